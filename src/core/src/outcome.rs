@@ -1,0 +1,152 @@
+//! How attempts and jobs end.
+
+use crate::id::JobId;
+use std::fmt;
+
+/// How one attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AttemptResult {
+    /// The main process exited by itself.
+    Exited {
+        /// Exit code, 0 to 255.
+        code: u8,
+    },
+    /// The main process died of a signal.
+    Signaled {
+        /// Signal number.
+        signal: u8,
+    },
+    /// The kernel killed it for its memory limit.
+    OomKilled,
+    /// The hard deadline passed.
+    TimedOut,
+    /// It never executed.
+    FailedToStart {
+        /// In words, naming the program or the directory.
+        cause: String,
+    },
+    /// Nobody knows: the machine or the executor failed, not the job.
+    Lost {
+        /// Who failed.
+        cause: LostCause,
+    },
+}
+
+/// Who failed when an attempt is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LostCause {
+    /// The host went down, or everything on it was swept away.
+    Host,
+    /// The process that watched over the job was killed.
+    Executor,
+}
+
+impl AttemptResult {
+    /// True only for an exit with code 0.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Exited { code: 0 })
+    }
+
+    /// The word users and the database see.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Exited { .. } => "exited",
+            Self::Signaled { .. } => "signaled",
+            Self::OomKilled => "oom_killed",
+            Self::TimedOut => "timed_out",
+            Self::FailedToStart { .. } => "failed_to_start",
+            Self::Lost { .. } => "lost",
+        }
+    }
+}
+
+impl fmt::Display for AttemptResult {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited { code } => write!(f, "exit code {code}"),
+            Self::Signaled { signal } => write!(f, "killed by signal {signal}"),
+            Self::OomKilled => f.write_str("out of memory"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::FailedToStart { cause } => write!(f, "failed to start: {cause}"),
+            Self::Lost { cause: LostCause::Host } => f.write_str("lost with the host"),
+            Self::Lost { cause: LostCause::Executor } => f.write_str("lost: its shim was killed"),
+        }
+    }
+}
+
+/// Who ended a job that was told to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// A person or program, as the peer credentials name them.
+    User(String),
+    /// A job it depends on can no longer fulfil the condition.
+    Dependency(JobId),
+    /// A newer job of its concurrency group.
+    Newer(JobId),
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => f.write_str(name),
+            Self::Dependency(job) => write!(f, "dependency on job {job}"),
+            Self::Newer(job) => write!(f, "newer job {job}"),
+        }
+    }
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An attempt exited 0.
+    Succeeded,
+    /// The last attempt failed.
+    Failed {
+        /// The last attempt's result.
+        cause: AttemptResult,
+    },
+    /// The last attempt passed its hard deadline.
+    TimedOut,
+    /// Somebody, or an impossible dependency, ended it.
+    Cancelled {
+        /// Who.
+        by: By,
+    },
+    /// A newer job of its group took its place.
+    Superseded {
+        /// Which.
+        by: JobId,
+    },
+    /// It had not started when its `--expires` passed.
+    Expired,
+}
+
+impl Outcome {
+    /// All words, in the order people read them.
+    pub const WORDS: [&'static str; 6] = ["succeeded", "failed", "timed_out", "cancelled", "superseded", "expired"];
+
+    /// The word users and the database see.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed { .. } => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Superseded { .. } => "superseded",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// What the end means for jobs that wait for this one.
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Succeeded)
+    }
+
+    /// The outcome of a job that was told to end.
+    pub fn stopped(by: &By) -> Self {
+        match by {
+            By::Newer(job) => Self::Superseded { by: *job },
+            By::User(_) | By::Dependency(_) => Self::Cancelled { by: by.clone() },
+        }
+    }
+}

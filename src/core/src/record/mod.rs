@@ -1,0 +1,319 @@
+//! What is true: all open jobs, behind indexes that make every decision cost O(log n).
+//!
+//! The record changes in two ways only: [`Record::apply`] takes a fact, [`Record::advance`] takes the time. Both keep the
+//! indexes. A job costs 48 bytes here plus its places in the indexes; what few jobs have (a lease, a wish, dependencies)
+//! stands in side tables. Finished jobs leave at once; only how they ended is remembered for a while, because a
+//! submission may name them before the store can tell.
+//!
+//! ```text
+//! job.place:   Blocked ─▶ Delayed ─▶ Grouped ─▶ (offered) ─▶ Ready ─▶ claimed: no place, a lease
+//!                 dependencies   time      group's waiting    class queue
+//! ```
+
+mod apply;
+mod index;
+mod interner;
+mod members;
+mod pages;
+mod view;
+mod why;
+
+use crate::change::{Lease, Pause, Wish};
+use crate::id::{AttemptNumber, JobId, PoolId};
+use crate::job::Condition;
+use crate::labels::Label;
+use crate::outcome::{AttemptResult, Outcome};
+use crate::policy::Settings;
+use crate::retry::RetryPolicy;
+use crate::state::{EventKind, Phase};
+use crate::time::{Instant, Now, WallTime};
+use interner::Interner;
+use members::Members;
+use pages::Pages;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+pub use view::{Counts, GroupView, PoolView};
+
+/// One point of priority is worth so much waiting time: 1 minute. With [`crate::job::PRIORITY_MAX`] it bounds starvation: a
+/// job can be overtaken only by jobs submitted less than 200 minutes after it, so everything that can run gets its turn.
+pub const AGEING_MS_PER_PRIORITY: i64 = 60_000;
+/// Different pairs of pool and labels among open jobs; each costs a comparison per claim.
+pub const CLASSES_MAX: usize = 4_096;
+/// How many ends are remembered.
+const REMEMBERED_ENDS: usize = 65_536;
+/// How many announcements are kept for listeners that lag.
+const NEWS_MAX: usize = 65_536;
+
+/// In which index a queued job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In none: it has a lease, is held, or is about to be dropped.
+    Nowhere,
+    /// In `dependents` of another job.
+    Blocked,
+    /// In one of the timers.
+    Delayed,
+    /// In its group's `waiting`; in its class's queue as well while offered.
+    Grouped,
+    /// In its class's queue.
+    Ready,
+}
+
+const NO_GROUP: u32 = u32::MAX;
+const HELD: u8 = 1;
+const CANCELLED: u8 = 2;
+
+/// What scheduling needs of a job.
+#[derive(Clone, Debug)]
+struct Job {
+    id: JobId,
+    submitted: Instant,
+    ready_at: Instant,
+    class: u32,
+    group: u32,
+    retry: u32,
+    attempt: u32,
+    tries: u16,
+    unmet: u16,
+    priority: i16,
+    phase: Phase,
+    place: Place,
+    wish: u8,
+}
+
+impl Job {
+    /// Position in the queue: lower goes first. Fixed while priority is, because ageing has one slope for all.
+    fn order(&self) -> i64 {
+        self.submitted.0 - i64::from(self.priority) * AGEING_MS_PER_PRIORITY
+    }
+}
+
+/// What few jobs have.
+#[derive(Clone, Debug, Default)]
+struct Extra {
+    wish: Wish,
+    at: Option<WallTime>,
+    expires: Option<WallTime>,
+    waits_for: Vec<(JobId, Condition)>,
+}
+
+/// Jobs that may go to the same pools.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct ClassKey {
+    pool: Option<String>,
+    labels: Vec<Label>,
+}
+
+#[derive(Default)]
+struct Class {
+    /// Pools it may go to.
+    pools: Vec<PoolId>,
+    /// Claimable now, by order.
+    ready: BTreeSet<(i64, JobId)>,
+    /// All queued jobs.
+    queued: usize,
+}
+
+struct PoolState {
+    name: String,
+    slots: u32,
+    labels: Vec<Label>,
+    /// Who holds each place; longer than `slots` by the claims made ahead.
+    places: Vec<Option<JobId>>,
+    /// Leases whose start was sent, by when.
+    dispatched: BTreeSet<(Instant, JobId)>,
+    /// Leases not yet sent.
+    claimed: BTreeSet<(Instant, JobId)>,
+    /// Moving mean of run times, milliseconds: says whether claiming ahead pays.
+    run_ms: u64,
+}
+
+/// A job's new state, for those who watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// Rises by one.
+    pub seq: u64,
+    /// Which job.
+    pub job: JobId,
+    /// Where it stands now.
+    pub phase: Phase,
+    /// Its attempt, when it has one.
+    pub attempt: Option<AttemptNumber>,
+    /// How it ended, when it has.
+    pub outcome: Option<Outcome>,
+}
+
+/// Why a fact cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Illegal {
+    /// No such open job.
+    NoJob(JobId),
+    /// The table has no such cell.
+    Transition(JobId, Phase, EventKind),
+    /// Another attempt than the open one.
+    Attempt(JobId, AttemptNumber),
+    /// The id is taken, or not higher than all before.
+    Id(JobId),
+    /// The place is taken or not there.
+    Place(JobId),
+}
+
+impl std::fmt::Display for Illegal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoJob(job) => write!(f, "job {job} is not open"),
+            Self::Transition(job, phase, event) => write!(f, "job {job} is {}: {event:?} cannot happen", phase.word()),
+            Self::Attempt(job, attempt) => write!(f, "attempt {attempt} is not the open one of job {job}"),
+            Self::Id(job) => write!(f, "job id {job} was given before"),
+            Self::Place(job) => write!(f, "job {job} was claimed for a place that is not free"),
+        }
+    }
+}
+
+impl std::error::Error for Illegal {}
+
+/// All open jobs of one store.
+pub struct Record {
+    settings: Settings,
+    now: Now,
+    jobs: Pages,
+    last_id: u64,
+    leases: BTreeMap<JobId, Lease>,
+    extras: HashMap<JobId, Extra>,
+    dependents: HashMap<JobId, Vec<(JobId, Condition)>>,
+    class_keys: Interner<ClassKey>,
+    classes: Vec<Class>,
+    retries: Interner<RetryPolicy>,
+    group_names: Interner<String>,
+    groups: Vec<Option<Members>>,
+    pools: Vec<PoolState>,
+    timers: BTreeSet<(Instant, JobId)>,
+    wall_timers: BTreeSet<(WallTime, JobId)>,
+    expiries: BTreeSet<(WallTime, JobId)>,
+    /// Jobs whose wish or expiry asks for a change.
+    attention: BTreeSet<JobId>,
+    /// Jobs that could run if there were room, by age.
+    waiting: BTreeSet<JobId>,
+    paused: Option<Pause>,
+    ends: HashMap<JobId, bool>,
+    ends_order: VecDeque<JobId>,
+    news: VecDeque<News>,
+    news_seq: u64,
+}
+
+impl Record {
+    /// An empty record.
+    pub fn new(settings: Settings) -> Self {
+        let mut record = Self {
+            settings: Settings::default(),
+            now: Now::default(),
+            jobs: Pages::default(),
+            last_id: 0,
+            leases: BTreeMap::new(),
+            extras: HashMap::new(),
+            dependents: HashMap::new(),
+            class_keys: Interner::default(),
+            classes: Vec::new(),
+            retries: Interner::default(),
+            group_names: Interner::default(),
+            groups: Vec::new(),
+            pools: Vec::new(),
+            timers: BTreeSet::new(),
+            wall_timers: BTreeSet::new(),
+            expiries: BTreeSet::new(),
+            attention: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            paused: None,
+            ends: HashMap::new(),
+            ends_order: VecDeque::new(),
+            news: VecDeque::new(),
+            news_seq: 0,
+        };
+        record.configure(settings);
+        record
+    }
+
+    /// Takes new settings. A pool that is gone keeps its number and its running attempts, and takes no more.
+    pub fn configure(&mut self, settings: Settings) {
+        for pool in &mut self.pools {
+            let kept = settings.pools.iter().find(|wanted| wanted.name == pool.name);
+            pool.slots = kept.map_or(0, |kept| kept.slots);
+            pool.labels = kept.map(|kept| kept.labels.clone()).unwrap_or_default();
+        }
+        for wanted in &settings.pools {
+            self.ensure_pool(&wanted.name);
+            let pool = self.pools.iter_mut().find(|pool| pool.name == wanted.name);
+            let pool = pool.expect("the pool was just made");
+            pool.slots = wanted.slots;
+            pool.labels = wanted.labels.clone();
+        }
+        for group in &settings.groups {
+            if let Some(number) = self.group_names.find(&group.name) {
+                self.set_group_limit(number, group.limit);
+            }
+        }
+        self.settings = settings;
+        for number in 0..self.classes.len() {
+            self.match_pools(number);
+        }
+    }
+
+    /// Number of the pool of this name; one that the settings lack gets no slots.
+    pub fn ensure_pool(&mut self, name: &str) -> PoolId {
+        let at = self.pools.iter().position(|pool| pool.name == name).unwrap_or_else(|| {
+            self.pools.push(PoolState {
+                name: name.to_owned(),
+                slots: 0,
+                labels: Vec::new(),
+                places: Vec::new(),
+                dispatched: BTreeSet::new(),
+                claimed: BTreeSet::new(),
+                run_ms: view::RUN_MS_UNKNOWN,
+            });
+            self.pools.len() - 1
+        });
+        PoolId(u16::try_from(at).expect("pools are limited to POOLS_MAX"))
+    }
+
+    /// The next id to give.
+    pub fn next_id(&self) -> JobId {
+        JobId::new(self.last_id + 1).expect("one more than something is positive")
+    }
+
+    /// Says which ids were given before; for a start from a store.
+    pub fn set_last_id(&mut self, last: u64) {
+        self.last_id = self.last_id.max(last);
+    }
+
+    /// Sets the pause without a change; for a start from a store.
+    pub fn set_paused(&mut self, paused: Option<Pause>) {
+        self.paused = paused;
+    }
+
+    fn remember_end(&mut self, id: JobId, success: bool) {
+        if self.ends.insert(id, success).is_none() {
+            self.ends_order.push_back(id);
+        }
+        if self.ends_order.len() > REMEMBERED_ENDS
+            && let Some(oldest) = self.ends_order.pop_front()
+        {
+            self.ends.remove(&oldest);
+        }
+    }
+
+    fn tell(&mut self, job: JobId, phase: Phase, attempt: Option<AttemptNumber>, outcome: Option<Outcome>) {
+        self.news_seq += 1;
+        self.news.push_back(News { seq: self.news_seq, job, phase, attempt, outcome });
+        if self.news.len() > NEWS_MAX {
+            self.news.pop_front();
+        }
+    }
+}
+
+/// What is decided about an end, before it is recorded.
+pub fn is_final(result: &AttemptResult, retry: &RetryPolicy, tries: u32) -> bool {
+    tries > retry.retries || !retry.allows(result)
+}
+
+#[cfg(test)]
+mod tests;

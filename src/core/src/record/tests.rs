@@ -1,0 +1,304 @@
+use super::*;
+use crate::change::{Change, Entry, Submission};
+use crate::explain::Reason;
+use crate::group::{GroupPolicy, GroupSpec};
+use crate::id::Epoch;
+use crate::job::{After, Command, JobSpec, Terms, Work};
+use crate::outcome::By;
+use crate::policy::Pool;
+use crate::schedule::{Permit, after_end, schedule};
+use crate::state::{Event, Next};
+
+fn job(id: u64) -> JobId {
+    JobId::new(id).expect("positive")
+}
+
+fn at(ms: i64) -> Now {
+    Now { engine: Instant(ms), wall: WallTime(1_000_000 + ms) }
+}
+
+fn permit() -> Permit {
+    Permit { claim: Some(Epoch::new("e")), changes_max: 10_000 }
+}
+
+fn spec() -> JobSpec {
+    JobSpec {
+        name: None,
+        correlation: "c".into(),
+        work: Work {
+            command: Command::Shell("true".into()),
+            env: Vec::new(),
+            dir: None,
+            timeout_ms: None,
+            soft_timeout_ms: None,
+            log_bytes_max: 1 << 20,
+            secrets: Vec::new(),
+        },
+        terms: Terms {
+            pool: None,
+            labels: Vec::new(),
+            priority: 0,
+            retry: Settings::default().retry,
+            group: None,
+            after: Vec::new(),
+            at: None,
+            delay_ms: None,
+            expires: None,
+            hold: false,
+        },
+    }
+}
+
+/// A record under test, and the shortest way to say things to it.
+struct Bench {
+    record: Record,
+    now: Now,
+}
+
+impl Bench {
+    fn new(slots: u32) -> Self {
+        let pools =
+            vec![Pool { name: "default".into(), slots, labels: vec![Label::parse("os=linux").expect("label")] }];
+        Self { record: Record::new(Settings { pools, ..Settings::default() }), now: at(0) }
+    }
+
+    fn submit(&mut self, change: impl FnOnce(&mut JobSpec)) -> JobId {
+        let mut spec = spec();
+        change(&mut spec);
+        let id = self.record.next_id();
+        let finished = spec.terms.after.iter().map(|after| self.record.ended(after.job)).collect();
+        let group_limit = spec.terms.group.as_ref().map(|group| group.limit.unwrap_or(1));
+        let submission = Submission { id, spec, finished, group_limit, submitter: "me".into() };
+        self.apply(Change::Submitted(Box::new(submission)));
+        id
+    }
+
+    fn apply(&mut self, change: Change) {
+        self.record.apply(&Entry { at: self.now, change }).expect("legal");
+    }
+
+    /// Ids claimed in one turn; each is sent at once when there is a free slot.
+    fn turn(&mut self) -> Vec<u64> {
+        let entries = schedule(&mut self.record, &permit(), self.now);
+        let mut claimed = Vec::new();
+        for entry in entries {
+            if let Change::Job { id, event: Event::Claimed { .. } } = entry.change {
+                claimed.push(id.get());
+                self.record.dispatch(id);
+            }
+        }
+        claimed
+    }
+
+    fn end(&mut self, id: u64, code: u8) {
+        let result = AttemptResult::Exited { code };
+        let attempt = self.record.lease(job(id)).expect("open").attempt;
+        let next = after_end(&self.record, job(id), attempt, &result, self.now).expect("open");
+        self.apply(Change::Job { id: job(id), event: Event::Ended { attempt, result, next } });
+    }
+
+    fn wish(&mut self, id: u64, wish: Wish) {
+        self.apply(Change::Wished { id: job(id), wish });
+    }
+}
+
+fn in_group(limit: u32, policy: GroupPolicy) -> impl FnOnce(&mut JobSpec) {
+    move |spec| spec.terms.group = Some(GroupSpec { name: "g".into(), limit: Some(limit), policy })
+}
+
+#[test]
+fn slots_hold_and_older_goes_first() {
+    let mut bench = Bench::new(2);
+    for _ in 0..5 {
+        bench.submit(|_| ());
+    }
+    assert_eq!(bench.turn(), [1, 2]);
+    assert_eq!(bench.turn(), [0; 0]);
+    bench.end(1, 0);
+    assert_eq!(bench.turn(), [3]);
+}
+
+#[test]
+fn priority_overtakes_only_within_its_bound() {
+    let mut bench = Bench::new(1);
+    bench.submit(|_| ());
+    bench.now = at(59_000);
+    bench.submit(|spec| spec.terms.priority = 1);
+    bench.now = at(125_000);
+    bench.submit(|spec| spec.terms.priority = 1);
+    assert_eq!(bench.turn(), [2]);
+    bench.end(2, 0);
+    assert_eq!(bench.turn(), [1]);
+}
+
+#[test]
+fn a_group_holds_its_limit_in_order() {
+    let mut bench = Bench::new(8);
+    for _ in 0..4 {
+        bench.submit(in_group(2, GroupPolicy::Queue));
+    }
+    assert_eq!(bench.turn(), [1, 2]);
+    bench.end(1, 1);
+    assert_eq!(bench.turn(), [3], "a job that waits for its retry does not hold the group");
+    bench.now = at(6_000);
+    assert_eq!(bench.turn(), [0; 0]);
+    bench.end(2, 0);
+    assert_eq!(bench.turn(), [1], "its retry goes before the younger");
+}
+
+#[test]
+fn latest_keeps_the_newest_and_cancel_stops_the_running() {
+    let mut bench = Bench::new(8);
+    bench.submit(in_group(1, GroupPolicy::Latest));
+    assert_eq!(bench.turn(), [1]);
+    bench.submit(in_group(1, GroupPolicy::Latest));
+    bench.submit(in_group(1, GroupPolicy::Latest));
+    assert_eq!(bench.turn(), [0; 0]);
+    assert_eq!(bench.record.phase(job(2)), None, "superseded");
+    assert_eq!(bench.record.phase(job(1)), Some(Phase::Starting), "left alone");
+    bench.submit(in_group(1, GroupPolicy::Cancel));
+    bench.turn();
+    assert_eq!(bench.record.phase(job(3)), None);
+    assert_eq!(bench.record.phase(job(1)), Some(Phase::Stopping));
+    bench.end(1, 0);
+    assert_eq!(bench.turn(), [4]);
+    let last = bench.record.news_after(0).expect("kept").filter(|news| news.job == job(1)).last().cloned();
+    assert_eq!(last.and_then(|news| news.outcome), Some(Outcome::Superseded { by: job(4) }));
+}
+
+#[test]
+fn dependencies_release_or_cancel() {
+    let mut bench = Bench::new(8);
+    let first = bench.submit(|spec| spec.terms.retry.retries = 0);
+    for on in [Condition::Success, Condition::Failure, Condition::Always] {
+        bench.submit(move |spec| spec.terms.after = vec![After { job: first, on }]);
+    }
+    bench.submit(|spec| spec.terms.after = vec![After { job: job(2), on: Condition::Always }]);
+    assert_eq!(bench.turn(), [1]);
+    let reasons = bench.record.explain(job(2)).expect("open");
+    assert_eq!(reasons, [Reason::WaitsFor { job: first, on: Condition::Success, phase: Some(Phase::Starting) }]);
+    bench.end(1, 1);
+    assert_eq!(bench.turn(), [3, 4, 5], "2 is cancelled, which frees 5");
+    let late = bench.submit(move |spec| spec.terms.after = vec![After { job: first, on: Condition::Success }]);
+    bench.turn();
+    assert_eq!(bench.record.phase(late), None, "impossible at submission");
+}
+
+#[test]
+fn times_hold_back_and_expire() {
+    let mut bench = Bench::new(8);
+    bench.submit(|spec| spec.terms.delay_ms = Some(1_000));
+    bench.submit(|spec| spec.terms.at = Some(WallTime(1_002_000)));
+    bench.submit(|spec| {
+        spec.terms.at = Some(WallTime(1_009_000));
+        spec.terms.expires = Some(WallTime(1_003_000));
+    });
+    assert_eq!(bench.turn(), [0; 0]);
+    assert_eq!(bench.record.next_times(), (Some(Instant(1_000)), Some(WallTime(1_002_000))));
+    bench.now = at(1_000);
+    assert_eq!(bench.turn(), [1]);
+    bench.now = at(2_000);
+    assert_eq!(bench.turn(), [2]);
+    bench.now = at(3_000);
+    bench.turn();
+    assert_eq!(bench.record.phase(job(3)), None);
+    let last = bench.record.news_after(0).expect("kept").last().cloned().expect("some");
+    assert_eq!(last.outcome, Some(Outcome::Expired));
+}
+
+#[test]
+fn hold_release_and_cancel() {
+    let mut bench = Bench::new(1);
+    bench.submit(|spec| spec.terms.hold = true);
+    assert_eq!(bench.turn(), [0; 0]);
+    bench.wish(1, Wish::Run);
+    assert_eq!(bench.turn(), [1]);
+    bench.submit(|_| ());
+    bench.wish(2, Wish::Cancel { by: By::User("me".into()) });
+    bench.wish(1, Wish::Cancel { by: By::User("me".into()) });
+    bench.turn();
+    assert_eq!(bench.record.phase(job(2)), None);
+    assert_eq!(bench.record.phase(job(1)), Some(Phase::Stopping));
+    bench.wish(1, Wish::Run);
+    bench.end(1, 1);
+    assert!(bench.record.is_empty(), "a cancelled job is not retried and stays cancelled");
+}
+
+#[test]
+fn labels_choose_any_pool_that_matches() {
+    let label = |text: &str| Label::parse(text).expect("label");
+    let mut bench = Bench::new(1);
+    let mut settings = bench.record.settings().clone();
+    for name in ["gpu1", "gpu2"] {
+        settings.pools.push(Pool { name: name.into(), slots: 1, labels: vec![label("gpu"), label("os=linux")] });
+    }
+    bench.record.configure(settings);
+    for _ in 0..3 {
+        bench.submit(|spec| spec.terms.labels = vec![label("gpu")]);
+    }
+    let lost = bench.submit(|spec| spec.terms.labels = vec![label("os=linux"), label("tpu")]);
+    assert_eq!(bench.turn(), [1, 2]);
+    let no_slot = bench.record.explain(job(3)).expect("open");
+    assert!(matches!(&no_slot[..], [Reason::NoSlot { pools }] if pools.len() == 2), "{no_slot:?}");
+    let no_pool = bench.record.explain(lost).expect("open");
+    assert!(
+        matches!(&no_pool[..], [Reason::NoPool { nearest: Some((pool, lacks)), .. }] if pool == "default" && *lacks == [label("tpu")]),
+        "{no_pool:?}"
+    );
+}
+
+#[test]
+fn short_runs_let_claims_be_made_ahead_and_long_ones_give_them_back() {
+    let mut bench = Bench::new(2);
+    for _ in 0..40 {
+        bench.submit(|_| ());
+    }
+    let mut ahead = 0;
+    for step in 1..20 {
+        bench.now = at(step);
+        schedule(&mut bench.record, &permit(), bench.now);
+        let open: Vec<JobId> = bench.record.leases().map(|(id, _)| id).collect();
+        ahead = ahead.max(open.len());
+        for id in open {
+            let pool = bench.record.lease(id).expect("open").pool;
+            if bench.record.may_dispatch(pool) {
+                bench.record.dispatch(id);
+            }
+        }
+        let running = bench.record.leases().find(|(_, lease)| lease.dispatched.is_some()).map(|(id, _)| id);
+        bench.end(running.expect("something runs").get(), 0);
+    }
+    assert!(ahead > 2 && ahead <= 4, "{ahead}");
+    bench.now = at(5_000);
+    let entries = schedule(&mut bench.record, &permit(), bench.now);
+    let released =
+        entries.iter().filter(|entry| matches!(entry.change, Change::Job { event: Event::Released { .. }, .. }));
+    assert!(released.count() <= 2);
+    assert!(bench.record.leases().count() <= 2, "nobody waits claimed behind a long job");
+}
+
+#[test]
+fn illegal_facts_change_nothing() {
+    let mut bench = Bench::new(1);
+    bench.submit(|_| ());
+    let started = Change::Job { id: job(1), event: Event::Started { attempt: AttemptNumber(1) } };
+    let illegal = bench.record.apply(&Entry { at: bench.now, change: started });
+    assert_eq!(illegal, Err(Illegal::Transition(job(1), Phase::Queued, EventKind::Started)));
+    bench.turn();
+    let stale = Change::Job {
+        id: job(1),
+        event: Event::Ended {
+            attempt: AttemptNumber(2),
+            result: AttemptResult::Exited { code: 0 },
+            next: Next::Finish { outcome: Outcome::Succeeded },
+        },
+    };
+    let illegal = bench.record.apply(&Entry { at: bench.now, change: stale });
+    assert_eq!(illegal, Err(Illegal::Attempt(job(1), AttemptNumber(2))));
+    assert_eq!(bench.record.phase(job(1)), Some(Phase::Starting));
+}
+
+#[test]
+fn a_job_costs_48_bytes() {
+    assert!(std::mem::size_of::<Option<Job>>() <= 56, "{}", std::mem::size_of::<Option<Job>>());
+}

@@ -1,0 +1,312 @@
+//! Looking at the record. Nothing here changes anything.
+
+use super::*;
+use crate::time::WallTime;
+
+/// A pool's mean run time before anything ran there: long, so that nothing is claimed ahead. Longer runs count as this.
+pub(super) const RUN_MS_UNKNOWN: u64 = 10_000;
+/// Claims are made ahead of a free place only while runs are shorter than this: then waiting for the disk would show.
+const AHEAD_RUN_MS_MAX: u64 = 250;
+/// Only runs younger than this let a claim be made ahead: a place held by a long job frees nothing soon.
+pub const AHEAD_AGE_MS_MAX: u64 = 1_000;
+/// Claims ahead of free places, per pool.
+const AHEAD_MAX: u32 = 16;
+
+/// A place to claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FreePlace {
+    pub pool: PoolId,
+    pub slot: u32,
+    /// Free now, so that pools with more room are preferred.
+    pub room: u32,
+}
+
+/// One pool, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolView {
+    /// Name.
+    pub name: String,
+    /// Slots; 0 when the pool was removed while it still had jobs.
+    pub slots: u32,
+    /// Attempts that were sent to run.
+    pub used: u32,
+    /// Claims whose turn comes next.
+    pub claimed: u32,
+    /// What it offers.
+    pub labels: Vec<Label>,
+    /// Who holds which place.
+    pub holders: Vec<(u32, JobId)>,
+}
+
+/// One group, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupView {
+    /// Name.
+    pub name: String,
+    /// Limit.
+    pub limit: u32,
+    /// Who holds it.
+    pub holders: Vec<JobId>,
+    /// How many could run if it let them.
+    pub waiting: usize,
+    /// All open jobs of it.
+    pub open: usize,
+}
+
+/// Open jobs of one pool (or of no certain one) by phase.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Queued.
+    pub queued: usize,
+    /// Claimed.
+    pub starting: usize,
+    /// Running.
+    pub running: usize,
+    /// Told to end.
+    pub stopping: usize,
+}
+
+impl Record {
+    /// The settings it decides by.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Open jobs.
+    pub fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// True without open jobs.
+    pub fn is_empty(&self) -> bool {
+        self.jobs.len() == 0
+    }
+
+    /// The latest time it was told.
+    pub fn now(&self) -> Now {
+        self.now
+    }
+
+    /// Present pause.
+    pub fn paused(&self) -> Option<&Pause> {
+        self.paused.as_ref()
+    }
+
+    /// Phase of an open job.
+    pub fn phase(&self, id: JobId) -> Option<Phase> {
+        self.jobs.get(id).map(|job| job.phase)
+    }
+
+    /// Priority of an open job.
+    pub fn priority(&self, id: JobId) -> Option<i16> {
+        self.jobs.get(id).map(|job| job.priority)
+    }
+
+    /// Tries of an open job that ended.
+    pub fn tries(&self, id: JobId) -> Option<u32> {
+        self.jobs.get(id).map(|job| u32::from(job.tries))
+    }
+
+    /// Last attempt number that was given to an open job; 0 before the first.
+    pub fn last_attempt(&self, id: JobId) -> Option<u32> {
+        self.jobs.get(id).map(|job| job.attempt)
+    }
+
+    /// Retry policy of an open job.
+    pub fn retry(&self, id: JobId) -> Option<&RetryPolicy> {
+        self.jobs.get(id).map(|job| self.retries.get(job.retry))
+    }
+
+    /// What the user wants of an open job.
+    pub fn wish(&self, id: JobId) -> Option<&Wish> {
+        let job = self.jobs.get(id)?;
+        Some(if job.wish == 0 { &Wish::Run } else { self.extras.get(&id).map_or(&Wish::Run, |extra| &extra.wish) })
+    }
+
+    /// How a job ended, if it ended not long ago: true for success.
+    pub fn ended(&self, id: JobId) -> Option<bool> {
+        self.ends.get(&id).copied()
+    }
+
+    /// All open attempts, by job.
+    pub fn leases(&self) -> impl Iterator<Item = (JobId, &Lease)> {
+        self.leases.iter().map(|(id, lease)| (*id, lease))
+    }
+
+    /// The open attempt of a job.
+    pub fn lease(&self, id: JobId) -> Option<&Lease> {
+        self.leases.get(&id)
+    }
+
+    /// Name of a pool.
+    pub fn pool_name(&self, pool: PoolId) -> &str {
+        self.pools.get(usize::from(pool.0)).map_or("?", |pool| pool.name.as_str())
+    }
+
+    /// Limit of a group that has open jobs.
+    pub fn group_limit(&self, name: &str) -> Option<u32> {
+        let number = self.group_names.find(&name.to_owned())?;
+        self.groups.get(number as usize)?.as_ref().map(|members| members.limit)
+    }
+
+    /// Whether one more job of this placement is within [`CLASSES_MAX`].
+    pub fn has_room_for_class(&self, pool: Option<&str>, labels: &[Label]) -> bool {
+        let key = ClassKey { pool: pool.map(str::to_owned), labels: labels.to_vec() };
+        self.class_keys.len() < CLASSES_MAX || self.class_keys.find(&key).is_some()
+    }
+
+    /// Ids of all open jobs, rising.
+    pub fn ids(&self) -> impl Iterator<Item = JobId> {
+        self.jobs.iter().map(|job| job.id)
+    }
+
+    /// All pools, in order.
+    pub fn pools(&self) -> impl Iterator<Item = PoolView> {
+        self.pools.iter().map(|pool| PoolView {
+            name: pool.name.clone(),
+            slots: pool.slots,
+            used: u32::try_from(pool.dispatched.len()).unwrap_or(u32::MAX),
+            claimed: u32::try_from(pool.claimed.len()).unwrap_or(u32::MAX),
+            labels: pool.labels.clone(),
+            holders: (0u32..).zip(&pool.places).filter_map(|(slot, job)| job.map(|job| (slot, job))).collect(),
+        })
+    }
+
+    /// All groups with open jobs.
+    pub fn groups(&self) -> impl Iterator<Item = GroupView> {
+        let numbered = self.groups.iter().enumerate().filter_map(|(at, group)| Some((at, group.as_ref()?)));
+        numbered.map(|(at, members)| GroupView {
+            name: self.group_names.get(u32::try_from(at).unwrap_or(u32::MAX)).clone(),
+            limit: members.limit,
+            holders: members.holders.iter().copied().collect(),
+            waiting: members.waiting.len() - members.offered.len(),
+            open: members.all.len(),
+        })
+    }
+
+    /// Open jobs by pool. A queued job counts for the pool it names, else for the first that could take it, else for "".
+    pub fn counts(&self) -> BTreeMap<String, Counts> {
+        let mut counts: BTreeMap<String, Counts> = BTreeMap::new();
+        for pool in &self.pools {
+            counts.entry(pool.name.clone()).or_default();
+        }
+        for (at, class) in self.classes.iter().enumerate().filter(|(_, class)| class.queued > 0) {
+            let key = self.class_keys.get(u32::try_from(at).unwrap_or(u32::MAX));
+            let first = class.pools.first().map(|pool| self.pool_name(*pool).to_owned());
+            let name = key.pool.clone().or(first).unwrap_or_default();
+            counts.entry(name).or_default().queued += class.queued;
+        }
+        for (id, lease) in self.leases() {
+            let counts = counts.entry(self.pool_name(lease.pool).to_owned()).or_default();
+            match self.phase(id) {
+                Some(Phase::Starting) => counts.starting += 1,
+                Some(Phase::Running) => counts.running += 1,
+                Some(Phase::Stopping) => counts.stopping += 1,
+                Some(Phase::Queued | Phase::Finished) | None => {}
+            }
+        }
+        counts
+    }
+
+    /// When the job that could run and has waited longest was submitted.
+    pub fn oldest_waiting(&self) -> Option<Instant> {
+        self.waiting.first().and_then(|id| self.jobs.get(*id)).map(|job| job.submitted)
+    }
+
+    /// Facts for listeners after number `seq`; None when some are no longer kept.
+    pub(crate) fn news_after(&self, seq: u64) -> Option<impl Iterator<Item = &News>> {
+        let first = self.news.front().map_or(self.news_seq + 1, |news| news.seq);
+        let skip = usize::try_from((seq + 1).checked_sub(first)?).ok()?;
+        Some(self.news.iter().skip(skip))
+    }
+
+    /// Number of the latest news.
+    pub fn news_seq(&self) -> u64 {
+        self.news_seq
+    }
+
+    /// Jobs whose wish or expiry asks for a change, lowest id first.
+    pub(crate) fn attention(&self) -> impl Iterator<Item = JobId> {
+        self.attention.iter().copied()
+    }
+
+    /// True when the job's expiry has passed.
+    pub(crate) fn is_expired(&self, id: JobId) -> bool {
+        let expires: Option<WallTime> = self.extras.get(&id).and_then(|extra| extra.expires);
+        expires.is_some_and(|expires| expires <= self.now.wall)
+    }
+
+    /// The best job to claim and where, if any pool has room.
+    pub(crate) fn best_claim(&self) -> Option<(JobId, FreePlace)> {
+        let mut best: Option<((i64, JobId), FreePlace)> = None;
+        for place in (0u16..).zip(&self.pools).filter_map(|(at, pool)| self.free_place(PoolId(at), pool)) {
+            let Some(head) = self.head(place.pool) else { continue };
+            let better = best.is_none_or(|(key, taken)| head < key || (head == key && place.room > taken.room));
+            if better {
+                best = Some((head, place));
+            }
+        }
+        best.map(|((_, id), place)| (id, place))
+    }
+
+    /// First job in the order that may go to this pool.
+    fn head(&self, pool: PoolId) -> Option<(i64, JobId)> {
+        let fitting = self.classes.iter().filter(|class| !class.ready.is_empty() && class.pools.contains(&pool));
+        fitting.filter_map(|class| class.ready.first().copied()).min()
+    }
+
+    fn free_place(&self, id: PoolId, pool: &PoolState) -> Option<FreePlace> {
+        let held = u32::try_from(pool.dispatched.len() + pool.claimed.len()).ok()?;
+        let free = pool.slots.saturating_sub(held);
+        if free == 0 && (pool.slots == 0 || held >= pool.slots + self.ahead(pool)) {
+            return None;
+        }
+        let taken = |slot: &u32| pool.places.get(*slot as usize).copied().flatten().is_some();
+        let slot = (0..=held).find(|slot| !taken(slot))?;
+        Some(FreePlace { pool: id, slot, room: free })
+    }
+
+    /// How many claims may be made ahead of a free place.
+    fn ahead(&self, pool: &PoolState) -> u32 {
+        if pool.run_ms > AHEAD_RUN_MS_MAX {
+            return 0;
+        }
+        let since = Instant(self.now.engine.0.saturating_sub_unsigned(AHEAD_AGE_MS_MAX));
+        let first = JobId::new(1).expect("one is positive");
+        let young = pool.dispatched.range((since, first)..).take(AHEAD_MAX as usize).count();
+        u32::try_from(young).unwrap_or(AHEAD_MAX)
+    }
+
+    /// True when the pool may run one attempt more at this moment.
+    pub fn may_dispatch(&self, pool: PoolId) -> bool {
+        let pool = self.pools.get(usize::from(pool.0));
+        pool.is_some_and(|pool| pool.dispatched.len() < pool.slots as usize)
+    }
+
+    /// Claims not yet sent, per pool, oldest first.
+    pub fn undispatched(&self, pool: PoolId) -> impl Iterator<Item = JobId> {
+        let pool = self.pools.get(usize::from(pool.0));
+        pool.into_iter().flat_map(|pool| pool.claimed.iter().map(|(_, id)| *id))
+    }
+
+    /// A claim that is better given back: made ahead, not sent, and since then either [`AHEAD_AGE_MS_MAX`] went by or
+    /// something better came.
+    pub(crate) fn stale_claim(&self) -> Option<JobId> {
+        (0u16..).zip(&self.pools).find_map(|(at, pool)| {
+            if pool.dispatched.len() < pool.slots as usize {
+                return None; // its turn has come
+            }
+            let (claimed, id) = pool.claimed.last()?;
+            let age = self.now.engine.since_ms(*claimed);
+            let job = self.jobs.get(*id)?;
+            let better = || self.head(PoolId(at)).is_some_and(|(order, _)| order < job.order());
+            (age >= AHEAD_AGE_MS_MAX || (age >= AHEAD_AGE_MS_MAX / 20 && better())).then_some(*id)
+        })
+    }
+
+    /// When the next claim made ahead becomes stale.
+    pub fn next_stale(&self) -> Option<Instant> {
+        let claimed = self.pools.iter().filter_map(|pool| pool.claimed.first());
+        claimed.map(|(at, _)| at.plus_ms(AHEAD_AGE_MS_MAX)).min()
+    }
+}

@@ -1,0 +1,75 @@
+//! The part of `explain` that reads the indexes.
+
+use super::*;
+use crate::explain::{AHEAD_COUNTED_MAX, Reason};
+
+impl Record {
+    /// Dependencies, times and the group.
+    pub(crate) fn explain_waits(&self, id: JobId) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        let Some(job) = self.jobs.get(id) else { return reasons };
+        let extra = self.extras.get(&id);
+        for (other, on) in extra.map(|extra| extra.waits_for.as_slice()).unwrap_or_default() {
+            reasons.push(Reason::WaitsFor { job: *other, on: *on, phase: self.phase(*other) });
+        }
+        if let Some(at) = extra.and_then(|extra| extra.at).filter(|at| *at > self.now.wall) {
+            reasons.push(Reason::NotBefore(at));
+        }
+        if job.ready_at > self.now.engine {
+            reasons.push(Reason::Delayed { until: job.ready_at, tries: u32::from(job.tries) });
+        }
+        if let Some(members) = self.groups.get(job.group as usize).and_then(Option::as_ref) {
+            let ahead = members.waiting.range(..id).take(AHEAD_COUNTED_MAX).count();
+            if members.holders.len() + ahead >= members.limit as usize {
+                reasons.push(Reason::Group {
+                    name: self.group_names.get(job.group).clone(),
+                    limit: members.limit,
+                    holders: members.holders.iter().copied().collect(),
+                    ahead,
+                });
+            }
+        }
+        reasons
+    }
+
+    /// Pools, slots and the queue. `free` says that nothing else is in the way: only then does the queue matter.
+    pub(crate) fn explain_placement(&self, id: JobId, free: bool) -> Option<Reason> {
+        let job = self.jobs.get(id)?;
+        let class = self.classes.get(job.class as usize)?;
+        if class.pools.is_empty() {
+            return Some(self.explain_no_pool(job.class));
+        }
+        if !free {
+            return None;
+        }
+        let room = |pool: &PoolId| {
+            self.pools
+                .get(usize::from(pool.0))
+                .is_some_and(|pool| pool.dispatched.len() + pool.claimed.len() < pool.slots as usize)
+        };
+        if class.pools.iter().any(room) {
+            let ahead = class.ready.range(..(job.order(), id)).take(AHEAD_COUNTED_MAX).count();
+            return (ahead > 0).then_some(Reason::Behind { ahead });
+        }
+        let pools = class.pools.iter().filter_map(|pool| self.pools.get(usize::from(pool.0)));
+        let pools = pools.map(|pool| (pool.name.clone(), pool.slots, pool.places.iter().flatten().copied().collect()));
+        Some(Reason::NoSlot { pools: pools.collect() })
+    }
+
+    /// How many of its class go before a queued job; for people who see `NoSlot`.
+    pub fn queued_ahead(&self, id: JobId) -> usize {
+        let Some(job) = self.jobs.get(id) else { return 0 };
+        self.classes[job.class as usize].ready.range(..(job.order(), id)).take(AHEAD_COUNTED_MAX).count()
+    }
+
+    fn explain_no_pool(&self, class: u32) -> Reason {
+        let key = self.class_keys.get(class);
+        let lacks = |pool: &PoolState| -> Vec<Label> {
+            crate::labels::missing(&key.labels, &pool.labels).into_iter().cloned().collect()
+        };
+        let candidates = self.pools.iter().filter(|pool| pool.slots > 0);
+        let candidates = candidates.filter(|pool| key.pool.as_ref().is_none_or(|name| *name == pool.name));
+        let nearest = candidates.map(|pool| (pool.name.clone(), lacks(pool))).min_by_key(|(_, lacks)| lacks.len());
+        Reason::NoPool { pool: key.pool.clone(), labels: key.labels.clone(), nearest }
+    }
+}

@@ -1,0 +1,105 @@
+//! Which facts to record next.
+//!
+//! [`next`] is the decision: it looks at the record and names one change, or none. [`schedule`] takes decision after
+//! decision, applying each to the record in memory, until nothing is left to decide: the caller commits them together and
+//! acts only when they are on disk. After a commit that failed the record is read again from the store.
+
+use crate::change::{Change, Entry, Wish};
+use crate::id::{AttemptNumber, Epoch, JobId};
+use crate::outcome::{AttemptResult, Outcome};
+use crate::record::{Record, is_final};
+use crate::state::{Event, Next, Phase};
+use crate::time::Now;
+
+/// What the world outside the record allows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permit {
+    /// Claims may be made under this life of the spawner's directory; None: no executor, or the daemon is stopping.
+    pub claim: Option<Epoch>,
+    /// Most changes in one turn, so that one commit stays short.
+    pub changes_max: usize,
+}
+
+/// Decides until there is nothing to decide (or `changes_max` is reached), applying each change.
+pub fn schedule(record: &mut Record, permit: &Permit, now: Now) -> Vec<Entry> {
+    record.advance(now);
+    let mut entries = Vec::new();
+    while entries.len() < permit.changes_max
+        && let Some(change) = next(record, permit)
+    {
+        let entry = Entry { at: record.now(), change };
+        if record.apply(&entry).is_err() {
+            debug_assert!(false, "schedule decided an illegal change: {entry:?}");
+            break;
+        }
+        entries.push(entry);
+    }
+    entries
+}
+
+/// The next change, at the record's time.
+pub fn next(record: &Record, permit: &Permit) -> Option<Change> {
+    attend(record).or_else(|| release(record)).or_else(|| claim(record, permit))
+}
+
+/// Cancelled and expired jobs.
+fn attend(record: &Record) -> Option<Change> {
+    record.attention().find_map(|id| {
+        let event = match (record.phase(id)?, record.wish(id)?) {
+            (Phase::Queued, Wish::Cancel { by }) => Event::Dropped { outcome: Outcome::stopped(by) },
+            (Phase::Starting | Phase::Running, Wish::Cancel { by }) => {
+                let kill_at = record.now().engine.plus_ms(record.settings().grace_ms);
+                Event::StopRequested { attempt: record.lease(id)?.attempt, by: by.clone(), kill_at }
+            }
+            (Phase::Queued, Wish::Run | Wish::Hold { .. }) if record.is_expired(id) => {
+                Event::Dropped { outcome: Outcome::Expired }
+            }
+            _ => return None,
+        };
+        Some(Change::Job { id, event })
+    })
+}
+
+/// Claims made ahead that turned out wrong.
+fn release(record: &Record) -> Option<Change> {
+    let id = record.stale_claim()?;
+    Some(Change::Job { id, event: Event::Released { attempt: record.lease(id)?.attempt } })
+}
+
+/// The best job for a free place.
+fn claim(record: &Record, permit: &Permit) -> Option<Change> {
+    let epoch = permit.claim.as_ref()?;
+    if record.paused().is_some() {
+        return None;
+    }
+    let (id, place) = record.best_claim()?;
+    let attempt = AttemptNumber(record.last_attempt(id)? + 1);
+    let event = Event::Claimed { attempt, pool: place.pool, slot: place.slot, epoch: epoch.clone() };
+    Some(Change::Job { id, event })
+}
+
+/// What follows the end of a job's open attempt. The stop reason decides when it was told to stop; a wish to cancel that
+/// came too late to be recorded forbids a retry.
+pub fn after_end(record: &Record, id: JobId, attempt: AttemptNumber, result: &AttemptResult, now: Now) -> Option<Next> {
+    let lease = record.lease(id)?;
+    if let Some((by, _)) = &lease.stop {
+        return Some(Next::Finish { outcome: Outcome::stopped(by) });
+    }
+    let outcome = match (result, record.wish(id)?) {
+        (result, _) if result.is_success() => Outcome::Succeeded,
+        (_, Wish::Cancel { by }) => Outcome::stopped(by),
+        (result, Wish::Run | Wish::Hold { .. }) => {
+            let retry = record.retry(id)?;
+            let tries = record.tries(id)? + 1;
+            if !is_final(result, retry, tries) {
+                let ready_at = now.engine.plus_ms(retry.delay_after_ms(id, attempt, tries));
+                return Some(Next::Retry { ready_at });
+            }
+            match result {
+                AttemptResult::TimedOut => Outcome::TimedOut,
+                other => Outcome::Failed { cause: other.clone() },
+            }
+        }
+    };
+    Some(Next::Finish { outcome })
+}
