@@ -1,0 +1,346 @@
+//! Where the truth is kept.
+//!
+//! [`Store`] is the writing side: one owner (the writer thread), whole batches, durable when [`Store::commit`] returns.
+//! [`Reader`] is the reading side: any number of them, beside the writer, each seeing whole commits only. Both exist twice,
+//! in memory (for `ci-runner run` and tests) and in SQLite; one contract suite runs on both. A store decides nothing.
+
+pub mod memory;
+pub mod sqlite;
+
+#[cfg(test)]
+mod contract;
+
+use ci_runner_core::change::{Entry, OpenJob, Pause};
+use ci_runner_core::id::{AttemptNumber, JobId};
+use ci_runner_core::job::JobSpec;
+use ci_runner_core::outcome::{AttemptResult, Outcome};
+use ci_runner_core::state::Phase;
+use ci_runner_core::time::{ClockBase, Now, WallTime};
+
+/// One thing to keep. A batch of them is kept whole or not at all.
+#[derive(Clone, Debug)]
+pub enum Write {
+    /// A change of the record. With a `Submitted`, the whole specification is kept.
+    Entry(Entry),
+    /// What an attempt used, and where its log is; rides with its `Ended`.
+    Receipt {
+        /// Which job.
+        job: JobId,
+        /// Which attempt.
+        attempt: AttemptNumber,
+        /// What it used.
+        receipt: Receipt,
+    },
+    /// An idempotency key that was honoured; rides with the `Submitted`s it made.
+    Key(KeyRow),
+    /// A schedule was added or changed.
+    Schedule(ScheduleRow),
+    /// A schedule was removed.
+    ScheduleRemoved {
+        /// Which.
+        name: String,
+    },
+    /// The engine's clock moved to another boot, or the daemon ends cleanly: what [`Loaded`] will tell next time.
+    Clock {
+        /// Present base.
+        base: ClockBase,
+        /// Present reading.
+        now: Now,
+    },
+}
+
+/// Resource use of one attempt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// Start of the job's process, for people.
+    pub started: WallTime,
+    /// End of it, for people.
+    pub ended: WallTime,
+    /// Run time, microseconds.
+    pub run_us: u64,
+    /// CPU time, user, microseconds.
+    pub cpu_user_us: u64,
+    /// CPU time, system, microseconds.
+    pub cpu_system_us: u64,
+    /// Largest resident set of one process, bytes.
+    pub peak_memory_bytes: u64,
+    /// Kept output, bytes.
+    pub log_bytes: u64,
+    /// Output beyond the cap, bytes.
+    pub log_dropped_bytes: u64,
+    /// Processes that had to be killed when the main process had ended.
+    pub leftovers: u32,
+}
+
+/// An idempotency key and what it stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    /// The key as given.
+    pub key: String,
+    /// SHA-256 of the request's canonical body.
+    pub body: [u8; 32],
+    /// The jobs it made, in order.
+    pub jobs: Vec<JobId>,
+    /// When; keys are kept for [`KEY_KEPT_MS`].
+    pub at: WallTime,
+}
+
+/// How long an idempotency key is honoured: 24 h.
+pub const KEY_KEPT_MS: u64 = 24 * 3600 * 1000;
+
+/// A cron-like job as it is stored; what it means is `crate::cron`'s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScheduleRow {
+    /// Unique name.
+    pub name: String,
+    /// Cron expression or calendar word.
+    pub calendar: String,
+    /// IANA time zone.
+    pub timezone: String,
+    /// `skip`, `queue`, `cancel` or `allow`.
+    pub overlap: String,
+    /// `skip`, `once` or `all`.
+    pub missed: String,
+    /// The job to submit, as the JSON of the API's job request.
+    pub request: String,
+    /// Who added it.
+    pub by: String,
+    /// Paused by whom, if so.
+    pub paused: Option<String>,
+    /// Runs are due after this.
+    pub after: WallTime,
+    /// Latest job it made.
+    pub last_job: Option<JobId>,
+}
+
+/// What a store tells at the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Short store id: 8 lower-case hex digits, new at creation and at `restore`.
+    pub store_id: String,
+    /// This start's number, already counted and durable.
+    pub generation: u64,
+    /// Highest job id ever given; 0 before the first.
+    pub last_id: u64,
+    /// Pause or drain.
+    pub paused: Option<Pause>,
+    /// The engine's clock as last written.
+    pub clock: Option<ClockBase>,
+    /// Latest reading of both clocks in the store.
+    pub last: Now,
+    /// True when the last daemon did not say [`Store::close`].
+    pub unclean: bool,
+}
+
+/// What an executor needs of a claimed job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The specification.
+    pub spec: JobSpec,
+    /// Who submitted it.
+    pub submitter: String,
+}
+
+/// The writing side.
+pub trait Store: Send {
+    /// Counts the start, then gives every open job to `each`, ids rising.
+    fn load(&mut self, each: &mut dyn FnMut(OpenJob)) -> Result<Loaded, StoreError>;
+
+    /// Keeps all of `batch` or nothing of it; durable on return. Illegal facts are the caller's fault and are not checked.
+    fn commit(&mut self, batch: &[Write]) -> Result<(), StoreError>;
+
+    /// What to execute, for a job that is open.
+    fn claimed(&mut self, id: JobId) -> Result<Option<Claimed>, StoreError>;
+
+    /// Removes finished jobs beyond the limits, oldest first, at most `most`; tells whose logs may go too.
+    fn collect(&mut self, limits: &CollectLimits, most: usize) -> Result<Vec<JobId>, StoreError>;
+
+    /// Says that the daemon ends in order.
+    fn close(&mut self, base: &ClockBase, now: Now) -> Result<(), StoreError>;
+}
+
+/// What `gc` removes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CollectLimits {
+    /// Jobs finished before this go.
+    pub finished_before: WallTime,
+}
+
+/// The reading side. Cheap to call; may be used from any thread.
+pub trait Reader: Send + Sync {
+    /// One job.
+    fn job(&self, id: JobId) -> Result<Option<JobRow>, StoreError>;
+
+    /// Its attempts, by number.
+    fn attempts(&self, id: JobId) -> Result<Vec<AttemptRow>, StoreError>;
+
+    /// Jobs that match, newest first (or oldest first), at most `filter.limit`.
+    fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError>;
+
+    /// How a finished job ended: true for success. None: not finished, or not there.
+    fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError>;
+
+    /// An idempotency key that is still kept.
+    fn key(&self, key: &str, now: WallTime) -> Result<Option<KeyRow>, StoreError>;
+
+    /// Finished jobs since the store was made, by outcome word, those removed by `gc` included.
+    fn totals(&self) -> Result<Vec<(String, u64)>, StoreError>;
+
+    /// All schedules, by name.
+    fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError>;
+
+    /// Writes a consistent copy of the whole store to a file that must not exist yet.
+    fn backup(&self, to: &std::path::Path) -> Result<(), StoreError>;
+
+    /// Looks for damage; an empty list means none was found.
+    fn check(&self) -> Result<Vec<String>, StoreError>;
+}
+
+/// Which jobs a list shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobFilter {
+    /// Any of these states; empty: all.
+    pub phases: Vec<Phase>,
+    /// Any of these outcome words; empty: all.
+    pub outcomes: Vec<String>,
+    /// Exact name, or a prefix when it ends in `*`.
+    pub name: Option<String>,
+    /// Pool that it names or ran in.
+    pub pool: Option<String>,
+    /// Label that it requires.
+    pub label: Option<String>,
+    /// Group.
+    pub group: Option<String>,
+    /// Correlation id.
+    pub correlation: Option<String>,
+    /// Submitted at or after.
+    pub since: Option<WallTime>,
+    /// Submitted before.
+    pub until: Option<WallTime>,
+    /// Go on after this id, in the direction of the list.
+    pub cursor: Option<JobId>,
+    /// Oldest first instead of newest first.
+    pub ascending: bool,
+    /// Most rows, at least 1.
+    pub limit: usize,
+}
+
+/// A job as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobRow {
+    /// Id.
+    pub id: JobId,
+    /// The whole specification.
+    pub spec: JobSpec,
+    /// The group's limit that held when it was submitted.
+    pub group_limit: Option<u32>,
+    /// Who submitted it.
+    pub submitter: String,
+    /// Where it stands.
+    pub phase: Phase,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// The last attempt's result, if one ended.
+    pub result: Option<AttemptResult>,
+    /// Last attempt number given; 0 before the first.
+    pub attempt: u32,
+    /// Tries that ended.
+    pub tries: u32,
+    /// Pool of the last attempt.
+    pub ran_in: Option<String>,
+    /// On hold: by whom and why.
+    pub held: Option<(String, String)>,
+    /// When it was acknowledged.
+    pub submitted: WallTime,
+    /// When its first attempt started.
+    pub started: Option<WallTime>,
+    /// When it got its outcome.
+    pub finished: Option<WallTime>,
+    /// Engine-clock milliseconds from submission to the first start.
+    pub queue_ms: Option<u64>,
+    /// Run time of the last ended attempt, microseconds.
+    pub run_us: Option<u64>,
+}
+
+/// An attempt as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttemptRow {
+    /// Number.
+    pub number: AttemptNumber,
+    /// Pool.
+    pub pool: String,
+    /// Place in the pool.
+    pub slot: u32,
+    /// When it was claimed.
+    pub claimed: WallTime,
+    /// When its start was recorded.
+    pub started: Option<WallTime>,
+    /// When its end was recorded.
+    pub ended: Option<WallTime>,
+    /// How it ended; None while open and when given back.
+    pub result: Option<AttemptResult>,
+    /// True when the claim was given back.
+    pub released: bool,
+    /// What it used.
+    pub receipt: Option<Receipt>,
+}
+
+/// What went wrong. The text says what we were doing, with path; the source is in the chain.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk, or a quota, is full; nothing of the batch was kept.
+    #[error("the disk of the state directory is full")]
+    Full,
+    /// Another daemon holds the state directory.
+    #[error("{path} is in use by the daemon with process id {pid}")]
+    Held {
+        /// State directory.
+        path: String,
+        /// The holder, `?` when unknown.
+        pid: String,
+    },
+    /// A newer version wrote it.
+    #[error("{path} was written by a newer ci-runner (schema {found}, this one knows up to {known}); install that version or restore a backup")]
+    Newer {
+        /// Database file.
+        path: String,
+        /// Its schema.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// It is damaged.
+    #[error("{path} is damaged: {what}; stop the daemon and restore a backup with `ci-runner restore`")]
+    Damaged {
+        /// Database file.
+        path: String,
+        /// What was found.
+        what: String,
+    },
+    /// A directory or file that cannot be made or written.
+    #[error("cannot {doing} {path}")]
+    Io {
+        /// What we were doing.
+        doing: &'static str,
+        /// Where.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// SQLite said no.
+    #[error("the database refused to {doing}")]
+    Sqlite {
+        /// What we were doing.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A row that this version cannot read.
+    #[error("the database holds a {what} that this version cannot read")]
+    Row {
+        /// Which.
+        what: String,
+    },
+}
