@@ -1,0 +1,315 @@
+//! How the rest of the program talks to the loop: wishes in, answers and snapshots out.
+//!
+//! `http` and `run` hold a [`Handle`]; they never touch the record or the store's writing side. A wish that was answered
+//! `Ok` is on disk. The queue of wishes is bounded: a sender waits, which is the back-pressure of the API.
+
+use crate::store::{Reader, ScheduleRow};
+use ci_runner_core::announce::Announcement;
+use ci_runner_core::explain::Reason;
+use ci_runner_core::id::JobId;
+use ci_runner_core::job::{Fault, JobSpec};
+use ci_runner_core::record::{Counts, GroupView, PoolView};
+use ci_runner_core::state::Phase;
+use ci_runner_core::time::{Instant, Now};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Wishes that may wait for the loop.
+pub const WISHES_MAX: usize = 4_096;
+
+/// One job of a submission, already parsed and valid.
+#[derive(Clone)]
+pub struct NewJob {
+    /// The specification.
+    pub spec: JobSpec,
+    /// Its own idempotency key.
+    pub key: Option<IdempotencyKey>,
+    /// Values of its secrets, by name.
+    pub secrets: Vec<(String, String)>,
+}
+
+/// A key and what it was used for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The key as given.
+    pub key: String,
+    /// SHA-256 of the canonical body.
+    pub body: [u8; 32],
+}
+
+/// Which jobs an action is for.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// These; all of them must exist.
+    Ids(Vec<JobId>),
+    /// Every open job.
+    All,
+}
+
+/// What can be wished of existing jobs.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// End them.
+    Cancel,
+    /// Keep them in the queue.
+    Hold {
+        /// In words.
+        reason: String,
+    },
+    /// Let them go.
+    Release,
+    /// Another priority.
+    Priority(i16),
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Acted {
+    /// Jobs it was done to.
+    pub done: Vec<JobId>,
+    /// Jobs that had finished before.
+    pub finished: Vec<JobId>,
+}
+
+/// Why the loop said no.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A job of the submission is wrong; nothing was queued. Index in the submission.
+    Fault {
+        /// Which job.
+        index: usize,
+        /// What is wrong.
+        fault: Fault,
+    },
+    /// The key was used with another body.
+    KeyReused {
+        /// The key.
+        key: String,
+    },
+    /// No such job.
+    NoJob(JobId),
+    /// No such schedule.
+    NoSchedule(String),
+    /// A schedule of that name is there.
+    ScheduleExists(String),
+    /// The queue is full; the limit.
+    QueueFull {
+        /// Most open jobs.
+        limit: usize,
+    },
+    /// The disk is full.
+    DiskFull,
+    /// The store failed; in words. Nothing was kept.
+    Store(String),
+    /// The daemon is going away.
+    Stopping,
+}
+
+/// A wish and where its answer goes.
+pub enum Wish {
+    /// Queue jobs, all or none.
+    Submit {
+        /// The jobs.
+        jobs: Vec<NewJob>,
+        /// The request's idempotency key.
+        key: Option<IdempotencyKey>,
+        /// Who.
+        submitter: String,
+        /// Ids in order, once they are on disk.
+        reply: oneshot::Sender<Result<Vec<JobId>, Refusal>>,
+    },
+    /// Do something to jobs.
+    Act {
+        /// Which.
+        target: Target,
+        /// What.
+        action: Action,
+        /// Who.
+        by: String,
+        /// What was done.
+        reply: oneshot::Sender<Result<Acted, Refusal>>,
+    },
+    /// Stop claiming (Some: reason and whether it is a drain) or go on (None).
+    Pause {
+        /// Reason and drain.
+        pause: Option<(String, bool)>,
+        /// Who.
+        by: String,
+        /// Done.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// Add or replace a schedule.
+    Schedule {
+        /// The schedule; already valid.
+        row: Box<ScheduleRow>,
+        /// False: refuse when one of the name is there.
+        replace: bool,
+        /// Done.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// Remove a schedule.
+    Unschedule {
+        /// Which.
+        name: String,
+        /// Done.
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    },
+    /// Why a job does not run; None: it is not open.
+    Explain {
+        /// Which.
+        id: JobId,
+        /// The reasons and, beside them, how many go before it.
+        reply: oneshot::Sender<Option<Explanation>>,
+    },
+}
+
+/// Answer to [`Wish::Explain`].
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// Where it stands.
+    pub phase: Phase,
+    /// The reasons.
+    pub reasons: Vec<Reason>,
+    /// Jobs of its kind that go first.
+    pub ahead: usize,
+    /// When this was true.
+    pub now: Now,
+}
+
+/// The record at a glance; made anew at most every 100 ms when something changed.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// When.
+    pub now: Now,
+    /// Open jobs by pool.
+    pub counts: BTreeMap<String, Counts>,
+    /// Finished jobs by outcome word, since the store was made.
+    pub finished: BTreeMap<String, u64>,
+    /// Pools.
+    pub pools: Vec<PoolView>,
+    /// Groups.
+    pub groups: Vec<GroupView>,
+    /// Open attempts: job, attempt, pool, slot, phase, since.
+    pub leases: Vec<LeaseView>,
+    /// Submission of the job that could run and waits longest.
+    pub oldest_waiting: Option<Instant>,
+    /// Pause.
+    pub paused: Option<ci_runner_core::change::Pause>,
+    /// What is wrong, in words; empty: healthy.
+    pub problems: Vec<String>,
+    /// The daemon is going away.
+    pub stopping: bool,
+    /// The executor is connected.
+    pub executor_up: bool,
+    /// A commit failed and none succeeded since.
+    pub store_failing: bool,
+}
+
+/// One open attempt.
+#[derive(Clone, Debug)]
+pub struct LeaseView {
+    /// Job.
+    pub job: JobId,
+    /// Attempt number.
+    pub attempt: u32,
+    /// Pool.
+    pub pool: String,
+    /// Place.
+    pub slot: u32,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Since when it runs, or was claimed.
+    pub since: Instant,
+}
+
+/// Facts for listeners, in order, only what is on disk.
+#[derive(Clone)]
+pub struct News {
+    pub(super) latest: watch::Receiver<u64>,
+    pub(super) ask: mpsc::Sender<(u64, oneshot::Sender<Vec<Announcement>>)>,
+}
+
+impl News {
+    /// Number of the latest fact: start listening here.
+    pub fn latest(&self) -> u64 {
+        *self.latest.borrow()
+    }
+
+    /// Waits until there is something after `told`; empty when the daemon went away.
+    pub async fn after(&mut self, told: u64) -> Vec<Announcement> {
+        if self.latest.wait_for(|latest| *latest > told).await.is_err() {
+            return Vec::new();
+        }
+        let (reply, answer) = oneshot::channel();
+        if self.ask.send((told, reply)).await.is_err() {
+            return Vec::new();
+        }
+        answer.await.unwrap_or_default()
+    }
+}
+
+/// The way to the loop. Cheap to clone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) wishes: mpsc::Sender<Wish>,
+    pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(super) news: News,
+    /// The reading side of the store.
+    pub reader: Arc<dyn Reader>,
+    /// The settings jobs are validated against; replaced at a reload.
+    pub settings: watch::Receiver<Arc<ci_runner_core::policy::Settings>>,
+}
+
+impl Handle {
+    /// Queues jobs, all or none; the ids are on disk when it returns.
+    pub async fn submit(
+        &self,
+        jobs: Vec<NewJob>,
+        key: Option<IdempotencyKey>,
+        submitter: String,
+    ) -> Result<Vec<JobId>, Refusal> {
+        self.ask(|reply| Wish::Submit { jobs, key, submitter, reply }).await?
+    }
+
+    /// Does something to jobs.
+    pub async fn act(&self, target: Target, action: Action, by: String) -> Result<Acted, Refusal> {
+        self.ask(|reply| Wish::Act { target, action, by, reply }).await?
+    }
+
+    /// Stops claiming (reason and drain), or goes on.
+    pub async fn pause(&self, pause: Option<(String, bool)>, by: String) -> Result<(), Refusal> {
+        self.ask(|reply| Wish::Pause { pause, by, reply }).await?
+    }
+
+    /// Adds or replaces a schedule.
+    pub async fn schedule(&self, row: ScheduleRow, replace: bool) -> Result<(), Refusal> {
+        self.ask(|reply| Wish::Schedule { row: Box::new(row), replace, reply }).await?
+    }
+
+    /// Removes a schedule.
+    pub async fn unschedule(&self, name: String) -> Result<(), Refusal> {
+        self.ask(|reply| Wish::Unschedule { name, reply }).await?
+    }
+
+    /// Why an open job does not run; None: it is not open.
+    pub async fn explain(&self, id: JobId) -> Result<Option<Explanation>, Refusal> {
+        self.ask(|reply| Wish::Explain { id, reply }).await
+    }
+
+    /// The latest snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.borrow().clone()
+    }
+
+    /// A listener.
+    pub fn news(&self) -> News {
+        self.news.clone()
+    }
+
+    async fn ask<T>(&self, wish: impl FnOnce(oneshot::Sender<T>) -> Wish) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.wishes.send(wish(reply)).await.map_err(|_| Refusal::Stopping)?;
+        answer.await.map_err(|_| Refusal::Stopping)
+    }
+}
