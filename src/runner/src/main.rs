@@ -1,1 +1,3 @@
+//! The `ci-runner` binary: a thin door to the library.
+
 fn main() {}

@@ -1,0 +1,138 @@
+//! The text of a configuration file with the places of its keys, so that every complaint can name a line.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::file::{ConfigFile, GcFile, GroupFile, HttpFile, PoolFile};
+use super::problem::{ConfigError, Problem};
+use crate::suggest::{did_you_mean, fields_of};
+
+/// The largest configuration file that is read: a hundred times what a thousand pools need.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Keys that later versions have: they get their own words instead of "unknown".
+const LATER_TOP_KEYS: [&str; 7] = ["redis", "gitlab", "gitea", "github", "docker", "kubernetes", "tokens"];
+const LATER_POOL_KEYS: [&str; 3] = ["profile", "user", "paths"];
+
+/// One parsed file: its raw values, and where each key stands.
+pub(super) struct Document {
+    pub path: PathBuf,
+    pub file: ConfigFile,
+    /// Every key with its line, as a path of names.
+    lines: Vec<(Vec<String>, usize)>,
+}
+
+impl Document {
+    pub fn read(path: &Path) -> Result<Document, ConfigError> {
+        let refuse = |text: String| ConfigError::one(Problem::of_file(path, None, "", text));
+        let metadata = std::fs::metadata(path).map_err(|error| refuse(format!("cannot be read: {error}")))?;
+        if !metadata.is_file() {
+            return Err(refuse("is not a regular file; name a TOML file".to_owned()));
+        }
+        if metadata.len() > FILE_BYTES_MAX {
+            return Err(refuse(format!("has {} bytes, at most {FILE_BYTES_MAX} are read", metadata.len())));
+        }
+        let bytes = std::fs::read(path).map_err(|error| refuse(format!("cannot be read: {error}")))?;
+        let text = String::from_utf8(bytes).map_err(|_| refuse("is not UTF-8 text".to_owned()))?;
+        Document::parse(path, &text)
+    }
+
+    /// Finds all unknown keys at once, but only the first wrong type: past it nothing can be trusted.
+    pub fn parse(path: &Path, text: &str) -> Result<Document, ConfigError> {
+        let at = |offset: usize| line_of(text, offset);
+        let table = DeTable::parse(text).map_err(|error| {
+            let line = error.span().map(|span| at(span.start));
+            ConfigError::one(Problem::of_file(path, line, "", format!("is not TOML: {}", error.message())))
+        })?;
+
+        let mut keys = Vec::new();
+        collect_keys(table.get_ref(), &mut Vec::new(), &mut keys);
+        let unknown: Vec<Problem> = keys
+            .iter()
+            .filter_map(|(key, span, _)| {
+                complain_if_unknown(key).map(|text| Problem::of_file(path, Some(at(span.start)), &key.join("."), text))
+            })
+            .collect();
+        if !unknown.is_empty() {
+            return Err(ConfigError { problems: unknown });
+        }
+
+        let parsed = toml::de::Deserializer::parse(text).and_then(ConfigFile::deserialize);
+        let file = parsed.map_err(|error| {
+            let span = error.span().unwrap_or(0..0);
+            // The innermost key whose value holds the place of the error.
+            let key = keys
+                .iter()
+                .filter(|(_, _, value)| value.start <= span.start && span.end <= value.end)
+                .min_by_key(|(_, _, value)| value.len())
+                .map(|(key, _, _)| key.join("."))
+                .unwrap_or_default();
+            ConfigError::one(Problem::of_file(path, Some(at(span.start)), &key, plain_words(error.message())))
+        })?;
+        let lines = keys.into_iter().map(|(key, span, _)| (key, at(span.start))).collect();
+        Ok(Document { path: path.to_owned(), file, lines })
+    }
+
+    /// The line where `key` stands, or its nearest enclosing table.
+    pub fn line(&self, key: &[&str]) -> Option<usize> {
+        (1..=key.len())
+            .rev()
+            .find_map(|length| {
+                self.lines.iter().find(|(known, _)| known.iter().map(String::as_str).eq(key[..length].iter().copied()))
+            })
+            .map(|(_, line)| *line)
+    }
+}
+
+type KeyPlace = (Vec<String>, std::ops::Range<usize>, std::ops::Range<usize>);
+
+fn collect_keys(table: &DeTable<'_>, above: &mut Vec<String>, keys: &mut Vec<KeyPlace>) {
+    // The format's parser bounds nesting; what we know is three deep.
+    for (key, value) in table {
+        above.push(key.get_ref().to_string());
+        keys.push((above.clone(), key.span(), Spanned::span(value)));
+        if let DeValue::Table(inner) = value.get_ref() {
+            collect_keys(inner, above, keys);
+        }
+        above.pop();
+    }
+}
+
+/// The complaint about a key that we do not have, or `None`. Keys below an unknown one are left alone.
+fn complain_if_unknown(key: &[String]) -> Option<String> {
+    let names: Vec<&str> = key.iter().map(String::as_str).collect();
+    let (name, known, later): (&str, &[&str], &[&str]) = match names.as_slice() {
+        [name] => (name, fields_of::<ConfigFile>(), &LATER_TOP_KEYS),
+        ["pools", _, name] => (name, fields_of::<PoolFile>(), &LATER_POOL_KEYS),
+        ["groups", _, name] => (name, fields_of::<GroupFile>(), &[]),
+        ["gc", name] => (name, fields_of::<GcFile>(), &[]),
+        ["http", name] => (name, fields_of::<HttpFile>(), &[]),
+        _ => return None,
+    };
+    if known.contains(&name) {
+        return None;
+    }
+    if later.contains(&name) {
+        return Some("is not in this version of ci-runner; remove it".to_owned());
+    }
+    Some(format!("is not a known key; {}", did_you_mean(name, known.iter().copied())))
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// Serde's type names in words for people.
+fn plain_words(message: &str) -> String {
+    message
+        .replace("expected i64", "expected a whole number")
+        .replace("expected a string", "expected a text in quotes")
+        .replace("expected a boolean", "expected true or false")
+        .replace("expected a sequence", "expected a list in brackets")
+        .replace("expected struct PoolFile", "expected a table like [pools.NAME]")
+        .replace("expected struct GroupFile", "expected a table like [groups.NAME]")
+        .replace("expected struct GcFile", "expected a table [gc]")
+}

@@ -1,0 +1,132 @@
+//! The TOML file as written: every key optional, nothing resolved, nothing judged but its type.
+//!
+//! The names here are the configuration reference; unknown ones are found with
+//! [`crate::suggest::fields_of`] over these structs, so that there is no second list.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use crate::quantity::{DurationField, LimitField, SizeField};
+
+/// The whole file. Whole numbers are read as `i64` so that a negative one gets our words and not a parser's.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ConfigFile {
+    pub state_dir: Option<String>,
+    pub runtime_dir: Option<String>,
+    pub socket: Option<String>,
+    pub http: Option<HttpField>,
+    pub metrics: Option<String>,
+    pub max_parallel_jobs: Option<i64>,
+    pub retry_attempts: Option<i64>,
+    pub retry_delay: Option<DurationField>,
+    pub retry_backoff: Option<String>,
+    pub retry_on: Option<WordsField>,
+    pub log_level: Option<String>,
+    pub executor: Option<String>,
+    pub default_timeout: Option<DurationField>,
+    pub max_timeout: Option<LimitField<DurationField>>,
+    pub grace: Option<DurationField>,
+    pub log_max: Option<SizeField>,
+    pub queue_jobs_max: Option<i64>,
+    pub job_path: Option<String>,
+    pub pools: BTreeMap<String, PoolFile>,
+    pub groups: BTreeMap<String, GroupFile>,
+    pub gc: GcFile,
+}
+
+/// `[pools.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct PoolFile {
+    pub slots: Option<i64>,
+    pub executor: Option<String>,
+    pub labels: Vec<String>,
+    pub path: Option<String>,
+}
+
+/// `[groups.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct GroupFile {
+    pub limit: Option<i64>,
+}
+
+/// `[gc]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct GcFile {
+    pub finished_max_age: Option<LimitField<DurationField>>,
+    pub log_max_age: Option<LimitField<DurationField>>,
+    pub log_bytes_max: Option<LimitField<SizeField>>,
+}
+
+/// `[http]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct HttpFile {
+    pub listen: Option<String>,
+    pub public_status: Option<bool>,
+    pub hosts: Vec<String>,
+}
+
+/// `http = "127.0.0.1:8080"`, or `[http]` with more keys.
+#[derive(Debug)]
+pub(super) struct HttpField(pub HttpFile);
+
+impl<'de> Deserialize<'de> for HttpField {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct HttpVisitor;
+        impl<'de> Visitor<'de> for HttpVisitor {
+            type Value = HttpField;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(
+                    "an address like \"127.0.0.1:8080\", \"off\", or a table with listen, public_status, hosts",
+                )
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<HttpField, E> {
+                Ok(HttpField(HttpFile { listen: Some(text.to_owned()), ..HttpFile::default() }))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HttpField, A::Error> {
+                HttpFile::deserialize(de::value::MapAccessDeserializer::new(map)).map(HttpField)
+            }
+        }
+        deserializer.deserialize_any(HttpVisitor)
+    }
+}
+
+/// `"exit:2,lost"` or `["exit:2", "lost"]`.
+#[derive(Debug)]
+pub(super) struct WordsField(pub Vec<String>);
+
+impl<'de> Deserialize<'de> for WordsField {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct WordsVisitor;
+        impl<'de> Visitor<'de> for WordsVisitor {
+            type Value = WordsField;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a text like \"exit:2,lost\" or a list of such words")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<WordsField, E> {
+                Ok(WordsField(text.split(',').map(|word| word.trim().to_owned()).collect()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<WordsField, A::Error> {
+                let mut words = Vec::new();
+                while let Some(word) = list.next_element::<String>()? {
+                    words.push(word);
+                }
+                Ok(WordsField(words))
+            }
+        }
+        deserializer.deserialize_any(WordsVisitor)
+    }
+}

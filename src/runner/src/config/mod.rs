@@ -1,0 +1,271 @@
+//! The daemon's configuration: TOML file, command line and environment become one checked [`Config`].
+//!
+//! Raw first, resolved second: the file is read as written (`file.rs`, `document.rs`), then every value is
+//! chosen (command line, else file, else environment, else default), checked and given its source. Nothing
+//! is accepted by half: any problem refuses the whole, and all problems are reported at once.
+//!
+//! The default pool `default` always exists; its slots are `max_parallel_jobs` unless it names its own.
+
+mod capacity;
+mod check;
+mod document;
+mod file;
+mod host;
+mod problem;
+mod resolve;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use host::Host;
+pub use problem::{ConfigError, Problem};
+
+/// The name of the API's socket in the runtime directory.
+pub const SOCKET_NAME: &str = "api.sock";
+/// The name of the pool that always exists.
+pub const DEFAULT_POOL: &str = "default";
+/// Slots one pool may have: each is a process tree, and beyond this one host is no place for them.
+pub const SLOTS_MAX: u32 = 1024;
+/// Pools a host may have; every pool is a label value in the metrics.
+pub const POOLS_MAX: usize = 64;
+
+/// A checked configuration. Paths are absolute.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it was read from.
+    pub file: Option<PathBuf>,
+    /// Database, logs, secrets.
+    pub state_dir: PathBuf,
+    /// Attempts, sockets; lost at a reboot.
+    pub runtime_dir: PathBuf,
+    /// The API's socket.
+    pub socket: PathBuf,
+    /// The API's TCP address.
+    pub http: Listen,
+    /// Whether `/status` and `/runners` answer on TCP without a token.
+    pub http_public_status: bool,
+    /// Names besides the loopback's that `Host:` may have.
+    pub http_hosts: Vec<String>,
+    /// Where `/metrics` is served.
+    pub metrics: Listen,
+    /// Slots of the default pool.
+    pub max_parallel_jobs: u32,
+    /// What jobs get that do not say otherwise.
+    pub retry: RetryDefaults,
+    /// Records above it are not written.
+    pub log_level: log::LevelFilter,
+    /// The default pool's executor.
+    pub executor: Executor,
+    /// The hard timeout of jobs that name none.
+    pub default_timeout: Duration,
+    /// The longest timeout a job may name.
+    pub max_timeout: Option<Duration>,
+    /// From SIGTERM to the kill.
+    pub grace: Duration,
+    /// The log cap of an attempt whose job names none, in bytes.
+    pub log_max: u64,
+    /// Open jobs beyond this are refused.
+    pub queue_jobs_max: u64,
+    /// `PATH` of jobs.
+    pub job_path: String,
+    /// By name; always holds [`DEFAULT_POOL`].
+    pub pools: BTreeMap<String, PoolConfig>,
+    /// Limits of concurrency groups by name.
+    pub groups: BTreeMap<String, u32>,
+    /// What is kept of finished jobs.
+    pub gc: GcConfig,
+    sources: BTreeMap<&'static str, Source>,
+}
+
+/// Retries of jobs that do not say otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryDefaults {
+    /// Re-tries after the first attempt.
+    pub attempts: u32,
+    /// Before the first re-try.
+    pub delay: Duration,
+    /// How the delay grows.
+    pub backoff: Backoff,
+    /// Rules in the words of `--retry-on`, each checked: `exit:2`, `signal:KILL`, `lost`.
+    pub on: Vec<String>,
+}
+
+/// How the delay between attempts grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backoff {
+    /// It does not.
+    Fixed,
+    /// It doubles.
+    Exponential,
+}
+
+/// Ways to run an attempt that this version has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Executor {
+    /// A process of this host, forked by the spawner.
+    Native,
+}
+
+/// A TCP address to serve on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// Not served.
+    Off,
+    /// Served here. Port 0 takes any free one.
+    At(SocketAddr),
+}
+
+/// Named capacity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// `1..=SLOTS_MAX`
+    pub slots: u32,
+    /// How attempts run here.
+    pub executor: Executor,
+    /// `key` or `key=value`, sorted, each once, with the host's own (`os=…`, `arch=…`, `host=…`).
+    pub labels: Vec<String>,
+    /// `PATH` of jobs here.
+    pub path: String,
+}
+
+/// What is kept of finished jobs; `None` is "for ever".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GcConfig {
+    /// Finished jobs older than this are removed.
+    pub finished_max_age: Option<Duration>,
+    /// Logs older than this are removed.
+    pub log_max_age: Option<Duration>,
+    /// The oldest logs go when all together are larger.
+    pub log_bytes_max: Option<u64>,
+}
+
+/// The daemon's command line, as given. What is `None` was not given.
+#[derive(Debug, Clone, Default)]
+pub struct ConfigOverrides {
+    /// `--state-dir`
+    pub state_dir: Option<PathBuf>,
+    /// `--runtime-dir`
+    pub runtime_dir: Option<PathBuf>,
+    /// `--socket`
+    pub socket: Option<PathBuf>,
+    /// `--http`
+    pub http: Option<String>,
+    /// `--metrics`
+    pub metrics: Option<String>,
+    /// `--max-parallel-jobs`
+    pub max_parallel_jobs: Option<i64>,
+    /// `--retry-attempts`
+    pub retry_attempts: Option<i64>,
+    /// `--retry-delay`, a duration's text
+    pub retry_delay: Option<String>,
+    /// `--log-level`
+    pub log_level: Option<String>,
+    /// `--executor`
+    pub executor: Option<String>,
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Built in.
+    Default,
+    /// This environment variable.
+    Environment(&'static str),
+    /// This line of the file.
+    File(usize),
+    /// The command line.
+    Option,
+}
+
+impl Config {
+    /// Reads the file, if any, and resolves everything against this process and machine.
+    ///
+    /// # Errors
+    /// All problems found, each with file, line, key, limit and the mend.
+    pub fn load(path: Option<&Path>, overrides: &ConfigOverrides) -> Result<Config, ConfigError> {
+        let document = path.map(document::Document::read).transpose()?;
+        resolve::resolve(document, overrides, &Host::of_process())
+    }
+
+    /// As [`Config::load`] with the file's text and the host given: pure.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn resolve(
+        host: &Host,
+        file: Option<(&Path, &str)>,
+        overrides: &ConfigOverrides,
+    ) -> Result<Config, ConfigError> {
+        let document = file.map(|(path, text)| document::Document::parse(path, text)).transpose()?;
+        resolve::resolve(document, overrides, host)
+    }
+
+    /// Where the value of a top-level key (`http`, `grace`) comes from.
+    pub fn source(&self, key: &str) -> Source {
+        self.sources.get(key).copied().unwrap_or(Source::Default)
+    }
+
+    /// The resolved configuration as TOML that [`Config::load`] reads back, with the source of each value.
+    pub fn show(&self) -> String {
+        show::show(self)
+    }
+
+    /// The keys in which `new` differs and which a reload cannot change: they need a restart.
+    pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
+        [
+            ("state_dir", self.state_dir != new.state_dir),
+            ("runtime_dir", self.runtime_dir != new.runtime_dir),
+            ("socket", self.socket != new.socket),
+            ("http", self.http != new.http),
+            ("metrics", self.metrics != new.metrics),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+}
+
+impl Executor {
+    /// The word in configuration, output and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Executor::Native => "native",
+        }
+    }
+}
+
+impl Backoff {
+    /// The word in configuration and output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backoff::Fixed => "fixed",
+            Backoff::Exponential => "exponential",
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listen::Off => formatter.write_str("off"),
+            Listen::At(address) => address.fmt(formatter),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Default => formatter.write_str("default"),
+            Source::Environment(variable) => write!(formatter, "${variable}"),
+            Source::File(line) => write!(formatter, "line {line}"),
+            Source::Option => formatter.write_str("command line"),
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The resolved configuration as a TOML text for `config show`: readable, and readable back.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::{Config, DEFAULT_POOL};
+use crate::quantity::{exact_duration, exact_size};
+
+pub(super) fn show(config: &Config) -> String {
+    let mut text = String::new();
+    if let Some(file) = &config.file {
+        line(&mut text, &format!("# from {}", file.display()));
+    }
+    let limit = |limit: Option<String>| quoted(&limit.unwrap_or_else(|| "unlimited".to_owned()));
+    let age = |age: Option<Duration>| limit(age.map(exact_duration));
+    let duration = |duration: Duration| quoted(&exact_duration(duration));
+    for (key, value) in [
+        ("state_dir", quoted(&config.state_dir.to_string_lossy())),
+        ("runtime_dir", quoted(&config.runtime_dir.to_string_lossy())),
+        ("socket", quoted(&config.socket.to_string_lossy())),
+        ("metrics", quoted(&config.metrics.to_string())),
+        ("max_parallel_jobs", config.max_parallel_jobs.to_string()),
+        ("retry_attempts", config.retry.attempts.to_string()),
+        ("retry_delay", duration(config.retry.delay)),
+        ("retry_backoff", quoted(config.retry.backoff.name())),
+        ("retry_on", list(&config.retry.on)),
+        ("log_level", quoted(&config.log_level.to_string().to_lowercase())),
+        ("executor", quoted(config.executor.name())),
+        ("default_timeout", duration(config.default_timeout)),
+        ("max_timeout", age(config.max_timeout)),
+        ("grace", duration(config.grace)),
+        ("log_max", quoted(&exact_size(config.log_max))),
+        ("queue_jobs_max", config.queue_jobs_max.to_string()),
+        ("job_path", quoted(&config.job_path)),
+    ] {
+        line(&mut text, &format!("{key} = {value}  # {}", config.source(key)));
+    }
+    line(&mut text, "\n[http]");
+    line(&mut text, &format!("listen = {}  # {}", quoted(&config.http.to_string()), config.source("http")));
+    line(&mut text, &format!("public_status = {}", config.http_public_status));
+    line(&mut text, &format!("hosts = {}", list(&config.http_hosts)));
+    line(&mut text, "\n[gc]");
+    line(&mut text, &format!("finished_max_age = {}", age(config.gc.finished_max_age)));
+    line(&mut text, &format!("log_max_age = {}", age(config.gc.log_max_age)));
+    line(&mut text, &format!("log_bytes_max = {}", limit(config.gc.log_bytes_max.map(exact_size))));
+    for (name, pool) in &config.pools {
+        line(&mut text, &format!("\n[pools.{}]", quoted(name)));
+        // The default pool's slots are max_parallel_jobs; saying both would be a contradiction after an edit.
+        if name != DEFAULT_POOL {
+            line(&mut text, &format!("slots = {}", pool.slots));
+        }
+        line(&mut text, &format!("executor = {}", quoted(pool.executor.name())));
+        line(&mut text, &format!("labels = {}", list(&pool.labels)));
+        line(&mut text, &format!("path = {}", quoted(&pool.path)));
+    }
+    for (name, limit) in &config.groups {
+        line(&mut text, &format!("\n[groups.{}]\nlimit = {limit}", quoted(name)));
+    }
+    text
+}
+
+fn line(text: &mut String, line: &str) {
+    writeln!(text, "{line}").expect("writing to a String cannot fail");
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn list(words: &[String]) -> String {
+    toml::Value::Array(words.iter().cloned().map(toml::Value::String).collect()).to_string()
+}

@@ -1,0 +1,6 @@
+//! The daemon and the command line of `ci-runner`, as a library so that integration tests and the two
+//! thin binaries share it. It holds adapters only: every decision is made in `ci-runner-core`.
+
+pub mod config;
+pub mod quantity;
+pub mod suggest;
