@@ -1,6 +1,9 @@
 //! The daemon and the command line of `ci-runner`, as a library so that integration tests and the two
 //! thin binaries share it. It holds adapters only: every decision is made in `ci-runner-core`.
 
+pub mod api;
 pub mod config;
+pub mod daemon;
 pub mod quantity;
+pub mod store;
 pub mod suggest;

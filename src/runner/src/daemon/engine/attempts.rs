@@ -1,0 +1,359 @@
+//! Open attempts: what was last seen of each, and what reconciliation makes of it.
+
+use super::*;
+use crate::daemon::fail;
+use crate::daemon::job_env::{Where, specification};
+use crate::executor::native::StartOrder;
+use crate::store::{Receipt, Write};
+use ci_runner_core::change::Change;
+use ci_runner_core::outcome::{AttemptResult, Outcome};
+use ci_runner_core::reconcile::{Observation, Seen, Step, reconcile};
+use ci_runner_core::state::{Event, Next, Phase};
+use ci_runner_spawner::protocol::{AttemptKey, Request, Start};
+
+/// A refused start is tried again after this, doubled each time up to the maximum.
+const REFUSED_MS: u64 = 100;
+/// The longest pause between two tries of a refused start.
+const REFUSED_MS_MAX: u64 = 10_000;
+
+/// What this daemon knows of an open attempt.
+pub(super) struct Watch {
+    attempt: u32,
+    seen: Seen,
+    /// False while a `start` of ours is unanswered.
+    settled: bool,
+    receipt: Option<Receipt>,
+    /// After a refused start: not before, and how long the pause was.
+    refused: Option<(Instant, u64)>,
+    signalled: bool,
+    killed: bool,
+    voided: bool,
+}
+
+impl Watch {
+    fn new(attempt: u32, seen: Seen) -> Self {
+        Self {
+            attempt,
+            seen,
+            settled: true,
+            receipt: None,
+            refused: None,
+            signalled: false,
+            killed: false,
+            voided: false,
+        }
+    }
+}
+
+impl Engine {
+    /// Asks the spawner what there is; until it has told, nothing is claimed or commanded.
+    pub(super) fn list_again(&mut self) {
+        self.listed = false;
+        self.watches.clear();
+        if self.epoch.is_some() {
+            self.native.send(Request::List);
+        }
+    }
+
+    /// Takes a word of the spawner.
+    pub(super) fn heard(&mut self, heard: Heard) {
+        self.changed = true;
+        match heard {
+            Heard::Up { epoch, cgroup } => {
+                log::info!("spawner connected, attempts have {}", if cgroup { "cgroups" } else { "sessions only" });
+                self.epoch = Some(Epoch::new(&epoch));
+                self.list_again();
+            }
+            Heard::Down { why } => {
+                log::warn!("the spawner is gone ({why}); jobs go on, it is started again");
+                self.epoch = None;
+                self.listed = false;
+            }
+            Heard::Listed => {
+                self.listed = true;
+                let open: Vec<JobId> = self.record.leases().map(|(id, _)| id).collect();
+                if !open.is_empty() {
+                    log::info!("looking after {} open attempts", open.len());
+                }
+                self.consider_all(open);
+            }
+            Heard::Seen { key, seen, receipt } => self.saw(&key, seen, receipt),
+            Heard::RefusedStart { key, why } => self.start_refused(&key, &why),
+        }
+    }
+
+    fn saw(&mut self, key: &AttemptKey, seen: Seen, receipt: Option<Receipt>) {
+        let Some(id) = JobId::new(key.job).filter(|_| key.store == self.job_host.store) else { return };
+        match &seen {
+            Seen::Alive => fail::point(fail::ON_STARTED),
+            Seen::Ended(_) | Seen::Gone => fail::point(fail::ON_ENDED),
+            Seen::Absent | Seen::NotBegan | Seen::Voided | Seen::Leftovers => {}
+        }
+        if self.record.lease(id).is_none_or(|lease| lease.attempt.0 != key.attempt) {
+            self.saw_stranger(id, key, seen);
+            return;
+        }
+        let watch = self.watches.entry(id).or_insert_with(|| Watch::new(key.attempt, Seen::Absent));
+        if watch.attempt != key.attempt {
+            *watch = Watch::new(key.attempt, Seen::Absent);
+        }
+        watch.seen = seen;
+        watch.settled = true;
+        watch.receipt = receipt.or(watch.receipt);
+        if self.listed {
+            self.consider(id);
+        }
+    }
+
+    /// Another attempt than the open one: cleaned up, or reported when no job knows it.
+    fn saw_stranger(&mut self, id: JobId, key: &AttemptKey, seen: Seen) {
+        if self.uncommitted.contains_key(&id) || self.in_flight.is_some() {
+            // Its end may be on its way to the disk; the commit forgets it, or the next list shows it again.
+            return;
+        }
+        let observation = Observation { seen, same_epoch: true, settled: true };
+        match reconcile(&self.record, id, key.attempt, &observation, self.clock.now()) {
+            Step::Forget => self.native.send(Request::Forget(key.clone())),
+            Step::Kill => self.native.send(Request::Kill(key.clone())),
+            Step::Report => log::warn!(job = id.get(); "attempt {key} is of our store, but no job knows it: left alone"),
+            Step::Leave | Step::Record(_) | Step::Start | Step::Void | Step::Signal { .. } => {}
+        }
+    }
+
+    pub(super) fn consider_all(&mut self, ids: Vec<JobId>) {
+        for id in ids {
+            self.consider(id);
+        }
+    }
+
+    /// Brings one open attempt in line with the record.
+    fn consider(&mut self, id: JobId) {
+        if !self.listed || self.health != Health::Good {
+            return;
+        }
+        let Some(lease) = self.record.lease(id) else { return };
+        let attempt = lease.attempt.0;
+        let same_epoch = self.epoch.as_ref() == Some(&lease.epoch);
+        let watch = self.watches.get(&id).filter(|watch| watch.attempt == attempt);
+        let seen = watch.map_or(Seen::Absent, |watch| watch.seen.clone());
+        let settled = watch.is_none_or(|watch| watch.settled);
+        let observation = Observation { seen, same_epoch, settled };
+        let now = self.clock.now();
+        let step = reconcile(&self.record, id, attempt, &observation, now);
+        let key = self.key(id, attempt);
+        match step {
+            Step::Leave | Step::Report => {}
+            Step::Record(event) => self.record_event(id, event),
+            // What is not on disk is not acted on; the commit asks again.
+            _ if self.uncommitted.contains_key(&id) => {}
+            Step::Start => self.start(id, attempt, now),
+            Step::Void => self.command(id, attempt, Request::Void(key), |watch| &mut watch.voided),
+            Step::Kill => self.command(id, attempt, Request::Kill(key), |watch| &mut watch.killed),
+            Step::Signal { grace_ms } => {
+                self.command(id, attempt, Request::Signal { key, grace_ms }, |watch| &mut watch.signalled);
+            }
+            Step::Forget => self.native.send(Request::Forget(key)),
+        }
+    }
+
+    /// Sends a command once for each time that its attempt was listed.
+    fn command(&mut self, id: JobId, attempt: u32, request: Request, done: impl FnOnce(&mut Watch) -> &mut bool) {
+        let watch = self.watches.entry(id).or_insert_with(|| Watch::new(attempt, Seen::Absent));
+        if !std::mem::replace(done(watch), true) {
+            match &request {
+                Request::Signal { .. } => fail::point(fail::BEFORE_SIGNAL),
+                Request::Void(_) => fail::point(fail::BEFORE_VOID),
+                _ => {}
+            }
+            self.native.send(request);
+        }
+    }
+
+    fn key(&self, id: JobId, attempt: u32) -> AttemptKey {
+        AttemptKey { store: self.job_host.store.clone(), job: id.get(), attempt }
+    }
+
+    fn record_event(&mut self, id: JobId, event: Event) {
+        let Some(lease) = self.record.lease(id) else { return };
+        let (attempt, epoch_is_present) = (lease.attempt, self.epoch.as_ref() == Some(&lease.epoch));
+        let pool = self.record.pool_name(lease.pool).to_owned();
+        let watch = self.watches.get(&id).filter(|watch| watch.attempt == attempt.0);
+        let receipt = watch.and_then(|watch| watch.receipt);
+        let ended = match &event {
+            Event::Ended { result, next, .. } => Some((result.clone(), next.clone())),
+            _ => None,
+        };
+        let released = matches!(event, Event::Released { .. });
+        if !self.record_change(Change::Job { id, event }) {
+            return;
+        }
+        let number = attempt.0;
+        if let Some((result, next)) = ended {
+            if let Some(receipt) = receipt {
+                self.batch.writes.push(Write::Receipt { job: id, attempt, receipt });
+            }
+            self.tell_end(id, number, &pool, &result, &next, receipt);
+        } else if !released {
+            log::info!(job = id.get(), attempt = number, pool = pool.as_str(); "job {id} runs (attempt {number}, pool {pool})");
+        }
+        if (released || self.record.lease(id).is_none()) && epoch_is_present {
+            let key = self.key(id, number);
+            self.batch.effects.push(commit::Effect::Forget(id, key));
+        }
+    }
+
+    fn tell_end(
+        &self,
+        id: JobId,
+        attempt: u32,
+        pool: &str,
+        result: &AttemptResult,
+        next: &Next,
+        receipt: Option<Receipt>,
+    ) {
+        let seconds = receipt.map(|receipt| Duration::from_micros(receipt.run_us));
+        match next {
+            Next::Retry { .. } => {
+                self.metrics.retried(result.word());
+                log::warn!(job = id.get(), attempt = attempt, pool = pool; "job {id} attempt {attempt}: {result}; it is tried again");
+            }
+            Next::Finish { outcome } => {
+                self.metrics.finished(pool, "native", outcome.word(), seconds);
+                let word = outcome.word();
+                match outcome {
+                    Outcome::Succeeded => {
+                        log::info!(job = id.get(), attempt = attempt, pool = pool; "job {id} {word}");
+                    }
+                    _ => log::warn!(job = id.get(), attempt = attempt, pool = pool; "job {id} {word}: {result}"),
+                }
+            }
+        }
+    }
+
+    /// Sends claims whose turn has come.
+    pub(super) fn dispatch(&mut self) {
+        if !self.listed || self.stopping {
+            return;
+        }
+        for number in 0..self.record.pools().count() {
+            let pool = ci_runner_core::id::PoolId(u16::try_from(number).unwrap_or(u16::MAX));
+            let ready: Vec<JobId> =
+                self.record.undispatched(pool).filter(|id| !self.uncommitted.contains_key(id)).collect();
+            for id in ready {
+                if !self.record.may_dispatch(pool) {
+                    break;
+                }
+                self.consider(id);
+            }
+        }
+    }
+
+    fn start(&mut self, id: JobId, attempt: u32, now: Now) {
+        if self.stopping {
+            return;
+        }
+        let watch = self.watches.get(&id).filter(|watch| watch.attempt == attempt);
+        if watch.and_then(|watch| watch.refused).is_some_and(|(until, _)| until > now.engine) {
+            return;
+        }
+        let Some(claimed) = self.works.get(&id) else {
+            if !self.batch.want.contains(&id) {
+                self.batch.want.push(id);
+                self.batch.ask_again(id);
+            }
+            return;
+        };
+        let Some(lease) = self.record.lease(id) else { return };
+        let pool = self.record.pool_name(lease.pool).to_owned();
+        let secrets = match secrets_of(&self.host, id, claimed).map(|(dir, id)| crate::daemon::secrets::read(&dir, id)) {
+            None => None,
+            Some(Ok(secrets)) => Some(secrets),
+            Some(Err(error)) => {
+                self.never_starts(id, format!("its secrets are gone: {error}"));
+                return;
+            }
+        };
+        let tmp = self.host.tmp_dir.join(format!("{pool}-{}", lease.slot));
+        let at = Where { pool: &pool, path: self.host.path_of(&pool), tmp: &tmp };
+        let work = &claimed.spec.work;
+        let order = StartOrder {
+            start: Start {
+                key: self.key(id, attempt),
+                pool: pool.clone(),
+                slot: lease.slot,
+                timeout_ms: work.timeout_ms,
+                soft_timeout_ms: work.soft_timeout_ms,
+                grace_ms: self.record.settings().grace_ms,
+                log_bytes_max: work.log_bytes_max,
+                secrets: secrets.is_some(),
+            },
+            spec: specification(&self.job_host, at, id, lease.attempt, claimed),
+            secrets,
+        };
+        fail::point(fail::BEFORE_START);
+        let refused = watch.and_then(|watch| watch.refused);
+        let watch = self.watches.entry(id).or_insert_with(|| Watch::new(attempt, Seen::Absent));
+        *watch = Watch { settled: false, refused, ..Watch::new(attempt, Seen::Absent) };
+        self.record.dispatch(id);
+        self.works.remove(&id);
+        self.native.start(order);
+        fail::point(fail::AFTER_START);
+    }
+
+    /// Something of ours makes a start impossible; it never ran.
+    fn never_starts(&mut self, id: JobId, cause: String) {
+        let Some(lease) = self.record.lease(id) else { return };
+        let attempt = lease.attempt;
+        let result = AttemptResult::FailedToStart { cause };
+        if let Some(next) =
+            ci_runner_core::schedule::after_end(&self.record, id, attempt, &result, self.clock.now())
+        {
+            self.record_event(id, Event::Ended { attempt, result, next });
+        }
+    }
+
+    fn start_refused(&mut self, key: &AttemptKey, why: &str) {
+        let Some(id) = JobId::new(key.job) else { return };
+        let Some(watch) = self.watches.get_mut(&id).filter(|watch| watch.attempt == key.attempt) else { return };
+        let pause = watch.refused.map_or(REFUSED_MS, |(_, pause)| (pause * 2).min(REFUSED_MS_MAX));
+        watch.refused = Some((self.clock.now().engine.plus_ms(pause), pause));
+        watch.seen = Seen::NotBegan;
+        watch.settled = true;
+        log::warn!(job = id.get(), attempt = key.attempt; "job {id} could not be started, tried again in {pause} ms: {why}");
+    }
+
+    /// Stopping attempts whose grace is over, and refused starts whose pause is.
+    pub(super) fn press_stopping(&mut self, now: Now) {
+        if !self.listed {
+            return;
+        }
+        let due: Vec<JobId> = self
+            .record
+            .leases()
+            .filter(|(id, lease)| {
+                let over = lease.stop.as_ref().is_some_and(|(_, kill_at)| *kill_at <= now.engine);
+                let refused = self.watches.get(id).and_then(|watch| watch.refused);
+                over || refused.is_some_and(|(until, _)| until <= now.engine)
+            })
+            .map(|(id, _)| id)
+            .collect();
+        self.consider_all(due);
+    }
+
+    /// When [`Engine::press_stopping`] has something to do.
+    pub(super) fn next_press(&self) -> Option<Instant> {
+        let now = self.record.now().engine;
+        let stops = self.record.leases().filter_map(|(id, lease)| {
+            let (_, kill_at) = lease.stop.as_ref()?;
+            let killed = self.watches.get(&id).is_some_and(|watch| watch.killed);
+            (!killed).then_some(*kill_at)
+        });
+        let refused = self.watches.values().filter_map(|watch| watch.refused).map(|(until, _)| until);
+        stops.chain(refused.filter(|until| *until > now)).min()
+    }
+
+    /// True when the record has no attempt that this host could be running.
+    pub(super) fn is_empty_of_attempts(&self) -> bool {
+        self.record.leases().all(|(id, _)| self.record.phase(id) == Some(Phase::Queued))
+    }
+}

@@ -1,0 +1,279 @@
+//! Batches: what is kept together, and what may leave the process once it is kept.
+
+use super::*;
+use crate::daemon::handle::{Acted, IdempotencyKey, Refusal};
+use crate::daemon::secrets;
+use crate::store::{StoreError, Write};
+use ci_runner_core::change::{Change, Entry};
+use ci_runner_core::outcome::Outcome;
+use ci_runner_core::state::{Event, Next};
+use ci_runner_spawner::protocol::{AttemptKey, Request};
+
+/// After a failed commit the next one is tried after this.
+const PROBE_MS: u64 = 1_000;
+
+/// What waits for a batch to be on disk.
+pub(super) enum Effect {
+    Submitted(Vec<JobId>, oneshot::Sender<Result<Vec<JobId>, Refusal>>),
+    Acted(Acted, oneshot::Sender<Result<Acted, Refusal>>),
+    Done(oneshot::Sender<Result<(), Refusal>>),
+    /// An attempt's end is kept: its directory may go.
+    Forget(JobId, AttemptKey),
+    /// A job is finished: its secrets may go.
+    Finished(JobId),
+}
+
+/// What is collected for the next commit.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub writes: Vec<Write>,
+    pub secrets: Vec<(JobId, Vec<(String, String)>)>,
+    pub want: Vec<JobId>,
+    pub effects: Vec<Effect>,
+    jobs: Vec<JobId>,
+    again: Vec<JobId>,
+    /// Idempotency keys of the batch, until readers can see them.
+    pub keys: HashMap<String, (IdempotencyKey, Vec<JobId>)>,
+    news: u64,
+}
+
+impl Batch {
+    /// The commit looks at this job again although nothing of it changes.
+    pub fn ask_again(&mut self, id: JobId) {
+        self.again.push(id);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.writes.is_empty() && self.want.is_empty() && self.effects.is_empty()
+    }
+}
+
+/// A batch at the writer.
+pub(super) struct InFlight {
+    pub since: std::time::Instant,
+    effects: Vec<Effect>,
+    jobs: Vec<JobId>,
+    again: Vec<JobId>,
+    pub keys: HashMap<String, (IdempotencyKey, Vec<JobId>)>,
+    news: u64,
+}
+
+impl Engine {
+    /// Takes a change that the record already has into the batch.
+    pub(super) fn note(&mut self, entry: Entry) {
+        if let Change::Job { id, event } = &entry.change {
+            self.note_event(*id, event);
+        }
+        if let Change::Job { id, .. } | Change::Wished { id, .. } | Change::Reprioritized { id, .. } = &entry.change {
+            *self.uncommitted.entry(*id).or_default() += 1;
+            self.batch.jobs.push(*id);
+        }
+        self.changed = true;
+        self.batch.writes.push(Write::Entry(entry));
+        self.batch.news = self.record.news_seq();
+    }
+
+    /// Takes a change into the record and the batch. False: it cannot be; nothing happened.
+    pub(super) fn record_change(&mut self, change: Change) -> bool {
+        let entry = Entry { at: self.clock.now(), change };
+        if let Err(error) = self.record.apply(&entry) {
+            log::error!("refused an impossible change: {error}");
+            return false;
+        }
+        self.note(entry);
+        true
+    }
+
+    fn note_event(&mut self, id: JobId, event: &Event) {
+        match event {
+            Event::Claimed { .. } => self.batch.want.push(id),
+            Event::Released { .. } => {
+                self.works.remove(&id);
+            }
+            Event::Ended { next: Next::Finish { outcome }, .. } | Event::Dropped { outcome } => {
+                self.note_finished(id, outcome);
+            }
+            Event::Started { .. } | Event::Renewed { .. } | Event::StopRequested { .. } | Event::Ended { .. } => {}
+        }
+    }
+
+    fn note_finished(&mut self, id: JobId, outcome: &Outcome) {
+        *self.finished.entry(outcome.word().to_owned()).or_default() += 1;
+        self.works.remove(&id);
+        self.batch.effects.push(Effect::Finished(id));
+    }
+
+    /// Hands the batch to the writer, if it is free and there is something to keep.
+    pub(super) fn flush(&mut self, now: Now) {
+        if self.in_flight.is_some() {
+            return;
+        }
+        match self.health {
+            Health::Good => {}
+            Health::Reloading => return,
+            Health::Probing { at } if at > now.engine => return,
+            Health::Probing { .. } => {
+                self.batch.writes.push(Write::Clock { base: self.clock.base().clone(), now });
+            }
+        }
+        if self.batch.is_empty() {
+            self.close_when_done(now);
+            return;
+        }
+        let batch = std::mem::take(&mut self.batch);
+        crate::daemon::fail::point(crate::daemon::fail::BEFORE_COMMIT);
+        let order = Order::Commit {
+            writes: batch.writes,
+            secrets: batch.secrets,
+            want: batch.want,
+            pools: self.record.pools().map(|pool| pool.name).collect(),
+        };
+        self.writer.order(order);
+        self.in_flight = Some(InFlight {
+            since: std::time::Instant::now(),
+            effects: batch.effects,
+            jobs: batch.jobs,
+            again: batch.again,
+            keys: batch.keys,
+            news: batch.news,
+        });
+        if crate::daemon::fail::acknowledges_early() {
+            let effects = self.in_flight.as_mut().map(|flight| std::mem::take(&mut flight.effects));
+            self.release(effects.unwrap_or_default());
+        }
+    }
+
+    /// The writer is done with something.
+    pub(super) fn answered(&mut self, answer: Answer) {
+        match answer {
+            Answer::Committed(result, took) => self.committed(result, took),
+            Answer::Reloaded(Ok(reloaded)) => {
+                self.take_reloaded(reloaded);
+                self.health = Health::Probing { at: self.clock.now().engine.plus_ms(PROBE_MS) };
+            }
+            Answer::Reloaded(Err(error)) => {
+                log::error!("the store cannot be read again: {}", chain(&error));
+                self.writer.order(reload_order(&self.record));
+            }
+            Answer::Collected(result) => self.collected(result),
+            Answer::Closed(result) => {
+                if let Err(error) = result {
+                    log::error!("the store was not closed in order: {}", chain(&error));
+                }
+                self.closed = true;
+            }
+        }
+    }
+
+    fn committed(&mut self, result: Result<HashMap<JobId, Claimed>, StoreError>, took: Duration) {
+        self.metrics.commit(took);
+        let Some(flight) = self.in_flight.take() else { return };
+        match result {
+            Err(error) => self.commit_failed(flight, &error),
+            Ok(works) => {
+                crate::daemon::fail::point(crate::daemon::fail::AFTER_COMMIT);
+                self.works.extend(works);
+                if self.health != Health::Good {
+                    log::info!("the store takes commits again");
+                    self.health = Health::Good;
+                    self.trouble = None;
+                    self.changed = true;
+                    self.list_again();
+                }
+                for id in &flight.jobs {
+                    if let Some(count) = self.uncommitted.get_mut(id) {
+                        *count -= 1;
+                        if *count == 0 {
+                            self.uncommitted.remove(id);
+                        }
+                    }
+                }
+                self.release(flight.effects);
+                if flight.news > self.committed_news {
+                    self.committed_news = flight.news;
+                    self.news.send_replace(flight.news);
+                }
+                self.consider_all(flight.jobs);
+                self.consider_all(flight.again);
+            }
+        }
+    }
+
+    /// Nothing of the batch was kept, nor of what was built on it.
+    fn commit_failed(&mut self, flight: InFlight, error: &StoreError) {
+        let trouble = StoreTrouble { full: matches!(error, StoreError::Full), text: chain(error) };
+        if self.health == Health::Good {
+            log::error!("a commit failed, nothing is taken in until one succeeds: {}", trouble.text);
+        }
+        self.trouble = Some(trouble);
+        self.changed = true;
+        let later = std::mem::take(&mut self.batch);
+        for effect in flight.effects.into_iter().chain(later.effects) {
+            self.refuse_effect(effect);
+        }
+        if let Some(bulk) = self.bulk.take() {
+            bulk.refuse(self.refusal());
+        }
+        if matches!(self.health, Health::Probing { .. }) {
+            self.health = Health::Probing { at: self.clock.now().engine.plus_ms(PROBE_MS) };
+        } else {
+            self.health = Health::Reloading;
+            self.writer.order(reload_order(&self.record));
+        }
+    }
+
+    /// Why nothing is taken in.
+    pub(super) fn refusal(&self) -> Refusal {
+        match &self.trouble {
+            Some(trouble) if trouble.full => Refusal::DiskFull,
+            Some(trouble) => Refusal::Store(trouble.text.clone()),
+            None => Refusal::Store("a commit failed".to_owned()),
+        }
+    }
+
+    /// What waited is on disk: it may leave.
+    fn release(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            // A client that went away does not want its answer; what it asked for stands.
+            match effect {
+                Effect::Submitted(ids, reply) => drop(reply.send(Ok(ids))),
+                Effect::Acted(acted, reply) => drop(reply.send(Ok(acted))),
+                Effect::Done(reply) => drop(reply.send(Ok(()))),
+                Effect::Forget(id, key) => {
+                    self.watches.remove(&id);
+                    crate::daemon::fail::point(crate::daemon::fail::BEFORE_FORGET);
+                    self.native.send(Request::Forget(key));
+                }
+                Effect::Finished(id) => secrets::remove(&self.host.secrets_dir, id),
+            }
+        }
+    }
+
+    fn refuse_effect(&self, effect: Effect) {
+        match effect {
+            Effect::Submitted(_, reply) => drop(reply.send(Err(self.refusal()))),
+            Effect::Acted(_, reply) => drop(reply.send(Err(self.refusal()))),
+            Effect::Done(reply) => drop(reply.send(Err(self.refusal()))),
+            Effect::Forget(..) | Effect::Finished(_) => {}
+        }
+    }
+
+    fn close_when_done(&mut self, now: Now) {
+        if self.stopping && !self.closed && self.bulk.is_none() && !self.closing {
+            self.closing = true;
+            self.writer.order(Order::Close { base: self.clock.base().clone(), now });
+        }
+    }
+}
+
+/// An error and its sources in one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

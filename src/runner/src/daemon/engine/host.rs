@@ -1,0 +1,159 @@
+//! What the host told the loop: where things are, signals, reloads; and the chores of a host: old jobs and logs.
+
+use super::*;
+use crate::daemon::job_env;
+use crate::daemon::secrets;
+use crate::store::{CollectLimits, StoreError};
+use ci_runner_core::time::WallTime;
+
+/// Old jobs are looked for this often.
+const COLLECT_EVERY_MS: u64 = 10 * 60 * 1000;
+/// Jobs removed in one go, so that a commit behind it waits little.
+const COLLECT_MOST: usize = 1_000;
+
+/// Where things are and what jobs find.
+#[derive(Clone, Debug)]
+pub struct HostSettings {
+    /// Logs of jobs.
+    pub log_dir: PathBuf,
+    /// Temporary directories, one a place.
+    pub tmp_dir: PathBuf,
+    /// Secrets of open jobs.
+    pub secrets_dir: PathBuf,
+    /// `PATH` of jobs by pool.
+    pub pool_paths: BTreeMap<String, String>,
+    /// `PATH` of jobs elsewhere.
+    pub job_path: String,
+    /// Name of this host.
+    pub name: String,
+    /// `HOME` of jobs.
+    pub home: String,
+    /// User of jobs.
+    pub user: String,
+    /// Finished jobs older than this go, milliseconds.
+    pub finished_max_age_ms: Option<u64>,
+    /// Logs older than this go.
+    pub log_max_age: Option<Duration>,
+    /// The oldest logs go when all together are larger.
+    pub log_bytes_max: Option<u64>,
+}
+
+impl HostSettings {
+    /// `PATH` of a pool's jobs.
+    pub fn path_of(&self, pool: &str) -> &str {
+        self.pool_paths.get(pool).map_or(self.job_path.as_str(), String::as_str)
+    }
+
+    pub(super) fn job_host(&self, store: &str) -> job_env::Host {
+        job_env::Host {
+            runner: self.name.clone(),
+            store: store.to_owned(),
+            home: self.home.clone(),
+            user: self.user.clone(),
+        }
+    }
+}
+
+/// What signals and the rest of the daemon tell the loop.
+pub enum Control {
+    /// Sockets are open: tell the service manager.
+    Ready,
+    /// End: no claim, everything acknowledged is kept, jobs go on.
+    Stop,
+    /// Settings were read again.
+    Reload(Box<(Settings, HostSettings)>),
+    /// Settings could not be read; the old ones stay.
+    ReloadFailed(String),
+    /// Something outside the loop is wrong (or right again, when None), under a fixed name.
+    Problem(&'static str, Option<String>),
+    /// Remove old jobs and logs now; answers with how many jobs went.
+    Collect(oneshot::Sender<Result<usize, String>>),
+}
+
+impl Engine {
+    pub(super) fn control(&mut self, control: Control) {
+        self.changed = true;
+        match control {
+            Control::Ready => self.notifier.ready(),
+            Control::Stop => {
+                log::info!("stopping: nothing more is claimed, running jobs go on");
+                self.stopping = true;
+                self.notifier.stopping();
+            }
+            Control::Reload(settings) => {
+                self.notifier.reloading();
+                let (settings, host) = *settings;
+                self.record.configure(settings.clone());
+                self.job_host = host.job_host(&self.job_host.store);
+                self.host = host;
+                self.settings.send_replace(Arc::new(settings));
+                log::info!("configuration reloaded");
+                self.notifier.ready();
+            }
+            Control::ReloadFailed(why) => {
+                self.notifier.reloading();
+                log::error!("the configuration was not reloaded, the old one stays: {why}");
+                self.notifier.ready();
+            }
+            Control::Problem(name, Some(text)) => drop(self.problems.insert(name, text)),
+            Control::Problem(name, None) => drop(self.problems.remove(name)),
+            Control::Collect(reply) => {
+                self.next_collect = Instant(i64::MIN);
+                self.collect_asked.push(reply);
+            }
+        }
+    }
+
+    /// Removes old jobs and logs, when it is time.
+    pub(super) fn collect(&mut self, now: Now) {
+        if now.engine < self.next_collect || self.collecting {
+            return;
+        }
+        self.next_collect = now.engine.plus_ms(COLLECT_EVERY_MS);
+        let before = self.host.finished_max_age_ms.map(|age| now.wall.0.saturating_sub_unsigned(age));
+        let finished_before = WallTime(before.unwrap_or(i64::MIN));
+        self.collecting = true;
+        self.writer.order(Order::Collect { limits: CollectLimits { finished_before }, most: COLLECT_MOST });
+    }
+
+    pub(super) fn collected(&mut self, result: Result<Vec<JobId>, StoreError>) {
+        self.collecting = false;
+        match result {
+            Err(error) => {
+                let text = commit::chain(&error);
+                log::warn!("old jobs could not be removed: {text}");
+                for reply in self.collect_asked.drain(..) {
+                    drop(reply.send(Err(text.clone())));
+                }
+            }
+            Ok(ids) => {
+                let removed = ids.len();
+                let limits = (self.host.log_max_age, self.host.log_bytes_max);
+                let (dir, asked) = (self.host.log_dir.clone(), std::mem::take(&mut self.collect_asked));
+                self.collected_jobs += removed;
+                if removed == COLLECT_MOST {
+                    self.next_collect = Instant(i64::MIN);
+                    self.collect_asked = asked;
+                    tokio::task::spawn_blocking(move || crate::daemon::gc::remove_logs(&dir, &ids));
+                    return;
+                }
+                let total = std::mem::take(&mut self.collected_jobs);
+                tokio::task::spawn_blocking(move || {
+                    crate::daemon::gc::remove_logs(&dir, &ids);
+                    crate::daemon::gc::trim_logs(&dir, limits.0, limits.1);
+                    for reply in asked {
+                        drop(reply.send(Ok(total)));
+                    }
+                });
+            }
+        }
+    }
+
+    /// After an unclean stop secrets of finished jobs may be left.
+    pub(super) fn sweep_secrets(&self) {
+        let swept = secrets::sweep(&self.host.secrets_dir, |id| self.record.phase(id).is_some());
+        if let Err(error) = swept {
+            log::warn!("old secrets could not be looked for in {}: {error}", self.host.secrets_dir.display());
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! The loop that owns the record.
+//!
+//! One turn: take what arrived (wishes, commits that are done, words of the spawner, signals, time), decide
+//! (`ci_runner_core::schedule`), hand the batch to the writer if it is free, send commands. Two rules hold everywhere:
+//!
+//! - **Record first, act second.** A decision changes the record in memory at once and goes into the batch. Whatever
+//!   leaves this process because of it (an answer, a `start`, a `forget`) waits for the batch to be on disk.
+//!   `uncommitted` counts the changes of a job that are not; no command is sent for such a job.
+//! - **After a failed commit, re-read.** Nothing of it was kept, so the record is made anew from the store, and nothing
+//!   is taken in until a commit succeeds again.
+//!
+//! Wake-ups carry no meaning: every turn looks at the state. It does no I/O of its own but reads of the store by key.
+
+mod attempts;
+mod commit;
+mod host;
+mod publish;
+mod schedules;
+mod wishes;
+
+use super::clock::Clock;
+use super::handle::{Handle, News, Snapshot, WISHES_MAX, Wish};
+use super::job_env::Host;
+use super::writer::{Answer, Order, Reloaded, Writer};
+use crate::executor::native::{Event as Heard, Native};
+use crate::metrics::Metrics;
+use crate::store::{Claimed, Loaded, Reader, Store};
+use crate::systemd::Notifier;
+use attempts::Watch;
+use ci_runner_core::announce::Announcement;
+use ci_runner_core::change::OpenJob;
+use ci_runner_core::id::{Epoch, JobId};
+use ci_runner_core::policy::Settings;
+use ci_runner_core::record::Record;
+use ci_runner_core::schedule::{Permit, schedule};
+use ci_runner_core::time::{Instant, Now};
+use commit::{Batch, InFlight};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+
+pub use host::{Control, HostSettings};
+
+/// Wishes taken in one turn: enough to share a commit, few enough to keep a turn under some milliseconds.
+const WISHES_PER_TURN: usize = 256;
+/// Changes decided in one turn; bounds a commit to about 0.1 s.
+const CHANGES_PER_TURN: usize = 2_000;
+/// Without anything to do the loop still looks this often, so that a lost wake-up costs latency only.
+const IDLE_LOOK: Duration = Duration::from_secs(30);
+
+/// Everything the loop is made of.
+pub struct Parts {
+    /// The writing side, already loaded.
+    pub store: Box<dyn Store>,
+    /// The reading side.
+    pub reader: Arc<dyn Reader>,
+    /// What the store told at the start.
+    pub loaded: Loaded,
+    /// The record, with all open jobs.
+    pub record: Record,
+    /// The engine's clock, already resumed.
+    pub clock: Clock,
+    /// The way jobs are run.
+    pub native: Native,
+    /// Where things are, and what jobs find.
+    pub host: HostSettings,
+    /// The service manager.
+    pub notifier: Notifier,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// How well the store takes commits.
+#[derive(Debug, PartialEq, Eq)]
+enum Health {
+    /// All is well.
+    Good,
+    /// A commit failed and the record is being read again.
+    Reloading,
+    /// The record is right again; a commit must succeed before anything is taken in.
+    Probing {
+        /// When to try.
+        at: Instant,
+    },
+}
+
+/// Why the store is not well, for answers.
+#[derive(Clone, Debug)]
+struct StoreTrouble {
+    full: bool,
+    text: String,
+}
+
+/// The loop's state.
+pub struct Engine {
+    record: Record,
+    clock: Clock,
+    writer: Writer,
+    reader: Arc<dyn Reader>,
+    native: Native,
+    host: HostSettings,
+    job_host: Host,
+    notifier: Notifier,
+    metrics: Arc<Metrics>,
+    batch: Batch,
+    in_flight: Option<InFlight>,
+    uncommitted: HashMap<JobId, u32>,
+    works: HashMap<JobId, Claimed>,
+    watches: HashMap<JobId, Watch>,
+    bulk: Option<wishes::Bulk>,
+    schedules: schedules::Schedules,
+    epoch: Option<Epoch>,
+    listed: bool,
+    health: Health,
+    trouble: Option<StoreTrouble>,
+    stopping: bool,
+    closing: bool,
+    closed: bool,
+    finished: BTreeMap<String, u64>,
+    committed_news: u64,
+    wishes: mpsc::Receiver<Wish>,
+    control: mpsc::Receiver<Control>,
+    news_asked: mpsc::Receiver<(u64, oneshot::Sender<Vec<Announcement>>)>,
+    news: watch::Sender<u64>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    settings: watch::Sender<Arc<Settings>>,
+    published: Option<std::time::Instant>,
+    changed: bool,
+    next_collect: Instant,
+    collecting: bool,
+    collect_asked: Vec<oneshot::Sender<Result<usize, String>>>,
+    collected_jobs: usize,
+    problems: BTreeMap<&'static str, String>,
+    watchdog_at: Option<tokio::time::Instant>,
+}
+
+/// What woke the loop.
+enum Woken {
+    Wishes(Vec<Wish>),
+    Answer(Answer),
+    Heard(Heard),
+    Control(Control),
+    News(u64, oneshot::Sender<Vec<Announcement>>),
+    Time,
+    Gone,
+}
+
+impl Engine {
+    /// Makes the loop and the ways to it.
+    pub fn new(parts: Parts) -> std::io::Result<(Self, Handle, mpsc::Sender<Control>)> {
+        let (wishes_in, wishes) = mpsc::channel(WISHES_MAX);
+        let (control_in, control) = mpsc::channel(64);
+        let (news_ask, news_asked) = mpsc::channel(1_024);
+        let (news, news_latest) = watch::channel(parts.record.news_seq());
+        let (snapshot, snapshot_out) = watch::channel(Arc::new(Snapshot::default()));
+        let (settings, settings_out) = watch::channel(Arc::new(parts.record.settings().clone()));
+        let handle = Handle {
+            wishes: wishes_in,
+            snapshot: snapshot_out,
+            news: News { latest: news_latest, ask: news_ask },
+            reader: parts.reader.clone(),
+            settings: settings_out,
+        };
+        let job_host = parts.host.job_host(&parts.loaded.store_id);
+        let now = parts.clock.now();
+        let finished = parts.reader.totals().unwrap_or_default().into_iter().collect();
+        let engine = Self {
+            committed_news: parts.record.news_seq(),
+            record: parts.record,
+            writer: Writer::start(parts.store, parts.host.secrets_dir.clone())?,
+            clock: parts.clock,
+            reader: parts.reader,
+            native: parts.native,
+            host: parts.host,
+            job_host,
+            notifier: parts.notifier,
+            metrics: parts.metrics,
+            batch: Batch::default(),
+            in_flight: None,
+            uncommitted: HashMap::new(),
+            works: HashMap::new(),
+            watches: HashMap::new(),
+            bulk: None,
+            schedules: schedules::Schedules::default(),
+            epoch: None,
+            listed: false,
+            health: Health::Good,
+            trouble: None,
+            stopping: false,
+            closing: false,
+            closed: false,
+            finished,
+            wishes,
+            control,
+            news_asked,
+            news,
+            snapshot,
+            settings,
+            published: None,
+            changed: true,
+            next_collect: now.engine,
+            collecting: false,
+            collect_asked: Vec::new(),
+            collected_jobs: 0,
+            problems: BTreeMap::new(),
+            watchdog_at: None,
+        };
+        Ok((engine, handle, control_in))
+    }
+
+    /// Runs until told to stop; everything that was acknowledged is on disk when it returns.
+    pub async fn run(mut self) {
+        self.load_schedules();
+        self.sweep_secrets();
+        loop {
+            let now = self.clock.now();
+            self.turn(now);
+            self.publish(now);
+            if self.closed {
+                return;
+            }
+            match self.wait(now).await {
+                Woken::Wishes(wishes) => wishes.into_iter().for_each(|wish| self.wish(wish)),
+                Woken::Answer(answer) => self.answered(answer),
+                Woken::Heard(heard) => self.heard(heard),
+                Woken::Control(control) => self.control(control),
+                Woken::News(told, reply) => self.tell_news(told, reply),
+                Woken::Time => {}
+                Woken::Gone => return,
+            }
+        }
+    }
+
+    /// Decides, hands over the batch, sends commands.
+    fn turn(&mut self, now: Now) {
+        self.record.advance(now);
+        if self.health == Health::Good && !self.stopping {
+            self.go_on_with_bulk();
+            self.run_schedules(now);
+            self.collect(now);
+        }
+        if self.health == Health::Good {
+            let claim = if self.stopping || !self.listed { None } else { self.epoch.clone() };
+            let permit = Permit { claim, changes_max: CHANGES_PER_TURN };
+            for entry in schedule(&mut self.record, &permit, now) {
+                self.note(entry);
+            }
+            self.dispatch();
+            self.press_stopping(now);
+        }
+        self.flush(now);
+        self.native.flush();
+        self.feed(now);
+    }
+
+    async fn wait(&mut self, now: Now) -> Woken {
+        let until = self.next_look(now);
+        let mut wishes = Vec::new();
+        let open = self.health == Health::Good && self.bulk.is_none();
+        tokio::select! {
+            biased;
+            Some(answer) = self.writer.answers.recv() => Woken::Answer(answer),
+            Some(control) = self.control.recv() => Woken::Control(control),
+            heard = self.native.next() => Woken::Heard(heard),
+            count = self.wishes.recv_many(&mut wishes, WISHES_PER_TURN), if open || !self.stopping => {
+                if count == 0 { Woken::Gone } else { Woken::Wishes(wishes) }
+            }
+            Some((told, reply)) = self.news_asked.recv() => Woken::News(told, reply),
+            () = tokio::time::sleep_until(until) => Woken::Time,
+        }
+    }
+
+    /// When something falls due by itself.
+    fn next_look(&self, now: Now) -> tokio::time::Instant {
+        let (engine, wall) = self.record.next_times();
+        let wall = [wall, self.schedules.next()].into_iter().flatten().min();
+        let mut wait_ms = u64::try_from(IDLE_LOOK.as_millis()).unwrap_or(u64::MAX);
+        if let Some(wall) = wall {
+            wait_ms = wait_ms.min(u64::try_from(wall.0.saturating_sub(now.wall.0)).unwrap_or(0));
+        }
+        let probe = match self.health {
+            Health::Probing { at } => Some(at),
+            Health::Good | Health::Reloading => None,
+        };
+        let due = [engine, self.record.next_stale(), probe, self.next_press(), Some(self.next_collect)];
+        if let Some(due) = due.into_iter().flatten().min() {
+            wait_ms = wait_ms.min(due.since_ms(now.engine));
+        }
+        // A due time that this turn could not serve (the store fails, the batch is full) must not spin the loop.
+        let mut until = tokio::time::Instant::now() + Duration::from_millis(wait_ms.max(1));
+        for other in [self.next_publish(), self.watchdog_at, self.next_status()].into_iter().flatten() {
+            until = until.min(other);
+        }
+        until
+    }
+
+    /// Makes the record anew from what the store told.
+    fn take_reloaded(&mut self, reloaded: Reloaded) {
+        let seq = self.record.news_seq();
+        let mut record = rebuild(self.record.settings().clone(), &reloaded.pools, &reloaded.open, &reloaded.loaded);
+        record.continue_news(seq + 1);
+        record.advance(self.clock.now());
+        self.record = record;
+        self.finished = self.reader.totals().unwrap_or_default().into_iter().collect();
+        self.uncommitted.clear();
+        self.works.clear();
+        self.watches.clear();
+        self.bulk = None;
+        self.load_schedules();
+        self.list_again();
+    }
+}
+
+/// The record of what a store told. Facts that cannot be are left out and logged: one bad row must not stop the rest.
+pub fn rebuild(settings: Settings, pools: &[String], open: &[OpenJob], loaded: &Loaded) -> Record {
+    let mut record = Record::new(settings);
+    let numbers: Vec<_> = pools.iter().map(|name| record.ensure_pool(name)).collect();
+    for job in open {
+        let mut job = job.clone();
+        if let Some(lease) = &mut job.lease {
+            lease.pool = numbers.get(usize::from(lease.pool.0)).copied().unwrap_or(lease.pool);
+        }
+        if let Err(error) = record.load(&job) {
+            log::error!(job = job.id.get(); "the store holds an impossible state: {error}");
+        }
+    }
+    record.set_last_id(loaded.last_id);
+    record.set_paused(loaded.paused.clone());
+    record
+}
+
+/// Hands a reloading order the names of the pools.
+fn reload_order(record: &Record) -> Order {
+    Order::Reload { pools: record.pools().map(|pool| pool.name).collect() }
+}
+
+/// Where a job's secrets are, when it has some.
+fn secrets_of(host: &HostSettings, id: JobId, claimed: &Claimed) -> Option<(PathBuf, JobId)> {
+    (!claimed.spec.work.secrets.is_empty()).then(|| (host.secrets_dir.clone(), id))
+}

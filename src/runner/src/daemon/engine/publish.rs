@@ -1,0 +1,133 @@
+//! What the loop shows: snapshots, news, the status line, the watchdog.
+
+use super::*;
+use crate::daemon::handle::LeaseView;
+use crate::metrics::JobState;
+use ci_runner_core::announce::announce;
+
+/// Snapshots are made at most this often.
+const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+/// A commit may take this long before the loop counts as hung: a disk can be slow, not dead.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
+
+impl Engine {
+    /// Makes a snapshot when something changed and the last one is old enough.
+    pub(super) fn publish(&mut self, now: Now) {
+        let due = self.published.is_none_or(|at| at.elapsed() >= PUBLISH_EVERY);
+        if !self.changed || !due {
+            return;
+        }
+        self.changed = false;
+        self.published = Some(std::time::Instant::now());
+        let snapshot = self.make_snapshot(now);
+        self.notifier.status(std::time::Instant::now(), &status_line(&snapshot));
+        self.measure(&snapshot, now);
+        self.snapshot.send_replace(Arc::new(snapshot));
+    }
+
+    pub(super) fn next_publish(&self) -> Option<tokio::time::Instant> {
+        let at = self.published.map_or_else(std::time::Instant::now, |at| at + PUBLISH_EVERY);
+        self.changed.then_some(at.into())
+    }
+
+    /// When the status line that waits may be sent.
+    pub(super) fn next_status(&self) -> Option<tokio::time::Instant> {
+        self.notifier.next_due(std::time::Instant::now()).map(Into::into)
+    }
+
+    /// Feeds the watchdog: this turn was made, and no commit hangs.
+    pub(super) fn feed(&mut self, _now: Now) {
+        self.notifier.tick(std::time::Instant::now());
+        let Some(interval) = self.notifier.watchdog_interval() else { return };
+        let now = tokio::time::Instant::now();
+        if self.watchdog_at.is_some_and(|at| at > now) {
+            return;
+        }
+        self.watchdog_at = Some(now + interval);
+        if self.in_flight.as_ref().is_none_or(|flight| flight.since.elapsed() < COMMIT_PATIENCE) {
+            self.notifier.watchdog();
+        }
+    }
+
+    fn make_snapshot(&self, now: Now) -> Snapshot {
+        let leases = self.record.leases().map(|(id, lease)| LeaseView {
+            job: id,
+            attempt: lease.attempt.0,
+            pool: self.record.pool_name(lease.pool).to_owned(),
+            slot: lease.slot,
+            phase: self.record.phase(id).unwrap_or(ci_runner_core::state::Phase::Queued),
+            since: lease.started.unwrap_or(lease.claimed),
+        });
+        let mut problems: Vec<String> = self.problems.values().cloned().collect();
+        if let Some(trouble) = &self.trouble {
+            problems.push(format!("the store takes no commits: {}", trouble.text));
+        }
+        if self.epoch.is_none() {
+            problems.push("the spawner is not connected: nothing can be started".to_owned());
+        }
+        Snapshot {
+            now,
+            counts: self.record.counts(),
+            finished: self.finished.clone(),
+            pools: self.record.pools().collect(),
+            groups: self.record.groups().collect(),
+            leases: leases.collect(),
+            oldest_waiting: self.record.oldest_waiting(),
+            paused: self.record.paused().cloned(),
+            problems,
+            stopping: self.stopping,
+            executor_up: self.epoch.is_some(),
+            store_failing: self.health != Health::Good,
+        }
+    }
+
+    fn measure(&self, snapshot: &Snapshot, now: Now) {
+        let oldest = self.record.oldest_by_pool();
+        for pool in &snapshot.pools {
+            let metrics = self.metrics.pool(&pool.name, EXECUTOR);
+            metrics.set_slots(pool.used, pool.slots);
+            let counts = snapshot.counts.get(&pool.name).cloned().unwrap_or_default();
+            for (state, count) in [
+                (JobState::Queued, counts.queued),
+                (JobState::Starting, counts.starting),
+                (JobState::Running, counts.running),
+                (JobState::Stopping, counts.stopping),
+            ] {
+                metrics.set_open(state, count as u64);
+            }
+            let age = oldest.get(&pool.name).map(|submitted| now.engine.since_ms(*submitted));
+            metrics.set_oldest_queued(age.map(|age| now.wall.0.saturating_sub_unsigned(age)));
+        }
+    }
+
+    pub(super) fn tell_news(&mut self, told: u64, reply: oneshot::Sender<Vec<Announcement>>) {
+        // A listener that went away does not mind.
+        drop(reply.send(announce(&self.record, told, self.committed_news)));
+    }
+}
+
+/// Name of the executor in metrics and tables.
+pub(super) const EXECUTOR: &str = "native";
+
+/// The line of `systemctl status`.
+fn status_line(snapshot: &Snapshot) -> String {
+    let queued: usize = snapshot.counts.values().map(|counts| counts.queued).sum();
+    let running: usize =
+        snapshot.counts.values().map(|counts| counts.starting + counts.running + counts.stopping).sum();
+    let of = |word: &str| snapshot.finished.get(word).copied().unwrap_or(0);
+    let judged = of("succeeded") + of("failed") + of("timed_out");
+    let mut line = format!("{queued} queued, {running} running");
+    if judged > 0 {
+        line.push_str(&format!(", {} % succeeded of {judged}", of("succeeded") * 100 / judged));
+    }
+    if let Some(pause) = &snapshot.paused {
+        line.push_str(if pause.drain { "; draining" } else { "; paused" });
+    }
+    if snapshot.stopping {
+        line.push_str("; stopping");
+    }
+    if let Some(problem) = snapshot.problems.first() {
+        line.push_str(&format!("; {problem}"));
+    }
+    line
+}

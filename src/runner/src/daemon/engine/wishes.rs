@@ -1,0 +1,297 @@
+//! Wishes: what users ask for becomes changes, or a refusal that says why.
+
+use super::*;
+use crate::daemon::handle::{Acted, Action, Explanation, IdempotencyKey, NewJob, Refusal, Target};
+use crate::store::{KeyRow, Write};
+use ci_runner_core::change::{self, Change, Pause, Submission};
+use ci_runner_core::job::Fault;
+use ci_runner_core::outcome::By;
+
+/// Jobs an action on many jobs takes in one turn.
+const BULK_PER_TURN: usize = 2_000;
+
+/// An action on many jobs, taken in slices so that the loop goes on meanwhile.
+pub(super) struct Bulk {
+    ids: std::vec::IntoIter<JobId>,
+    action: Action,
+    by: String,
+    acted: Acted,
+    reply: oneshot::Sender<Result<Acted, Refusal>>,
+}
+
+impl Bulk {
+    pub fn refuse(self, refusal: Refusal) {
+        drop(self.reply.send(Err(refusal)));
+    }
+}
+
+impl Engine {
+    pub(super) fn wish(&mut self, wish: Wish) {
+        let refusal = if self.stopping {
+            Some(Refusal::Stopping)
+        } else if self.health == Health::Good {
+            None
+        } else {
+            Some(self.refusal())
+        };
+        match (wish, refusal) {
+            (Wish::Explain { id, reply }, _) => drop(reply.send(self.explain(id))),
+            (wish, Some(refusal)) => refuse(wish, refusal),
+            (wish, None) => self.grant(wish),
+        }
+    }
+
+    fn grant(&mut self, wish: Wish) {
+        match wish {
+            Wish::Submit { jobs, key, submitter, reply } => match self.submit(jobs, key.as_ref(), &submitter) {
+                Ok(ids) => self.batch.effects.push(commit::Effect::Submitted(ids, reply)),
+                Err(refusal) => drop(reply.send(Err(refusal))),
+            },
+            Wish::Act { target, action, by, reply } => self.act(target, action, by, reply),
+            Wish::Pause { pause, by, reply } => {
+                let since = self.clock.now();
+                let pause = pause.map(|(reason, drain)| Pause { by, reason, since, drain });
+                self.record_change(Change::Paused(pause));
+                self.batch.effects.push(commit::Effect::Done(reply));
+            }
+            Wish::Schedule { row, replace, reply } => match self.add_schedule(*row, replace) {
+                Ok(()) => self.batch.effects.push(commit::Effect::Done(reply)),
+                Err(refusal) => drop(reply.send(Err(refusal))),
+            },
+            Wish::Unschedule { name, reply } => match self.remove_schedule(&name) {
+                Ok(()) => self.batch.effects.push(commit::Effect::Done(reply)),
+                Err(refusal) => drop(reply.send(Err(refusal))),
+            },
+            Wish::Explain { id, reply } => drop(reply.send(self.explain(id))),
+        }
+    }
+
+    fn explain(&self, id: JobId) -> Option<Explanation> {
+        let phase = self.record.phase(id)?;
+        let reasons = self.record.explain(id)?;
+        Some(Explanation { phase, reasons, ahead: self.record.queued_ahead(id), now: self.clock.now() })
+    }
+
+    /// All or none; the ids are given, not yet on disk.
+    pub(super) fn submit(
+        &mut self,
+        jobs: Vec<NewJob>,
+        key: Option<&IdempotencyKey>,
+        submitter: &str,
+    ) -> Result<Vec<JobId>, Refusal> {
+        if let Some(ids) = key.map(|key| self.honoured(key)).transpose()?.flatten() {
+            return Ok(ids);
+        }
+        let limit = self.record.settings().queue_jobs_max;
+        if self.record.len() + jobs.len() > limit {
+            return Err(Refusal::QueueFull { limit });
+        }
+        let mut planned = Vec::with_capacity(jobs.len());
+        let mut groups = HashMap::new();
+        let mut keys: HashMap<String, IdempotencyKey> = HashMap::new();
+        for (index, job) in jobs.into_iter().enumerate() {
+            let known = job.key.as_ref().map(|key| self.honoured(key)).transpose()?.flatten();
+            if let Some(key) = job.key.as_ref().filter(|_| known.is_none())
+                && keys.insert(key.key.clone(), key.clone()).is_some()
+            {
+                return Err(Refusal::KeyReused { key: key.key.clone() });
+            }
+            if let Some(id) = known.and_then(|ids| ids.first().copied()) {
+                planned.push(Err(id));
+                continue;
+            }
+            let plan = self.plan(job, &mut groups).map_err(|fault| Refusal::Fault { index, fault })?;
+            planned.push(Ok(plan));
+        }
+        let ids: Vec<JobId> = planned
+            .into_iter()
+            .map(|plan| match plan {
+                Ok(plan) => self.queue(plan, submitter),
+                Err(known) => known,
+            })
+            .collect();
+        if let Some(key) = key {
+            self.honour(key, ids.clone());
+        }
+        Ok(ids)
+    }
+
+    /// Everything that only the record can say about a new job.
+    fn plan(&self, job: NewJob, groups: &mut HashMap<String, u32>) -> Result<Plan, Fault> {
+        let terms = &job.spec.terms;
+        let mut finished = Vec::with_capacity(terms.after.len());
+        for (index, after) in terms.after.iter().enumerate() {
+            finished.push(self.look_up(after.job).map_err(|why| Fault { field: format!("after[{index}]"), why })?);
+        }
+        if !self.record.has_room_for_class(terms.pool.as_deref(), &terms.labels) {
+            let why = format!(
+                "open jobs already ask for {} different sets of pool and labels; wait or use one of them",
+                ci_runner_core::record::CLASSES_MAX
+            );
+            return Err(Fault { field: "labels".to_owned(), why });
+        }
+        let group_limit = terms.group.as_ref().map(|group| self.group_limit(group, groups)).transpose()?;
+        Ok(Plan { job, finished, group_limit })
+    }
+
+    /// How a dependency ended; None while it is open.
+    fn look_up(&self, id: JobId) -> Result<Option<bool>, String> {
+        if self.record.phase(id).is_some() {
+            return Ok(None);
+        }
+        if let Some(success) = self.record.ended(id) {
+            return Ok(Some(success));
+        }
+        match self.reader.ended(id) {
+            Ok(Some(success)) => Ok(Some(success)),
+            Ok(None) => Err(format!("there is no job {id}")),
+            Err(error) => Err(format!("job {id} could not be looked up: {error}")),
+        }
+    }
+
+    fn group_limit(
+        &self,
+        group: &ci_runner_core::group::GroupSpec,
+        new: &mut HashMap<String, u32>,
+    ) -> Result<u32, Fault> {
+        let fixed = self.record.settings().groups.iter().find(|fixed| fixed.name == group.name);
+        let present = fixed.map(|fixed| fixed.limit).or_else(|| self.record.group_limit(&group.name));
+        let present = present.or_else(|| new.get(&group.name).copied());
+        match (present, group.limit) {
+            (Some(present), Some(wanted)) if present != wanted => Err(Fault {
+                field: "group".to_owned(),
+                why: format!(
+                    "group {:?} has limit {present} while it has open jobs, not {wanted}; leave the limit out to join it",
+                    group.name
+                ),
+            }),
+            (Some(present), _) => Ok(present),
+            (None, wanted) => {
+                let limit = wanted.unwrap_or(1);
+                new.insert(group.name.clone(), limit);
+                Ok(limit)
+            }
+        }
+    }
+
+    fn queue(&mut self, plan: Plan, submitter: &str) -> JobId {
+        let id = self.record.next_id();
+        let NewJob { spec, key, secrets } = plan.job;
+        log::info!(job = id.get(), correlation_id = spec.correlation.as_str();
+            "job {id} queued by {submitter}: {}", spec.name.as_deref().unwrap_or(&spec.work.command.summary(80)));
+        let submission = Submission {
+            id,
+            spec,
+            finished: plan.finished,
+            group_limit: plan.group_limit,
+            submitter: submitter.to_owned(),
+        };
+        self.record_change(Change::Submitted(Box::new(submission)));
+        if !secrets.is_empty() {
+            self.batch.secrets.push((id, secrets));
+        }
+        if let Some(key) = key {
+            self.honour(&key, vec![id]);
+        }
+        id
+    }
+
+    /// The jobs a key stands for, if it was used.
+    fn honoured(&self, key: &IdempotencyKey) -> Result<Option<Vec<JobId>>, Refusal> {
+        let pending = self.batch.keys.get(&key.key);
+        let pending = pending.or_else(|| self.in_flight.as_ref().and_then(|flight| flight.keys.get(&key.key)));
+        let (body, ids) = match pending {
+            Some((known, ids)) => (known.body, ids.clone()),
+            None => match self.reader.key(&key.key, self.clock.now().wall) {
+                Ok(None) => return Ok(None),
+                Ok(Some(row)) => (row.body, row.jobs),
+                Err(error) => return Err(Refusal::Store(commit::chain(&error))),
+            },
+        };
+        if body == key.body { Ok(Some(ids)) } else { Err(Refusal::KeyReused { key: key.key.clone() }) }
+    }
+
+    fn honour(&mut self, key: &IdempotencyKey, jobs: Vec<JobId>) {
+        let at = self.clock.now().wall;
+        self.batch.keys.insert(key.key.clone(), (key.clone(), jobs.clone()));
+        self.batch.writes.push(Write::Key(KeyRow { key: key.key.clone(), body: key.body, jobs, at }));
+    }
+
+    fn act(&mut self, target: Target, action: Action, by: String, reply: oneshot::Sender<Result<Acted, Refusal>>) {
+        let mut acted = Acted::default();
+        let ids = match target {
+            Target::All => self.record.ids().collect(),
+            Target::Ids(ids) => {
+                let mut open = Vec::with_capacity(ids.len());
+                for id in ids {
+                    if self.record.phase(id).is_some() {
+                        open.push(id);
+                    } else if self.look_up(id).is_ok() {
+                        acted.finished.push(id);
+                    } else {
+                        return drop(reply.send(Err(Refusal::NoJob(id))));
+                    }
+                }
+                open
+            }
+        };
+        let bulk = Bulk { ids: ids.into_iter(), action, by, acted, reply };
+        if let Some(other) = self.bulk.take() {
+            // One at a time: the earlier one is finished first, in one go.
+            self.bulk = Some(other);
+            while self.bulk.is_some() {
+                self.go_on_with_bulk();
+            }
+        }
+        self.bulk = Some(bulk);
+        self.go_on_with_bulk();
+    }
+
+    /// The next slice of an action on many jobs.
+    pub(super) fn go_on_with_bulk(&mut self) {
+        let Some(mut bulk) = self.bulk.take() else { return };
+        for id in bulk.ids.by_ref().take(BULK_PER_TURN) {
+            let change = match &bulk.action {
+                Action::Cancel => {
+                    Change::Wished { id, wish: change::Wish::Cancel { by: By::User(bulk.by.clone()) } }
+                }
+                Action::Hold { reason } => Change::Wished {
+                    id,
+                    wish: change::Wish::Hold { by: bulk.by.clone(), reason: reason.clone() },
+                },
+                Action::Release => Change::Wished { id, wish: change::Wish::Run },
+                Action::Priority(priority) => Change::Reprioritized { id, priority: *priority },
+            };
+            let entry = ci_runner_core::change::Entry { at: self.clock.now(), change };
+            if self.record.apply(&entry).is_ok() {
+                self.note(entry);
+                bulk.acted.done.push(id);
+            } else {
+                bulk.acted.finished.push(id);
+            }
+        }
+        if bulk.ids.len() == 0 {
+            self.batch.effects.push(commit::Effect::Acted(bulk.acted, bulk.reply));
+        } else {
+            self.bulk = Some(bulk);
+        }
+    }
+}
+
+/// A job that may be queued.
+struct Plan {
+    job: NewJob,
+    finished: Vec<Option<bool>>,
+    group_limit: Option<u32>,
+}
+
+fn refuse(wish: Wish, refusal: Refusal) {
+    match wish {
+        Wish::Submit { reply, .. } => drop(reply.send(Err(refusal))),
+        Wish::Act { reply, .. } => drop(reply.send(Err(refusal))),
+        Wish::Pause { reply, .. } | Wish::Schedule { reply, .. } | Wish::Unschedule { reply, .. } => {
+            drop(reply.send(Err(refusal)));
+        }
+        Wish::Explain { reply, .. } => drop(reply.send(None)),
+    }
+}

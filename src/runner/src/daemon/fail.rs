@@ -1,0 +1,76 @@
+//! Fail points of the daemon, for crash tests: `CI_RUNNER_FAIL=<point>[:n]` makes the daemon kill itself with SIGKILL the
+//! n-th time it passes the point. The spawner and its shims have points of their own, armed by the same variable.
+//!
+//! `CI_RUNNER_FAIL=daemon-acknowledges-early` is the control of the durability tests: answers leave before the commit.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A batch is ready; nothing is on disk.
+pub const BEFORE_COMMIT: &str = "daemon-before-commit";
+/// A batch is on disk; nothing was acted on.
+pub const AFTER_COMMIT: &str = "daemon-after-commit";
+/// A claim is on disk; its start is not sent.
+pub const BEFORE_START: &str = "daemon-before-start";
+/// A start was sent; nothing was heard.
+pub const AFTER_START: &str = "daemon-after-start";
+/// The spawner said that an attempt runs; nothing is recorded.
+pub const ON_STARTED: &str = "daemon-on-started";
+/// The spawner said that an attempt ended; nothing is recorded.
+pub const ON_ENDED: &str = "daemon-on-ended";
+/// An end is on disk; the attempt is not forgotten.
+pub const BEFORE_FORGET: &str = "daemon-before-forget";
+/// A stop is on disk; no signal was sent.
+pub const BEFORE_SIGNAL: &str = "daemon-before-signal";
+/// An unanswered start must be voided; nothing was sent.
+pub const BEFORE_VOID: &str = "daemon-before-void";
+
+const ACKNOWLEDGES_EARLY: &str = "daemon-acknowledges-early";
+
+/// All points that kill.
+pub const NAMES: [&str; 9] = [
+    BEFORE_COMMIT,
+    AFTER_COMMIT,
+    BEFORE_START,
+    AFTER_START,
+    ON_STARTED,
+    ON_ENDED,
+    BEFORE_FORGET,
+    BEFORE_SIGNAL,
+    BEFORE_VOID,
+];
+
+struct Plan {
+    name: String,
+    pass: u64,
+    passes: AtomicU64,
+}
+
+fn plan() -> Option<&'static Plan> {
+    static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
+    let read = || {
+        let text = std::env::var("CI_RUNNER_FAIL").ok()?;
+        let (name, pass) = text.split_once(':').unwrap_or((&text, "1"));
+        name.starts_with("daemon-").then(|| Plan {
+            name: name.to_owned(),
+            pass: pass.parse().unwrap_or(1),
+            passes: AtomicU64::new(0),
+        })
+    };
+    PLAN.get_or_init(read).as_ref()
+}
+
+/// Dies here if the plan says so.
+pub fn point(name: &str) {
+    let Some(plan) = plan() else { return };
+    if plan.name == name && plan.passes.fetch_add(1, Ordering::Relaxed) + 1 == plan.pass {
+        let own = rustix::process::getpid();
+        let killed = rustix::process::kill_process(own, rustix::process::Signal::KILL);
+        unreachable!("SIGKILL to oneself is final: {killed:?}");
+    }
+}
+
+/// True in the control of the durability tests.
+pub fn acknowledges_early() -> bool {
+    plan().is_some_and(|plan| plan.name == ACKNOWLEDGES_EARLY)
+}

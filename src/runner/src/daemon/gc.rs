@@ -1,0 +1,105 @@
+//! Old logs. A log belongs to a job by its name; a running job's log is never trimmed, because it is young.
+
+use ci_runner_core::id::JobId;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// Logs touched since then are left alone whatever the limits say: their job may be running.
+const YOUNG: Duration = Duration::from_secs(3600);
+
+struct LogFile {
+    path: PathBuf,
+    bytes: u64,
+    modified: SystemTime,
+}
+
+/// Removes the logs of jobs that are gone.
+pub fn remove_logs(dir: &Path, jobs: &[JobId]) {
+    for job in jobs {
+        let shard = ci_runner_spawner::joblog::log_path(job.get(), 1);
+        let Some(shard) = shard.parent().map(|parent| dir.join(parent)) else { continue };
+        let prefix = format!("{job}-");
+        for file in files_in(&shard) {
+            let name = file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if name.starts_with(&prefix) {
+                remove(&file.path);
+            }
+        }
+    }
+}
+
+/// Removes logs beyond an age, and the oldest beyond a total size.
+pub fn trim_logs(dir: &Path, max_age: Option<Duration>, bytes_max: Option<u64>) {
+    let mut files: Vec<LogFile> = directories_in(dir).iter().flat_map(|shard| files_in(shard)).collect();
+    files.sort_by_key(|file| file.modified);
+    let now = SystemTime::now();
+    let mut total: u64 = files.iter().map(|file| file.bytes).sum();
+    for file in files {
+        let age = now.duration_since(file.modified).unwrap_or_default();
+        let too_old = max_age.is_some_and(|max| age > max);
+        let too_much = bytes_max.is_some_and(|max| total > max);
+        if age > YOUNG && (too_old || too_much) {
+            total -= file.bytes;
+            remove(&file.path);
+        }
+    }
+    for shard in directories_in(dir) {
+        // Fails while it holds anything, which is what we want.
+        drop(std::fs::remove_dir(shard));
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        log::warn!("cannot remove {}: {error}", path.display());
+    }
+}
+
+fn directories_in(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
+fn files_in(dir: &Path) -> Vec<LogFile> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let file = |entry: std::fs::DirEntry| {
+        let data = entry.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        Some(LogFile { path: entry.path(), bytes: data.len(), modified: data.modified().ok()? })
+    };
+    entries.filter_map(file).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_go_first_and_young_ones_stay() {
+        let dir = tempfile::tempdir().expect("directory");
+        let shard = dir.path().join("0");
+        std::fs::create_dir(&shard).expect("shard");
+        let hour = Duration::from_secs(3600);
+        for (name, hours) in [("1-1.log", 30), ("2-1.log", 20), ("3-1.log", 10), ("4-1.log", 0)] {
+            let path = shard.join(name);
+            std::fs::write(&path, [0u8; 100]).expect("file");
+            let file = std::fs::File::options().write(true).open(&path).expect("open");
+            file.set_modified(SystemTime::now() - hour * hours).expect("time");
+        }
+        let left = || {
+            let mut names: Vec<String> =
+                files_in(&shard).iter().map(|file| file.path.file_name().expect("name").to_string_lossy().into()).collect();
+            names.sort();
+            names
+        };
+        trim_logs(dir.path(), Some(hour * 25), None);
+        assert_eq!(left(), ["2-1.log", "3-1.log", "4-1.log"]);
+        trim_logs(dir.path(), None, Some(200));
+        assert_eq!(left(), ["3-1.log", "4-1.log"]);
+        trim_logs(dir.path(), Some(Duration::ZERO), Some(0));
+        assert_eq!(left(), ["4-1.log"], "young: its job may be running");
+        remove_logs(dir.path(), &[JobId::new(4).expect("id")]);
+        assert!(left().is_empty());
+    }
+}

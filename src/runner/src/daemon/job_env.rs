@@ -1,0 +1,100 @@
+//! What a job finds in its environment, and the specification the shim gets.
+
+use crate::store::Claimed;
+use ci_runner_core::id::{AttemptNumber, JobId};
+use ci_runner_spawner::protocol::Spec;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What does not depend on the job.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Name of this runner: the host's.
+    pub runner: String,
+    /// Short store id.
+    pub store: String,
+    /// `HOME`, `USER` and `LOGNAME` of jobs.
+    pub home: String,
+    /// User name of jobs.
+    pub user: String,
+}
+
+/// Where an attempt runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Where<'a> {
+    /// Pool name.
+    pub pool: &'a str,
+    /// `PATH` of the pool's jobs.
+    pub path: &'a str,
+    /// Temporary directory of the place; what `TMPDIR` will be.
+    pub tmp: &'a Path,
+}
+
+/// File mode creation mask of jobs: the usual one.
+const UMASK: u32 = 0o022;
+/// The command in `CI_RUNNER_DESCRIPTION` is shortened to this.
+const DESCRIPTION_BYTES_MAX: usize = 200;
+
+/// The whole specification of one attempt. The job's own variables win over ours, but for the ids.
+pub fn specification(host: &Host, at: Where<'_>, id: JobId, attempt: AttemptNumber, claimed: &Claimed) -> Spec {
+    let spec = &claimed.spec;
+    let mut env: BTreeMap<String, String> = BTreeMap::new();
+    let mut set = |name: &str, value: &str| {
+        env.insert(name.to_owned(), value.to_owned());
+    };
+    set("PATH", at.path);
+    set("HOME", &host.home);
+    set("USER", &host.user);
+    set("LOGNAME", &host.user);
+    set("SHELL", "/bin/sh");
+    set("LANG", "C.UTF-8");
+    for (name, value) in &spec.work.env {
+        set(name, value);
+    }
+    let workspace = spec.work.dir.clone().unwrap_or_else(|| at.tmp.display().to_string());
+    let name = spec.name.as_deref().unwrap_or_default();
+    let number = id.to_string();
+    let attempt = attempt.to_string();
+    let idempotency = format!("{}-{id}", host.store);
+    for (name, value) in [
+        ("CI", "true"),
+        ("CI_RUNNER", &host.runner),
+        ("CI_RUNNER_JOB_ID", &number),
+        ("CI_RUNNER_JOB_NAME", name),
+        ("CI_RUNNER_ATTEMPT", &attempt),
+        ("CI_RUNNER_IDEMPOTENCY_KEY", &idempotency),
+        ("CI_RUNNER_CORRELATION_ID", &spec.correlation),
+        ("CI_RUNNER_WORKSPACE", &workspace),
+        ("CI_RUNNER_POOL", at.pool),
+        ("CI_RUNNER_DESCRIPTION", &spec.work.command.summary(DESCRIPTION_BYTES_MAX)),
+        ("CI_JOB_ID", &number),
+        ("CI_JOB_NAME", name),
+        ("CI_ATTEMPT", &attempt),
+        ("CI_IDEMPOTENCY_KEY", &idempotency),
+    ] {
+        set(name, value);
+    }
+    if let Some(parent) = traceparent(&spec.correlation, id) {
+        set("TRACEPARENT", &parent);
+    }
+    Spec { argv: spec.work.command.argv(), env: env.into_iter().collect(), dir: spec.work.dir.clone(), umask: UMASK }
+}
+
+/// W3C trace context (www.w3.org/TR/trace-context, version 00) when the correlation id is a UUID: the UUID is the trace, the job the span.
+fn traceparent(correlation: &str, id: JobId) -> Option<String> {
+    let trace = uuid::Uuid::try_parse(correlation).ok()?;
+    Some(format!("00-{}-{:016x}-01", trace.simple(), id.get()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_becomes_a_trace() {
+        let id = JobId::new(7).expect("positive");
+        let parent = traceparent("01890a5d-ac96-774b-bcce-b302099a8057", id);
+        assert_eq!(parent.as_deref(), Some("00-01890a5dac96774bbcceb302099a8057-0000000000000007-01"));
+        assert_eq!(traceparent("build 7", id), None);
+    }
+}

@@ -1,0 +1,326 @@
+//! The native executor: attempts are processes of this host, forked by the spawner, which outlives the daemon.
+//!
+//! This side only talks. It connects to the spawner of the runtime directory, starts one where none answers, and connects
+//! again whenever the connection is lost; after each connection the loop asks for the list, so nothing that was missed
+//! matters.
+
+use crate::store::Receipt;
+use ci_runner_core::outcome::AttemptResult;
+use ci_runner_core::reconcile::Seen;
+use ci_runner_core::time::WallTime;
+use ci_runner_spawner::client::Client;
+use ci_runner_spawner::protocol::{
+    self, AttemptKey, ExitRecord, ExitResult, PROTOCOL_VERSION, Reply, Request, Secrets, Spec, Start, names,
+};
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::JoinHandle;
+
+/// A spawner that does not say hello within this is treated as gone.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before another try to connect, doubled each time.
+const RECONNECT_MIN: Duration = Duration::from_millis(50);
+/// Longest pause before another try to connect.
+const RECONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// How to reach and start the spawner.
+#[derive(Clone, Debug)]
+pub struct NativeOptions {
+    /// The spawner's program.
+    pub program: PathBuf,
+    /// Runtime directory; the spawner lives in a part of it.
+    pub runtime_dir: PathBuf,
+    /// Logs of jobs.
+    pub log_dir: PathBuf,
+    /// Temporary directories of jobs.
+    pub tmp_dir: PathBuf,
+    /// Short store id.
+    pub store: String,
+    /// This start's number.
+    pub generation: u64,
+}
+
+/// An attempt to start, with all it needs.
+pub struct StartOrder {
+    /// What the shim needs.
+    pub start: Start,
+    /// What the job is.
+    pub spec: Spec,
+    /// Its secrets.
+    pub secrets: Option<Vec<(String, String)>>,
+}
+
+/// What the loop is told.
+#[derive(Debug)]
+pub enum Event {
+    /// Connected: everything seen before is void.
+    Up {
+        /// Life of the spawner's directory.
+        epoch: String,
+        /// Each attempt has a cgroup.
+        cgroup: bool,
+    },
+    /// The connection is lost; a new one is on its way.
+    Down {
+        /// In words.
+        why: String,
+    },
+    /// All attempts were told.
+    Listed,
+    /// An attempt was seen.
+    Seen {
+        /// Which.
+        key: AttemptKey,
+        /// What.
+        seen: Seen,
+        /// What it used, when it ended.
+        receipt: Option<Receipt>,
+    },
+    /// A `start` could not be; nothing ran.
+    RefusedStart {
+        /// Which.
+        key: AttemptKey,
+        /// In words.
+        why: String,
+    },
+}
+
+enum Link {
+    Down { at: tokio::time::Instant },
+    Connecting(JoinHandle<io::Result<(Client, String, bool)>>),
+    Up(AsyncFd<Client>),
+}
+
+/// The connection to the spawner.
+pub struct Native {
+    options: NativeOptions,
+    link: Link,
+    pause: Duration,
+    events: VecDeque<Event>,
+    requests: Vec<Request>,
+}
+
+impl Native {
+    /// Not yet connected; [`Native::next`] connects.
+    pub fn new(options: NativeOptions) -> Self {
+        Self {
+            options,
+            link: Link::Down { at: tokio::time::Instant::now() },
+            pause: RECONNECT_MIN,
+            events: VecDeque::new(),
+            requests: Vec::new(),
+        }
+    }
+
+    /// Sends a command with the next [`Native::flush`]. While there is no connection commands go nowhere: the list after
+    /// the next connection shows what is still to be done.
+    pub fn send(&mut self, request: Request) {
+        if matches!(self.link, Link::Up(_)) {
+            self.requests.push(request);
+        }
+    }
+
+    /// Sends a start, after everything sent before.
+    pub fn start(&mut self, order: StartOrder) {
+        self.flush();
+        let Link::Up(client) = &mut self.link else { return };
+        let key = order.start.key.clone();
+        let secrets = order.secrets.map(Secrets);
+        match client.get_mut().send_start(order.start, &order.spec, secrets.as_ref()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                let seen = Seen::Ended(AttemptResult::FailedToStart { cause: error.to_string() });
+                self.events.push_back(Event::Seen { key, seen, receipt: None });
+            }
+            Err(error) => self.lose(&error.to_string()),
+        }
+    }
+
+    /// Hands collected commands to the socket.
+    pub fn flush(&mut self) {
+        if self.requests.is_empty() {
+            return;
+        }
+        let requests = std::mem::take(&mut self.requests);
+        let Link::Up(client) = &mut self.link else { return };
+        if let Err(error) = client.get_mut().send(&requests) {
+            self.lose(&error.to_string());
+        }
+    }
+
+    fn lose(&mut self, why: &str) {
+        self.link = Link::Down { at: tokio::time::Instant::now() + self.pause };
+        self.pause = (self.pause * 2).min(RECONNECT_MAX);
+        self.requests.clear();
+        self.events.push_back(Event::Down { why: why.to_owned() });
+    }
+
+    /// The next thing to tell. May be dropped and called again at any time.
+    pub async fn next(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return event;
+            }
+            match &mut self.link {
+                Link::Down { at } => {
+                    tokio::time::sleep_until(*at).await;
+                    let options = self.options.clone();
+                    self.link = Link::Connecting(tokio::task::spawn_blocking(move || connect(&options)));
+                }
+                Link::Connecting(task) => {
+                    let done = task.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+                    self.connected(done);
+                }
+                Link::Up(client) => {
+                    let interest =
+                        if client.get_ref().wants_write() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+                    match client.ready_mut(interest).await {
+                        Ok(mut guard) => {
+                            let done = pump(guard.get_inner_mut(), &mut self.events);
+                            guard.clear_ready();
+                            if let Err(error) = done {
+                                self.lose(&error.to_string());
+                            }
+                        }
+                        Err(error) => self.lose(&error.to_string()),
+                    }
+                }
+            }
+        }
+    }
+
+    fn connected(&mut self, done: io::Result<(Client, String, bool)>) {
+        let made = done.and_then(|(client, epoch, cgroup)| Ok((AsyncFd::new(client)?, epoch, cgroup)));
+        match made {
+            Ok((client, epoch, cgroup)) => {
+                self.link = Link::Up(client);
+                self.pause = RECONNECT_MIN;
+                self.events.push_back(Event::Up { epoch, cgroup });
+            }
+            Err(error) => self.lose(&error.to_string()),
+        }
+    }
+}
+
+/// Sends what waits and reads until the socket is empty.
+fn pump(client: &mut Client, events: &mut VecDeque<Event>) -> io::Result<()> {
+    client.flush()?;
+    loop {
+        match client.recv() {
+            Ok(replies) => {
+                for reply in replies {
+                    events.extend(event(reply)?);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn event(reply: Reply) -> io::Result<Option<Event>> {
+    let seen = |key, seen| Some(Event::Seen { key, seen, receipt: None });
+    Ok(match reply {
+        Reply::Welcome { .. } => None,
+        Reply::Refused { why } => return Err(io::Error::other(why)),
+        Reply::Started { key } => seen(key, Seen::Alive),
+        Reply::RefusedStart { key, voided: true, .. } | Reply::Voided { key } => seen(key, Seen::Voided),
+        Reply::RefusedStart { key, why, voided: false } => Some(Event::RefusedStart { key, why }),
+        Reply::Ended { key, record: Some(record) } => Some(ended(key, record)),
+        Reply::Ended { key, record: None } => seen(key, Seen::Gone),
+        Reply::Listed => Some(Event::Listed),
+        Reply::Attempt { key, seen: protocol::Seen::Ended(record) } => Some(ended(key, record)),
+        Reply::Attempt { key, seen: protocol::Seen::Alive } => seen(key, Seen::Alive),
+        Reply::Attempt { key, seen: protocol::Seen::NotBegan } => seen(key, Seen::NotBegan),
+        Reply::Attempt { key, seen: protocol::Seen::Voided } => seen(key, Seen::Voided),
+        Reply::Attempt { key, seen: protocol::Seen::Lost } => seen(key, Seen::Gone),
+        Reply::Attempt { key, seen: protocol::Seen::Leftovers } => seen(key, Seen::Leftovers),
+    })
+}
+
+fn ended(key: AttemptKey, record: ExitRecord) -> Event {
+    let result = match &record.result {
+        ExitResult::Exited { code } => AttemptResult::Exited { code: *code },
+        ExitResult::Signaled { signal } => AttemptResult::Signaled { signal: *signal },
+        ExitResult::TimedOut => AttemptResult::TimedOut,
+        ExitResult::FailedToStart { cause } => AttemptResult::FailedToStart { cause: cause.clone() },
+    };
+    let receipt = Receipt {
+        started: WallTime(record.started_wall_ms),
+        ended: WallTime(record.ended_wall_ms),
+        run_us: record.run_us,
+        cpu_user_us: record.cpu_user_us,
+        cpu_system_us: record.cpu_system_us,
+        peak_memory_bytes: record.peak_memory_bytes,
+        log_bytes: record.log_bytes,
+        log_dropped_bytes: record.log_dropped_bytes,
+        leftovers: record.leftovers,
+    };
+    Event::Seen { key, seen: Seen::Ended(result), receipt: Some(receipt) }
+}
+
+/// Connects to the spawner, starting one where none answers, and says hello. Blocks.
+fn connect(options: &NativeOptions) -> io::Result<(Client, String, bool)> {
+    let socket = options.runtime_dir.join(names::SPAWNER_DIR).join(names::SOCKET);
+    let mut client = match Client::connect(&socket) {
+        Ok(client) => client,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+            launch(options)?;
+            Client::connect(&socket)?
+        }
+        Err(error) => return Err(error),
+    };
+    let hello = Request::Hello {
+        protocol: PROTOCOL_VERSION,
+        store: options.store.clone(),
+        generation: options.generation,
+    };
+    client.send(&[hello])?;
+    let until = std::time::Instant::now() + HELLO_TIMEOUT;
+    loop {
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the spawner does not answer"));
+        }
+        client.wait(left)?;
+        match client.recv() {
+            Ok(replies) => {
+                for reply in replies {
+                    match reply {
+                        Reply::Welcome { epoch, cgroup, .. } => return Ok((client, epoch, cgroup)),
+                        Reply::Refused { why } => return Err(io::Error::other(why)),
+                        _ => {}
+                    }
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Starts a spawner; returns when its socket is open (it puts itself into the background).
+fn launch(options: &NativeOptions) -> io::Result<()> {
+    let done = Command::new(&options.program)
+        .arg("--runtime-dir")
+        .arg(&options.runtime_dir)
+        .arg("--log-dir")
+        .arg(&options.log_dir)
+        .arg("--tmp-dir")
+        .arg(&options.tmp_dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot run {}: {error}", options.program.display())))?;
+    if done.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&done.stderr);
+    Err(io::Error::other(format!("{} did not start ({}): {}", options.program.display(), done.status, why.trim())))
+}
