@@ -18,13 +18,17 @@ let
   endpoint =
     address: port: "${if lib.hasInfix ":" address then "[${address}]" else address}:${toString port}";
 
-  isLoopback =
-    address:
-    lib.hasPrefix "127." address
-    || lib.elem address [
-      "::1"
-      "localhost"
-    ];
+  isLoopback = address: lib.hasPrefix "127." address || address == "::1";
+
+  # The daemon's own limit.
+  slots = types.ints.between 1 1024;
+
+  # Keys that follow the unit's own directories.
+  unitKeys = [
+    "state_dir"
+    "runtime_dir"
+    "socket"
+  ];
 
   # What a job finds without asking. It never inherits the PATH of the service.
   jobPackages = [
@@ -72,7 +76,7 @@ in
     };
 
     maxParallelJobs = mkOption {
-      type = types.ints.positive;
+      type = slots;
       default = 4;
       description = "How many jobs of the default pool run at the same time.";
     };
@@ -159,41 +163,49 @@ in
         freeformType = toml.type;
         options = {
           http = mkOption {
-            type = types.str;
+            type = types.either types.str (types.attrsOf toml.type);
             default = "127.0.0.1:8080";
             example = "off";
-            description = "Address and port of the health routes on TCP, or `off`.";
+            description = "Address and port of the health routes on TCP, or `off`, or a table with more keys.";
           };
 
           pools = mkOption {
             default = { };
             example = {
+              default.labels = [ "tmpfs" ];
               heavy = {
                 slots = 1;
                 labels = [ "memory=64G" ];
               };
             };
-            description = "Pools besides the default one: named capacity for jobs with certain labels.";
+            description = ''
+              Named capacity for jobs with certain labels. The pool `default` is always there and has
+              {option}`services.ci-runner.maxParallelJobs` slots.
+            '';
             type = types.attrsOf (
-              types.submodule {
-                freeformType = toml.type;
-                options = {
-                  slots = mkOption {
-                    type = types.ints.positive;
-                    description = "How many jobs of this pool run at the same time.";
-                  };
+              types.submodule (
+                { name, ... }:
+                {
+                  freeformType = toml.type;
+                  config = lib.mkIf (name == "default") { slots = cfg.maxParallelJobs; };
+                  options = {
+                    slots = mkOption {
+                      type = slots;
+                      description = "How many jobs of this pool run at the same time.";
+                    };
 
-                  labels = mkOption {
-                    type = types.listOf (types.strMatching "[^=[:space:]]+(=[^[:space:]]*)?");
-                    default = [ ];
-                    example = [
-                      "gpu"
-                      "arch=arm64"
-                    ];
-                    description = "What this pool offers, as `key` or `key=value`.";
+                    labels = mkOption {
+                      type = types.listOf (types.strMatching "[^=[:space:]]+(=[^[:space:]]*)?");
+                      default = [ ];
+                      example = [
+                        "gpu"
+                        "arch=arm64"
+                      ];
+                      description = "What this pool offers, as `key` or `key=value`.";
+                    };
                   };
-                };
-              }
+                }
+              )
             );
           };
         };
@@ -225,6 +237,13 @@ in
         message = ''
           services.ci-runner.defaultTimeout (${toString cfg.defaultTimeout}) is longer than services.ci-runner.maxTimeout (${toString cfg.maxTimeout}).
           Lower the first or raise the second.
+        '';
+      }
+      {
+        assertion = lib.all (key: !cfg.settings ? ${key}) unitKeys;
+        message = ''
+          services.ci-runner.settings: ${lib.concatStringsSep ", " unitKeys} cannot be set here, the unit gives the daemon
+          /var/lib/ci-runner and /run/ci-runner. To keep the state on another disk, mount it at /var/lib/ci-runner.
         '';
       }
     ];
@@ -263,9 +282,12 @@ in
       wantedBy = [ "multi-user.target" ];
       after = [ "network.target" ];
 
-      # A switch reloads for new settings and restarts, in one step, for a new package or unit.
-      # Neither touches a job.
+      # A switch reloads for new settings and restarts, in one step, for a new package or unit and
+      # for the two settings that a reload cannot change. Neither touches a job.
       reloadTriggers = [ configFile ];
+      restartTriggers = [
+        (builtins.toJSON { inherit (cfg.settings) http metrics; })
+      ];
       stopIfChanged = false;
 
       # However often it ends, it comes back.

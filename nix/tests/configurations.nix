@@ -47,6 +47,15 @@ in
       services.prometheus.exporters.node.enable = true;
     };
 
+    default-pool-with-labels = ciRunner { settings.pools.default.labels = [ "tmpfs" ]; };
+
+    http-with-more-keys = ciRunner {
+      settings.http = {
+        listen = "127.0.0.1:8081";
+        public_status = true;
+      };
+    };
+
     writable-tree = {
       imports = [ (ciRunner { }) ];
       systemd.services.ci-runner.serviceConfig.ReadWritePaths = [ "/srv/tree" ];
@@ -63,6 +72,7 @@ in
     };
 
     no-slots = refused "services.ci-runner.maxParallelJobs" { maxParallelJobs = 0; };
+    too-many-slots = refused "services.ci-runner.maxParallelJobs" { maxParallelJobs = 1025; };
     negative-retries = refused "services.ci-runner.retryAttempts" { retryAttempts = -1; };
     delay-as-text = refused "services.ci-runner.retryDelay" { retryDelay = "soon"; };
     timeout-zero = refused "services.ci-runner.defaultTimeout" { defaultTimeout = 0; };
@@ -88,6 +98,12 @@ in
     };
     said-twice = refused "services.ci-runner.settings.max_parallel_jobs" {
       settings.max_parallel_jobs = 8;
+    };
+    slots-said-twice = refused "services.ci-runner.settings.pools.default.slots" {
+      settings.pools.default.slots = 8;
+    };
+    state-elsewhere = refused "services.ci-runner.settings: state_dir" {
+      settings.state_dir = "/srv/ci";
     };
     unknown-option = refused "services.ci-runner.maxParalelJobs" { maxParalelJobs = 8; };
   };

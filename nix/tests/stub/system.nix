@@ -20,6 +20,7 @@ let
     wantedBy = list;
     after = list;
     reloadTriggers = list;
+    restartTriggers = list;
     stopIfChanged = mkOption {
       type = types.bool;
       default = true;
@@ -70,7 +71,7 @@ let
           let
             failed = lib.filter (assertion: !assertion.assertion) config.assertions;
             parts = [
-              (config.systemd.services.ci-runner.serviceConfig or { })
+              (config.systemd.services.ci-runner or { })
               config.environment
               config.networking
               config.users
