@@ -298,13 +298,13 @@ in
         ExecStart = "${lib.getExe cfg.package} daemon --config /etc/ci-runner/config.toml";
         User = "ci-runner";
         Group = "ci-runner";
-        UMask = mkDefault "0027";
+        UMask = mkDefault "0077";
         StateDirectory = "ci-runner";
-        StateDirectoryMode = mkDefault "0750";
+        StateDirectoryMode = mkDefault "0700";
 
         # Attempts live here, and jobs outlive the daemon: it may not be emptied when that stops.
         RuntimeDirectory = "ci-runner";
-        RuntimeDirectoryMode = mkDefault "0750";
+        RuntimeDirectoryMode = mkDefault "0750"; # the group comes to the socket
         RuntimeDirectoryPreserve = "yes";
 
         # Only the daemon itself is ever signalled. Its spawner and the jobs go on and are taken
@@ -350,7 +350,8 @@ in
         ];
 
         # Left as they are, each for a reason:
-        # PrivateTmp: systemd empties it when the daemon stops, under jobs that go on.
+        # PrivateTmp: systemd empties it when the daemon stops, and jobs go on. They have a TMPDIR
+        #   of their own.
         # RemoveIPC: the same, with their shared memory.
         # PrivateUsers: the socket tells submitters apart by their real ids.
         # PrivateNetwork: jobs fetch; the daemon serves.
