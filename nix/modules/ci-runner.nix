@@ -20,8 +20,10 @@ let
 
   isLoopback = address: lib.hasPrefix "127." address || address == "::1";
 
-  # The daemon's own limit.
+  # The daemon's own limits.
   slots = types.ints.between 1 1024;
+  retries = types.ints.between 0 1000;
+  secondsOfADay = types.ints.between 0 86400;
 
   # Keys that follow the unit's own directories.
   unitKeys = [
@@ -82,13 +84,13 @@ in
     };
 
     retryAttempts = mkOption {
-      type = types.ints.unsigned;
+      type = retries;
       default = 3;
       description = "How often a failed job is tried again, after its first attempt, unless it says otherwise.";
     };
 
     retryDelay = mkOption {
-      type = types.ints.unsigned;
+      type = secondsOfADay;
       default = 5;
       description = "Seconds between the end of an attempt and the next one.";
     };
