@@ -325,7 +325,6 @@ in
 
         # The end of one job by the kernel is the end of that job.
         OOMPolicy = "continue";
-        OOMScoreAdjust = mkDefault (-500); # the spawner puts its jobs back to 0
 
         # No privilege, and none to be had: sudo and other setuid programs do nothing in a job.
         # A user namespace of a job's own still has its capabilities.
@@ -355,6 +354,7 @@ in
         # PrivateTmp: systemd empties it when the daemon stops, and jobs go on. They have a TMPDIR
         #   of their own.
         # RemoveIPC: the same, with their shared memory.
+        # OOMScoreAdjust: jobs would inherit the protection that is meant for the daemon.
         # PrivateUsers: the socket tells submitters apart by their real ids.
         # PrivateNetwork: jobs fetch; the daemon serves.
         # PrivateDevices, DevicePolicy, ProtectClock: jobs use /dev/kvm, /dev/fuse and GPUs.
