@@ -1,0 +1,372 @@
+# The NixOS service. In this version jobs are children of `ci-runner.service` and run as its user
+# (native executor): whatever is taken from the service is taken from its jobs. So a line of
+# hardening stands here only if a compiler, a JIT, a debugger and an unprivileged container can
+# live with it, and the ones that are left out say why.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (lib) mkDefault mkOption types;
+
+  cfg = config.services.ci-runner;
+  toml = pkgs.formats.toml { };
+
+  # An IPv6 address stands in brackets before a port.
+  endpoint =
+    address: port: "${if lib.hasInfix ":" address then "[${address}]" else address}:${toString port}";
+
+  isLoopback = address: lib.hasPrefix "127." address || address == "::1";
+
+  # The daemon's own limits.
+  slots = types.ints.between 1 1024;
+  retries = types.ints.between 0 1000;
+  secondsOfADay = types.ints.between 0 86400;
+
+  # Keys that follow the unit's own directories.
+  unitKeys = [
+    "state_dir"
+    "runtime_dir"
+    "socket"
+  ];
+
+  # What a job finds without asking. It never inherits the PATH of the service.
+  jobPackages = [
+    pkgs.bash
+    pkgs.coreutils
+    pkgs.diffutils
+    pkgs.findutils
+    pkgs.gawk
+    pkgs.git
+    pkgs.gnugrep
+    pkgs.gnused
+    pkgs.gnutar
+    pkgs.gzip
+    pkgs.xz
+  ]
+  ++ cfg.extraPackages;
+
+  # A build with a setting that the daemon would refuse does not get as far as a switch.
+  configFile =
+    let
+      unchecked = toml.generate "ci-runner.toml" cfg.settings;
+    in
+    if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
+      pkgs.runCommand "ci-runner-checked.toml" { } ''
+        ${lib.getExe cfg.package} config check ${unchecked}
+        cp ${unchecked} $out
+      ''
+    else
+      unchecked;
+
+  # Other services of this machine that may have taken the port of the metrics.
+  portHolders = lib.filter (holder: holder.enable) [
+    {
+      name = "services.prometheus.exporters.node";
+      inherit (config.services.prometheus.exporters.node) enable port;
+    }
+  ];
+in
+{
+  options.services.ci-runner = {
+    enable = lib.mkEnableOption "ci-runner, a job runner whose jobs outlive its own restarts";
+
+    package = lib.mkPackageOption { ci-runner = pkgs.callPackage ../package.nix { }; } "ci-runner" {
+      pkgsText = "ci-runner.packages.\${system}";
+    };
+
+    maxParallelJobs = mkOption {
+      type = slots;
+      default = 4;
+      description = "How many jobs of the default pool run at the same time.";
+    };
+
+    retryAttempts = mkOption {
+      type = retries;
+      default = 3;
+      description = "How often a failed job is tried again, after its first attempt, unless it says otherwise.";
+    };
+
+    retryDelay = mkOption {
+      type = secondsOfADay;
+      default = 5;
+      description = "Seconds between the end of an attempt and the next one.";
+    };
+
+    defaultTimeout = mkOption {
+      type = types.ints.positive;
+      default = 21600;
+      description = "Seconds after which an attempt is ended, unless its job says otherwise.";
+    };
+
+    maxTimeout = mkOption {
+      type = types.nullOr types.ints.positive;
+      default = null;
+      example = 86400;
+      description = "The longest timeout in seconds that a job may ask for; `null` sets no limit.";
+    };
+
+    logLevel = mkOption {
+      type = types.enum [
+        "debug"
+        "info"
+        "warn"
+        "error"
+      ];
+      default = "info";
+      description = "The least important message of the daemon that goes to the journal.";
+    };
+
+    enableMetrics = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether to serve `/metrics` for Prometheus.";
+    };
+
+    metrics = {
+      port = mkOption {
+        type = types.port;
+        default = 9100;
+        description = "TCP port of `/metrics`.";
+      };
+
+      listenAddress = mkOption {
+        type = types.str;
+        default = "127.0.0.1";
+        example = "::";
+        description = "Address on which `/metrics` is served.";
+      };
+    };
+
+    openFirewall = mkOption {
+      type = types.bool;
+      default = false;
+      description = "Whether to open the port of the metrics in the firewall. No other port is opened.";
+    };
+
+    extraPackages = mkOption {
+      type = types.listOf types.package;
+      default = [ ];
+      example = lib.literalExpression "[ pkgs.gcc pkgs.gnumake pkgs.nodejs ]";
+      description = ''
+        Packages on the PATH of jobs, besides a shell, the core utilities, git, tar, gzip and xz.
+      '';
+    };
+
+    settings = mkOption {
+      default = { };
+      description = ''
+        Everything else, as keys of the configuration file. What has an option of its own above is
+        set there and nowhere else. The file is checked while the system is built.
+      '';
+      type = types.submodule {
+        freeformType = toml.type;
+        options = {
+          http = mkOption {
+            type = types.either types.str (types.attrsOf toml.type);
+            default = "127.0.0.1:8080";
+            example = "off";
+            description = "Address and port of the health routes on TCP, or `off`, or a table with more keys.";
+          };
+
+          pools = mkOption {
+            default = { };
+            example = {
+              default.labels = [ "tmpfs" ];
+              heavy = {
+                slots = 1;
+                labels = [ "memory=64G" ];
+              };
+            };
+            description = ''
+              Named capacity for jobs with certain labels. The pool `default` is always there and has
+              {option}`services.ci-runner.maxParallelJobs` slots.
+            '';
+            type = types.attrsOf (
+              types.submodule (
+                { name, ... }:
+                {
+                  freeformType = toml.type;
+                  config = lib.mkIf (name == "default") { slots = cfg.maxParallelJobs; };
+                  options = {
+                    slots = mkOption {
+                      type = slots;
+                      description = "How many jobs of this pool run at the same time.";
+                    };
+
+                    labels = mkOption {
+                      type = types.listOf (types.strMatching "[^=[:space:]]+(=[^[:space:]]*)?");
+                      default = [ ];
+                      example = [
+                        "gpu"
+                        "arch=arm64"
+                      ];
+                      description = "What this pool offers, as `key` or `key=value`.";
+                    };
+                  };
+                }
+              )
+            );
+          };
+        };
+      };
+    };
+  };
+
+  config = lib.mkIf cfg.enable {
+    assertions = [
+      {
+        assertion = cfg.enableMetrics -> lib.all (holder: holder.port != cfg.metrics.port) portHolders;
+        message = ''
+          services.ci-runner.metrics.port: ${toString cfg.metrics.port} is also the port of ${
+            lib.concatMapStringsSep ", " (holder: holder.name) portHolders
+          }.
+          Set services.ci-runner.metrics.port to a free one (9101, say), or services.ci-runner.enableMetrics = false.
+        '';
+      }
+      {
+        assertion = cfg.openFirewall -> cfg.enableMetrics && !isLoopback cfg.metrics.listenAddress;
+        message = ''
+          services.ci-runner.openFirewall opens the port of the metrics, and nothing is served there to other machines.
+          Set services.ci-runner.metrics.listenAddress (now ${cfg.metrics.listenAddress}) to an address that they
+          can reach and leave services.ci-runner.enableMetrics on, or leave openFirewall off.
+        '';
+      }
+      {
+        assertion = cfg.maxTimeout != null -> cfg.defaultTimeout <= cfg.maxTimeout;
+        message = ''
+          services.ci-runner.defaultTimeout (${toString cfg.defaultTimeout}) is longer than services.ci-runner.maxTimeout (${toString cfg.maxTimeout}).
+          Lower the first or raise the second.
+        '';
+      }
+      {
+        assertion = lib.all (key: !cfg.settings ? ${key}) unitKeys;
+        message = ''
+          services.ci-runner.settings: ${lib.concatStringsSep ", " unitKeys} cannot be set here, the unit gives the daemon
+          /var/lib/ci-runner and /run/ci-runner. To keep the state on another disk, mount it at /var/lib/ci-runner.
+        '';
+      }
+    ];
+
+    services.ci-runner.settings = {
+      max_parallel_jobs = cfg.maxParallelJobs;
+      retry_attempts = cfg.retryAttempts;
+      retry_delay = cfg.retryDelay;
+      default_timeout = cfg.defaultTimeout;
+      max_timeout = lib.mkIf (cfg.maxTimeout != null) cfg.maxTimeout;
+      log_level = cfg.logLevel;
+      metrics = if cfg.enableMetrics then endpoint cfg.metrics.listenAddress cfg.metrics.port else "off";
+      job_path = lib.makeBinPath jobPackages;
+    };
+
+    # A fixed path, so that a change of the settings leaves the unit as it is: it is reloaded then,
+    # not restarted.
+    environment.etc."ci-runner/config.toml".source = configFile;
+
+    # The client, `add_job`, man pages and completions for everybody.
+    environment.systemPackages = [ cfg.package ];
+
+    # Members of the group may use the socket: they queue, look and cancel.
+    users.groups.ci-runner = { };
+    users.users.ci-runner = {
+      isSystemUser = true;
+      group = "ci-runner";
+      home = "/var/lib/ci-runner";
+      description = "ci-runner and its jobs";
+    };
+
+    networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall [ cfg.metrics.port ];
+
+    systemd.services.ci-runner = {
+      description = "Job runner";
+      wantedBy = [ "multi-user.target" ];
+      after = [ "network.target" ];
+
+      # A switch reloads for new settings and restarts, in one step, for a new package or unit and
+      # for the two settings that a reload cannot change. Neither touches a job.
+      reloadTriggers = [ configFile ];
+      restartTriggers = [
+        (builtins.toJSON { inherit (cfg.settings) http metrics; })
+      ];
+      stopIfChanged = false;
+
+      # However often it ends, it comes back.
+      startLimitIntervalSec = 0;
+
+      serviceConfig = {
+        Type = "notify-reload";
+        ExecStart = "${lib.getExe cfg.package} daemon --config /etc/ci-runner/config.toml";
+        User = "ci-runner";
+        Group = "ci-runner";
+        UMask = mkDefault "0077";
+        StateDirectory = "ci-runner";
+        StateDirectoryMode = mkDefault "0700";
+
+        # Attempts live here, and jobs outlive the daemon: it may not be emptied when that stops.
+        RuntimeDirectory = "ci-runner";
+        RuntimeDirectoryMode = mkDefault "0750"; # the group comes to the socket
+        RuntimeDirectoryPreserve = "yes";
+
+        # Only the daemon itself is ever signalled. Its spawner and the jobs go on and are taken
+        # over by the next daemon.
+        KillMode = "process";
+        Restart = "always";
+        RestartSec = mkDefault "1s";
+        WatchdogSec = mkDefault "30s";
+        TimeoutStartSec = mkDefault "5min"; # a large store is read before the daemon is ready
+        TimeoutStopSec = mkDefault "30s"; # jobs are not waited for; a commit is
+        TimeoutAbortSec = mkDefault "5s"; # hung, so it will hardly answer SIGABRT either
+
+        # One cgroup per attempt below the one in which daemon and spawner live.
+        Delegate = true;
+        DelegateSubgroup = "main";
+
+        # The end of one job by the kernel is the end of that job.
+        OOMPolicy = "continue";
+
+        # No privilege, and none to be had: sudo and other setuid programs do nothing in a job.
+        # A user namespace of a job's own still has its capabilities.
+        NoNewPrivileges = mkDefault true;
+        CapabilityBoundingSet = mkDefault "";
+        AmbientCapabilities = mkDefault "";
+
+        # Jobs write below the state directory and in the temporary ones. For a tree elsewhere add
+        # its path to ReadWritePaths (the lists are joined).
+        ProtectSystem = mkDefault "strict";
+        ProtectHome = mkDefault "read-only"; # not hidden: a job may start in a directory there
+        ReadWritePaths = [
+          "-/tmp"
+          "-/var/tmp"
+        ];
+
+        ProtectKernelModules = mkDefault true;
+        RestrictRealtime = mkDefault true;
+        RestrictAddressFamilies = mkDefault [
+          "AF_UNIX"
+          "AF_INET"
+          "AF_INET6"
+          "AF_NETLINK"
+        ];
+
+        # Left as they are, each for a reason:
+        # PrivateTmp: systemd empties it when the daemon stops, and jobs go on. They have a TMPDIR
+        #   of their own.
+        # RemoveIPC: the same, with their shared memory.
+        # OOMScoreAdjust: jobs would inherit the protection that is meant for the daemon.
+        # PrivateUsers: the socket tells submitters apart by their real ids.
+        # PrivateNetwork: jobs fetch; the daemon serves.
+        # PrivateDevices, DevicePolicy, ProtectClock: jobs use /dev/kvm, /dev/fuse and GPUs.
+        # ProtectControlGroups: each attempt has a cgroup of its own.
+        # ProtectKernelTunables, ProtectKernelLogs: they cover parts of /proc, and then no job may
+        #   mount a /proc in a user namespace (bubblewrap, rootless Podman). Both need root anyway.
+        # ProtectHostname, RestrictNamespaces: the same programs.
+        # RestrictSUIDSGID: setgid directories in archives and images.
+        # MemoryDenyWriteExecute: node, Java and every other JIT.
+        # LockPersonality: sanitizers and debuggers turn off address randomisation.
+        # SystemCallArchitectures: 32-bit programs. SystemCallFilter: gdb, strace, perf.
+      };
+    };
+  };
+}

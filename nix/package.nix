@@ -1,0 +1,64 @@
+# The package: daemon and client in one binary, the spawner beside it (the daemon looks for it
+# there), `add_job` as a link, man pages and completions as the binary itself writes them.
+{
+  lib,
+  stdenv,
+  rustPlatform,
+  installShellFiles,
+}:
+let
+  manifest = lib.importTOML ../Cargo.toml;
+in
+rustPlatform.buildRustPackage {
+  pname = "ci-runner";
+  inherit (manifest.workspace.package) version;
+
+  src = lib.fileset.toSource {
+    root = ../.;
+    fileset = lib.fileset.unions [
+      ../Cargo.toml
+      ../Cargo.lock
+      ../clippy.toml
+      ../rustfmt.toml
+      ../src
+      # Written by the code and compared in its tests.
+      (lib.fileset.maybeMissing ../docs/state-machine.md)
+    ];
+  };
+
+  cargoLock.lockFile = ../Cargo.lock;
+
+  cargoBuildFlags = [ "--package=ci-runner" ];
+
+  # Decisions and their simulation need nothing of the machine. Everything that starts processes
+  # is tested outside of the build sandbox: scripts/test, and the VM tests in nix/tests.
+  cargoTestFlags = [
+    "--package=ci-runner-core"
+    "--package=ci-runner-sim"
+  ];
+
+  nativeBuildInputs = [ installShellFiles ];
+
+  postInstall = ''
+    ln -s ci-runner $out/bin/add_job
+  ''
+  + lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+    $out/bin/ci-runner man --dir man
+    installManPage man/*
+    installShellCompletion --cmd ci-runner \
+      --bash <($out/bin/ci-runner completions bash) \
+      --zsh <($out/bin/ci-runner completions zsh) \
+      --fish <($out/bin/ci-runner completions fish)
+  '';
+
+  meta = {
+    description = "Self-hosted job runner whose jobs outlive everything that happens to it";
+    homepage = manifest.workspace.package.repository;
+    license = [
+      lib.licenses.mit
+      lib.licenses.asl20
+    ];
+    mainProgram = "ci-runner";
+    platforms = lib.platforms.linux;
+  };
+}

@@ -1,0 +1,110 @@
+# Example configurations, evaluated as whole systems by `nix flake check` and against stubs of the
+# other modules by scripts/check-nix. A refused one names words that its error has to contain.
+let
+  ciRunner = settings: {
+    services.ci-runner = {
+      enable = true;
+    }
+    // settings;
+  };
+  refused = words: settings: {
+    inherit words;
+    configuration = ciRunner settings;
+  };
+in
+{
+  accepted = {
+    off = { };
+    defaults = ciRunner { };
+
+    everything = ciRunner {
+      maxParallelJobs = 16;
+      retryAttempts = 0;
+      retryDelay = 0;
+      defaultTimeout = 3600;
+      maxTimeout = 3600;
+      logLevel = "debug";
+      metrics.port = 9101;
+      metrics.listenAddress = "::";
+      openFirewall = true;
+      settings.http = "off";
+      settings.pools.heavy = {
+        slots = 1;
+        labels = [
+          "gpu"
+          "arch=arm64"
+        ];
+      };
+    };
+
+    without-metrics = {
+      imports = [ (ciRunner { enableMetrics = false; }) ];
+      services.prometheus.exporters.node.enable = true;
+    };
+
+    beside-node-exporter = {
+      imports = [ (ciRunner { metrics.port = 9101; }) ];
+      services.prometheus.exporters.node.enable = true;
+    };
+
+    default-pool-with-labels = ciRunner { settings.pools.default.labels = [ "tmpfs" ]; };
+
+    http-with-more-keys = ciRunner {
+      settings.http = {
+        listen = "127.0.0.1:8081";
+        public_status = true;
+      };
+    };
+
+    writable-tree = {
+      imports = [ (ciRunner { }) ];
+      systemd.services.ci-runner.serviceConfig.ReadWritePaths = [ "/srv/tree" ];
+    };
+  };
+
+  refused = {
+    node-exporter-port = {
+      words = "services.ci-runner.metrics.port: 9100 is also the port of services.prometheus.exporters.node";
+      configuration = {
+        imports = [ (ciRunner { }) ];
+        services.prometheus.exporters.node.enable = true;
+      };
+    };
+
+    no-slots = refused "services.ci-runner.maxParallelJobs" { maxParallelJobs = 0; };
+    too-many-slots = refused "services.ci-runner.maxParallelJobs" { maxParallelJobs = 1025; };
+    negative-retries = refused "services.ci-runner.retryAttempts" { retryAttempts = -1; };
+    delay-as-text = refused "services.ci-runner.retryDelay" { retryDelay = "soon"; };
+    timeout-zero = refused "services.ci-runner.defaultTimeout" { defaultTimeout = 0; };
+    timeout-above-limit = refused "services.ci-runner.defaultTimeout (21600) is longer" {
+      maxTimeout = 60;
+    };
+    unknown-level = refused "services.ci-runner.logLevel" { logLevel = "verbose"; };
+    port-too-large = refused "services.ci-runner.metrics.port" { metrics.port = 65536; };
+    firewall-for-loopback = refused "services.ci-runner.openFirewall" { openFirewall = true; };
+    firewall-for-nothing = refused "services.ci-runner.openFirewall" {
+      openFirewall = true;
+      enableMetrics = false;
+      metrics.listenAddress = "::";
+    };
+    pool-without-slots = refused "services.ci-runner.settings.pools.heavy.slots" {
+      settings.pools.heavy = { };
+    };
+    label-with-space = refused "services.ci-runner.settings.pools.heavy.labels" {
+      settings.pools.heavy = {
+        slots = 1;
+        labels = [ "two words" ];
+      };
+    };
+    said-twice = refused "services.ci-runner.settings.max_parallel_jobs" {
+      settings.max_parallel_jobs = 8;
+    };
+    slots-said-twice = refused "services.ci-runner.settings.pools.default.slots" {
+      settings.pools.default.slots = 8;
+    };
+    state-elsewhere = refused "services.ci-runner.settings: state_dir" {
+      settings.state_dir = "/srv/ci";
+    };
+    unknown-option = refused "services.ci-runner.maxParalelJobs" { maxParalelJobs = 8; };
+  };
+}

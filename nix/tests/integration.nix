@@ -1,0 +1,15 @@
+# Everything that can happen to the daemon while jobs run, and what the jobs notice of it: nothing.
+{ pkgs, self }:
+pkgs.testers.runNixOSTest {
+  name = "ci-runner-integration";
+
+  nodes.machine = {
+    imports = [ self.nixosModules.default ];
+    services.ci-runner = {
+      enable = true;
+      maxParallelJobs = 50;
+    };
+  };
+
+  testScript = builtins.readFile ./integration.py;
+}
