@@ -1,0 +1,3 @@
+//! Tests of the job log.
+
+mod masker;
