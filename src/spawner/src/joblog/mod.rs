@@ -34,19 +34,19 @@
 //!
 //! **A line's time** is the time of the chunk which holds the line's first byte.
 
-//DEFUSE
+mod defuse;
 mod files;
 mod masker;
-//READER
+mod reader;
 #[cfg(test)]
 mod tests;
 mod times;
 mod writer;
 
-//pub use defuse::{Defuse, defuse};
+pub use defuse::{Defuse, defuse};
 pub use files::{log_path, times_path};
 pub use masker::{Masker, SECRET_BYTES_MIN, SECRETS_BYTES_MAX, SecretError, check_secrets};
-//pub use reader::{LINE_PART_BYTES_MAX, Line, LogReader, Partial};
+pub use reader::{LINE_PART_BYTES_MAX, Line, LogReader, Partial};
 pub use times::TICK_MS;
 pub use writer::{LogOptions, LogTotals, LogWriter};
 

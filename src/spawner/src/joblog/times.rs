@@ -238,6 +238,8 @@ impl TimesReader {
         while self.next.is_none() && !self.at_end {
             if !self.parse() {
                 self.fill()?;
+                // The end, an incomplete entry, or nonsense.
+                self.at_end = !self.parse();
             }
         }
         Ok(self.next)
@@ -275,29 +277,19 @@ impl TimesReader {
         self.parsed += bytes as u64;
     }
 
-    /// Reads more behind what is buffered; `at_end` when there is no more, or only nonsense.
+    /// Reads anew behind the last whole entry: what followed may have been cut off and replaced.
     fn fill(&mut self) -> io::Result<()> {
-        self.buffer.drain(..self.used);
         self.used = 0;
-        let kept = self.buffer.len();
-        let Some(file) = &self.file else {
-            self.at_end = true;
-            return Ok(());
-        };
-        if kept > ENTRY_BYTES_MAX {
-            // More than an entry can have, and still none: not our file. It ends here.
-            self.at_end = true;
-            return Ok(());
-        }
+        self.buffer.clear();
+        let Some(file) = &self.file else { return Ok(()) };
         self.buffer.resize(BUFFER_BYTES, 0);
         let read = loop {
-            match file.read_at(&mut self.buffer[kept..], self.parsed + kept as u64) {
+            match file.read_at(&mut self.buffer, self.parsed) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => break read,
             }
         };
-        self.buffer.truncate(kept + *read.as_ref().unwrap_or(&0));
-        self.at_end = read? == 0;
-        Ok(())
+        self.buffer.truncate(*read.as_ref().unwrap_or(&0));
+        read.map(drop)
     }
 }

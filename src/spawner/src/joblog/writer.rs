@@ -39,7 +39,7 @@ pub struct LogOptions {
 /// What became of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogTotals {
-    /// Size of the log file, bytes.
+    /// Bytes put into the log file, the runner's own lines included.
     pub bytes: u64,
     /// Bytes of output that are not in it: beyond the cap, or the file could not be written.
     pub dropped_bytes: u64,
@@ -62,6 +62,8 @@ pub struct LogWriter {
     times: TimesWriter,
     /// Size of the file.
     length: u64,
+    /// Its size when it was opened: all but always 0.
+    length_before: u64,
     at_line_start: bool,
     truncated: bool,
     dropped_bytes: u64,
@@ -81,6 +83,7 @@ impl LogWriter {
             file: None,
             times: TimesWriter::new(options.start_wall_ms),
             length: 0,
+            length_before: 0,
             at_line_start: true,
             truncated: false,
             dropped_bytes: 0,
@@ -109,7 +112,7 @@ impl LogWriter {
     /// A line of the runner's own, on a line of its own. Not masked: `text` holds no secret. Control characters become
     /// spaces. Output that the masker holds back comes after it.
     pub fn mark(&mut self, elapsed_ms: u64, text: &str) {
-        if self.length >= self.bytes_max.saturating_add(MARKS_BEYOND_CAP_BYTES_MAX) {
+        if self.written() >= self.bytes_max.saturating_add(MARKS_BEYOND_CAP_BYTES_MAX) {
             return;
         }
         let written = if self.settle(elapsed_ms) {
@@ -143,7 +146,7 @@ impl LogWriter {
             self.mark(elapsed_ms, &format!("log truncated at {limit}; {dropped} bytes dropped"));
         }
         self.settle(elapsed_ms);
-        LogTotals { bytes: self.length, dropped_bytes: self.dropped_bytes }
+        LogTotals { bytes: self.written(), dropped_bytes: self.dropped_bytes }
     }
 
     /// Masked output: up to the cap into the file.
@@ -156,7 +159,7 @@ impl LogWriter {
         }
         // Opening tells the length, which the cap needs; a failure shows again below.
         let _ = self.open();
-        let room = usize::try_from(self.bytes_max.saturating_sub(self.length)).unwrap_or(usize::MAX);
+        let room = usize::try_from(self.bytes_max.saturating_sub(self.written())).unwrap_or(usize::MAX);
         let (kept, beyond) = output.split_at(room.min(output.len()));
         self.put(elapsed_ms, kept);
         if beyond.is_empty() {
@@ -263,6 +266,7 @@ impl LogWriter {
             let (file, size) = self.place.open_append(Kind::Log)?;
             self.file = Some(file);
             self.length = size;
+            self.length_before = size;
             if size > 0 {
                 // Of an earlier life of this job number (a restored backup): kept, and told apart by its times.
                 self.at_line_start = false;
@@ -270,6 +274,10 @@ impl LogWriter {
             }
         }
         Ok(())
+    }
+
+    fn written(&self) -> u64 {
+        self.length - self.length_before
     }
 
     fn drop_bytes(&mut self, bytes: usize) {
