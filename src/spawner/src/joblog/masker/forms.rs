@@ -1,14 +1,13 @@
 //! The forms in which a secret is looked for, and which values can be secrets at all.
 //!
-//! From a value come *pieces*: the value without newlines at its ends, the same with CRLF for LF (a terminal's line
-//! discipline), and each of its lines without surrounding spaces, if at least [`SECRET_BYTES_MIN`] long and not one
-//! character repeated. Of every piece these forms are looked for:
+//! Looked for are the whole value without newlines at its ends, and each of its lines without surrounding spaces, if at
+//! least [`SECRET_BYTES_MIN`] long and not one character repeated:
 //!
-//! - as it is;
+//! - as they are, the whole also with CRLF for LF, as a terminal's line discipline makes it;
 //! - base64, standard and URL-safe, with and without padding, alone, followed by a newline (`echo "$S" | base64`), or
 //!   anywhere inside a longer encoded text: at each of the three alignments the characters that depend on the secret
-//!   only. Beside them one character on either side may show up to four bits of the secret. Lines of `base64` and
-//!   `openssl base64` (76 and 64 columns) when the encoded text begins with the secret;
+//!   only. Beside them one character on either side may show up to four bits of the secret. The whole also as the lines
+//!   of `base64` and `openssl base64` (76 and 64 columns), when the encoded text begins with it;
 //! - percent-encoded, with the sets of unencoded characters of RFC 3986, Python's `quote`, JavaScript's
 //!   `encodeURIComponent` and `encodeURI`, HTML forms; upper and lower hex digits; `%20` and `+` for space;
 //! - inside a JSON string: only what must be escaped, also `\/`, also `<`, `>`, `&`, `'`, `+` as `\u00XX`, also everything
@@ -24,7 +23,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 /// A shorter value is refused as a secret: it would turn up by chance in ordinary output, which masking it would garble
 /// and by that betray the value; with 6 bytes its base64 forms still have 7 characters.
 pub const SECRET_BYTES_MIN: usize = 6;
-/// All values of an attempt together: the automaton has up to some fifty states, of about 20 bytes, for each byte.
+/// All values of an attempt together: the automaton takes up to half a KiB for each byte of them.
 pub const SECRETS_BYTES_MAX: usize = 64 * 1024;
 /// Columns after which `base64` and `openssl base64` break lines.
 const WRAP_COLUMNS: [usize; 2] = [76, 64];
@@ -89,35 +88,36 @@ fn is_uniform(bytes: &[u8]) -> bool {
 
 /// Every form of every secret, each once.
 pub(in crate::joblog) fn of_all<'a>(secrets: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Vec<Vec<u8>> {
-    let mut pieces = BTreeSet::new();
-    for (_, value) in secrets {
-        add_pieces(value, &mut pieces);
-    }
     let mut forms = BTreeSet::new();
-    for piece in &pieces {
-        add_base64(piece, &mut forms);
-        add_percent(piece, &mut forms);
-        add_json(piece, &mut forms);
-        add_shell(piece, &mut forms);
+    for (_, value) in secrets {
+        let whole = trim_newlines(value);
+        let lines: Vec<&[u8]> = whole.split(|&byte| byte == b'\n').map(trim_newlines).collect();
+        forms.insert(whole.to_vec());
+        forms.insert(lines.join(&b"\r\n"[..]));
+        forms.insert(lines.join(&b"\n"[..]));
+        add_base64(whole, &mut forms);
+        add_wrapped_base64(whole, &mut forms);
+        let mut pieces: Vec<&[u8]> = lines.into_iter().map(<[u8]>::trim_ascii).collect();
+        let has_more = pieces.iter().any(|line| !is_maskable(line));
+        pieces.retain(|line| is_maskable(line));
+        // Written otherwise than in base64, a value shows its lines one by one, which are looked for anyway.
+        if has_more {
+            pieces.push(whole);
+        }
+        for piece in pieces {
+            forms.insert(piece.to_vec());
+            add_base64(piece, &mut forms);
+            add_percent(piece, &mut forms);
+            add_json(piece, &mut forms);
+            add_shell(piece, &mut forms);
+        }
     }
-    forms.extend(pieces);
     forms.retain(|form| form.len() >= FORM_BYTES_MIN);
     forms.into_iter().collect()
 }
 
-fn add_pieces(value: &[u8], pieces: &mut BTreeSet<Vec<u8>>) {
-    let whole = trim_newlines(value);
-    pieces.insert(whole.to_vec());
-    if whole.contains(&b'\n') {
-        let lines: Vec<&[u8]> = whole.split(|&byte| byte == b'\n').map(trim_newlines).collect();
-        pieces.insert(lines.join(&b"\r\n"[..]));
-        pieces.insert(lines.join(&b"\n"[..]));
-        for line in lines.into_iter().map(<[u8]>::trim_ascii) {
-            if line.len() >= SECRET_BYTES_MIN && !is_uniform(line) {
-                pieces.insert(line.to_vec());
-            }
-        }
-    }
+fn is_maskable(line: &[u8]) -> bool {
+    line.len() >= SECRET_BYTES_MIN && !is_uniform(line)
 }
 
 fn trim_newlines(mut bytes: &[u8]) -> &[u8] {
@@ -136,21 +136,28 @@ fn add_base64(piece: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
                 let text = engine.encode([&[0_u8; 2][..before], bytes].concat()).into_bytes();
                 let first = [0, 2, 3][before];
                 let bits = (before + bytes.len()) * 8;
-                let core = &text[first..bits / 6];
-                let end = &text[first..];
-                let padding = &b"=="[..(4 - text.len() % 4) % 4];
-                forms.insert(core.to_vec());
-                forms.insert([end, padding].concat());
-                forms.insert(end.to_vec());
-                if before == 0 {
-                    let padded = [end, padding].concat();
-                    for columns in WRAP_COLUMNS.into_iter().filter(|&columns| columns < padded.len()) {
-                        let lines: Vec<&[u8]> = padded.chunks(columns).collect();
-                        forms.insert(lines.join(&b"\n"[..]));
-                        forms.extend(lines.into_iter().map(<[u8]>::to_vec));
-                    }
-                }
+                forms.insert(text[first..bits / 6].to_vec());
+                forms.insert(text[first..].to_vec());
+                forms.insert(padded(&text[first..], text.len()));
             }
+        }
+    }
+}
+
+fn padded(text: &[u8], length: usize) -> Vec<u8> {
+    [text, &b"=="[..(4 - length % 4) % 4]].concat()
+}
+
+/// As the tools that break lines write a file: these encode standard base64 only.
+fn add_wrapped_base64(whole: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
+    for bytes in [whole, &[whole, b"\n"].concat()] {
+        let text = STANDARD_NO_PAD.encode(bytes).into_bytes();
+        let text = padded(&text, text.len());
+        for columns in WRAP_COLUMNS.into_iter().filter(|&columns| columns < text.len()) {
+            let lines: Vec<&[u8]> = text.chunks(columns).collect();
+            forms.extend(lines.iter().map(|line| line.to_vec()));
+            // The last line alone can be too short to be a form.
+            forms.extend(lines.last_chunk::<2>().map(|last| last.join(&b'\n')));
         }
     }
 }
@@ -187,20 +194,30 @@ fn digits(hex: &'static [u8; 16], number: u32, count: u32) -> impl Iterator<Item
 /// JSON is text: a secret that is not UTF-8 has no such form.
 fn add_json(piece: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
     let Ok(text) = std::str::from_utf8(piece) else { return };
-    const ESCAPED_TOO: [&str; 4] = ["", "<>&", "<>&'", "<>&'\"+`"];
-    for as_hex in ESCAPED_TOO {
-        for ascii_only in [false, true] {
-            for slash in ["/", "\\/"] {
-                for hex in [LOWER, UPPER] {
-                    let options = Json { as_hex, ascii_only, slash, hex };
-                    let mut form = Vec::with_capacity(piece.len() * 2);
-                    text.chars().for_each(|char| options.push(char, &mut form));
-                    forms.insert(form);
-                }
-            }
-        }
+    for encoder in JSON_ENCODERS {
+        let mut form = Vec::with_capacity(piece.len() * 2);
+        text.chars().for_each(|char| encoder.push(char, &mut form));
+        forms.insert(form);
     }
 }
+
+const fn json(as_hex: &'static str, ascii_only: bool, slash: &'static str, hex: &'static [u8; 16]) -> Json {
+    Json { as_hex, ascii_only, slash, hex }
+}
+
+/// What encoders in use write; most texts come out alike from all of them.
+const JSON_ENCODERS: [Json; 10] = [
+    json("", false, "/", LOWER),        // JavaScript, jq, serde_json, Ruby
+    json("", false, "\\/", LOWER),      // PHP without escaped Unicode, json-c
+    json("", true, "/", LOWER),         // Python
+    json("", true, "\\/", LOWER),       // PHP
+    json("", true, "/", UPPER),         // Jackson
+    json("<>&", false, "/", LOWER),     // Go, Rails
+    json("<>&", false, "/", UPPER),     // Django
+    json("<>&='", false, "/", LOWER),   // Gson
+    json("<>&'\"", true, "\\/", UPPER), // PHP for HTML
+    json("<>&'\"+`", true, "/", UPPER), // .NET
+];
 
 struct Json {
     as_hex: &'static str,
