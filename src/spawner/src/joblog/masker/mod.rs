@@ -107,7 +107,6 @@ impl Masker {
         self.state = self.start;
         self.release(&[], out);
         self.in_run = false;
-        self.covered.clear();
     }
 
     /// Bytes held back now.
@@ -161,7 +160,8 @@ impl Masker {
 
     /// A text of nothing but first bytes of forms would never lead to the start state again. But when the state stands
     /// for the last few bytes only, and no form can begin with them, the next candidate is as good a place to start.
-    /// It is fewer than [`STEPS_MIN`] bytes back at most, so the scan makes progress.
+    /// It is fewer than [`STEPS_MIN`] bytes back at most, so the scan makes progress, and fewer than the shortest form has
+    /// (else these bytes would have been a candidate), so nothing is found twice.
     #[inline]
     fn back_to_start(&self, piece: &[u8], at: usize) -> Option<usize> {
         if self.state == self.start {
@@ -176,13 +176,11 @@ impl Masker {
     /// Forms end at `end`: the longest covers all of them. The automaton lists it first.
     fn cover(&mut self, state: StateID, end: u64) {
         let length = self.nfa.pattern_len(self.nfa.match_pattern(state, 0));
-        let (mut start, mut end) = (end - length as u64, end);
+        let mut start = end - length as u64;
         while let Some(last) = self.covered.back()
             && last.end >= start
         {
             start = start.min(last.start);
-            // A scan that went back a few bytes finds again what it had found.
-            end = end.max(last.end);
             self.covered.pop_back();
         }
         self.covered.push_back(start..end);

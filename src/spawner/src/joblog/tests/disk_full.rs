@@ -90,6 +90,33 @@ fn a_full_disk_at_the_end_fails_nobody() {
     assert_eq!(size, totals.bytes);
 }
 
+/// An entry of three bytes with room for two: what was written of it is taken back, and later times are right.
+#[test]
+fn an_entry_that_was_cut_off_spoils_no_later_one() {
+    let Some(disk) = SmallDisk::mount("an_entry_that_was_cut_off_spoils_no_later_one") else { return };
+    let mut writer = LogWriter::new(open_dir(disk.path()), options(u64::MAX, None));
+    writer.write(0, &[b'\n'; 200]);
+    let mut now = 0;
+    // The first entry has 4 bytes, the others have 3: 4094 of the first page of 4096.
+    for _ in 0..1359 {
+        now += 300;
+        writer.write(now, b"\n");
+    }
+    assert_eq!(std::fs::metadata(disk.0.times_path()).unwrap().len(), 4094);
+    let ballast = disk.path().join("ballast");
+    std::fs::write(&ballast, vec![0; 256 * 1024]).or_full();
+    writer.write(now + 300, b"on a full disk\n");
+    assert_eq!(std::fs::metadata(disk.0.times_path()).unwrap().len(), 4094);
+    std::fs::remove_file(&ballast).unwrap();
+    writer.write(now + 600, b"later\n");
+    assert_eq!(writer.finish(now + 600).dropped_bytes, 0, "the log's own page had room");
+
+    let mut reader = disk.0.reader();
+    reader.seek_tail(2).unwrap();
+    let mut next = || reader.next_line(Partial::Give).unwrap().map(|line| line.wall_ms - super::START);
+    assert_eq!([next(), next(), next()], [Some(now as i64), Some(now as i64 + 600), None]);
+}
+
 /// Filling a disk may fail half-way; it is full then, as wanted.
 trait OrFull {
     fn or_full(self);

@@ -254,6 +254,11 @@ fn a_found_secret_is_shown_at_once_and_a_prompt_up_to_the_beginning_of_one() {
     assert_eq!((&out[..], masker.held_bytes()), (&b"it is *** Password: "[..], 3));
     masker.finish(&mut out);
     assert_eq!(out, b"it is *** Password: tok");
+    // A new stream: neither the beginning nor the run of the old one goes on.
+    masker.feed(b"en-12345token-12345", &mut out);
+    masker.finish(&mut out);
+    masker.feed(b"token-12345", &mut out);
+    assert_eq!(out, b"it is *** Password: token-12345******");
 }
 
 #[test]
