@@ -1,2 +1,3 @@
 //! placeholder
+pub mod joblog;
 pub mod protocol;

@@ -1,0 +1,119 @@
+//! Names and opening of log files. No component of a path is ever followed as a symbolic link, and only regular files
+//! are opened: whoever may write to a log directory cannot send a privileged writer elsewhere.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat};
+use rustix::io::Errno;
+
+/// So many jobs share one directory: few enough to list, many enough that a million logs need a thousand directories.
+const JOBS_PER_DIRECTORY: u64 = 1000;
+/// Log files: the owner writes, the group reads.
+const FILE_MODE: u32 = 0o640;
+/// Their directories.
+const DIRECTORY_MODE: u32 = 0o750;
+
+/// Path of an attempt's log below the log directory: `<job / 1000>/<job>-<attempt>.log`.
+pub fn log_path(job: u64, attempt: u32) -> PathBuf {
+    PathBuf::from(shard(job)).join(Kind::Log.file_name(job, attempt))
+}
+
+/// Path of the times of an attempt's log below the log directory; the file may be absent.
+pub fn times_path(job: u64, attempt: u32) -> PathBuf {
+    PathBuf::from(shard(job)).join(Kind::Times.file_name(job, attempt))
+}
+
+/// One of the two files of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The bytes.
+    Log,
+    /// Their times.
+    Times,
+}
+
+impl Kind {
+    fn file_name(self, job: u64, attempt: u32) -> String {
+        let suffix = match self {
+            Kind::Log => "log",
+            Kind::Times => "times",
+        };
+        format!("{job}-{attempt}.{suffix}")
+    }
+}
+
+fn shard(job: u64) -> String {
+    (job / JOBS_PER_DIRECTORY).to_string()
+}
+
+/// The log directory and which attempt's files in it are meant.
+pub(super) struct Place {
+    /// The log directory.
+    pub dir: OwnedFd,
+    /// Job id.
+    pub job: u64,
+    /// Attempt number.
+    pub attempt: u32,
+}
+
+impl Place {
+    /// Opens for appending, creating directory and file; tells the size found.
+    pub fn open_append(&self, kind: Kind) -> io::Result<(File, u64)> {
+        let shard = shard(self.job);
+        let dir = match open_directory(self.dir.as_fd(), &shard) {
+            Err(Errno::NOENT) => {
+                match mkdirat(&self.dir, shard.as_str(), Mode::from_raw_mode(DIRECTORY_MODE)) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+                open_directory(self.dir.as_fd(), &shard)?
+            }
+            opened => opened?,
+        };
+        // RDWR: the times of an earlier writer are read before more are appended.
+        let flags =
+            OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = openat(&dir, self.name(kind)?, flags, Mode::from_raw_mode(FILE_MODE))?;
+        let stat = regular(file.as_fd())?;
+        if stat.st_size == 0 && stat.st_mode & 0o7777 != FILE_MODE {
+            fchmod(&file, Mode::from_raw_mode(FILE_MODE))?;
+        }
+        Ok((File::from(file), u64::try_from(stat.st_size).unwrap_or(0)))
+    }
+
+    /// Opens for reading; None while directory or file does not exist.
+    pub fn open_read(&self, kind: Kind) -> io::Result<Option<File>> {
+        let dir = match open_directory(self.dir.as_fd(), &shard(self.job)) {
+            Err(Errno::NOENT) => return Ok(None),
+            opened => opened?,
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let file = match openat(&dir, self.name(kind)?, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            opened => opened?,
+        };
+        regular(file.as_fd())?;
+        Ok(Some(File::from(file)))
+    }
+
+    fn name(&self, kind: Kind) -> io::Result<CString> {
+        Ok(CString::new(kind.file_name(self.job, self.attempt))?)
+    }
+}
+
+fn open_directory(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(dir, name, flags, Mode::empty())
+}
+
+fn regular(file: BorrowedFd<'_>) -> io::Result<rustix::fs::Stat> {
+    let stat = fstat(file)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the log is not a regular file"));
+    }
+    Ok(stat)
+}
