@@ -4,3 +4,4 @@
 pub mod config;
 pub mod quantity;
 pub mod suggest;
+pub mod systemd;
