@@ -5,3 +5,4 @@ pub mod config;
 pub mod quantity;
 pub mod suggest;
 pub mod systemd;
+pub mod telemetry;
