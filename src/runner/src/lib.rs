@@ -7,3 +7,5 @@ pub mod daemon;
 pub mod quantity;
 pub mod store;
 pub mod suggest;
+pub mod systemd;
+pub mod telemetry;

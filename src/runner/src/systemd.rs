@@ -1,0 +1,375 @@
+//! Talking to the service manager: readiness, status, reload, stop and the watchdog (`sd_notify(3)`).
+//!
+//! A message is one datagram of `NAME=value` lines to `$NOTIFY_SOCKET`. Sending never blocks: the daemon's
+//! loop must not stand still because PID 1 does. What changes the unit's state (READY, RELOADING, STOPPING)
+//! and could not be sent is kept, in order, and sent before anything else later; a status text or a watchdog
+//! ping that could not be sent is dropped, the next one says more.
+//!
+//! The environment is read once, by [`NotifySettings::of_process`]. Nothing is sent without a socket.
+//! rustix and not a crate: the crates connect a blocking socket anew for each message.
+
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+/// A status text is for `systemctl status`, one line of a terminal.
+const STATUS_BYTES_MAX: usize = 512;
+/// The status changes at most this often.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// State messages that wait for PID 1 to read again. More cannot sensibly differ: the oldest go.
+const UNSENT_MAX: usize = 8;
+
+/// What the service manager told this process at its start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NotifySettings {
+    /// `$NOTIFY_SOCKET`: a path, or `@name` in the abstract namespace.
+    pub socket: Option<String>,
+    /// How long the watchdog waits for a ping before it acts; `None` where it is off or not for us.
+    pub watchdog_timeout: Option<Duration>,
+}
+
+impl NotifySettings {
+    /// Reads `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID` of this process.
+    pub fn of_process() -> NotifySettings {
+        let variable = |name: &str| std::env::var(name).ok();
+        NotifySettings::read(variable, std::process::id())
+    }
+
+    fn read(variable: impl Fn(&str) -> Option<String>, own_pid: u32) -> NotifySettings {
+        // A watchdog for another process (our parent) was inherited by mistake.
+        let for_us = variable("WATCHDOG_PID").is_none_or(|pid| pid.parse() == Ok(own_pid));
+        let micros = variable("WATCHDOG_USEC").and_then(|usec| usec.parse().ok()).filter(|usec| *usec > 0 && for_us);
+        NotifySettings {
+            socket: variable("NOTIFY_SOCKET").filter(|socket| !socket.is_empty()),
+            watchdog_timeout: micros.map(Duration::from_micros),
+        }
+    }
+}
+
+/// The daemon's end of the notify socket. Owned by the one loop that knows the truth.
+#[derive(Debug)]
+pub struct Notifier {
+    socket: Option<(UnixDatagram, SocketAddr)>,
+    watchdog_timeout: Option<Duration>,
+    unsent: Vec<String>,
+    status_sent: String,
+    status_sent_at: Option<Instant>,
+    status_waiting: Option<String>,
+}
+
+impl Notifier {
+    /// Opens a socket; the manager's is found anew by each message, so that it may be replaced.
+    ///
+    /// # Errors
+    /// `$NOTIFY_SOCKET` is neither a path nor an abstract name, or no socket can be made.
+    pub fn new(settings: &NotifySettings) -> std::io::Result<Notifier> {
+        let socket = match &settings.socket {
+            None => None,
+            Some(name) => {
+                let address = match name.strip_prefix('@') {
+                    Some(name) => SocketAddr::from_abstract_name(name)?,
+                    None if name.starts_with('/') => SocketAddr::from_pathname(name)?,
+                    None => {
+                        let text = format!("NOTIFY_SOCKET {name:?} is neither a path nor an abstract socket (@name)");
+                        return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, text));
+                    }
+                };
+                let socket = UnixDatagram::unbound()?;
+                socket.set_nonblocking(true)?;
+                Some((socket, address))
+            }
+        };
+        Ok(Notifier { socket, watchdog_timeout: settings.watchdog_timeout, ..Notifier::silent() })
+    }
+
+    /// A notifier that says nothing, for a daemon without a manager.
+    pub fn silent() -> Notifier {
+        Notifier {
+            socket: None,
+            watchdog_timeout: None,
+            unsent: Vec::new(),
+            status_sent: String::new(),
+            status_sent_at: None,
+            status_waiting: None,
+        }
+    }
+
+    /// Whether a manager listens.
+    pub fn is_connected(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    /// Start-up is done, or the reload is.
+    pub fn ready(&mut self) {
+        self.state("READY=1\n".to_owned());
+    }
+
+    /// A reload begins (`Type=notify-reload`); [`Notifier::ready`] ends it.
+    pub fn reloading(&mut self) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let micros = now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000;
+        self.state(format!("RELOADING=1\nMONOTONIC_USEC={micros}\n"));
+    }
+
+    /// The orderly stop begins.
+    pub fn stopping(&mut self) {
+        self.state("STOPPING=1\n".to_owned());
+    }
+
+    /// The line of `systemctl status`. Sent on a change, at most once a second; a change that comes sooner
+    /// waits for [`Notifier::tick`].
+    pub fn status(&mut self, now: Instant, text: &str) {
+        let text = one_line(text);
+        self.status_waiting = (text != self.status_sent).then_some(text);
+        self.tick(now);
+    }
+
+    /// Sends what waits and is due. Call it when [`Notifier::next_due`] comes, and as often as one likes.
+    pub fn tick(&mut self, now: Instant) {
+        self.send_unsent();
+        let due = self.status_sent_at.is_none_or(|sent| now.saturating_duration_since(sent) >= STATUS_INTERVAL);
+        if due && let Some(text) = self.status_waiting.take() {
+            self.status_sent_at = Some(now);
+            if self.send(&format!("STATUS={text}\n")) {
+                self.status_sent = text;
+            } else {
+                self.status_waiting = Some(text);
+            }
+        }
+    }
+
+    /// When [`Notifier::tick`] has something to do, not before `now`; `None` where nothing waits.
+    pub fn next_due(&self, now: Instant) -> Option<Instant> {
+        if !self.unsent.is_empty() {
+            return Some(now + STATUS_INTERVAL);
+        }
+        self.status_waiting.as_ref()?;
+        Some(self.status_sent_at.map_or(now, |sent| (sent + STATUS_INTERVAL).max(now)))
+    }
+
+    /// How often [`Notifier::watchdog`] is to be called: half the manager's patience. `None`: never.
+    pub fn watchdog_interval(&self) -> Option<Duration> {
+        self.socket.as_ref().and(self.watchdog_timeout).map(|timeout| timeout / 2)
+    }
+
+    /// "The loop makes progress." Only the loop itself may say so.
+    pub fn watchdog(&mut self) {
+        self.send_unsent();
+        self.send("WATCHDOG=1\n");
+    }
+
+    /// Asks for more time while starting or stopping takes longer than the unit allows.
+    pub fn extend_timeout(&mut self, by: Duration) {
+        self.send(&format!("EXTEND_TIMEOUT_USEC={}\n", by.as_micros()));
+    }
+
+    fn state(&mut self, message: String) {
+        if self.socket.is_none() {
+            return;
+        }
+        self.unsent.push(message);
+        if self.unsent.len() > UNSENT_MAX {
+            self.unsent.remove(0);
+        }
+        self.send_unsent();
+    }
+
+    fn send_unsent(&mut self) {
+        while let Some(message) = self.unsent.first().cloned() {
+            if !self.send(&message) {
+                return;
+            }
+            self.unsent.remove(0);
+        }
+    }
+
+    /// False where the manager could not take it now. A manager that is gone (no socket at its path) counts
+    /// as "not now" too: PID 1 re-executes itself during upgrades.
+    fn send(&self, message: &str) -> bool {
+        match &self.socket {
+            None => true,
+            Some((socket, address)) => socket.send_to_addr(message.as_bytes(), address).is_ok(),
+        }
+    }
+}
+
+fn one_line(text: &str) -> String {
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.len() > STATUS_BYTES_MAX {
+        let mut end = STATUS_BYTES_MAX;
+        while !line.is_char_boundary(end) {
+            end -= 1;
+        }
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Manager {
+        socket: UnixDatagram,
+        _directory: Option<tempfile::TempDir>,
+    }
+
+    impl Manager {
+        fn at_path() -> (Manager, Notifier) {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("notify");
+            let socket = UnixDatagram::bind(&path).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            let settings = NotifySettings {
+                socket: Some(path.to_str().unwrap().to_owned()),
+                watchdog_timeout: Some(Duration::from_secs(10)),
+            };
+            (Manager { socket, _directory: Some(directory) }, Notifier::new(&settings).unwrap())
+        }
+
+        /// The next message, or nothing. A datagram to a local socket has arrived when `send` returns.
+        fn next(&self) -> Option<String> {
+            let mut buffer = [0; 4096];
+            let length = self.socket.recv(&mut buffer).ok()?;
+            Some(String::from_utf8(buffer[..length].to_vec()).unwrap())
+        }
+    }
+
+    #[test]
+    fn the_life_of_a_service() {
+        let (manager, mut notifier) = Manager::at_path();
+        notifier.ready();
+        notifier.reloading();
+        notifier.ready();
+        notifier.watchdog();
+        notifier.extend_timeout(Duration::from_secs(3));
+        notifier.stopping();
+        assert_eq!(manager.next().unwrap(), "READY=1\n");
+        let reloading = manager.next().unwrap();
+        let micros = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap().trim_end();
+        assert!(micros.parse::<u64>().unwrap() > 0);
+        for expected in ["READY=1\n", "WATCHDOG=1\n", "EXTEND_TIMEOUT_USEC=3000000\n", "STOPPING=1\n"] {
+            assert_eq!(manager.next().unwrap(), expected);
+        }
+        assert_eq!(manager.next(), None);
+    }
+
+    #[test]
+    fn an_abstract_socket_works() {
+        let name = format!("ci-runner-test-{}", std::process::id());
+        let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let manager = Manager { socket, _directory: None };
+        let settings = NotifySettings { socket: Some(format!("@{name}")), watchdog_timeout: None };
+        let mut notifier = Notifier::new(&settings).unwrap();
+        notifier.ready();
+        assert_eq!(manager.next().unwrap(), "READY=1\n");
+    }
+
+    #[test]
+    fn status_is_sent_on_change_at_most_once_a_second() {
+        let (manager, mut notifier) = Manager::at_path();
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        notifier.status(at(0), "1 queued");
+        assert_eq!(manager.next().unwrap(), "STATUS=1 queued\n");
+        assert_eq!(notifier.next_due(at(1)), None);
+        notifier.status(at(10), "2 queued");
+        notifier.status(at(20), "3 queued\nREADY=1");
+        assert_eq!(manager.next(), None);
+        assert_eq!(notifier.next_due(at(20)), Some(at(1000)));
+        notifier.tick(at(999));
+        assert_eq!(manager.next(), None);
+        notifier.tick(at(1000));
+        assert_eq!(manager.next().unwrap(), "STATUS=3 queued READY=1\n", "only the newest, one line");
+        notifier.status(at(5000), "3 queued READY=1");
+        assert_eq!(manager.next(), None, "no change");
+        notifier.status(at(5001), "x");
+        notifier.status(at(5002), "y");
+        notifier.status(at(5003), "x");
+        assert_eq!(manager.next().unwrap(), "STATUS=x\n");
+        notifier.tick(at(9000));
+        assert_eq!(manager.next(), None, "back to what was sent");
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_never_blocks_us_and_gets_the_state_later() {
+        let (manager, mut notifier) = Manager::at_path();
+        // Its queue holds a bounded number of datagrams; a blocking send would hang here for ever.
+        for _ in 0..2000 {
+            notifier.watchdog();
+        }
+        notifier.stopping();
+        notifier.status(Instant::now(), "bye");
+        assert!(notifier.next_due(Instant::now()).is_some());
+        let mut read = 0;
+        while let Some(message) = manager.next() {
+            assert_eq!(message, "WATCHDOG=1\n");
+            read += 1;
+        }
+        assert!((1..2000).contains(&read), "the queue was never full: {read}");
+        notifier.tick(Instant::now() + Duration::from_secs(2));
+        assert_eq!(manager.next().unwrap(), "STOPPING=1\n");
+        assert_eq!(manager.next().unwrap(), "STATUS=bye\n");
+        assert_eq!(manager.next(), None);
+    }
+
+    #[test]
+    fn a_manager_that_went_away_gets_the_state_when_it_is_back() {
+        let (manager, mut notifier) = Manager::at_path();
+        let directory = manager._directory.unwrap();
+        drop(manager.socket);
+        std::fs::remove_file(directory.path().join("notify")).unwrap();
+        for _ in 0..100 {
+            notifier.reloading();
+            notifier.ready();
+        }
+        assert_eq!(notifier.unsent.len(), UNSENT_MAX, "bounded");
+        let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let manager = Manager { socket, _directory: Some(directory) };
+        notifier.tick(Instant::now());
+        let messages: Vec<String> = std::iter::from_fn(|| manager.next()).collect();
+        assert_eq!(messages.last().unwrap(), "READY=1\n");
+    }
+
+    #[test]
+    fn without_a_manager_nothing_happens() {
+        let mut notifier = Notifier::new(&NotifySettings::default()).unwrap();
+        notifier.ready();
+        notifier.status(Instant::now(), "x");
+        notifier.watchdog();
+        assert!(!notifier.is_connected() && notifier.unsent.is_empty());
+        assert_eq!(notifier.watchdog_interval(), None);
+        assert_eq!(Notifier::silent().next_due(Instant::now()), None);
+        for odd in ["vsock:2:1", "relative", "@"] {
+            let settings = NotifySettings { socket: Some(odd.to_owned()), watchdog_timeout: None };
+            assert!(Notifier::new(&settings).is_err() || odd == "@", "{odd}");
+        }
+    }
+
+    #[test]
+    fn the_environment_is_understood() {
+        let read = |pairs: &[(&str, &str)]| {
+            let find = |name: &str| pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
+            NotifySettings::read(find, 7)
+        };
+        let ten = Some(Duration::from_secs(10));
+        assert_eq!(read(&[("WATCHDOG_USEC", "10000000")]).watchdog_timeout, ten);
+        assert_eq!(read(&[("WATCHDOG_USEC", "10000000"), ("WATCHDOG_PID", "7")]).watchdog_timeout, ten);
+        assert_eq!(read(&[("WATCHDOG_USEC", "10000000"), ("WATCHDOG_PID", "8")]).watchdog_timeout, None);
+        assert_eq!(read(&[("WATCHDOG_USEC", "0")]).watchdog_timeout, None);
+        assert_eq!(read(&[("WATCHDOG_USEC", "x")]).watchdog_timeout, None);
+        assert_eq!(read(&[("NOTIFY_SOCKET", "")]).socket, None);
+        assert_eq!(read(&[("NOTIFY_SOCKET", "/run/x")]).socket.as_deref(), Some("/run/x"));
+        let (_manager, notifier) = Manager::at_path();
+        assert_eq!(notifier.watchdog_interval(), Some(Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn a_long_status_is_cut_between_characters() {
+        let line = one_line(&"ä".repeat(1000));
+        assert!(line.len() <= STATUS_BYTES_MAX + '…'.len_utf8() && line.ends_with('…'));
+    }
+}

@@ -1,0 +1,136 @@
+//! The daemon's own log: the `log` facade, a bounded queue, one writing thread, one destination.
+//!
+//! The destination is journald where `$JOURNAL_STREAM` says that our standard error is connected to it, else
+//! standard error itself: `<N>`-prefixed lines in a pipe, coloured lines with the time on a terminal.
+//!
+//! Invariant: a call of `log::info!` never waits for the destination. journald's socket and a pipe can both
+//! block for as long as the other side likes; what does not fit the queue meanwhile is counted and dropped,
+//! and the drop is reported in the log once it flows again.
+//!
+//! Key-values of a record become fields: `log::info!(job = 7, attempt = 1, pool = "default"; "job 7 started")`
+//! is found by `journalctl CI_RUNNER_JOB_ID=7`.
+
+mod queue;
+mod record;
+mod sink;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{LevelFilter, Log, Metadata, Record};
+
+use queue::Queue;
+use record::OwnedRecord;
+use sink::{JournalSink, LineStyle, Sink, StderrSink};
+
+/// Where records go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// journald's native socket, with fields.
+    Journal,
+    /// `<N>`-prefixed lines on standard error.
+    PrefixedStderr,
+    /// Coloured lines with the time on standard error.
+    TerminalStderr,
+}
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// A logger was installed before.
+    #[error("a logger is installed already")]
+    Installed(#[from] log::SetLoggerError),
+    /// No thread, or no copy of standard error.
+    #[error("cannot start the log's writing thread")]
+    Start(#[source] std::io::Error),
+}
+
+/// The handle on the process' log. Clones are the same log.
+#[derive(Clone)]
+pub struct Telemetry {
+    queue: Arc<Queue>,
+    destination: Destination,
+}
+
+struct Logger {
+    queue: Arc<Queue>,
+}
+
+impl Telemetry {
+    /// Chooses the destination, starts the writing thread and installs the logger. Once per process.
+    ///
+    /// # Errors
+    /// A logger is installed already, or the thread could not be started.
+    pub fn init(level: LevelFilter) -> Result<Telemetry, TelemetryError> {
+        let (destination, sink) = open_destination().map_err(TelemetryError::Start)?;
+        let queue = Queue::start(sink).map_err(TelemetryError::Start)?;
+        log::set_boxed_logger(Box::new(Logger { queue: Arc::clone(&queue) }))?;
+        log::set_max_level(level);
+        Ok(Telemetry { queue, destination })
+    }
+
+    /// Changes the level of what is written from now on.
+    pub fn set_level(&self, level: LevelFilter) {
+        log::set_max_level(level);
+    }
+
+    /// Where records go.
+    pub fn destination(&self) -> Destination {
+        self.destination
+    }
+
+    /// Records lost since the start: the queue was full, or the destination refused them.
+    pub fn dropped_records(&self) -> u64 {
+        self.queue.dropped()
+    }
+
+    /// Waits until all that was logged before is written, at most `timeout`. False where time ran out.
+    pub fn flush(&self, timeout: Duration) -> bool {
+        self.queue.flush(timeout)
+    }
+}
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Libraries tell of every packet at "info" and below; their warnings are worth a line.
+        let own = metadata.target().starts_with("ci_runner");
+        own || metadata.level() <= LevelFilter::Warn
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.queue.push(OwnedRecord::of(record));
+        }
+    }
+
+    fn flush(&self) {
+        self.queue.flush(Duration::from_secs(1));
+    }
+}
+
+fn open_destination() -> std::io::Result<(Destination, Box<dyn Sink>)> {
+    let stderr = std::io::stderr();
+    let journal = std::env::var("JOURNAL_STREAM").is_ok_and(|stream| is_journal_stream(&stream, stderr.as_fd()));
+    if journal && let Ok(sink) = JournalSink::open() {
+        return Ok((Destination::Journal, Box::new(sink)));
+    }
+    // A descriptor of our own: std's lock on standard error would let us block a panic message.
+    let file = stderr.as_fd().try_clone_to_owned()?.into();
+    if std::io::IsTerminal::is_terminal(&stderr) {
+        let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let style = LineStyle::Terminal { colour, zone: jiff::tz::TimeZone::system() };
+        return Ok((Destination::TerminalStderr, Box::new(StderrSink::new(file, style))));
+    }
+    Ok((Destination::PrefixedStderr, Box::new(StderrSink::new(file, LineStyle::Prefixed))))
+}
+
+/// Whether `$JOURNAL_STREAM` (`device:inode`, decimal) names the file behind this descriptor. The variable is
+/// inherited by children whose standard error may have been redirected since: both numbers must match.
+fn is_journal_stream(stream: &str, descriptor: BorrowedFd<'_>) -> bool {
+    let Some((device, inode)) = stream.split_once(':') else { return false };
+    let (Ok(device), Ok(inode)) = (device.parse::<u64>(), inode.parse::<u64>()) else { return false };
+    rustix::fs::fstat(descriptor).is_ok_and(|stat| stat.st_dev == device && stat.st_ino == inode)
+}

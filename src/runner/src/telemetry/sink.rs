@@ -1,0 +1,141 @@
+//! The destinations: journald and standard error. Only the writing thread calls them, so they may block.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+
+use anstyle::{AnsiColor, Style};
+use jiff::tz::TimeZone;
+use log::{Level, Record};
+use systemd_journal_logger::JournalLog;
+
+use super::record::{OwnedRecord, journal_field};
+
+/// Where the writing thread puts records. An error means that this record is lost.
+pub(super) trait Sink: Send {
+    fn write(&mut self, record: &OwnedRecord) -> std::io::Result<()>;
+}
+
+/// journald's native protocol.
+pub(super) struct JournalSink {
+    journal: JournalLog,
+}
+
+impl JournalSink {
+    /// Fails where journald does not listen.
+    pub fn open() -> std::io::Result<JournalSink> {
+        let journal = JournalLog::empty()?.with_syslog_identifier("ci-runner".to_owned());
+        Ok(JournalSink { journal })
+    }
+}
+
+impl Sink for JournalSink {
+    fn write(&mut self, record: &OwnedRecord) -> std::io::Result<()> {
+        let fields: Vec<(String, &str)> =
+            record.fields.iter().map(|(key, value)| (journal_field(key), value.as_str())).collect();
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(key, value)| (key.as_str(), *value)).collect();
+        // The crate's priorities are 3, 4, 5, 6, 7 from error to trace, which would make our "info" a notice.
+        let level = match record.priority() {
+            3 => Level::Error,
+            4 => Level::Warn,
+            6 => Level::Debug,
+            _ => Level::Trace,
+        };
+        self.journal.journal_send(
+            &Record::builder()
+                .args(format_args!("{}", record.message))
+                .level(level)
+                .target(&record.target)
+                .key_values(&fields.as_slice())
+                .build(),
+        )
+    }
+}
+
+/// How lines on standard error look.
+pub(super) enum LineStyle {
+    /// `<6>message key=value`, as service managers understand it.
+    Prefixed,
+    /// `12:00:00 INFO message key=value` for people.
+    Terminal { colour: bool, zone: TimeZone },
+}
+
+/// Lines to a descriptor.
+pub(super) struct StderrSink {
+    file: File,
+    style: LineStyle,
+}
+
+impl StderrSink {
+    pub fn new(file: File, style: LineStyle) -> StderrSink {
+        StderrSink { file, style }
+    }
+}
+
+impl Sink for StderrSink {
+    fn write(&mut self, record: &OwnedRecord) -> std::io::Result<()> {
+        self.file.write_all(line(record, &self.style).as_bytes())
+    }
+}
+
+/// One record as text with its newline. Control characters cannot forge lines or move a cursor.
+pub(super) fn line(record: &OwnedRecord, style: &LineStyle) -> String {
+    let mut text = String::new();
+    let (dim, reset) = match style {
+        LineStyle::Prefixed => {
+            push(&mut text, format_args!("<{}>", record.priority()));
+            (String::new(), "")
+        }
+        LineStyle::Terminal { colour, zone } => {
+            let time = jiff::Timestamp::try_from(record.time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+            let time = time.to_zoned(zone.clone()).strftime("%H:%M:%S").to_string();
+            let (word, style) = level(record.level);
+            let paint = |style: Style| if *colour { style.render().to_string() } else { String::new() };
+            let reset = if *colour { "\x1b[0m" } else { "" };
+            let dim = paint(Style::new().dimmed());
+            push(&mut text, format_args!("{dim}{time}{reset} {}{word}{reset} ", paint(style)));
+            (dim, reset)
+        }
+    };
+    push_visible(&mut text, &record.message);
+    if !record.fields.is_empty() {
+        text.push_str(&dim);
+        for (key, value) in &record.fields {
+            text.push(' ');
+            push_visible(&mut text, key);
+            text.push('=');
+            match value.is_empty() || value.contains([' ', '"', '=']) {
+                true => push(&mut text, format_args!("{value:?}")),
+                false => push_visible(&mut text, value),
+            }
+        }
+        text.push_str(reset);
+    }
+    text.push('\n');
+    text
+}
+
+fn level(level: Level) -> (&'static str, Style) {
+    let coloured = |colour: AnsiColor| Style::new().fg_color(Some(colour.into()));
+    match level {
+        Level::Error => ("ERROR", coloured(AnsiColor::Red).bold()),
+        Level::Warn => (" WARN", coloured(AnsiColor::Yellow)),
+        Level::Info => (" INFO", coloured(AnsiColor::Green)),
+        Level::Debug => ("DEBUG", coloured(AnsiColor::Blue)),
+        Level::Trace => ("TRACE", Style::new().dimmed()),
+    }
+}
+
+fn push(text: &mut String, arguments: std::fmt::Arguments<'_>) {
+    text.write_fmt(arguments).expect("writing to a String cannot fail");
+}
+
+fn push_visible(text: &mut String, raw: &str) {
+    for c in raw.chars() {
+        match c {
+            '\t' => text.push(' '),
+            c if c.is_control() => text.extend(c.escape_default()),
+            c => text.push(c),
+        }
+    }
+}
