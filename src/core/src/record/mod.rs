@@ -290,6 +290,13 @@ impl Record {
         self.paused = paused;
     }
 
+    /// Numbers news from `seq` on: for a record that takes the place of another, so that listeners see a gap and no number
+    /// twice.
+    pub fn continue_news(&mut self, seq: u64) {
+        self.news.clear();
+        self.news_seq = seq;
+    }
+
     fn remember_end(&mut self, id: JobId, success: bool) {
         if self.ends.insert(id, success).is_none() {
             self.ends_order.push_back(id);

@@ -12,6 +12,9 @@ pub const AHEAD_AGE_MS_MAX: u64 = 1_000;
 /// Claims ahead of free places, per pool.
 const AHEAD_MAX: u32 = 16;
 
+/// How many of the oldest waiting jobs are looked at for [`Record::oldest_by_pool`].
+const OLDEST_LOOKED_AT: usize = 10_000;
+
 /// A place to claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FreePlace {
@@ -213,6 +216,27 @@ impl Record {
         self.waiting.first().and_then(|id| self.jobs.get(*id)).map(|job| job.submitted)
     }
 
+    /// As [`Record::oldest_waiting`], by pool: of the jobs that name a pool, or whose first possible pool it is. Looks at the
+    /// oldest 10,000 only.
+    pub fn oldest_by_pool(&self) -> BTreeMap<String, Instant> {
+        let mut oldest = BTreeMap::new();
+        for job in self.waiting.iter().take(OLDEST_LOOKED_AT).filter_map(|id| self.jobs.get(*id)) {
+            let first = self.classes[job.class as usize].pools.first();
+            if let Some(pool) = first {
+                oldest.entry(self.pool_name(*pool).to_owned()).or_insert(job.submitted);
+            }
+            if oldest.len() == self.pools.len() {
+                break;
+            }
+        }
+        oldest
+    }
+
+    /// When an open job was acknowledged.
+    pub fn submitted(&self, id: JobId) -> Option<Instant> {
+        self.jobs.get(id).map(|job| job.submitted)
+    }
+
     /// Facts for listeners after number `seq`; None when some are no longer kept.
     pub(crate) fn news_after(&self, seq: u64) -> Option<impl Iterator<Item = &News>> {
         let first = self.news.front().map_or(self.news_seq + 1, |news| news.seq);
@@ -289,9 +313,13 @@ impl Record {
         pool.into_iter().flat_map(|pool| pool.claimed.iter().map(|(_, id)| *id))
     }
 
-    /// A claim that is better given back: made ahead, not sent, and since then either [`AHEAD_AGE_MS_MAX`] went by or
-    /// something better came.
+    /// A claim that is better given back: not sent, and the host was paused; or made ahead, not sent, and since then either
+    /// [`AHEAD_AGE_MS_MAX`] went by or something better came.
     pub(crate) fn stale_claim(&self) -> Option<JobId> {
+        if self.paused.is_some() {
+            let undispatched = self.pools.iter().filter_map(|pool| pool.claimed.first());
+            return undispatched.map(|(_, id)| *id).find(|id| self.phase(*id) == Some(Phase::Starting));
+        }
         (0u16..).zip(&self.pools).find_map(|(at, pool)| {
             if pool.dispatched.len() < pool.slots as usize {
                 return None; // its turn has come

@@ -153,7 +153,7 @@ fn specifications(store: &mut dyn Store, want: &[JobId]) -> Result<HashMap<JobId
 
 fn reload(store: &mut dyn Store, mut pools: Vec<String>) -> Result<Reloaded, StoreError> {
     let mut open = Vec::new();
-    let loaded = store.reload(&mut |name| pool_number(&mut pools, name), &mut |job| open.push(job))?;
+    let loaded = store.reread(&mut |name| pool_number(&mut pools, name), &mut |job| open.push(job))?;
     Ok(Reloaded { open, loaded, pools })
 }
 

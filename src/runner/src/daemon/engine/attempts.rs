@@ -4,6 +4,7 @@ use super::*;
 use crate::daemon::fail;
 use crate::daemon::job_env::{Where, specification};
 use crate::executor::native::StartOrder;
+use crate::metrics::AttemptUse;
 use crate::store::{Receipt, Write};
 use ci_runner_core::change::Change;
 use ci_runner_core::outcome::{AttemptResult, Outcome};
@@ -184,6 +185,7 @@ impl Engine {
             _ => None,
         };
         let released = matches!(event, Event::Released { .. });
+        let waited = self.record.submitted(id).map(|submitted| self.record.now().engine.since_ms(submitted));
         if !self.record_change(Change::Job { id, event }) {
             return;
         }
@@ -194,6 +196,9 @@ impl Engine {
             }
             self.tell_end(id, number, &pool, &result, &next, receipt);
         } else if !released {
+            if let Some(waited) = waited.filter(|_| self.record.tries(id) == Some(0)) {
+                self.metrics.pool(&pool, publish::EXECUTOR).started(Duration::from_millis(waited));
+            }
             log::info!(job = id.get(), attempt = number, pool = pool.as_str(); "job {id} runs (attempt {number}, pool {pool})");
         }
         if (released || self.record.lease(id).is_none()) && epoch_is_present {
@@ -211,14 +216,21 @@ impl Engine {
         next: &Next,
         receipt: Option<Receipt>,
     ) {
-        let seconds = receipt.map(|receipt| Duration::from_micros(receipt.run_us));
+        let metrics = self.metrics.pool(pool, publish::EXECUTOR);
+        if let Some(receipt) = receipt {
+            let used = AttemptUse {
+                max_rss_bytes: receipt.peak_memory_bytes,
+                cpu: Duration::from_micros(receipt.cpu_user_us + receipt.cpu_system_us),
+            };
+            metrics.attempt_ended(Duration::from_micros(receipt.run_us), Some(used));
+        }
         match next {
             Next::Retry { .. } => {
-                self.metrics.retried(result.word());
+                self.metrics.retried(publish::retry_cause(result));
                 log::warn!(job = id.get(), attempt = attempt, pool = pool; "job {id} attempt {attempt}: {result}; it is tried again");
             }
             Next::Finish { outcome } => {
-                self.metrics.finished(pool, "native", outcome.word(), seconds);
+                metrics.finished(publish::job_outcome(outcome));
                 let word = outcome.word();
                 match outcome {
                     Outcome::Succeeded => {

@@ -9,6 +9,8 @@ use ci_runner_core::outcome::Outcome;
 use ci_runner_core::state::{Event, Next};
 use ci_runner_spawner::protocol::{AttemptKey, Request};
 
+/// The pool, in metrics, of jobs that ended before they had one.
+const NO_POOL: &str = "none";
 /// After a failed commit the next one is tried after this.
 const PROBE_MS: u64 = 1_000;
 
@@ -90,7 +92,10 @@ impl Engine {
             Event::Released { .. } => {
                 self.works.remove(&id);
             }
-            Event::Ended { next: Next::Finish { outcome }, .. } | Event::Dropped { outcome } => {
+            Event::Ended { next: Next::Finish { outcome }, .. } => self.note_finished(id, outcome),
+            Event::Dropped { outcome } => {
+                log::info!(job = id.get(); "job {id} {}", outcome.word());
+                self.metrics.pool(NO_POOL, publish::EXECUTOR).finished(publish::job_outcome(outcome));
                 self.note_finished(id, outcome);
             }
             Event::Started { .. } | Event::Renewed { .. } | Event::StopRequested { .. } | Event::Ended { .. } => {}
@@ -166,7 +171,7 @@ impl Engine {
     }
 
     fn committed(&mut self, result: Result<HashMap<JobId, Claimed>, StoreError>, took: Duration) {
-        self.metrics.commit(took);
+        self.metrics.committed(took);
         let Some(flight) = self.in_flight.take() else { return };
         match result {
             Err(error) => self.commit_failed(flight, &error),

@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::daemon::handle::LeaseView;
-use crate::metrics::JobState;
+use crate::metrics::{JobOutcome, JobState, RetryCause};
 use ci_runner_core::announce::announce;
+use ci_runner_core::outcome::{AttemptResult, Outcome};
 
 /// Snapshots are made at most this often.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
@@ -108,6 +109,30 @@ impl Engine {
 
 /// Name of the executor in metrics and tables.
 pub(super) const EXECUTOR: &str = "native";
+
+/// The outcome as metrics name it.
+pub(super) fn job_outcome(outcome: &Outcome) -> JobOutcome {
+    match outcome {
+        Outcome::Succeeded => JobOutcome::Succeeded,
+        Outcome::Failed { .. } => JobOutcome::Failed,
+        Outcome::TimedOut => JobOutcome::TimedOut,
+        Outcome::Cancelled { .. } => JobOutcome::Cancelled,
+        Outcome::Superseded { .. } => JobOutcome::Superseded,
+        Outcome::Expired => JobOutcome::Expired,
+    }
+}
+
+/// The cause of a retry as metrics name it; none for a success, which is not retried.
+pub(super) fn retry_cause(result: &AttemptResult) -> RetryCause {
+    match result {
+        AttemptResult::Exited { .. } => RetryCause::Exit,
+        AttemptResult::Signaled { .. } => RetryCause::Signal,
+        AttemptResult::OomKilled => RetryCause::Oom,
+        AttemptResult::TimedOut => RetryCause::Timeout,
+        AttemptResult::FailedToStart { .. } => RetryCause::Start,
+        AttemptResult::Lost { .. } => RetryCause::Lost,
+    }
+}
 
 /// The line of `systemctl status`.
 fn status_line(snapshot: &Snapshot) -> String {
