@@ -1,0 +1,237 @@
+//! JSON into requests, with faults that name the field.
+//!
+//! Reading is done twice at most: first straight into the types, which is fast and says little when it fails; only then a
+//! second time, key by key, to name the one that is wrong. Memory of the second reading is bounded by one job.
+
+use crate::api::{JobRequest, ScheduleRequest};
+use crate::suggest::{did_you_mean, fields_of};
+use ci_runner_core::job::Fault;
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// A fault, and in which job of an array.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadFault {
+    /// Index from 0; None: the whole.
+    pub index: Option<usize>,
+    /// What is wrong. An empty field means the whole document or job.
+    pub fault: Fault,
+}
+
+/// Reads a document of any type that refuses unknown keys.
+pub fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(json).or_else(|error| explain::<T>(json, &error, |_, _| None))
+}
+
+/// Reads one job.
+pub fn read_job(json: &[u8]) -> Result<JobRequest, Fault> {
+    serde_json::from_slice(json).or_else(|error| explain::<JobRequest>(json, &error, job_part))
+}
+
+/// Reads a schedule.
+pub fn read_schedule(json: &[u8]) -> Result<ScheduleRequest, Fault> {
+    let job = |key: &str, value: &Value| match key {
+        "job" => whole_job(value).map(|fault| Fault { field: join("job", &fault.field), ..fault }),
+        _ => None,
+    };
+    serde_json::from_slice(json).or_else(|error| explain::<ScheduleRequest>(json, &error, job))
+}
+
+/// Reads an array of at most `most` jobs.
+pub fn read_jobs(json: &[u8], most: usize) -> Result<Vec<JobRequest>, ReadFault> {
+    let mut jobs = Vec::new();
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let read = Jobs { jobs: &mut jobs, most }.deserialize(&mut reader).and_then(|()| reader.end());
+    let Err(error) = read else { return Ok(jobs) };
+    let index = jobs.len();
+    if !error.is_data() {
+        return Err(ReadFault { index: None, fault: no_json(&error) });
+    }
+    if index >= most {
+        let why = format!("the array has more than {most} jobs; send them in parts");
+        return Err(ReadFault { index: None, fault: Fault { field: String::new(), why } });
+    }
+    let element = nth(json, index).unwrap_or_default();
+    let fault = whole_job(&element).unwrap_or_else(|| plain_fault(&error));
+    Err(ReadFault { index: Some(index), fault })
+}
+
+/// Collects the jobs of an array, so that their number tells where an error was.
+struct Jobs<'a> {
+    jobs: &'a mut Vec<JobRequest>,
+    most: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Jobs<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Jobs<'_> {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array of jobs")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+        while let Some(job) = elements.next_element()? {
+            if self.jobs.len() == self.most {
+                return Err(A::Error::custom("too many jobs"));
+            }
+            self.jobs.push(job);
+        }
+        Ok(())
+    }
+}
+
+/// The element of an array at an index.
+fn nth(json: &[u8], index: usize) -> Option<Value> {
+    struct Nth(usize);
+    impl<'de> Visitor<'de> for Nth {
+        type Value = Option<Value>;
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("an array")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Option<Value>, A::Error> {
+            for _ in 0..self.0 {
+                elements.next_element::<IgnoredAny>()?;
+            }
+            let wanted = elements.next_element()?;
+            while elements.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(wanted)
+        }
+    }
+    serde_json::Deserializer::from_slice(json).deserialize_seq(Nth(index)).ok().flatten()
+}
+
+fn no_json(error: &serde_json::Error) -> Fault {
+    Fault { field: String::new(), why: format!("the body is no JSON: {error}") }
+}
+
+/// The second reading of an object of type `T`; `part` looks closer at the value of a known key.
+fn explain<T: DeserializeOwned>(
+    json: &[u8],
+    error: &serde_json::Error,
+    part: impl Fn(&str, &Value) -> Option<Fault>,
+) -> Result<T, Fault> {
+    if !error.is_data() {
+        return Err(no_json(error));
+    }
+    match serde_json::from_slice::<Value>(json) {
+        Ok(value) => Err(whole::<T>(&value, part).unwrap_or_else(|| plain_fault(error))),
+        Err(error) => Err(no_json(&error)),
+    }
+}
+
+fn whole_job(value: &Value) -> Option<Fault> {
+    whole::<JobRequest>(value, job_part)
+}
+
+/// What is wrong with an object that should be a `T`; None when no single key is to blame.
+fn whole<T: DeserializeOwned>(value: &Value, part: impl Fn(&str, &Value) -> Option<Fault>) -> Option<Fault> {
+    let Value::Object(object) = value else {
+        return Some(Fault { field: String::new(), why: format!("is {}; an object is needed", kind(value)) });
+    };
+    let known = fields_of::<T>();
+    if let Some(key) = object.keys().find(|key| !known.contains(&key.as_str())) {
+        return Some(unknown(key, key, known));
+    }
+    object.iter().find_map(|(key, value)| {
+        part(key, value).or_else(|| {
+            let alone = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
+            let why = serde_json::from_value::<T>(alone).err()?.to_string();
+            (!why.starts_with("missing field")).then(|| Fault { field: key.clone(), why })
+        })
+    })
+}
+
+fn unknown(field: &str, key: &str, known: &[&str]) -> Fault {
+    Fault {
+        field: field.to_owned(),
+        why: format!("there is no key {key:?}; {}", did_you_mean(key, known.iter().copied())),
+    }
+}
+
+/// What serde said, with the field it quotes.
+fn plain_fault(error: &serde_json::Error) -> Fault {
+    let text = error.to_string();
+    let field = text.split('`').nth(1).unwrap_or_default().to_owned();
+    let why = if text.starts_with("missing field") { "is missing".to_owned() } else { text };
+    Fault { field, why }
+}
+
+/// A closer look at the fields of a job that hold others.
+fn job_part(key: &str, value: &Value) -> Option<Fault> {
+    match key {
+        "command" | "labels" | "retry_on" => {
+            let elements = value.as_array()?.iter().enumerate();
+            texts(elements.map(|(index, value)| (format!("{key}[{index}]"), value)))
+        }
+        "env" | "secrets" => texts(value.as_object()?.iter().map(|(name, value)| (format!("{key}.{name}"), value))),
+        "group" => object_or_text(key, value, &["name", "limit", "policy"], "a text such as \"deploy:2\""),
+        "after" => {
+            let elements = value.as_array()?.iter().enumerate();
+            elements.filter(|(_, value)| !value.is_u64()).find_map(|(index, value)| {
+                let forms = "an id such as 3, a text such as \"3:always\"";
+                object_or_text(&format!("after[{index}]"), value, &["id", "on"], forms)
+            })
+        }
+        _ => None,
+    }
+}
+
+fn texts<'a>(mut values: impl Iterator<Item = (String, &'a Value)>) -> Option<Fault> {
+    let (field, value) = values.find(|(_, value)| !value.is_string())?;
+    Some(Fault { field, why: format!("is {}; a text is needed: write it in quotes", kind(value)) })
+}
+
+fn object_or_text(field: &str, value: &Value, known: &[&str], forms: &str) -> Option<Fault> {
+    match value {
+        Value::String(_) | Value::Null => None,
+        Value::Object(object) => {
+            if let Some(key) = object.keys().find(|key| !known.contains(&key.as_str())) {
+                return Some(unknown(&format!("{field}.{key}"), key, known));
+            }
+            if let Some(required) = known.first().filter(|required| !object.contains_key(**required)) {
+                return Some(Fault { field: format!("{field}.{required}"), why: "is missing".to_owned() });
+            }
+            object.iter().find_map(|(key, value)| {
+                let (fits, wanted) = match key.as_str() {
+                    "id" => (value.is_u64(), "a job id, as in 3,"),
+                    "limit" => {
+                        (value.as_u64().is_some_and(|limit| u32::try_from(limit).is_ok()), "a whole number from 1")
+                    }
+                    _ => (value.is_string(), "a text"),
+                };
+                let optional = value.is_null() && known.first() != Some(&key.as_str());
+                let why = || format!("is {}; {wanted} is needed", kind(value));
+                (!fits && !optional).then(|| Fault { field: format!("{field}.{key}"), why: why() })
+            })
+        }
+        _ => {
+            let why = format!("is {}; write {forms} or an object with {}", kind(value), known.join(", "));
+            Some(Fault { field: field.to_owned(), why })
+        }
+    }
+}
+
+fn join(outer: &str, inner: &str) -> String {
+    if inner.is_empty() { outer.to_owned() } else { format!("{outer}.{inner}") }
+}
+
+/// A value in words; short, since a client wrote it.
+fn kind(value: &Value) -> String {
+    match value {
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(_) => "a text".to_owned(),
+        Value::Array(_) => "an array".to_owned(),
+        Value::Object(_) => "an object".to_owned(),
+    }
+}

@@ -1,0 +1,291 @@
+//! What requests mean, and what they are told when they are wrong.
+
+use super::*;
+use crate::daemon::handle::NewJob;
+use ci_runner_core::job::PRIORITY_MAX;
+use ci_runner_core::retry::{Pattern, Rule};
+use proptest::prelude::*;
+
+fn now() -> Zoned {
+    "2026-11-21T12:00:00[Europe/Berlin]".parse().expect("a time")
+}
+
+fn made(json: &str) -> Result<NewJob, Fault> {
+    new_job(read_job(json.as_bytes())?, &Settings::default(), &now())
+}
+
+fn spec(json: &str) -> JobSpec {
+    made(json).unwrap_or_else(|fault| panic!("{json}: {fault}")).spec
+}
+
+#[test]
+fn words_become_a_whole_job() {
+    let spec = spec(
+        r#"{"command":["make","-j"],"name":"n","pool":"default","labels":["gpu","arch=arm64","gpu"],"env":{"K":"V"},
+            "dir":"/srv","timeout":"30m","soft_timeout":1500,"retry":2,"retry_delay":"5s","backoff":"exponential",
+            "retry_on":["exit:2","signal:SIGKILL","!timeout"],"priority":7,"group":"deploy:2","after":[3,"4:always"],
+            "at":"2026-11-22 03:00","expires":"2d","hold":true,"log_max":"1M","correlation":"c"}"#,
+    );
+    assert_eq!(spec.work.command.argv(), ["make", "-j"]);
+    assert_eq!((spec.work.timeout_ms, spec.work.soft_timeout_ms), (Some(1_800_000), Some(1_500_000)));
+    assert_eq!(spec.work.log_bytes_max, 1 << 20);
+    let terms = &spec.terms;
+    assert_eq!(terms.labels.iter().map(Label::as_str).collect::<Vec<_>>(), ["arch=arm64", "gpu"]);
+    assert_eq!((terms.retry.retries, terms.retry.delay_ms, terms.retry.backoff), (2, 5_000, Backoff::Exponential));
+    assert_eq!(
+        terms.retry.rules,
+        [
+            Rule { pattern: Pattern::Exit(Some(2)), retry: true },
+            Rule { pattern: Pattern::Signal(Some(9)), retry: true },
+            Rule { pattern: Pattern::Timeout, retry: false },
+        ]
+    );
+    assert_eq!(terms.group.as_ref().map(|group| (group.name.as_str(), group.limit)), Some(("deploy", Some(2))));
+    let after: Vec<_> = terms.after.iter().map(|after| (after.job.get(), after.on)).collect();
+    assert_eq!(after, [(3, Condition::Success), (4, Condition::Always)]);
+    assert_eq!(terms.at, Some(WallTime(1_795_312_800_000)));
+    assert_eq!(terms.expires, Some(WallTime(1_795_258_800_000 + 2 * 86_400_000)));
+    assert!(terms.hold);
+    assert_eq!(spec.correlation, "c");
+}
+
+#[test]
+fn what_is_not_said_comes_from_the_settings() {
+    let settings = Settings { max_timeout_ms: Some(60_000), log_bytes_max: 5_000, ..Settings::default() };
+    let request = read_job(br#"{"shell":"true"}"#).unwrap();
+    let spec = new_job(request, &settings, &now()).unwrap().spec;
+    assert_eq!(spec.work.timeout_ms, Some(60_000), "the default is capped");
+    assert_eq!(spec.work.log_bytes_max, 5_000);
+    assert_eq!(spec.terms.retry, settings.retry);
+    assert_eq!(spec.work.command, Command::Shell("true".into()));
+    let id = uuid::Uuid::parse_str(&spec.correlation).expect("a UUID");
+    assert_eq!(id.get_version_num(), 7);
+    let request = read_job(br#"{"shell":"true","retry":0}"#).unwrap();
+    let spec = new_job(request, &settings, &now()).unwrap().spec;
+    assert_eq!((spec.terms.retry.retries, spec.terms.retry.delay_ms), (0, 5_000), "field by field");
+}
+
+/// One bad request for each row: the JSON, the field it must name, a part of the text.
+#[test]
+fn faults_name_the_field_and_the_mend() {
+    let job = |rest: &str| format!("{{\"command\":[\"a\"],{rest}}}");
+    for (json, field, part) in [
+        ("".into(), "", "no JSON"),
+        ("{\"command\":".into(), "", "no JSON"),
+        ("7".into(), "", "an object is needed"),
+        ("{}".into(), "command", "is missing"),
+        (r#"{"command":[]}"#.into(), "command", "is empty"),
+        (r#"{"command":["a\u0000"]}"#.into(), "command[0]", "NUL"),
+        (r#"{"command":["a",1]}"#.into(), "command[1]", "in quotes"),
+        (r#"{"command":"make"}"#.into(), "command", "expected a sequence"),
+        (r#"{"shell":" "}"#.into(), "shell", "is empty"),
+        (job(r#""shell":"x""#), "shell", "one of them"),
+        (job(r#""naem":"x""#), "naem", "did you mean \"name\"?"),
+        (job(r#""soft-timeout":"x""#), "soft-timeout", "did you mean \"soft_timeout\"?"),
+        (job(r#""name":"""#), "name", "is empty"),
+        (job(r#""name":"a","name":"b""#), "name", "duplicate"),
+        (job(r#""pool":"nope""#), "pool", "there is default"),
+        (job(r#""labels":["a b"]"#), "labels[0]", "cannot hold"),
+        (job(r#""labels":["a",{}]"#), "labels[1]", "is an object"),
+        (job(r#""env":{"A":1}"#), "env.A", "the number 1"),
+        (job(r#""env":{"A=B":"1"}"#), "env.A=B", "no variable name"),
+        (job(r#""dir":"x""#), "dir", "absolute"),
+        (job(r#""timeout":0"#), "timeout", "is zero"),
+        (job(r#""timeout":-1"#), "timeout", "negative"),
+        (job(r#""timeout":"soon""#), "timeout", "not a duration"),
+        (job(r#""timeout":60,"soft_timeout":60"#), "soft_timeout", "not before the hard timeout"),
+        (job(r#""retry":-1"#), "retry", "expected u32"),
+        (job(r#""retry":100000"#), "retry", "at most 1000"),
+        (job(r#""retry_delay":"30d""#), "retry_delay", "7 days"),
+        (job(r#""backoff":"fixd""#), "backoff", "did you mean \"fixed\"?"),
+        (job(r#""retry_on":["exit","sginal"]"#), "retry_on[1]", "did you mean \"signal\"?"),
+        (job(r#""retry_on":["exit:256"]"#), "retry_on[0]", "1 to 255"),
+        (job(r#""retry_on":["signal:NOPE"]"#), "retry_on[0]", "signal:KILL"),
+        (job(r#""retry_on":["lost:x"]"#), "retry_on[0]", "nothing after a colon"),
+        (job(r#""priority":101"#), "priority", "between -100 and 100"),
+        (job(r#""priority":100000"#), "priority", "between -100 and 100"),
+        (job(r#""group":"g:x""#), "group", "no limit"),
+        (job(r#""group":"g:0""#), "group", "between 1 and"),
+        (job(r#""group":7"#), "group", "deploy:2"),
+        (job(r#""group":{"name":"g","limt":1}"#), "group.limt", "did you mean \"limit\"?"),
+        (job(r#""group":{"limit":1}"#), "group.name", "is missing"),
+        (job(r#""group":{"name":"g","policy":"newest"}"#), "group.policy", "known are queue, latest, cancel"),
+        (job(r#""after":[0]"#), "after[0]", "ids begin with 1"),
+        (job(r#""after":[1,"2:succes"]"#), "after[1]", "did you mean \"success\"?"),
+        (job(r#""after":[1,{"id":2,"no":"x"}]"#), "after[1].no", "did you mean \"on\"?"),
+        (job(r#""after":["x"]"#), "after[0]", "write ID"),
+        (job(r#""after":[true]"#), "after[0]", "is true"),
+        (job(r#""at":"10m""#), "at", "--in"),
+        (job(r#""at":"03:00","in":5"#), "in", "one of them"),
+        (job(r#""expires":0"#), "expires", "is zero"),
+        (job(r#""at":"tomorrow 03:00","expires":60"#), "expires", "never run"),
+        (job(r#""key":"""#), "key", "1 to 200 bytes"),
+        (job(r#""memory":"2G""#), "memory", "nothing on this host enforces it"),
+        (job(r#""cpu":1.5"#), "cpu", "nothing on this host enforces it"),
+        (job(r#""pids":10"#), "pids", "nothing on this host enforces it"),
+        (job(r#""log_max":"1""#), "log_max", "between 4096"),
+        (job(r#""correlation":"""#), "correlation", "is empty"),
+        (job(r#""secrets":{"T":"12345"}"#), "secrets.T", "minimum is 6"),
+        (job(r#""secrets":{"T":"aaaaaaaaa"}"#), "secrets.T", "one character"),
+        (job(r#""secrets":{"T=":"hunter22"}"#), "secrets.T=", "no variable name"),
+        (job(r#""secrets":{"T":"hunter\u000022"}"#), "secrets.T", "NUL"),
+        (job(r#""secrets":{"T":"hunter22"},"env":{"T":"x"}"#), "secrets.T", "one of them"),
+    ] as [(String, &str, &str); 60]
+    {
+        let fault = made(&json).err().unwrap_or_else(|| panic!("{json} was taken"));
+        assert_eq!(fault.field, field, "{json}: {fault}");
+        assert!(fault.why.contains(part), "{json}: {fault}");
+        assert!(!fault.why.contains("hunter"), "{json} tells a secret: {fault}");
+    }
+}
+
+#[test]
+fn arrays_name_the_job() {
+    let read = |json: &str| read_jobs(json.as_bytes(), 3).map(|jobs| jobs.len());
+    assert_eq!(read("[]"), Ok(0));
+    assert_eq!(read(r#"[{"shell":"a"},{"shell":"b"},{"shell":"c"}]"#), Ok(3));
+    for (json, index, field, part) in [
+        (r#"[{"shell":"a"},{"shel":"b"}]"#, Some(1), "shel", "did you mean"),
+        (r#"[{"shell":"a"},{"shell":"b"},7]"#, Some(2), "", "the number 7"),
+        (r#"[{},{},{},{}]"#, None, "", "more than 3"),
+        (r#"[{},"#, None, "", "no JSON"),
+        (r#"[{}] x"#, None, "", "no JSON"),
+    ] {
+        let refused = read(json).unwrap_err();
+        assert_eq!((refused.index, refused.fault.field.as_str()), (index, field), "{json}: {refused:?}");
+        assert!(refused.fault.why.contains(part), "{json}: {refused:?}");
+    }
+}
+
+#[test]
+fn schedules_name_the_field_of_their_job() {
+    let fault = read_schedule(br#"{"name":"n","calendar":"daily","job":{"shel":"x"}}"#).unwrap_err();
+    assert_eq!(fault.field, "job.shel");
+    let fault = read_schedule(br#"{"name":"n","job":{"shell":"x"}}"#).unwrap_err();
+    assert_eq!((fault.field.as_str(), fault.why.as_str()), ("calendar", "is missing"));
+    assert!(read_schedule(br#"{"name":"n","calendar":"daily","job":{"shell":"x"}}"#).is_ok());
+}
+
+#[test]
+fn exit_leaves_out_usage_errors() {
+    assert_eq!(parse_rules(&["exit", "signal", "lost"]), Ok(RetryPolicy::default_rules()));
+    assert_eq!(rule_words(&RetryPolicy::default_rules()), ["exit", "signal", "lost"]);
+    let every = [Rule { pattern: Pattern::Exit(None), retry: true }];
+    assert_eq!(rule_words(&every), ["exit:3", "exit:64", "exit"]);
+    assert_eq!(parse_rules(&["!exit"]), Ok(vec![Rule { pattern: Pattern::Exit(None), retry: false }]));
+}
+
+#[test]
+fn the_hash_of_a_body_depends_on_what_is_asked_only() {
+    let hash = |json: &str| body_hash(&[read_job(json.as_bytes()).unwrap()]);
+    let first = hash(r#"{"shell":"a","timeout":"30m","secrets":{"T":"hunter22"}}"#);
+    assert_eq!(first, hash(r#"{ "secrets":{"T":"other-one"},"timeout":1800,"key":"k","shell":"a" }"#));
+    assert_ne!(first, hash(r#"{"shell":"a","timeout":"31m","secrets":{"T":"hunter22"}}"#));
+    assert_ne!(first, hash(r#"{"shell":"a","timeout":"30m","secrets":{"U":"hunter22"}}"#));
+}
+
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let pattern = prop_oneof![
+        Just(Pattern::Exit(None)),
+        (1u8..).prop_map(|code| Pattern::Exit(Some(code))),
+        Just(Pattern::Signal(None)),
+        (1u8..=64).prop_map(|signal| Pattern::Signal(Some(signal))),
+        Just(Pattern::Lost),
+        Just(Pattern::Timeout),
+        Just(Pattern::Oom),
+        Just(Pattern::Start),
+    ];
+    (pattern, any::<bool>()).prop_map(|(pattern, retry)| Rule { pattern, retry })
+}
+
+fn any_request() -> impl Strategy<Value = JobRequest> {
+    let base = (
+        prop::collection::vec("[a-z]{1,8}", 1..4),
+        prop::option::of("[a-zA-Z0-9 ]{1,20}"),
+        prop::collection::vec("[a-z][a-z0-9]{0,5}(=[a-z0-9]{0,4})?", 0..4),
+        prop::collection::btree_map("[A-Z_]{1,8}", "[ -~]{0,20}", 0..4),
+        (1u64..1_000_000, 0u32..=1_000, 0u64..600_000_000),
+        prop::collection::vec(any_rule(), 0..8),
+    );
+    let terms = (
+        -PRIORITY_MAX..=PRIORITY_MAX,
+        prop::option::of(("[a-z:]{1,8}", 1u32..=10_000, 0usize..3)),
+        prop::collection::vec((1u64.., 0usize..3), 0..4),
+        prop::option::of(1u64..1_000_000_000),
+        any::<bool>(),
+    );
+    (base, terms).prop_map(|((command, name, labels, env, (timeout, retry, delay), rules), terms)| {
+        let (priority, group, after, expires, hold) = terms;
+        let milliseconds = |ms| crate::quantity::DurationField(std::time::Duration::from_millis(ms));
+        JobRequest {
+            command: Some(command),
+            name,
+            labels,
+            env,
+            timeout: Some(milliseconds(timeout)),
+            retry: Some(retry),
+            retry_delay: Some(milliseconds(delay)),
+            retry_on: Some(rule_words(&rules)),
+            priority: Some(i64::from(priority)),
+            group: group.map(|(name, limit, policy)| {
+                let policy = Some(["queue", "latest", "cancel"][policy].to_owned());
+                GroupField::Parts(crate::api::GroupParts { name, limit: Some(limit), policy })
+            }),
+            after: after
+                .into_iter()
+                .map(|(id, on)| AfterField::Text(format!("{id}:{}", ["success", "failure", "always"][on])))
+                .collect(),
+            expires: expires.map(milliseconds),
+            hold,
+            ..JobRequest::default()
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_job_and_its_request_are_the_same(request in any_request()) {
+        let now = now();
+        let json = serde_json::to_vec(&request).unwrap();
+        let first = new_job(read_job(&json).unwrap(), &Settings::default(), &now).unwrap().spec;
+        let again = request_of(&first, WallTime(now.timestamp().as_millisecond()));
+        let again = read_job(&serde_json::to_vec(&again).unwrap()).unwrap();
+        prop_assert_eq!(new_job(again, &Settings::default(), &now).unwrap().spec, first);
+    }
+
+    #[test]
+    fn rules_decide_the_same_after_a_round_trip(rules in prop::collection::vec(any_rule(), 0..8), code: u8, signal in 1u8..=64) {
+        use ci_runner_core::outcome::AttemptResult;
+        let policy = |rules| RetryPolicy { retries: 1, delay_ms: 0, backoff: Backoff::Fixed, rules };
+        let back = parse_rules(&rule_words(&rules)).unwrap();
+        let (first, second) = (policy(rules), policy(back));
+        for result in [AttemptResult::Exited { code }, AttemptResult::Signaled { signal }, AttemptResult::TimedOut, AttemptResult::OomKilled] {
+            prop_assert_eq!(first.allows(&result), second.allows(&result));
+        }
+    }
+
+    #[test]
+    fn no_text_breaks_a_parser(text in "\\PC{0,40}") {
+        let _ = parse_rules(&[&text]);
+        let _ = parse_group(GroupField::Text(text.clone()));
+        let _ = parse_dependency(AfterField::Text(text.clone()));
+        let _ = signal_number(&text);
+        let _ = read_job(text.as_bytes());
+        let _ = read_jobs(text.as_bytes(), 2);
+    }
+
+    #[test]
+    fn no_value_breaks_a_field(field in 0usize..64, value in "(\\[|\\{\"|\"|-|)[a-z0-9:]{0,6}(\"\\}|\\]|\"|)") {
+        let known = crate::suggest::fields_of::<JobRequest>();
+        let json = format!("{{\"shell\":\"x\",\"{}\":{value}}}", known[field % known.len()]);
+        if let Err(fault) = made(&json) {
+            prop_assert!(!fault.why.is_empty());
+        }
+        let _ = read_jobs(format!("[{json}]").as_bytes(), 2);
+    }
+
+    #[test]
+    fn signals_have_one_name(number in 1u8..=64) {
+        prop_assert_eq!(signal_number(&signal_name(number)), Some(number));
+    }
+}
