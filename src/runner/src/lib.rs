@@ -4,7 +4,10 @@
 pub mod api;
 pub mod config;
 pub mod daemon;
+pub mod executor;
+pub mod metrics;
 pub mod quantity;
+pub mod request;
 pub mod store;
 pub mod suggest;
 pub mod systemd;

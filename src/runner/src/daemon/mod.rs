@@ -1,3 +1,11 @@
 //! The service: one loop that owns the record, and what it needs around it.
 
+pub mod clock;
+pub mod engine;
+pub mod fail;
+pub mod gc;
 pub mod handle;
+pub mod job_env;
+pub mod secrets;
+pub mod settings;
+pub mod writer;

@@ -14,6 +14,7 @@ use ci_runner_spawner::protocol::{
 };
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -90,10 +91,19 @@ pub enum Event {
     },
 }
 
+/// Lets the event loop wait for a client's socket.
+struct Watched(Client);
+
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
 enum Link {
     Down { at: tokio::time::Instant },
     Connecting(JoinHandle<io::Result<(Client, String, bool)>>),
-    Up(AsyncFd<Client>),
+    Up(AsyncFd<Watched>),
 }
 
 /// The connection to the spawner.
@@ -131,7 +141,7 @@ impl Native {
         let Link::Up(client) = &mut self.link else { return };
         let key = order.start.key.clone();
         let secrets = order.secrets.map(Secrets);
-        match client.get_mut().send_start(order.start, &order.spec, secrets.as_ref()) {
+        match client.get_mut().0.send_start(order.start, &order.spec, secrets.as_ref()) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 let seen = Seen::Ended(AttemptResult::FailedToStart { cause: error.to_string() });
@@ -148,7 +158,7 @@ impl Native {
         }
         let requests = std::mem::take(&mut self.requests);
         let Link::Up(client) = &mut self.link else { return };
-        if let Err(error) = client.get_mut().send(&requests) {
+        if let Err(error) = client.get_mut().0.send(&requests) {
             self.lose(&error.to_string());
         }
     }
@@ -178,10 +188,10 @@ impl Native {
                 }
                 Link::Up(client) => {
                     let interest =
-                        if client.get_ref().wants_write() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+                        if client.get_ref().0.wants_write() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
                     match client.ready_mut(interest).await {
                         Ok(mut guard) => {
-                            let done = pump(guard.get_inner_mut(), &mut self.events);
+                            let done = pump(&mut guard.get_inner_mut().0, &mut self.events);
                             guard.clear_ready();
                             if let Err(error) = done {
                                 self.lose(&error.to_string());
@@ -195,7 +205,7 @@ impl Native {
     }
 
     fn connected(&mut self, done: io::Result<(Client, String, bool)>) {
-        let made = done.and_then(|(client, epoch, cgroup)| Ok((AsyncFd::new(client)?, epoch, cgroup)));
+        let made = done.and_then(|(client, epoch, cgroup)| Ok((AsyncFd::new(Watched(client))?, epoch, cgroup)));
         match made {
             Ok((client, epoch, cgroup)) => {
                 self.link = Link::Up(client);

@@ -1,0 +1,86 @@
+//! From the configuration to what the loop needs.
+
+use super::engine::HostSettings;
+use crate::config::{Backoff, Config, GcConfig};
+use crate::request::parse_rules;
+use ci_runner_core::job::Fault;
+use ci_runner_core::labels::Label;
+use ci_runner_core::policy::{GroupLimit, Pool, Settings};
+use ci_runner_core::retry::{self, RetryPolicy};
+use std::path::Path;
+use std::time::Duration;
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the pure functions need.
+///
+/// # Errors
+/// A rule or label that the configuration let pass; names the key.
+pub fn settings(config: &Config) -> Result<Settings, Fault> {
+    let mut pools = Vec::with_capacity(config.pools.len());
+    for (name, pool) in &config.pools {
+        let mut labels = Vec::with_capacity(pool.labels.len());
+        for text in &pool.labels {
+            let label = Label::parse(text);
+            labels.push(label.map_err(|why| Fault { field: format!("pools.{name}.labels"), why: why.to_string() })?);
+        }
+        pools.push(Pool { name: name.clone(), slots: pool.slots, labels });
+    }
+    let rules = if config.retry.on.is_empty() { RetryPolicy::default_rules() } else { parse_rules(&config.retry.on)? };
+    Ok(Settings {
+        pools,
+        groups: config.groups.iter().map(|(name, limit)| GroupLimit { name: name.clone(), limit: *limit }).collect(),
+        grace_ms: milliseconds(config.grace),
+        queue_jobs_max: usize::try_from(config.queue_jobs_max).unwrap_or(usize::MAX),
+        retry: RetryPolicy {
+            retries: config.retry.attempts,
+            delay_ms: milliseconds(config.retry.delay),
+            backoff: match config.retry.backoff {
+                Backoff::Fixed => retry::Backoff::Fixed,
+                Backoff::Exponential => retry::Backoff::Exponential,
+            },
+            rules,
+        },
+        default_timeout_ms: Some(milliseconds(config.default_timeout)),
+        max_timeout_ms: config.max_timeout.map(milliseconds),
+        log_bytes_max: config.log_max,
+    })
+}
+
+/// Where things are, and what jobs find.
+pub fn host_settings(config: &Config) -> HostSettings {
+    let GcConfig { finished_max_age, log_max_age, log_bytes_max } = &config.gc;
+    let (user, home) = user_and_home();
+    HostSettings {
+        log_dir: log_dir(&config.state_dir),
+        tmp_dir: config.state_dir.join("tmp"),
+        secrets_dir: config.state_dir.join("secrets"),
+        pool_paths: config.pools.iter().map(|(name, pool)| (name.clone(), pool.path.clone())).collect(),
+        job_path: config.job_path.clone(),
+        name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        home,
+        user,
+        finished_max_age_ms: finished_max_age.map(milliseconds),
+        log_max_age: *log_max_age,
+        log_bytes_max: *log_bytes_max,
+    }
+}
+
+/// Logs of jobs in a state directory.
+pub fn log_dir(state_dir: &Path) -> std::path::PathBuf {
+    state_dir.join("logs")
+}
+
+/// Jobs of the native executor run as the daemon's own user: its name and home from the user database.
+fn user_and_home() -> (String, String) {
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let found = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|row| row.get(2) == Some(&uid.as_str()));
+    let field = |at: usize| found.as_ref().and_then(|row| row.get(at)).map(|text| (*text).to_owned());
+    let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+    let user = field(0).or_else(|| variable("USER")).unwrap_or_else(|| uid.clone());
+    let home = variable("HOME").or_else(|| field(5)).unwrap_or_else(|| "/".to_owned());
+    (user, home)
+}
