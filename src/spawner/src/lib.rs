@@ -1,3 +1,33 @@
-//! placeholder
+//! The spawner and its shims: the part of ci-runner that starts jobs and stays with them.
+//!
+//! ```text
+//! daemon ──socket──▶ spawner ──fork──▶ shim, one per attempt ──▶ job
+//! ```
+//!
+//! The daemon can be killed and replaced at any moment, the spawner too: an attempt depends on its shim alone. Promises kept
+//! here: an attempt starts at most once; its deadline holds whoever else is dead; when it is said to have ended, nothing of
+//! it is left; a result that was seen is not lost.
+//!
+//! No threads, no async runtime. `unsafe` is confined to [`sys`] and [`launch`].
+
+mod attempts;
+mod cgroup;
+pub mod client;
+pub mod failpoint;
 pub mod joblog;
+mod launch;
+mod memfd;
+mod procs;
 pub mod protocol;
+mod record;
+mod server;
+mod shim;
+mod sys;
+mod tmpdir;
+mod wire;
+
+/// The `ci-runner-spawner` program. The exit code: 0 a spawner listens, 1 it cannot, 3 a mistake in the command line.
+pub fn main() -> std::process::ExitCode {
+    let code = server::main(std::env::args_os().skip(1));
+    std::process::ExitCode::from(u8::try_from(code).unwrap_or(1))
+}

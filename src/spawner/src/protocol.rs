@@ -287,7 +287,7 @@ pub mod names {
     pub const GENERATIONS_DIR: &str = "generations";
     /// `attempts/<store>-<job>-<attempt>/`.
     pub const ATTEMPTS_DIR: &str = "attempts";
-    /// Start lock of an attempt: held = its shim lives. Content: the shim's process id.
+    /// Start lock of an attempt: held = its shim lives. Content: who the shim is, for a successor of the spawner.
     pub const LOCK: &str = "lock";
     /// Written by the shim just before it lets the job run.
     pub const BEGAN: &str = "began";
@@ -295,6 +295,4 @@ pub mod names {
     pub const VOIDED: &str = "void";
     /// The exit record: one line of JSON, a newline, and a checksum line.
     pub const EXIT: &str = "exit";
-    /// Process id of the job's session leader, for a successor that must find leftovers.
-    pub const SESSION: &str = "session";
 }

@@ -1,1 +1,5 @@
-fn main() {}
+//! `ci-runner-spawner`: see the crate of that name.
+
+fn main() -> std::process::ExitCode {
+    ci_runner_spawner::main()
+}

@@ -1,0 +1,244 @@
+//! The attempt directories: what is in them, in which order it is written and removed.
+//!
+//! ```text
+//! attempts/<store>-<job>-<attempt>/   made by `start` or `void`
+//!   lock    flock held = the shim lives; says who it is ([`Identity`])
+//!   void    never starts
+//!   began   the shim is about to let the job run
+//!   exit    the record (`exit.tmp` while it is written)
+//! ```
+//!
+//! Removal goes `lock`, `exit`, `began`, so that a removal cut short never leaves a directory that looks as if the attempt
+//! could still start, nor one that looks lost before its record is gone.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::protocol::{AttemptKey, ExitRecord, names};
+use crate::record;
+
+/// Where an exit record is written before it is renamed.
+const EXIT_ASIDE: &str = "exit.tmp";
+/// An identity never exceeds this: its only long part is a cgroup's path.
+const IDENTITY_BYTES_MAX: usize = 8 * 1024;
+
+/// What the `lock` file says, for a spawner that did not fork this shim. Lines: `<shim pid> <descriptor of the lock>`, slot
+/// name, backstop deadline (CLOCK_BOOTTIME, ms) or `-`, parent cgroup or `-`, and, once the job's process is there, its
+/// session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// Process id of the shim.
+    pub(crate) pid: i32,
+    /// The shim's descriptor of the lock: proves that a process with this id really is the shim.
+    pub(crate) lock_fd: RawFd,
+    /// `<pool>-<slot>`.
+    pub(crate) slot: String,
+    /// When the spawner steps in, if the shim has not ended the job by then.
+    pub(crate) backstop_ms: Option<u64>,
+    /// Directory in which the job's cgroup is.
+    pub(crate) cgroup_parent: Option<PathBuf>,
+    /// Session of the job's first process.
+    pub(crate) session: Option<i32>,
+}
+
+impl Identity {
+    /// The lines but the session, which the job's process adds at [`Self::session_offset`].
+    pub(crate) fn encode(&self) -> String {
+        let backstop = self.backstop_ms.map_or_else(|| "-".to_owned(), |ms| ms.to_string());
+        let parent = self.cgroup_parent.as_ref().map_or("-".into(), |path| path.to_string_lossy());
+        format!("{} {}\n{}\n{backstop}\n{parent}\n", self.pid, self.lock_fd, self.slot)
+    }
+
+    fn decode(text: &str) -> Option<Self> {
+        let mut lines = text.split_inclusive('\n').map(|line| line.strip_suffix('\n'));
+        let mut line = || lines.next().flatten();
+        let (pid, lock_fd) = line()?.split_once(' ')?;
+        let slot = line()?.to_owned();
+        let backstop_ms = line()?.parse().ok();
+        let cgroup_parent = Some(line()?).filter(|&path| path != "-").map(PathBuf::from);
+        let session = line().and_then(|word| word.parse().ok());
+        Some(Self { pid: pid.parse().ok()?, lock_fd: lock_fd.parse().ok()?, slot, backstop_ms, cgroup_parent, session })
+    }
+}
+
+/// What taking a start lock came to.
+pub(crate) enum Locked {
+    /// It is ours.
+    Taken(OwnedFd),
+    /// A shim holds it; here is the file, to read who.
+    Held(OwnedFd),
+}
+
+/// The `attempts` directory.
+pub(crate) struct Attempts {
+    dir: OwnedFd,
+}
+
+impl Attempts {
+    /// Opens `attempts` in the spawner's directory, making it if needed.
+    pub(crate) fn open(home: impl AsFd) -> io::Result<Self> {
+        match rustix::fs::mkdirat(&home, names::ATTEMPTS_DIR, Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::PATH;
+        Ok(Self { dir: rustix::fs::openat(home, names::ATTEMPTS_DIR, flags, Mode::empty())? })
+    }
+
+    /// The descriptor that a shim must keep.
+    pub(crate) fn raw(&self) -> RawFd {
+        self.dir.as_raw_fd()
+    }
+
+    /// Makes the directory; true when it was not there.
+    pub(crate) fn make(&self, key: &AttemptKey) -> io::Result<bool> {
+        match rustix::fs::mkdirat(&self.dir, key.to_string(), Mode::RWXU) {
+            Ok(()) => Ok(true),
+            Err(Errno::EXIST) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the start lock, or finds it held.
+    pub(crate) fn lock(&self, key: &AttemptKey) -> io::Result<Locked> {
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let lock = rustix::fs::openat(&self.dir, path(key, names::LOCK), flags, mode)?;
+        match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Locked::Taken(lock)),
+            Err(Errno::WOULDBLOCK) => Ok(Locked::Held(lock)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Who holds (or held) the lock; None while that is not (wholly) written.
+    pub(crate) fn identity(lock: &OwnedFd) -> Option<Identity> {
+        let mut text = vec![0; IDENTITY_BYTES_MAX];
+        let got = rustix::io::pread(lock, &mut text, 0).ok()?;
+        Identity::decode(std::str::from_utf8(&text[..got]).ok()?)
+    }
+
+    /// True when the process `identity.pid` has this very lock open: it is the shim and not a later process with its id.
+    pub(crate) fn is_holder(lock: &OwnedFd, identity: &Identity) -> bool {
+        let theirs =
+            rustix::fs::statat(CWD, format!("/proc/{}/fd/{}", identity.pid, identity.lock_fd), AtFlags::empty());
+        let ours = rustix::fs::fstat(lock);
+        matches!((theirs, ours), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+    }
+
+    /// True when the file is there.
+    pub(crate) fn has(&self, key: &AttemptKey, name: &str) -> bool {
+        rustix::fs::statat(&self.dir, path(key, name), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// Writes an empty file, in one step.
+    pub(crate) fn mark(&self, key: &AttemptKey, name: &str) -> io::Result<()> {
+        let mode = Mode::RUSR | Mode::WUSR;
+        match rustix::fs::mknodat(&self.dir, path(key, name), FileType::RegularFile, mode, 0) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes a mark away again.
+    pub(crate) fn unmark(&self, key: &AttemptKey, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.dir, path(key, name), AtFlags::empty())?)
+    }
+
+    /// Writes the exit record aside; [`Self::publish_exit`] makes it count.
+    pub(crate) fn write_exit_aside(&self, record: &ExitRecord) -> io::Result<()> {
+        let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = rustix::fs::openat(&self.dir, path(&record.key, EXIT_ASIDE), flags, mode)?;
+        let text = record::encode(record);
+        match rustix::io::write(&file, &text)? {
+            written if written == text.len() => Ok(()),
+            _ => Err(io::ErrorKind::StorageFull.into()),
+        }
+    }
+
+    /// Renames the record into place.
+    pub(crate) fn publish_exit(&self, key: &AttemptKey) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.dir, path(key, EXIT_ASIDE), &self.dir, path(key, names::EXIT))?)
+    }
+
+    /// The exit record, when there is a valid one.
+    pub(crate) fn read_exit(&self, key: &AttemptKey) -> Option<ExitRecord> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&self.dir, path(key, names::EXIT), flags, Mode::empty()).ok()?;
+        let mut text = [0; record::RECORD_BYTES_MAX];
+        let got = rustix::io::read(&file, &mut text).ok()?;
+        record::decode(key, &text[..got])
+    }
+
+    /// Removes the directory with all that belongs in it.
+    pub(crate) fn remove(&self, key: &AttemptKey) -> io::Result<()> {
+        let unlink = |name| match rustix::fs::unlinkat(&self.dir, path(key, name), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(io::Error::from(error)),
+        };
+        let remove_dir = || match rustix::fs::unlinkat(&self.dir, key.to_string(), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(io::Error::from(error)),
+        };
+        unlink(names::LOCK)?;
+        unlink(names::EXIT)?;
+        crate::failpoint::hit(crate::failpoint::SPAWNER_AMID_FORGET);
+        unlink(names::BEGAN)?;
+        if remove_dir().is_ok() {
+            return Ok(());
+        }
+        unlink(EXIT_ASIDE)?;
+        unlink(names::VOIDED)?;
+        remove_dir()
+    }
+
+    /// All attempts that have a directory; entries that are no attempt's are left alone.
+    pub(crate) fn all(&self) -> io::Result<Vec<AttemptKey>> {
+        let mut keys = Vec::new();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&self.dir, ".", flags, Mode::empty())?;
+        for entry in rustix::fs::Dir::new(dir)? {
+            let entry = entry?;
+            if let Ok(key) = entry.file_name().to_string_lossy().parse() {
+                keys.push(key);
+            }
+        }
+        Ok(keys)
+    }
+}
+
+fn path(key: &AttemptKey, name: &str) -> String {
+    format!("{key}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_is_read_whole_or_not_at_all() {
+        let identity = Identity {
+            pid: 12,
+            lock_fd: 7,
+            slot: "default-0".to_owned(),
+            backstop_ms: Some(99),
+            cgroup_parent: Some("/sys/fs/cgroup/a b".into()),
+            session: None,
+        };
+        let text = identity.encode();
+        for end in 0..text.len() {
+            assert_eq!(Identity::decode(&text[..end]), None, "cut at {end}");
+        }
+        assert_eq!(Identity::decode(&text), Some(identity.clone()));
+        let with_session = Identity { session: Some(13), ..identity };
+        assert_eq!(Identity::decode(&format!("{text}13\n")), Some(with_session.clone()));
+        assert_eq!(Identity::decode(&format!("{text}13")).and_then(|identity| identity.session), None);
+        let bare = Identity { backstop_ms: None, cgroup_parent: None, session: None, ..with_session };
+        assert_eq!(Identity::decode(&bare.encode()), Some(bare));
+    }
+}

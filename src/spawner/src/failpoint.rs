@@ -1,0 +1,146 @@
+//! Named places where a process of ours can be made to die, for crash tests.
+//!
+//! `CI_RUNNER_FAIL=<point>[:n]` in the spawner's environment makes the process that passes the point for the n-th time
+//! (from 1, the default) kill itself with SIGKILL. With `CI_RUNNER_FAIL_DIR=<dir>` the passes are counted over all
+//! processes, by the length of the file `<dir>/<point>`, so that a point fires exactly once although every shim is a new
+//! process; without it each process counts for itself. A job never sees either word: its environment is the
+//! specification's. Always compiled in; unarmed it costs one load and one branch.
+
+use std::io::{Seek, Write};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! points {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        $($(#[$doc])* pub const $name: &str = $text;)*
+        /// Every fail point's name, `spawner-…` where the spawner dies and `shim-…` where a shim dies.
+        pub fn names() -> &'static [&'static str] { &[$($text),*] }
+    };
+}
+
+points! {
+    /// A `start` was read; nothing is done.
+    SPAWNER_BEFORE_MKDIR = "spawner-before-mkdir";
+    /// The attempt directory is there, the lock is not.
+    SPAWNER_AFTER_MKDIR = "spawner-after-mkdir";
+    /// The start lock is held by the spawner alone.
+    SPAWNER_AFTER_LOCK = "spawner-after-lock";
+    /// The shim was forked; `started` is not said.
+    SPAWNER_AFTER_FORK = "spawner-after-fork";
+    /// `signal` was handed to the shim.
+    SPAWNER_AFTER_SIGNAL = "spawner-after-signal";
+    /// `kill` was handed to the shim.
+    SPAWNER_AFTER_KILL = "spawner-after-kill";
+    /// `void` took the lock; nothing is written.
+    SPAWNER_BEFORE_VOID = "spawner-before-void";
+    /// `void` is written; `voided` is not said.
+    SPAWNER_AFTER_VOID = "spawner-after-void";
+    /// A shim has ended; nothing is said.
+    SPAWNER_BEFORE_ENDED = "spawner-before-ended";
+    /// `ended` was sent.
+    SPAWNER_AFTER_ENDED = "spawner-after-ended";
+    /// A `forget` was read; nothing is removed.
+    SPAWNER_BEFORE_FORGET = "spawner-before-forget";
+    /// Half of the attempt directory is removed.
+    SPAWNER_AMID_FORGET = "spawner-amid-forget";
+    /// The attempt directory is removed.
+    SPAWNER_AFTER_FORGET = "spawner-after-forget";
+    /// The shim lives and holds the lock, but has not written who it is.
+    SHIM_BEFORE_IDENTITY = "shim-before-identity";
+    /// Everything is prepared; `began` is not written.
+    SHIM_BEFORE_BEGAN = "shim-before-began";
+    /// `began` is written; the job does not run.
+    SHIM_AFTER_BEGAN = "shim-after-began";
+    /// The job runs.
+    SHIM_AFTER_EXEC = "shim-after-exec";
+    /// The job's main process has ended; leftovers may live.
+    SHIM_AFTER_MAIN_END = "shim-after-main-end";
+    /// Nothing of the job is left; the record is not written.
+    SHIM_BEFORE_EXIT_RECORD = "shim-before-exit-record";
+    /// The record is written aside, not renamed.
+    SHIM_AFTER_EXIT_TMP = "shim-after-exit-tmp";
+    /// The record is in place.
+    SHIM_AFTER_EXIT_RECORD = "shim-after-exit-record";
+}
+
+struct Plan {
+    point: String,
+    pass: u64,
+    counter_file: Option<PathBuf>,
+    passes: AtomicU64,
+}
+
+static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
+
+/// Reads the plan from the environment; called once, before the first fork. A name that is no point is an error in words.
+pub(crate) fn arm_from_environment() -> Result<(), String> {
+    let plan = match std::env::var("CI_RUNNER_FAIL") {
+        Ok(text) if !text.is_empty() => Some(parse(&text)?),
+        _ => None,
+    };
+    let _ = PLAN.set(plan);
+    Ok(())
+}
+
+fn parse(text: &str) -> Result<Plan, String> {
+    let (point, pass) = match text.split_once(':') {
+        Some((point, pass)) => (point, pass.parse().map_err(|_| format!("CI_RUNNER_FAIL: `{pass}` is no number"))?),
+        None => (text, 1),
+    };
+    if !names().contains(&point) {
+        return Err(format!("CI_RUNNER_FAIL: no fail point is named `{point}`; there are: {}", names().join(", ")));
+    }
+    let counter_file = std::env::var_os("CI_RUNNER_FAIL_DIR").map(|dir| PathBuf::from(dir).join(point));
+    Ok(Plan { point: point.to_owned(), pass, counter_file, passes: AtomicU64::new(0) })
+}
+
+/// Passes `point`: returns, or the process is dead.
+#[inline]
+pub(crate) fn hit(point: &'static str) {
+    if let Some(Some(plan)) = PLAN.get() {
+        plan.hit(point);
+    }
+}
+
+impl Plan {
+    #[cold]
+    fn hit(&self, point: &str) {
+        if point != self.point {
+            return;
+        }
+        let passes = match &self.counter_file {
+            Some(file) => count_in(file).unwrap_or(0),
+            None => self.passes.fetch_add(1, Ordering::Relaxed) + 1,
+        };
+        if passes == self.pass {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// Appends one byte and tells how long the file then is at that byte: appends are atomic, so each pass has its own number.
+fn count_in(file: &std::path::Path) -> std::io::Result<u64> {
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file)?;
+    file.write_all(b"x")?;
+    file.stream_position()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn names_are_unique_and_say_who_dies() {
+        let names = super::names();
+        for (i, name) in names.iter().enumerate() {
+            assert!(name.starts_with("spawner-") || name.starts_with("shim-"), "{name}");
+            assert!(!names[..i].contains(name), "{name} twice");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_point_is_refused() {
+        assert!(super::parse("shim-after-exce").is_err_and(|why| why.contains("shim-after-exec")));
+        assert!(super::parse("shim-after-exec:x").is_err());
+        assert!(super::parse("shim-after-exec:3").is_ok_and(|plan| plan.pass == 3));
+    }
+}

@@ -1,0 +1,79 @@
+//! What the spawner knows of an attempt. The directory is the truth for a successor; this is the same, at hand.
+
+use std::os::fd::OwnedFd;
+
+use crate::attempts::Identity;
+use crate::protocol::ExitRecord;
+
+/// One attempt.
+pub(super) enum State {
+    /// Its shim lives.
+    Alive(Shim),
+    /// A shim holds the lock and has not yet said who it is (a predecessor forked it just before it died).
+    Unidentified {
+        /// When to look again.
+        again_ms: u64,
+        /// What to pass on once it is known.
+        wish: Option<Wish>,
+    },
+    /// Its shim died without a record; the job is being ended.
+    Leftovers(Leftovers),
+    /// Never began, can be started.
+    NotBegan,
+    /// Can never be started.
+    Voided,
+    /// Over. The record is on the disk, or here when it could not be written.
+    Ended(Option<Box<ExitRecord>>),
+    /// Over without a record.
+    Lost,
+}
+
+/// What a shim is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// SIGTERM, kill after so many milliseconds.
+    Stop(u64),
+    /// Kill.
+    Kill,
+}
+
+/// A living shim.
+pub(super) struct Shim {
+    /// What it says (or will say) in its lock file.
+    pub(super) identity: Identity,
+    /// Of a predecessor's shim; our own are watched by SIGCHLD and cannot lose their process id.
+    pub(super) pidfd: Option<OwnedFd>,
+    /// When the spawner steps in, CLOCK_BOOTTIME.
+    pub(super) force_ms: Option<u64>,
+    /// When it first did.
+    pub(super) forced_ms: Option<u64>,
+}
+
+/// What a dead shim left.
+pub(super) struct Leftovers {
+    /// Who it was.
+    pub(super) identity: Identity,
+    /// We saw it die, so that its job's session id was still its own at that moment.
+    pub(super) witnessed: bool,
+    /// When to look again.
+    pub(super) again_ms: u64,
+    /// How long to wait after that.
+    pub(super) pause_ms: u64,
+}
+
+impl State {
+    /// True while something of it may run.
+    pub(super) fn is_alive(&self) -> bool {
+        matches!(self, Self::Alive(_) | Self::Unidentified { .. } | Self::Leftovers(_))
+    }
+
+    /// When it needs a look, CLOCK_BOOTTIME.
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        match self {
+            Self::Alive(shim) => shim.force_ms,
+            Self::Unidentified { again_ms, .. } => Some(*again_ms),
+            Self::Leftovers(leftovers) => Some(leftovers.again_ms),
+            Self::NotBegan | Self::Voided | Self::Ended(_) | Self::Lost => None,
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! One connection of a daemon: its packets in, its replies out, bounded both ways.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+use crate::protocol::{AttemptKey, Reply};
+use crate::wire;
+
+/// A daemon that leaves this much unread is dropped; it finds everything again by `list`.
+const UNSENT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The answer to `list` is made piece by piece, while less than this waits to be sent.
+const LISTING_BYTES_AHEAD: usize = 256 * 1024;
+
+/// A connection.
+pub(super) struct Connection {
+    pub(super) socket: OwnedFd,
+    /// Whose it is, after `hello`.
+    pub(super) store: Option<String>,
+    /// Attempts that `list` has still to tell, last first.
+    pub(super) listing: Option<Vec<AttemptKey>>,
+    /// To be closed at the end of this turn; nothing more is read.
+    pub(super) closing: bool,
+    replies: Vec<Reply>,
+    unsent: VecDeque<Vec<u8>>,
+    unsent_bytes: usize,
+}
+
+impl Connection {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            store: None,
+            listing: None,
+            closing: false,
+            replies: Vec::new(),
+            unsent: VecDeque::new(),
+            unsent_bytes: 0,
+        }
+    }
+
+    /// What to wait for.
+    pub(super) fn interest(&self) -> PollFlags {
+        if self.unsent.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT }
+    }
+
+    /// Says something at the end of this turn.
+    pub(super) fn say(&mut self, reply: Reply) {
+        self.replies.push(reply);
+    }
+
+    /// Says that it is over, and why.
+    pub(super) fn refuse(&mut self, why: impl Into<String>) {
+        let why = crate::record::shortened(&why.into());
+        eprintln!("connection refused: {why}");
+        self.say(Reply::Refused { why });
+        self.closing = true;
+    }
+
+    /// True when the next piece of a listing should be made.
+    pub(super) fn wants_listing(&self) -> bool {
+        self.listing.is_some() && self.unsent_bytes < LISTING_BYTES_AHEAD && !self.closing
+    }
+
+    /// Packs what was said and sends what the peer takes.
+    pub(super) fn flush(&mut self) {
+        if !self.replies.is_empty() {
+            match wire::pack(&self.replies) {
+                Ok(packets) => {
+                    self.unsent_bytes += packets.iter().map(Vec::len).sum::<usize>();
+                    self.unsent.extend(packets);
+                }
+                Err(error) => {
+                    eprintln!("a reply cannot be sent: {error}");
+                    self.closing = true;
+                }
+            }
+            self.replies.clear();
+        }
+        while let Some(packet) = self.unsent.front() {
+            match wire::send(&self.socket, packet, &[]) {
+                Ok(()) => {
+                    self.unsent_bytes -= packet.len();
+                    self.unsent.pop_front();
+                }
+                Err(Errno::AGAIN) => break,
+                Err(_) => {
+                    self.closing = true;
+                    break;
+                }
+            }
+        }
+        if self.unsent_bytes > UNSENT_BYTES_MAX {
+            eprintln!("a daemon does not read: connection dropped");
+            self.closing = true;
+        }
+    }
+}

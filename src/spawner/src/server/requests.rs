@@ -1,0 +1,402 @@
+//! What a daemon may ask, and what it gets.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::process::Signal;
+
+use super::Server;
+use super::attempt::{Shim, State, Wish};
+use super::setup;
+use crate::attempts::{Identity, Locked};
+use crate::cgroup::Leaf;
+use crate::failpoint::{self, hit};
+use crate::protocol::{AttemptKey, PROTOCOL_VERSION, Reply, Request, SPEC_BYTES_MAX, Start, is_store_id, names};
+use crate::shim::{self, Order};
+use crate::{memfd, procs, sys};
+
+/// No deadline, grace or slot number is larger: sums stay far from overflow, and nobody means a thousand years.
+const MS_MAX: u64 = 1000 * 365 * 24 * 3600 * 1000;
+const SLOT_MAX: u32 = 999_999;
+/// How long the spawner lets a shim do its work before it steps in.
+pub(super) const KILL_PATIENCE_MS: u64 = 2000;
+/// The same for deadlines, which nobody waits for.
+pub(super) const BACKSTOP_MS: u64 = 30_000;
+
+impl Server {
+    pub(super) fn handle_packet(&mut self, at: usize, packet: &[u8], fds: Vec<OwnedFd>) {
+        let requests: Vec<Request> = match serde_json::from_slice(packet) {
+            Ok(requests) => requests,
+            Err(error) => return self.connections[at].refuse(format!("a packet does not parse: {error}")),
+        };
+        if let ([Request::Start(start)], true) = (requests.as_slice(), self.connections[at].store.is_some()) {
+            return self.handle_start(at, start.clone(), fds);
+        }
+        if !fds.is_empty() {
+            return self.connections[at].refuse("descriptors came with something else than one start");
+        }
+        for request in requests {
+            if self.connections[at].closing {
+                return;
+            }
+            self.handle(at, request);
+        }
+    }
+
+    fn handle(&mut self, at: usize, request: Request) {
+        let greeted = self.connections[at].store.is_some();
+        match request {
+            Request::Hello { .. } if greeted => self.connections[at].refuse("a second hello"),
+            Request::Hello { protocol, store, generation } => self.hello(at, protocol, store, generation),
+            _ if !greeted => self.connections[at].refuse("the first message is not hello"),
+            Request::Start(_) => self.connections[at].refuse("a start shares its packet"),
+            Request::List => {
+                let store = self.connections[at].store.clone();
+                let of_store = self.attempts.keys().filter(|key| Some(&key.store) == store.as_ref());
+                let mut keys: Vec<AttemptKey> = of_store.cloned().collect();
+                keys.sort_unstable_by(|a, b| b.cmp(a));
+                self.connections[at].listing = Some(keys);
+            }
+            Request::Void(key) if self.is_own(at, &key) => self.void(at, key),
+            Request::Signal { key, grace_ms } if self.is_own(at, &key) => {
+                self.wish(&key, Wish::Stop(grace_ms.min(MS_MAX)));
+                hit(failpoint::SPAWNER_AFTER_SIGNAL);
+            }
+            Request::Kill(key) if self.is_own(at, &key) => {
+                self.wish(&key, Wish::Kill);
+                hit(failpoint::SPAWNER_AFTER_KILL);
+            }
+            Request::Forget(key) if self.is_own(at, &key) => self.forget(&key),
+            Request::Void(_) | Request::Signal { .. } | Request::Kill(_) | Request::Forget(_) => {}
+        }
+    }
+
+    /// Refuses the connection when the attempt is of another store, or its name is none.
+    fn is_own(&mut self, at: usize, key: &AttemptKey) -> bool {
+        let own = self.connections[at].store.as_deref() == Some(key.store.as_str()) && key.job > 0 && key.attempt > 0;
+        if !own {
+            self.connections[at].refuse(format!("attempt {key} is not of this connection's store"));
+        }
+        own
+    }
+
+    fn hello(&mut self, at: usize, protocol: u32, store: String, generation: u64) {
+        if protocol != PROTOCOL_VERSION {
+            let why = format!("the daemon speaks protocol {protocol}, this spawner {PROTOCOL_VERSION}");
+            return self.connections[at].refuse(why);
+        }
+        if !is_store_id(&store) {
+            return self.connections[at].refuse("a store id has 8 lower-case hex digits");
+        }
+        let highest = self.generations.get(&store).copied().unwrap_or(0);
+        if generation < highest {
+            let why = format!("generation {generation} of store {store} is over: {highest} was here");
+            return self.connections[at].refuse(why);
+        }
+        if generation > highest
+            && let Err(error) = self.keep_generation(&store, generation)
+        {
+            return self.connections[at].refuse(format!("cannot note generation {generation}: {error}"));
+        }
+        for (other, conn) in self.connections.iter_mut().enumerate() {
+            if other != at && conn.store.as_deref() == Some(store.as_str()) {
+                conn.closing = true;
+            }
+        }
+        self.connections[at].store = Some(store);
+        self.connections[at].say(Reply::Welcome {
+            protocol: PROTOCOL_VERSION,
+            epoch: self.home.epoch.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            cgroup: self.shared.cgroup.is_some(),
+        });
+    }
+
+    fn keep_generation(&mut self, store: &str, generation: u64) -> std::io::Result<()> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::PATH;
+        let _ = rustix::fs::mkdirat(&self.home.dir, names::GENERATIONS_DIR, Mode::RWXU);
+        let dir = rustix::fs::openat(&self.home.dir, names::GENERATIONS_DIR, flags, Mode::empty())?;
+        setup::replace(&dir, store, generation.to_string().as_bytes())?;
+        self.generations.insert(store.to_owned(), generation);
+        Ok(())
+    }
+
+    /// What earlier spawners noted. A file that says nothing counts as none.
+    pub(super) fn load_generations(&mut self) {
+        let dir = self.home.path.join(names::GENERATIONS_DIR);
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let number = std::fs::read_to_string(entry.path()).ok().and_then(|text| text.trim().parse().ok());
+            if let (Ok(store), Some(number)) = (entry.file_name().into_string(), number)
+                && is_store_id(&store)
+            {
+                self.generations.insert(store, number);
+            }
+        }
+    }
+
+    fn handle_start(&mut self, at: usize, start: Start, fds: Vec<OwnedFd>) {
+        if !self.is_own(at, &start.key) {
+            return;
+        }
+        if let Err(why) = check_start(&start, fds.len()) {
+            return self.connections[at].refuse(format!("start of {}: {why}", start.key));
+        }
+        let key = start.key.clone();
+        match self.attempts.get(&key) {
+            None | Some(State::NotBegan) => match self.start(start, fds) {
+                Ok(()) => self.connections[at].say(Reply::Started { key }),
+                Err(why) => {
+                    let why = crate::record::shortened(&why);
+                    self.connections[at].say(Reply::RefusedStart { key, why, voided: false });
+                }
+            },
+            Some(_) => self.say_what_is(at, key),
+        }
+    }
+
+    /// The answer to a `start` or `void` of an attempt that cannot be started (any more).
+    fn say_what_is(&mut self, at: usize, key: AttemptKey) {
+        let reply = match self.attempts.get(&key) {
+            Some(State::Alive(_) | State::Unidentified { .. }) => Reply::Started { key },
+            Some(State::Voided) => Reply::RefusedStart { key, why: "it was voided before".to_owned(), voided: true },
+            Some(State::Ended(Some(record))) => Reply::Ended { key, record: Some((**record).clone()) },
+            Some(State::Ended(None)) => Reply::Ended { record: self.shared.attempts.read_exit(&key), key },
+            Some(State::Lost) => Reply::Ended { key, record: None },
+            // `ended` follows when nothing of it is left.
+            Some(State::Leftovers(_)) | Some(State::NotBegan) | None => return,
+        };
+        self.connections[at].say(reply);
+    }
+
+    /// Forks a shim. Err: nothing runs, and why.
+    fn start(&mut self, start: Start, mut fds: Vec<OwnedFd>) -> Result<(), String> {
+        if let Some(why) = self.closed {
+            return Err(why.to_owned());
+        }
+        let secrets = if start.secrets { fds.pop() } else { None };
+        let spec = fds.pop().ok_or("the specification is missing")?;
+        memfd::check(&spec, "specification", SPEC_BYTES_MAX)?;
+        if let Some(secrets) = &secrets {
+            memfd::check(secrets, "secrets file", SPEC_BYTES_MAX)?;
+        }
+        let key = start.key.clone();
+        let slot = format!("{}-{}", start.pool, start.slot);
+        if let Some(holder) = self.slots.get(&slot) {
+            return Err(format!("slot {slot} is still in use by attempt {holder}"));
+        }
+        hit(failpoint::SPAWNER_BEFORE_MKDIR);
+        let fresh = self.make_attempt(&key)?;
+        hit(failpoint::SPAWNER_AFTER_MKDIR);
+        let lock = match self.shared.attempts.lock(&key) {
+            Ok(Locked::Taken(lock)) => lock,
+            Ok(Locked::Held(_)) => {
+                return Err("its lock is held by a process that this spawner does not know".to_owned());
+            }
+            Err(error) => return Err(format!("cannot lock attempt {key}: {error}")),
+        };
+        if !fresh {
+            let _ = rustix::fs::ftruncate(&lock, 0);
+        }
+        hit(failpoint::SPAWNER_AFTER_LOCK);
+        let deadline_ms = start.timeout_ms.map(|ms| sys::boottime_ms() + ms + start.grace_ms + BACKSTOP_MS);
+        let identity = Identity {
+            pid: 0,
+            lock_fd: 0,
+            slot: slot.clone(),
+            backstop_ms: deadline_ms,
+            cgroup_parent: self.shared.cgroup.as_ref().map(|parent| parent.path().to_owned()),
+            session: None,
+        };
+        let order = Order { start, lock, spec, secrets, identity };
+        let pid = match sys::fork() {
+            Ok(Some(pid)) => pid,
+            Ok(None) => shim::run(&self.shared, order),
+            Err(error) => {
+                self.attempts.insert(key, State::NotBegan);
+                return Err(format!("cannot make a process: {error}"));
+            }
+        };
+        hit(failpoint::SPAWNER_AFTER_FORK);
+        let identity = Identity { pid, ..order.identity };
+        let shim = Shim { identity, pidfd: None, force_ms: deadline_ms, forced_ms: None };
+        self.shims.insert(pid, key.clone());
+        self.slots.insert(slot, key.clone());
+        self.note_due(deadline_ms);
+        self.attempts.insert(key, State::Alive(shim));
+        Ok(())
+    }
+
+    /// Makes the attempt's directory; true when it was not there.
+    fn make_attempt(&mut self, key: &AttemptKey) -> Result<bool, String> {
+        self.shared.attempts.make(key).map_err(|error| {
+            self.check_home();
+            match self.closed {
+                Some(why) => why.to_owned(),
+                None => format!("cannot make the directory of attempt {key}: {error}"),
+            }
+        })
+    }
+
+    fn void(&mut self, at: usize, key: AttemptKey) {
+        match self.attempts.get(&key) {
+            None | Some(State::NotBegan) => {}
+            Some(State::Voided) => return self.connections[at].say(Reply::Voided { key }),
+            Some(_) => return self.say_what_is(at, key),
+        }
+        let reply = match self.write_void(&key) {
+            Ok(()) => {
+                self.attempts.insert(key.clone(), State::Voided);
+                hit(failpoint::SPAWNER_AFTER_VOID);
+                Reply::Voided { key }
+            }
+            Err(why) => Reply::RefusedStart { key, why, voided: false },
+        };
+        self.connections[at].say(reply);
+    }
+
+    fn write_void(&mut self, key: &AttemptKey) -> Result<(), String> {
+        self.make_attempt(key)?;
+        let _lock = match self.shared.attempts.lock(key) {
+            Ok(Locked::Taken(lock)) => lock,
+            Ok(Locked::Held(_)) => {
+                return Err("its lock is held by a process that this spawner does not know".to_owned());
+            }
+            Err(error) => return Err(format!("cannot lock attempt {key}: {error}")),
+        };
+        hit(failpoint::SPAWNER_BEFORE_VOID);
+        let marked = self.shared.attempts.mark(key, names::VOIDED);
+        marked.map_err(|error| format!("cannot void attempt {key}: {error}"))
+    }
+
+    /// Passes a wish on to the shim, and watches that it comes true.
+    pub(super) fn wish(&mut self, key: &AttemptKey, wish: Wish) {
+        let now = sys::boottime_ms();
+        let due = match self.attempts.get_mut(key) {
+            Some(State::Alive(shim)) => {
+                let pinned = if shim.pidfd.is_none() { procs::pin(shim.identity.pid) } else { None };
+                let (signal, grace_ms) = match wish {
+                    Wish::Stop(grace_ms) => (sys::signal_stop(), grace_ms),
+                    Wish::Kill => (sys::signal_kill(), 0),
+                };
+                if let Some(pidfd) = shim.pidfd.as_ref().or(pinned.as_ref())
+                    && let Err(error) = sys::queue_signal(pidfd, signal, grace_ms)
+                {
+                    eprintln!("{key}: cannot signal its shim: {error}");
+                }
+                let due = now.saturating_add(grace_ms).saturating_add(KILL_PATIENCE_MS);
+                shim.force_ms = Some(shim.force_ms.map_or(due, |before| before.min(due)));
+                shim.force_ms
+            }
+            Some(State::Unidentified { wish: waiting, .. }) => {
+                *waiting = Some(wish);
+                None
+            }
+            // The directory is gone (another epoch), but its cgroup may be there.
+            None if wish == Wish::Kill => {
+                let parent = self.shared.cgroup.as_ref().map(|parent| parent.path().to_owned());
+                if let Some(leaf) = parent.and_then(|parent| Leaf::find(&parent, key)) {
+                    leaf.kill();
+                }
+                None
+            }
+            _ => None,
+        };
+        self.note_due(due);
+    }
+
+    /// Ended attempts have no lock holder: their shim was reaped, or their lock was taken when they were taken over.
+    fn forget(&mut self, key: &AttemptKey) {
+        match self.attempts.get(key) {
+            None => return,
+            Some(state) if state.is_alive() => return,
+            Some(_) => {}
+        }
+        hit(failpoint::SPAWNER_BEFORE_FORGET);
+        if let Err(error) = self.shared.attempts.remove(key) {
+            eprintln!("{key}: cannot remove its directory: {error}");
+        }
+        self.attempts.remove(key);
+        hit(failpoint::SPAWNER_AFTER_FORGET);
+    }
+
+    /// SIGKILL to the shim itself.
+    pub(super) fn kill_shim(shim: &Shim) {
+        match &shim.pidfd {
+            Some(pidfd) => {
+                let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
+            }
+            None => {
+                procs::signal_if(shim.identity.pid, &[Signal::KILL], |_| true);
+            }
+        }
+    }
+
+    /// Removes what is left of an earlier boot, but the records of ends that were not yet committed.
+    pub(super) fn wipe_other_boot(&mut self) {
+        for key in self.shared.attempts.all().unwrap_or_default() {
+            if self.shared.attempts.read_exit(&key).is_none()
+                && let Err(error) = self.shared.attempts.remove(&key)
+            {
+                eprintln!("{key}: cannot remove its directory of an earlier boot: {error}");
+            }
+        }
+        let _ = rustix::fs::unlinkat(&self.home.dir, "epoch.tmp", AtFlags::empty());
+    }
+}
+
+/// Says what is wrong with a `start`.
+fn check_start(start: &Start, fds: usize) -> Result<(), String> {
+    let pool = start.pool.as_bytes();
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let good = (1..=64).contains(&pool.len())
+        && letter(pool[0])
+        && pool.iter().all(|&byte| letter(byte) || byte == b'_' || byte == b'-');
+    if !good {
+        return Err("a pool name is [a-z0-9][a-z0-9_-]{0,63}".to_owned());
+    }
+    if start.slot > SLOT_MAX {
+        return Err(format!("slot {} is beyond {SLOT_MAX}", start.slot));
+    }
+    for (name, ms) in [
+        ("timeout_ms", start.timeout_ms),
+        ("soft_timeout_ms", start.soft_timeout_ms),
+        ("grace_ms", Some(start.grace_ms)),
+    ] {
+        if ms.is_some_and(|ms| ms > MS_MAX) {
+            return Err(format!("{name} is beyond {MS_MAX}"));
+        }
+    }
+    match 1 + usize::from(start.secrets) {
+        wanted if wanted == fds => Ok(()),
+        wanted => Err(format!("{wanted} descriptors belong to it, {fds} came")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_is_checked_word_by_word() {
+        let good = Start {
+            key: "0123abcd-1-1".parse().expect("a key"),
+            pool: "default".to_owned(),
+            slot: 0,
+            timeout_ms: Some(1),
+            soft_timeout_ms: None,
+            grace_ms: 0,
+            log_bytes_max: 0,
+            secrets: true,
+        };
+        assert_eq!(check_start(&good, 2), Ok(()));
+        assert!(check_start(&good, 1).is_err_and(|why| why.contains("2 descriptors")));
+        for pool in ["", "A", "-a", "a/b", "..", "a.b", &"a".repeat(65), "ä", "a\0"] {
+            let start = Start { pool: pool.to_owned(), ..good.clone() };
+            assert!(check_start(&start, 2).is_err_and(|why| why.contains("pool name")), "{pool:?}");
+        }
+        assert!(check_start(&Start { slot: u32::MAX, ..good.clone() }, 2).is_err());
+        assert!(check_start(&Start { grace_ms: u64::MAX, ..good.clone() }, 2).is_err());
+        assert!(check_start(&Start { timeout_ms: Some(u64::MAX), ..good }, 2).is_err());
+    }
+}

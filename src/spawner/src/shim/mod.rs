@@ -1,0 +1,264 @@
+//! The shim: one process per attempt, forked from the spawner without exec. It starts the job, keeps its log and its
+//! deadlines, ends what is left of it and writes how it ended.
+//!
+//! It outlives the daemon and the spawner and asks neither for anything. While it lives it holds the attempt's start lock.
+//! Whatever goes wrong before `began` is written is told as "refused": nothing ran. From `began` on there is either an exit
+//! record or, if the shim itself dies, an attempt that is lost.
+//!
+//! Order: identity into the lock file → TMPDIR, specification, pipe, cgroup → `began` → the job runs → main process ends →
+//! nothing of the job is left → log complete → TMPDIR wiped → exit record → lock free.
+
+mod clock;
+mod end;
+mod spec;
+mod watch;
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use crate::attempts::{Attempts, Identity};
+use crate::cgroup::{Leaf, Parent};
+use crate::failpoint::{self, hit};
+use crate::joblog::{LogOptions, LogWriter};
+use crate::launch::{self, Stage};
+use crate::protocol::{AttemptKey, ExitRecord, Start, names};
+use crate::tmpdir::SlotDir;
+use crate::{record, sys};
+
+/// A specification larger than this has left holes in the heap that are worth giving back.
+const LARGE_SPEC_BYTES: usize = 16 * 1024;
+
+/// What every shim inherits from the spawner.
+pub(crate) struct Shared {
+    /// The attempt directories.
+    pub(crate) attempts: Attempts,
+    /// Where cgroups are made, if they can be.
+    pub(crate) cgroup: Option<Parent>,
+    /// A pipe to the spawner, for what cannot be written to the attempt's directory.
+    pub(crate) notes: OwnedFd,
+    /// Logs of jobs.
+    pub(crate) log_dir: PathBuf,
+    /// Directories of slots.
+    pub(crate) tmp_dir: PathBuf,
+}
+
+/// What this shim is for.
+pub(crate) struct Order {
+    /// The request.
+    pub(crate) start: Start,
+    /// The start lock, held.
+    pub(crate) lock: OwnedFd,
+    /// The specification.
+    pub(crate) spec: OwnedFd,
+    /// The secrets.
+    pub(crate) secrets: Option<OwnedFd>,
+    /// What to write into the lock file, but who we are.
+    pub(crate) identity: Identity,
+}
+
+/// What a shim tells over the pipe, one line of JSON each, shorter than `PIPE_BUF`.
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Note {
+    /// The exit record: the attempt's directory is gone or full.
+    Record(ExitRecord),
+    /// Nothing ran, and why.
+    Refused(AttemptKey, String),
+}
+
+/// The forked child's whole life.
+pub(crate) fn run(shared: &Shared, order: Order) -> ! {
+    let key = order.start.key.clone();
+    // A panic must not unwind into the copy of the spawner's loop. What the job left is then the spawner's to end.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| attempt(shared, order)));
+    match outcome {
+        Ok(Ok(())) => sys::exit_now(0),
+        Ok(Err(why)) => {
+            note(&shared.notes, &Note::Refused(key, record::shortened(&why)));
+            sys::exit_now(1)
+        }
+        Err(_) => sys::exit_now(70),
+    }
+}
+
+fn note(pipe: &OwnedFd, note: &Note) {
+    if let Ok(mut line) = serde_json::to_vec(note) {
+        line.push(b'\n');
+        // Not blocking and atomic; a spawner that is gone finds what it can in the directory.
+        let _ = rustix::io::write(pipe, &line);
+    }
+}
+
+/// Err: nothing ran, and why.
+fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
+    settle(shared, &order);
+    let start = &order.start;
+    hit(failpoint::SHIM_BEFORE_IDENTITY);
+    let session_offset = identify(&order)?;
+    let signals = sys::signal_fd(&[libc::SIGCHLD, sys::signal_stop(), sys::signal_kill()])
+        .map_err(|error| format!("cannot receive signals: {error}"))?;
+    let slot = open_slot(shared, &order.identity.slot)?;
+    let loaded = match spec::load(&order.spec, order.secrets.as_ref(), slot.path()) {
+        Ok(loaded) => loaded,
+        Err(cause) => {
+            let now = clock::Started::now();
+            let record = now.failed(&start.key, &cause);
+            publish(shared, &record);
+            return Ok(());
+        }
+    };
+    let log_dir =
+        open_dir(&shared.log_dir).map_err(|error| describe("open the log directory", &shared.log_dir, error))?;
+    let (output, job_output) = output_pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
+    let leaf = match &shared.cgroup {
+        Some(parent) => Some(Leaf::make(parent, &start.key).map_err(|error| format!("cannot make a cgroup: {error}"))?),
+        None => None,
+    };
+    hit(failpoint::SHIM_BEFORE_BEGAN);
+    shared.attempts.mark(&start.key, names::BEGAN).map_err(|error| format!("cannot write `began`: {error}"))?;
+    hit(failpoint::SHIM_AFTER_BEGAN);
+
+    let started = clock::Started::now();
+    let cgroup = shared.cgroup.as_ref().zip(leaf.as_ref());
+    let lock = (order.lock.as_fd(), session_offset);
+    let launched = match launch::launch(&loaded.program, job_output.as_fd(), lock, cgroup) {
+        Ok(launched) => launched,
+        Err(error) => {
+            // No process was made: the attempt did not begin after all.
+            let _ = leaf.map(|leaf| leaf.remove());
+            let _ = shared.attempts.unmark(&start.key, names::BEGAN);
+            return Err(format!("cannot make a process: {error}"));
+        }
+    };
+    hit(failpoint::SHIM_AFTER_EXEC);
+    let failed = launched.failed.map(|(stage, error)| cannot_start(&loaded, stage, &error));
+    let masker = loaded.masker;
+    let large = loaded.spec_bytes > LARGE_SPEC_BYTES;
+    drop((loaded.program, job_output, order.spec, order.secrets));
+    if large {
+        sys::give_memory_back();
+    }
+    let log = LogWriter::new(
+        log_dir,
+        LogOptions {
+            job: start.key.job,
+            attempt: start.key.attempt,
+            start_wall_ms: started.wall_ms(),
+            bytes_max: start.log_bytes_max,
+            masker,
+        },
+    );
+    let job = watch::Job { main: launched.pid, failed, leaf, output: Some(output), signals, log, started };
+    let record = job.watch(start);
+    if let Err(error) = slot.wipe() {
+        eprintln!("{}: cannot empty {}: {error}", start.key, slot.path().display());
+    }
+    hit(failpoint::SHIM_BEFORE_EXIT_RECORD);
+    publish(shared, &record);
+    Ok(())
+}
+
+/// Own session, own name, heir of all orphans; nothing open but what is needed.
+fn settle(shared: &Shared, order: &Order) {
+    let mut keep = [
+        shared.attempts.raw(),
+        shared.notes.as_raw_fd(),
+        shared.cgroup.as_ref().map_or(-1, Parent::raw),
+        order.lock.as_raw_fd(),
+        order.spec.as_raw_fd(),
+        order.secrets.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+    ];
+    sys::close_from_but(3, &mut keep);
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    let _ = rustix::thread::set_name(c"ci-shim");
+}
+
+/// Writes who we are into the lock file; tells where the job's session goes.
+fn identify(order: &Order) -> Result<u64, String> {
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    let identity = Identity { pid, lock_fd: order.lock.as_raw_fd(), ..order.identity.clone() };
+    let text = identity.encode();
+    match rustix::io::pwrite(&order.lock, text.as_bytes(), 0) {
+        Ok(written) if written == text.len() => Ok(text.len() as u64),
+        Ok(_) => Err("cannot write the lock file: no space".to_owned()),
+        Err(error) => Err(format!("cannot write the lock file: {error}")),
+    }
+}
+
+fn open_slot(shared: &Shared, name: &str) -> Result<SlotDir, String> {
+    let root = open_dir(&shared.tmp_dir)
+        .map_err(|error| describe("open the directory for temporary files", &shared.tmp_dir, error))?;
+    SlotDir::prepare(root.as_fd(), &shared.tmp_dir, name)
+        .map_err(|error| describe("prepare TMPDIR", &shared.tmp_dir.join(name), error))
+}
+
+/// Opened anew for each job, so that a directory which was replaced meanwhile is found; made if it is missing.
+fn open_dir(path: &Path) -> std::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {
+            std::fs::create_dir_all(path)?;
+            Ok(rustix::fs::openat(CWD, path, flags, Mode::empty())?)
+        }
+        other => Ok(other?),
+    }
+}
+
+fn describe(what: &str, path: &Path, error: std::io::Error) -> String {
+    format!("cannot {what} {}: {error}", path.display())
+}
+
+/// Our end does not block (a job can read its own pipe through /dev/stdout and leave us nothing), the job's end does.
+fn output_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, jobs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    rustix::fs::fcntl_setfl(&ours, OFlags::NONBLOCK)?;
+    Ok((ours, jobs))
+}
+
+/// What a person reads when nothing ran.
+fn cannot_start(loaded: &spec::Loaded, stage: Stage, error: &std::io::Error) -> String {
+    let program = &loaded.program;
+    let text = system_text(error);
+    match stage {
+        Stage::Prepare => format!("cannot prepare the process: {text}"),
+        Stage::Directory => format!("cannot enter directory `{}`: {text}", program.dir.to_string_lossy()),
+        Stage::Execute => {
+            let name = program.argv.first().map_or("".into(), |name| name.to_string_lossy());
+            let there = error.raw_os_error() == Some(libc::ENOENT)
+                && program.candidates.iter().any(|path| exists(program.dir.as_c_str(), path));
+            let hint = if there { " (it is there, but its interpreter is not)" } else { "" };
+            format!("cannot run `{name}`: {text}{hint}")
+        }
+    }
+}
+
+fn exists(dir: &std::ffi::CStr, path: &std::ffi::CStr) -> bool {
+    let dir = rustix::fs::openat(CWD, dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    dir.is_ok_and(|dir: OwnedFd| {
+        let dir: BorrowedFd<'_> = dir.as_fd();
+        rustix::fs::statat(dir, path, rustix::fs::AtFlags::empty()).is_ok()
+    })
+}
+
+/// `No such file or directory`, without Rust's ` (os error 2)`.
+fn system_text(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
+/// Puts the record where every later spawner finds it or, if that cannot be, tells this one.
+fn publish(shared: &Shared, record: &ExitRecord) {
+    let written = shared.attempts.write_exit_aside(record).and_then(|()| {
+        hit(failpoint::SHIM_AFTER_EXIT_TMP);
+        shared.attempts.publish_exit(&record.key)
+    });
+    if let Err(error) = written {
+        eprintln!("{}: cannot write the exit record: {error}; telling the spawner", record.key);
+        note(&shared.notes, &Note::Record(record.clone()));
+    }
+    hit(failpoint::SHIM_AFTER_EXIT_RECORD);
+}

@@ -1,0 +1,212 @@
+//! The few system calls that rustix does not wrap, each behind a safe function.
+//!
+//! May not decide anything. Everything here is for single-threaded processes.
+
+use std::io;
+use std::mem::{MaybeUninit, size_of, zeroed};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+/// Spawner to shim: stop the job; the value is the grace in milliseconds. Queued, so none is merged away.
+pub(crate) fn signal_stop() -> i32 {
+    libc::SIGRTMIN() + 3
+}
+
+/// Spawner to shim: kill the job now.
+pub(crate) fn signal_kill() -> i32 {
+    libc::SIGRTMIN() + 4
+}
+
+/// Milliseconds of CLOCK_BOOTTIME, which also runs while the machine sleeps: all deadlines are on it.
+pub(crate) fn boottime_ms() -> u64 {
+    boottime_us() / 1000
+}
+
+/// Microseconds of CLOCK_BOOTTIME.
+pub(crate) fn boottime_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000
+}
+
+/// Wall clock, milliseconds since 1970: only ever shown, never compared.
+pub(crate) fn wall_ms() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    now.tv_sec * 1000 + now.tv_nsec / 1_000_000
+}
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Every signal back to its default action (the Rust runtime ignores SIGPIPE, a caller like `nohup` SIGHUP), and all
+/// blocked: from here on signals are read from a descriptor. A job's child unblocks them.
+pub(crate) fn own_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL runs no code of ours; KILL, STOP and the C library's own two are refused, harmlessly.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `all` is initialised by sigfillset before it is read.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// A non-blocking descriptor for blocked signals.
+pub(crate) fn signal_fd(signals: &[i32]) -> io::Result<OwnedFd> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `set` is initialised by sigemptyset first; the descriptor returned is new and ours.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for &signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        let fd = check(libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK))?;
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// A signal that arrived.
+pub(crate) struct Arrived {
+    /// Number.
+    pub(crate) signal: i32,
+    /// What the sender queued with it.
+    pub(crate) value: u64,
+}
+
+/// The next waiting signal, if any.
+pub(crate) fn next_signal(fd: &OwnedFd) -> Option<Arrived> {
+    let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
+    let size = size_of::<libc::signalfd_siginfo>();
+    // SAFETY: the buffer is as long as we say; it is read only when the kernel has filled it.
+    let info = unsafe {
+        let got = libc::read(fd.as_raw_fd(), info.as_mut_ptr().cast(), size);
+        if got != size as isize {
+            return None;
+        }
+        info.assume_init()
+    };
+    Some(Arrived { signal: info.ssi_signo as i32, value: info.ssi_ptr })
+}
+
+/// What a look for dead children found.
+pub(crate) enum Reaped {
+    /// One child ended.
+    Child(Dead),
+    /// There are children, none has ended.
+    Alive,
+    /// There is no child at all: for a sub-reaper, nothing that descends from it lives.
+    None,
+}
+
+/// A reaped child.
+pub(crate) struct Dead {
+    /// Its process id, free again now.
+    pub(crate) pid: i32,
+    /// As `wait` tells it.
+    pub(crate) status: i32,
+    /// What it and all it waited for have used.
+    pub(crate) usage: libc::rusage,
+}
+
+/// Reaps at most one child, without waiting.
+pub(crate) fn reap() -> Reaped {
+    loop {
+        let mut status = 0;
+        // SAFETY: rusage is plain numbers, valid when zero; both pointers live through the call.
+        let mut usage: libc::rusage = unsafe { zeroed() };
+        // SAFETY: as above.
+        let pid = unsafe { libc::wait4(-1, &mut status, libc::WNOHANG | libc::__WALL, &mut usage) };
+        match pid {
+            0 => return Reaped::Alive,
+            pid if pid > 0 => return Reaped::Child(Dead { pid, status, usage }),
+            _ if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => {}
+            _ => return Reaped::None,
+        }
+    }
+}
+
+/// `siginfo_t` of a queued signal, as the kernel lays it out (`include/uapi/asm-generic/siginfo.h`, `_rt`).
+#[repr(C)]
+struct QueuedSignal {
+    signo: libc::c_int,
+    errno: libc::c_int,
+    code: libc::c_int,
+    #[cfg(target_pointer_width = "64")]
+    pad: libc::c_int,
+    pid: libc::pid_t,
+    uid: libc::uid_t,
+    value: usize,
+    rest: [usize; 12],
+}
+
+const _: () = assert!(size_of::<QueuedSignal>() <= size_of::<libc::siginfo_t>());
+
+/// Queues `signal` with a value to the process behind `pidfd`.
+pub(crate) fn queue_signal(pidfd: impl AsFd, signal: i32, value: u64) -> io::Result<()> {
+    // SAFETY: siginfo_t is plain numbers; a prefix of it is overwritten by a struct that is not longer and has the
+    // alignment of its members, which siginfo_t has too; the pointer lives through the call.
+    unsafe {
+        let mut info: libc::siginfo_t = zeroed();
+        let queued = QueuedSignal {
+            signo: signal,
+            errno: 0,
+            code: libc::SI_QUEUE,
+            #[cfg(target_pointer_width = "64")]
+            pad: 0,
+            pid: libc::getpid(),
+            uid: libc::getuid(),
+            value: usize::try_from(value).unwrap_or(usize::MAX),
+            rest: [0; 12],
+        };
+        std::ptr::write((&raw mut info).cast::<QueuedSignal>(), queued);
+        let fd = pidfd.as_fd().as_raw_fd();
+        let result = libc::syscall(libc::SYS_pidfd_send_signal, fd, signal, &raw const info, 0);
+        check(result as libc::c_int)?;
+    }
+    Ok(())
+}
+
+/// Closes every descriptor from `first` on that is not in `keep` (which it sorts).
+pub(crate) fn close_from_but(first: RawFd, keep: &mut [RawFd]) {
+    keep.sort_unstable();
+    let mut from = first as libc::c_uint;
+    for &fd in keep.iter() {
+        let Ok(fd) = libc::c_uint::try_from(fd) else { continue };
+        if fd < from {
+            continue;
+        }
+        if fd > from {
+            close_range(from, fd - 1);
+        }
+        from = fd + 1;
+    }
+    close_range(from, libc::c_uint::MAX);
+}
+
+fn close_range(first: libc::c_uint, last: libc::c_uint) {
+    // SAFETY: the callers own all descriptors of this single-threaded process and use none of these again.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+}
+
+/// Forks this (single-threaded) process. None: this is the child.
+pub(crate) fn fork() -> io::Result<Option<i32>> {
+    // SAFETY: there is one thread, so the child's copy of all state is consistent.
+    let pid = check(unsafe { libc::fork() })?;
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Ends the process without running destructors or exit handlers: the way out of a forked shim.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: never returns and touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
+/// Gives memory that was freed back to the system; for shims, which live long after they have read a large specification.
+pub(crate) fn give_memory_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: malloc_trim has no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

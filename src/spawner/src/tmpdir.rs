@@ -1,0 +1,276 @@
+//! The private `TMPDIR` of a slot: made when first needed, empty at every start, wiped after every job.
+//!
+//! Whatever a job left is removed without ever following a link of its making: every step opens one name below a
+//! descriptor, beneath it, without symbolic links and without crossing a mount. Directories that the job closed
+//! (`chmod 000`) are opened again. A tree of any depth takes two descriptors and no recursion: what is below a directory is
+//! moved up to the top before the directory is removed.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::io::Errno;
+
+/// Names are removed in batches, so that a directory with a billion files takes no memory.
+const BATCH: usize = 1024;
+/// How many unremovable directories of one slot may be set aside before its jobs fail to start.
+const ASIDE_MAX: u32 = 16;
+
+/// A slot's directory, ours as long as this lives.
+pub(crate) struct SlotDir {
+    root: OwnedFd,
+    name: String,
+    path: PathBuf,
+    /// Holds the slot's `flock`, against a second spawner with the same `--tmp-dir`.
+    _lock: OwnedFd,
+}
+
+impl SlotDir {
+    /// Makes `<root>/<name>` exist, private and empty.
+    pub(crate) fn prepare(root: BorrowedFd<'_>, root_path: &Path, name: &str) -> io::Result<Self> {
+        let dir = emptied(root, name)?;
+        match rustix::fs::flock(&dir, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another job still uses this directory"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Self { root: root.try_clone_to_owned()?, name: name.to_owned(), path: root_path.join(name), _lock: dir })
+    }
+
+    /// Its absolute path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes all that the job left; whatever the job did with the directory itself, the name is an empty directory again.
+    pub(crate) fn wipe(&self) -> io::Result<()> {
+        emptied(self.root.as_fd(), &self.name).map(drop)
+    }
+}
+
+/// Opens the directory, empty. What cannot be removed (an immutable file) is set aside under another name.
+fn emptied(root: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let mut failed = None;
+    for number in 0..ASIDE_MAX {
+        let dir = opened(root, name)?;
+        match wipe(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(error) => failed = Some(error),
+        }
+        let aside = format!("{name}.unremovable-{number}");
+        let _ = rustix::fs::renameat_with(root, name, root, aside, rustix::fs::RenameFlags::NOREPLACE);
+    }
+    Err(failed.unwrap_or_else(|| io::ErrorKind::DirectoryNotEmpty.into()))
+}
+
+/// Opens the directory, 0700 and ours; makes it when it is missing or something else has its name.
+fn opened(root: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    let path = CString::new(name)?;
+    match open_below(root, &path) {
+        Ok(dir) => {
+            let stat = rustix::fs::fstat(&dir)?;
+            if stat.st_uid != rustix::process::geteuid().as_raw() {
+                let why = format!("{name} belongs to user {}", stat.st_uid);
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+            }
+            if stat.st_mode & 0o7777 != 0o700 {
+                rustix::fs::fchmod(&dir, Mode::RWXU)?;
+            }
+            return Ok(dir);
+        }
+        Err(Errno::NOENT) => {}
+        Err(Errno::NOTDIR | Errno::LOOP) => rustix::fs::unlinkat(root, &*path, AtFlags::empty())?,
+        Err(error) => return Err(error.into()),
+    }
+    rustix::fs::mkdirat(root, &*path, Mode::RWXU)?;
+    Ok(open_below(root, &path)?)
+}
+
+/// Opens a directory right below `dir`, giving its owner (us) access first where the job took that away.
+fn open_below(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+    let open = |flags| {
+        let flags = flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        match rustix::fs::openat2(dir, name, flags, Mode::empty(), resolve) {
+            Err(Errno::NOSYS | Errno::PERM) => rustix::fs::openat(dir, name, flags, Mode::empty()),
+            other => other,
+        }
+    };
+    match open(OFlags::RDONLY) {
+        Err(Errno::ACCESS) => {
+            let handle = open(OFlags::PATH)?;
+            // The link in /proc leads to this very inode: no name is looked up again.
+            rustix::fs::chmod(format!("/proc/self/fd/{}", handle.as_raw_fd()), Mode::RWXU)?;
+            open(OFlags::RDONLY)
+        }
+        other => other,
+    }
+}
+
+/// Names in a directory, a batch of them, read from its start.
+fn names(dir: &OwnedFd) -> Result<Vec<(CString, FileType)>, Errno> {
+    rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            names.push((entry.file_name().to_owned(), entry.file_type()));
+            if names.len() == BATCH {
+                break;
+            }
+        }
+    }
+    Ok(names)
+}
+
+/// Removes everything in `top`.
+fn wipe(top: &OwnedFd) -> io::Result<()> {
+    let mut moved = 0_u64;
+    loop {
+        let names = names(top)?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let mut removed = 0;
+        let mut failed = Errno::NOTEMPTY;
+        for (name, kind) in names {
+            match remove_from_top(top, &name, kind, &mut moved) {
+                Ok(()) => removed += 1,
+                Err(error) => failed = error,
+            }
+        }
+        if removed == 0 {
+            return Err(failed.into());
+        }
+    }
+}
+
+fn remove_from_top(top: &OwnedFd, name: &CStr, kind: FileType, moved: &mut u64) -> Result<(), Errno> {
+    if remove_leaf(top, name, kind)? {
+        return Ok(());
+    }
+    let dir = open_below(top.as_fd(), name)?;
+    rustix::fs::fchmod(&dir, Mode::RWXU)?;
+    loop {
+        let below = names(&dir)?;
+        if below.is_empty() {
+            break;
+        }
+        for (name, kind) in below {
+            if !remove_leaf(&dir, &name, kind)? {
+                // Moving a directory rewrites its `..`, which takes write access to it.
+                rustix::fs::fchmod(open_below(dir.as_fd(), &name)?, Mode::RWXU)?;
+                move_up(&dir, &name, top, moved)?;
+            }
+        }
+    }
+    rustix::fs::unlinkat(top, name, AtFlags::REMOVEDIR)
+}
+
+/// Removes a file or an empty directory; false for a directory with something in it.
+fn remove_leaf(dir: &OwnedFd, name: &CStr, kind: FileType) -> Result<bool, Errno> {
+    if kind != FileType::Directory {
+        match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(true),
+            Err(Errno::ISDIR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    match rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn move_up(from: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> Result<(), Errno> {
+    loop {
+        *moved += 1;
+        let new = format!(".wiped-{moved}");
+        match rustix::fs::renameat_with(from, name, top, new, rustix::fs::RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn root() -> (tempfile::TempDir, OwnedFd) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let fd = std::fs::File::open(dir.path()).expect("opens").into();
+        (dir, fd)
+    }
+
+    #[test]
+    fn what_a_job_left_is_removed_and_nothing_else() {
+        let (dir, fd) = root();
+        let outside = dir.path().join("outside");
+        std::fs::create_dir(&outside).expect("made");
+        std::fs::write(outside.join("precious"), "x").expect("written");
+        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").expect("prepared");
+        let inner = slot.path().join("a/b/c");
+        std::fs::create_dir_all(&inner).expect("made");
+        std::fs::write(inner.join("f"), "x").expect("written");
+        symlink(&outside, slot.path().join("link")).expect("linked");
+        symlink(&outside, inner.join("link")).expect("linked");
+        symlink("..", inner.join("up")).expect("linked");
+        for closed in ["a/b/c", "a/b", "a", ""] {
+            let path = slot.path().join(closed);
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0)).expect("closed");
+        }
+        slot.wipe().expect("wiped");
+        assert_eq!(std::fs::read_dir(slot.path()).expect("readable").count(), 0);
+        assert_eq!(std::fs::read(outside.join("precious")).expect("still there"), b"x");
+        assert_eq!(slot.path().metadata().expect("there").permissions().mode() & 0o7777, 0o700);
+    }
+
+    #[test]
+    fn deep_and_wide_trees_are_removed() {
+        let (dir, fd) = root();
+        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").expect("prepared");
+        let mut at: OwnedFd = std::fs::File::open(slot.path()).expect("opens").into();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&at, "d", Mode::RWXU).expect("made");
+            rustix::fs::mkdirat(&at, ".wiped-1", Mode::RWXU).expect("made");
+            at = rustix::fs::openat(&at, "d", OFlags::RDONLY, Mode::empty()).expect("opens");
+        }
+        for i in 0..3000 {
+            std::fs::write(slot.path().join(format!("f{i}")), "").expect("written");
+        }
+        slot.wipe().expect("wiped");
+        assert_eq!(std::fs::read_dir(slot.path()).expect("readable").count(), 0);
+    }
+
+    #[test]
+    fn a_slot_directory_that_was_replaced_is_made_anew() {
+        let (dir, fd) = root();
+        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").expect("prepared");
+        std::fs::create_dir(dir.path().join("target")).expect("made");
+        std::fs::write(dir.path().join("target/precious"), "x").expect("written");
+        std::fs::remove_dir(slot.path()).expect("removed");
+        symlink(dir.path().join("target"), slot.path()).expect("linked");
+        slot.wipe().expect("wiped");
+        assert!(slot.path().symlink_metadata().expect("there").is_dir());
+        assert!(dir.path().join("target/precious").exists());
+    }
+
+    #[test]
+    fn two_jobs_never_share_one() {
+        let (dir, fd) = root();
+        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").expect("prepared");
+        assert!(SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").is_err());
+        drop(slot);
+        assert!(SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").is_ok());
+    }
+}
