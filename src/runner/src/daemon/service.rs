@@ -1,0 +1,357 @@
+//! `ci-runner daemon`: opens everything, starts the loop, serves, and ends in order.
+//!
+//! Two threads run: this one serves HTTP and watches signals, the other is the loop, so that no client can hold it up. The
+//! store's writer, the log and blocking chores have threads of their own.
+
+use super::clock::Clock;
+use super::engine::{self, Control, Engine, Parts};
+use super::handle::Handle;
+use super::settings::{host_settings, settings};
+use crate::config::{Config, ConfigOverrides, Listen};
+use crate::executor::native::{Native, NativeOptions};
+use crate::http;
+use crate::metrics::{Metrics, Scrape};
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Reader, Store, StoreError};
+use crate::systemd::{Notifier, NotifySettings};
+use crate::telemetry::Telemetry;
+use anyhow::{Context, Result};
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// A taken metrics port is tried again this often.
+const METRICS_RETRY: Duration = Duration::from_secs(10);
+/// What the log still holds at the end is waited for so long.
+const LOG_FLUSH: Duration = Duration::from_secs(2);
+/// Exit code: somebody else holds what we need; try again later.
+const TEMPORARY: u8 = 2;
+
+/// Where the configuration comes from, for the start and for reloads.
+pub struct Origin {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// The command line.
+    pub overrides: ConfigOverrides,
+}
+
+impl Origin {
+    fn load(&self) -> Result<Config> {
+        Ok(Config::load(self.file.as_deref(), &self.overrides)?)
+    }
+}
+
+/// Runs the daemon until it is told to stop.
+pub fn run(origin: Origin) -> ExitCode {
+    let telemetry = match Telemetry::init(log::LevelFilter::Info) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("ci-runner: the log cannot be opened: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = serve(&origin, &telemetry);
+    let code = match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error:#}");
+            exit_code(&error)
+        }
+    };
+    telemetry.flush(LOG_FLUSH);
+    code
+}
+
+/// 2 where waiting or another address helps, 3 for a configuration that cannot be, else 1.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let held = matches!(error.downcast_ref(), Some(StoreError::Held { .. } | StoreError::Full));
+    if held || error.is::<Taken>() {
+        ExitCode::from(TEMPORARY)
+    } else if error.is::<crate::config::ConfigError>() || error.is::<ci_runner_core::job::Fault>() {
+        ExitCode::from(3)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// A socket or port that somebody else has.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} is in use; stop its owner or choose another with {option}")]
+struct Taken {
+    what: String,
+    option: &'static str,
+}
+
+fn serve(origin: &Origin, telemetry: &Telemetry) -> Result<()> {
+    let config = origin.load()?;
+    telemetry.set_level(config.log_level);
+    let settings = settings(&config)?;
+    let host = host_settings(&config);
+    make_dir(&config.state_dir, 0o700)?;
+    make_dir(&config.runtime_dir, 0o750)?;
+    for (dir, mode) in [(&host.log_dir, 0o750), (&host.tmp_dir, 0o700), (&host.secrets_dir, 0o700)] {
+        make_dir(dir, mode)?;
+    }
+    let (mut store, reader) = SqliteStore::open(&config.state_dir)?;
+    let reader: Arc<dyn Reader> = Arc::new(reader);
+    let (mut pools, mut open) = (Vec::new(), Vec::new());
+    let loaded = store.load(&mut |name| super::writer::pool_number(&mut pools, name), &mut |job| open.push(job))?;
+    let record = engine::rebuild(settings, &pools, &open, &loaded);
+    drop(open);
+    let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
+    let native = NativeOptions {
+        program: spawner_program()?,
+        runtime_dir: config.runtime_dir.clone(),
+        log_dir: host.log_dir.clone(),
+        tmp_dir: host.tmp_dir.clone(),
+        store: loaded.store_id.clone(),
+        generation: loaded.generation,
+    };
+    log::info!("ci-runner {} starts: {} open jobs, start {}", version(), record.len(), loaded.generation);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
+    runtime.block_on(async {
+        let listeners = Listeners::open(&config).await?;
+        let metrics = Arc::new(Metrics::new(version()));
+        let unclean = loaded.unclean;
+        let generation = loaded.generation;
+        let log_dir = host.log_dir.clone();
+        let notifier = Notifier::new(&NotifySettings::of_process()).context("cannot reach the service manager")?;
+        let parts =
+            Parts { store: Box::new(store), reader: reader.clone(), loaded, record, clock, native, host, notifier, metrics };
+        let metrics = parts.metrics.clone();
+        let (handle, control, engine) = start_engine(parts).await?;
+        let context = http::Context {
+            handle: handle.clone(),
+            control: control.clone(),
+            log_dir,
+            public_status: config.http_public_status,
+            hosts: config.http_hosts.clone(),
+            started: std::time::Instant::now(),
+            generation,
+        };
+        let shutdown = CancellationToken::new();
+        let dropped = telemetry.dropped_counter();
+        let render = move || {
+            metrics.render(&Scrape { now_ms: super::clock::wall().0, log_records_dropped: dropped() })
+        };
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(serve_metrics(config.metrics, Arc::new(render), control.clone(), shutdown.clone()));
+        if unclean {
+            check_store(reader, control.clone());
+        }
+        control.send(Control::Ready).await.ok();
+        announce_ready(&config, listeners.tcp.as_ref());
+        let server = http::serve(context, listeners.unix, listeners.tcp, shutdown.clone());
+        tasks.spawn(async move {
+            if let Err(error) = server.await {
+                log::error!("the API stopped: {error:#}");
+            }
+        });
+        watch_signals(origin, &config, telemetry, &control, engine).await?;
+        shutdown.cancel();
+        tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await.ok();
+        remove_socket(&config.socket);
+        Ok(())
+    })
+}
+
+/// Program version.
+pub fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
+struct Listeners {
+    unix: UnixListener,
+    tcp: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn open(config: &Config) -> Result<Self> {
+        let unix = http::bind_unix(&config.socket).map_err(|error| match error {
+            http::BindError::InUse { .. } => {
+                anyhow::Error::new(Taken { what: config.socket.display().to_string(), option: "--socket" })
+            }
+            other => anyhow::Error::new(other),
+        })?;
+        let tcp = match config.http {
+            Listen::Off => None,
+            Listen::At(address) => Some(TcpListener::bind(address).await.map_err(|error| taken(error, address, "--http"))?),
+        };
+        Ok(Self { unix, tcp })
+    }
+}
+
+fn taken(error: std::io::Error, address: std::net::SocketAddr, option: &'static str) -> anyhow::Error {
+    if error.kind() == std::io::ErrorKind::AddrInUse {
+        anyhow::Error::new(Taken { what: format!("address {address}"), option })
+    } else {
+        anyhow::Error::new(error).context(format!("cannot listen on {address} ({option})"))
+    }
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .with_context(|| format!("cannot make the directory {}", path.display()))
+}
+
+/// The spawner's program: beside this one.
+fn spawner_program() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("cannot find out where this program is")?;
+    let program = own.with_file_name("ci-runner-spawner");
+    anyhow::ensure!(program.exists(), "{} is missing: install both programs side by side", program.display());
+    Ok(program)
+}
+
+type Running = (Handle, mpsc::Sender<Control>, tokio::sync::oneshot::Receiver<()>);
+
+/// Starts the loop on a thread of its own; the receiver ends with it.
+async fn start_engine(parts: Parts) -> Result<Running> {
+    let (ready, started) = tokio::sync::oneshot::channel();
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let body = move || -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
+        runtime.block_on(async {
+            let (engine, handle, control) = Engine::new(parts)?;
+            drop(ready.send((handle, control)));
+            engine.run().await;
+            Ok(())
+        })
+    };
+    std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
+        if let Err(error) = body() {
+            log::error!("the loop ended: {error:#}");
+        }
+        drop(ended.send(()));
+    })?;
+    let (handle, control) = started.await.context("the loop did not start")?;
+    Ok((handle, control, end))
+}
+
+/// After an unclean stop the database is looked at while everything goes on.
+fn check_store(reader: Arc<dyn Reader>, control: mpsc::Sender<Control>) {
+    tokio::task::spawn_blocking(move || match reader.check() {
+        Ok(damage) if damage.is_empty() => log::info!("the last stop was unclean; the database was checked and is sound"),
+        Ok(damage) => {
+            let text = format!("the database is damaged: {}; restore a backup", damage.join("; "));
+            log::error!("{text}");
+            drop(control.blocking_send(Control::Problem("database", Some(text))));
+        }
+        Err(error) => log::warn!("the database could not be checked: {error}"),
+    });
+}
+
+/// Serves `/metrics`; a taken port is said, tried again, and stops nothing else.
+async fn serve_metrics(
+    listen: Listen,
+    render: Arc<dyn Fn() -> String + Send + Sync>,
+    control: mpsc::Sender<Control>,
+    shutdown: CancellationToken,
+) {
+    let Listen::At(address) = listen else { return };
+    let mut told = false;
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) if !told => {
+                told = true;
+                let text = format!("metrics are not served: address {address}: {error}");
+                log::warn!("{text}; tried again every {} s", METRICS_RETRY.as_secs());
+                control.send(Control::Problem("metrics", Some(text))).await.ok();
+            }
+            Err(_) => {}
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(METRICS_RETRY) => {}
+        }
+    };
+    if told {
+        log::info!("metrics are served on {address}");
+        control.send(Control::Problem("metrics", None)).await.ok();
+    }
+    if let Err(error) = http::serve_metrics(listener, render, shutdown).await {
+        log::error!("metrics stopped: {error:#}");
+    }
+}
+
+/// The one line on standard output.
+fn announce_ready(config: &Config, tcp: Option<&TcpListener>) {
+    let tcp = tcp.and_then(|tcp| tcp.local_addr().ok()).map_or_else(String::new, |address| format!(", http://{address}"));
+    let metrics = match config.metrics {
+        Listen::Off => String::new(),
+        Listen::At(address) => format!(", metrics on {address}"),
+    };
+    let line = format!("ci-runner {} is ready: {}{tcp}{metrics}\n", version(), config.socket.display());
+    // Nobody may be reading; the log says the same.
+    std::io::stdout().lock().write_all(line.as_bytes()).ok();
+    log::info!("{}", line.trim_end());
+}
+
+/// SIGTERM and SIGINT end, a second one ends at once, SIGHUP reads the configuration again.
+async fn watch_signals(
+    origin: &Origin,
+    config: &Config,
+    telemetry: &Telemetry,
+    control: &mpsc::Sender<Control>,
+    mut engine: tokio::sync::oneshot::Receiver<()>,
+) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            _ = &mut engine => return if stopping { Ok(()) } else { Err(anyhow::anyhow!("the loop ended by itself")) },
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {
+                reload(origin, config, telemetry, control).await;
+                continue;
+            }
+        }
+        if stopping {
+            log::warn!("told to stop a second time: ending at once; nothing acknowledged is lost");
+            return Ok(());
+        }
+        stopping = true;
+        control.send(Control::Stop).await.ok();
+    }
+}
+
+async fn reload(origin: &Origin, old: &Config, telemetry: &Telemetry, control: &mpsc::Sender<Control>) {
+    let read = || -> Result<_> {
+        let config = origin.load()?;
+        let settings = settings(&config)?;
+        Ok((config, settings))
+    };
+    let message = match read() {
+        Ok((config, settings)) => {
+            let restart = old.needs_restart(&config);
+            if !restart.is_empty() {
+                log::warn!("these changes need a restart of the daemon: {}", restart.join(", "));
+            }
+            telemetry.set_level(config.log_level);
+            Control::Reload(Box::new((settings, host_settings(&config))))
+        }
+        Err(error) => Control::ReloadFailed(format!("{error:#}")),
+    };
+    control.send(message).await.ok();
+}
+
+fn remove_socket(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        log::warn!("cannot remove {}: {error}", path.display());
+    }
+}
