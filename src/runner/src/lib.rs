@@ -2,6 +2,8 @@
 //! thin binaries share it. It holds adapters only: every decision is made in `ci-runner-core`.
 
 pub mod config;
+pub mod cron;
+pub mod metrics;
 pub mod quantity;
 pub mod suggest;
 pub mod systemd;
