@@ -51,7 +51,7 @@ impl Origin {
 /// Runs the daemon until it is told to stop.
 pub fn run(origin: Origin) -> ExitCode {
     let telemetry = match Telemetry::init(log::LevelFilter::Info) {
-        Ok(telemetry) => telemetry,
+        Ok(telemetry) => Arc::new(telemetry),
         Err(error) => {
             eprintln!("ci-runner: the log cannot be opened: {error}");
             return ExitCode::FAILURE;
@@ -89,7 +89,7 @@ struct Taken {
     option: &'static str,
 }
 
-fn serve(origin: &Origin, telemetry: &Telemetry) -> Result<()> {
+fn serve(origin: &Origin, telemetry: &Arc<Telemetry>) -> Result<()> {
     let config = origin.load()?;
     telemetry.set_level(config.log_level);
     let settings = settings(&config)?;
@@ -137,9 +137,9 @@ fn serve(origin: &Origin, telemetry: &Telemetry) -> Result<()> {
             generation,
         };
         let shutdown = CancellationToken::new();
-        let dropped = telemetry.dropped_counter();
+        let logs = telemetry.clone();
         let render = move || {
-            metrics.render(&Scrape { now_ms: super::clock::wall().0, log_records_dropped: dropped() })
+            metrics.render(&Scrape { now_ms: super::clock::wall().0, log_records_dropped: logs.dropped_records() })
         };
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(serve_metrics(config.metrics, Arc::new(render), control.clone(), shutdown.clone()));

@@ -205,7 +205,11 @@ impl Native {
     }
 
     fn connected(&mut self, done: io::Result<(Client, String, bool)>) {
-        let made = done.and_then(|(client, epoch, cgroup)| Ok((AsyncFd::new(Watched(client))?, epoch, cgroup)));
+        let made = done.and_then(|(client, epoch, cgroup)| {
+            // SAFETY: the client owns its socket and gives out the same one until it is dropped.
+            let watched = unsafe { AsyncFd::register(Watched(client)) }?;
+            Ok((watched, epoch, cgroup))
+        });
         match made {
             Ok((client, epoch, cgroup)) => {
                 self.link = Link::Up(client);

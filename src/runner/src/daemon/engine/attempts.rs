@@ -9,7 +9,7 @@ use crate::store::{Receipt, Write};
 use ci_runner_core::change::Change;
 use ci_runner_core::outcome::{AttemptResult, Outcome};
 use ci_runner_core::reconcile::{Observation, Seen, Step, reconcile};
-use ci_runner_core::state::{Event, Next, Phase};
+use ci_runner_core::state::{Event, Next};
 use ci_runner_spawner::protocol::{AttemptKey, Request, Start};
 
 /// A refused start is tried again after this, doubled each time up to the maximum.
@@ -362,10 +362,5 @@ impl Engine {
         });
         let refused = self.watches.values().filter_map(|watch| watch.refused).map(|(until, _)| until);
         stops.chain(refused.filter(|until| *until > now)).min()
-    }
-
-    /// True when the record has no attempt that this host could be running.
-    pub(super) fn is_empty_of_attempts(&self) -> bool {
-        self.record.leases().all(|(id, _)| self.record.phase(id) == Some(Phase::Queued))
     }
 }

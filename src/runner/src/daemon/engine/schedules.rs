@@ -1,14 +1,170 @@
-//! tmp
+//! Schedules: when one is due, its job is queued and the schedule moves on, in one commit.
+
 use super::*;
+use crate::api::{GroupField, GroupParts, JobRequest};
+use crate::cron::{self, CronSchedule, Missed, Overlap, ScheduleState};
 use crate::daemon::handle::Refusal;
-use crate::store::ScheduleRow;
+use crate::request::new_job;
+use crate::store::{ScheduleRow, Write};
+use ci_runner_core::change::{self, Change};
+use ci_runner_core::outcome::By;
 use ci_runner_core::time::WallTime;
+
+/// Who submits the jobs of a schedule.
+const SUBMITTER: &str = "schedule";
+
+/// A schedule with what its texts mean.
+struct Live {
+    row: ScheduleRow,
+    cron: CronSchedule,
+    missed: Missed,
+    overlap: Overlap,
+    /// Times up to this are dealt with, and when that was known: None before the first look of this daemon.
+    state: ScheduleState,
+    looked: Option<Instant>,
+    next: Option<WallTime>,
+}
+
+/// All schedules.
 #[derive(Default)]
-pub(super) struct Schedules {}
-impl Schedules { pub fn next(&self) -> Option<WallTime> { None } }
+pub(super) struct Schedules {
+    live: BTreeMap<String, Live>,
+}
+
+impl Schedules {
+    /// When the next one is due.
+    pub fn next(&self) -> Option<WallTime> {
+        self.live.values().filter_map(|live| live.next).min()
+    }
+}
+
+impl Live {
+    fn new(row: ScheduleRow) -> Result<Self, String> {
+        let cron = CronSchedule::parse(&row.calendar, Some(&row.timezone)).map_err(|error| error.to_string())?;
+        let mut live = Self {
+            missed: Missed::parse(&row.missed)?,
+            overlap: Overlap::parse(&row.overlap)?,
+            state: ScheduleState { until_ms: row.after.0 },
+            looked: None,
+            next: None,
+            cron,
+            row,
+        };
+        live.find_next();
+        Ok(live)
+    }
+
+    fn find_next(&mut self) {
+        let next = self.cron.next_after(self.state.until_ms).map(WallTime);
+        self.next = next.filter(|_| self.row.paused.is_none());
+    }
+}
+
 impl Engine {
-    pub(super) fn load_schedules(&mut self) {}
-    pub(super) fn run_schedules(&mut self, _now: Now) {}
-    pub(super) fn add_schedule(&mut self, _row: ScheduleRow, _replace: bool) -> Result<(), Refusal> { Ok(()) }
-    pub(super) fn remove_schedule(&mut self, _name: &str) -> Result<(), Refusal> { Ok(()) }
+    pub(super) fn load_schedules(&mut self) {
+        self.schedules = Schedules::default();
+        let rows = match self.reader.schedules() {
+            Ok(rows) => rows,
+            Err(error) => {
+                log::error!("schedules cannot be read: {}", commit::chain(&error));
+                return;
+            }
+        };
+        for row in rows {
+            let name = row.name.clone();
+            match Live::new(row) {
+                Ok(live) => drop(self.schedules.live.insert(name, live)),
+                Err(why) => log::error!("schedule {name:?} is not run: {why}"),
+            }
+        }
+    }
+
+    pub(super) fn add_schedule(&mut self, row: ScheduleRow, replace: bool) -> Result<(), Refusal> {
+        if !replace && self.schedules.live.contains_key(&row.name) {
+            return Err(Refusal::ScheduleExists(row.name));
+        }
+        let live = Live::new(row.clone()).map_err(|why| Refusal::Fault {
+            index: 0,
+            fault: ci_runner_core::job::Fault { field: "calendar".to_owned(), why },
+        })?;
+        self.schedules.live.insert(row.name.clone(), live);
+        self.batch.writes.push(Write::Schedule(row));
+        Ok(())
+    }
+
+    pub(super) fn remove_schedule(&mut self, name: &str) -> Result<(), Refusal> {
+        if self.schedules.live.remove(name).is_none() {
+            return Err(Refusal::NoSchedule(name.to_owned()));
+        }
+        self.batch.writes.push(Write::ScheduleRemoved { name: name.to_owned() });
+        Ok(())
+    }
+
+    /// Queues the jobs of everything that is due.
+    pub(super) fn run_schedules(&mut self, now: Now) {
+        let due = |live: &Live| {
+            // The first look of a daemon asks each schedule what was missed.
+            live.row.paused.is_none() && (live.looked.is_none() || live.next.is_some_and(|next| next <= now.wall))
+        };
+        let names: Vec<String> =
+            self.schedules.live.iter().filter(|(_, live)| due(live)).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            if let Some(mut live) = self.schedules.live.remove(&name) {
+                self.run_schedule(&mut live, now);
+                self.schedules.live.insert(name, live);
+            }
+        }
+    }
+
+    fn run_schedule(&mut self, live: &mut Live, now: Now) {
+        let elapsed_ms = live.looked.map(|looked| now.engine.since_ms(looked));
+        let clock = cron::Clock { wall_ms: now.wall.0, elapsed_ms };
+        let due = cron::due(&live.cron, live.missed, live.state, clock);
+        live.state = due.state;
+        live.looked = Some(now.engine);
+        live.find_next();
+        let name = live.row.name.clone();
+        if due.skipped > 0 {
+            log::info!("schedule {name:?}: {} missed runs are left out", due.skipped);
+        }
+        if due.times.is_empty() {
+            return;
+        }
+        for _ in due.times {
+            if let Err(why) = self.queue_scheduled(live) {
+                log::error!("schedule {name:?} could not queue its job: {why}");
+            }
+        }
+        live.row.after = WallTime(live.state.until_ms);
+        self.batch.writes.push(Write::Schedule(live.row.clone()));
+    }
+
+    fn queue_scheduled(&mut self, live: &mut Live) -> Result<(), String> {
+        let name = &live.row.name;
+        let open = live.row.last_job.filter(|last| self.record.phase(*last).is_some());
+        if let Some(last) = open {
+            match live.overlap {
+                Overlap::Skip => {
+                    log::info!("schedule {name:?}: job {last} is not over, this run is left out");
+                    return Ok(());
+                }
+                Overlap::CancelRunning => {
+                    let by = By::User(format!("{SUBMITTER} {name}"));
+                    self.record_change(Change::Wished { id: last, wish: change::Wish::Cancel { by } });
+                }
+                Overlap::Queue | Overlap::Allow => {}
+            }
+        }
+        let mut request: JobRequest = serde_json::from_str(&live.row.request).map_err(|error| error.to_string())?;
+        request.name.get_or_insert_with(|| name.clone());
+        if live.overlap == Overlap::Queue && request.group.is_none() {
+            let group = GroupParts { name: format!("{SUBMITTER} {name}"), limit: Some(1), policy: None };
+            request.group = Some(GroupField::Parts(group));
+        }
+        let job = new_job(request, self.record.settings(), &jiff::Zoned::now()).map_err(|fault| fault.to_string())?;
+        let submitter = format!("{SUBMITTER} {name}");
+        let ids = self.submit(vec![job], None, &submitter).map_err(|refusal| format!("{refusal:?}"))?;
+        live.row.last_job = ids.first().copied();
+        Ok(())
+    }
 }
