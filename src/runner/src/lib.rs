@@ -5,6 +5,8 @@ pub mod config;
 pub mod cron;
 pub mod metrics;
 pub mod quantity;
+pub mod style;
 pub mod suggest;
 pub mod systemd;
+pub mod table;
 pub mod telemetry;
