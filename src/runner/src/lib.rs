@@ -10,6 +10,8 @@ pub mod metrics;
 pub mod quantity;
 pub mod request;
 pub mod store;
+pub mod style;
 pub mod suggest;
 pub mod systemd;
+pub mod table;
 pub mod telemetry;

@@ -153,6 +153,8 @@ fn the_queue_is_bounded_in_bytes_too_and_keeps_the_order() {
         let message = written.recv_timeout(Duration::from_secs(30)).unwrap();
         assert!(message.starts_with(&format!("{number} x")), "{}", &message[..20]);
     }
+    let report = written.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert!(report.starts_with(&format!("{} log records were dropped", queue.dropped())), "{report}");
     // A destination that is gone loses records, which are counted, and keeps nobody waiting.
     drop(open);
     let before = queue.dropped();
