@@ -290,6 +290,13 @@ impl Record {
         self.paused = paused;
     }
 
+    /// Numbers news from `last` on; for a record that is built anew while somebody listens, or after a start. Whoever knows
+    /// of `last` or less is told that there is a gap.
+    pub fn resume_news(&mut self, last: u64) {
+        self.news.clear();
+        self.news_seq = self.news_seq.max(last) + 1;
+    }
+
     fn remember_end(&mut self, id: JobId, success: bool) {
         if self.ends.insert(id, success).is_none() {
             self.ends_order.push_back(id);
