@@ -74,12 +74,12 @@ impl World {
 
     pub fn step(&mut self) {
         match self.dice.below(20) {
-            0..6 => self.submit(),
-            6..10 => self.turn(),
-            10..14 => self.progress(),
-            14 => self.wish(),
-            15 => self.elsewhere(),
-            16..18 => {
+            0..5 => self.submit(),
+            5..10 => self.turn(),
+            10..13 => self.progress(),
+            13 => self.wish(),
+            14 => self.elsewhere(),
+            15..17 => {
                 let ms = *self.dice.pick(&[1, 20, 700, 4_000, 70_000]);
                 self.now = Now { engine: Instant(self.now.engine.0 + ms), wall: WallTime(self.now.wall.0 + ms) };
                 self.record.advance(self.now);
@@ -177,12 +177,13 @@ impl World {
     /// What is not about one attempt.
     fn elsewhere(&mut self) {
         let open: Vec<JobId> = self.record.ids().collect();
-        match self.dice.below(4) {
+        match self.dice.below(6) {
             0 => {
-                let pause = Pause { by: "root".into(), reason: String::new(), since: self.now, drain: self.dice.rarely(2) };
+                let pause =
+                    Pause { by: "root".into(), reason: String::new(), since: self.now, drain: self.dice.rarely(2) };
                 self.take(Change::Paused(Some(pause)));
             }
-            1 => self.take(Change::Paused(None)),
+            1..4 => self.take(Change::Paused(None)),
             _ if !open.is_empty() => {
                 let priority = i16::try_from(self.dice.below(9)).unwrap() - 4;
                 let id = *self.dice.pick(&open);
@@ -205,8 +206,10 @@ impl World {
         if self.dice.rarely(12) {
             let finished_before = WallTime(self.now.wall.0 - 60_000);
             let most = usize::try_from(1 + self.dice.below(9)).unwrap();
-            let [memory, sqlite] =
-                self.subjects.each_mut().map(|subject| subject.store.collect(&CollectLimits { finished_before }, most).unwrap());
+            let [memory, sqlite] = self
+                .subjects
+                .each_mut()
+                .map(|subject| subject.store.collect(&CollectLimits { finished_before }, most).unwrap());
             assert_eq!(memory, sqlite);
         }
     }
@@ -281,7 +284,8 @@ fn assert_same(expected: &Record, found: &Record) {
 
 pub(super) fn random_spec(dice: &mut Dice, now: Now, number: u64) -> JobSpec {
     let mut spec = spec();
-    spec.name = (!dice.rarely(3)).then(|| (*dice.pick(&["build", "build-all", "test", "bu", "\u{10ffff}x"])).to_owned());
+    spec.name =
+        (!dice.rarely(3)).then(|| (*dice.pick(&["build", "build-all", "test", "bu", "\u{10ffff}x"])).to_owned());
     spec.correlation = match dice.below(3) {
         0 => "one".to_owned(),
         1 => format!("0191d7a2-5b5c-7c3a-8f00-00000000000{}", dice.below(9)),
@@ -298,7 +302,8 @@ pub(super) fn random_spec(dice: &mut Dice, now: Now, number: u64) -> JobSpec {
     if dice.rarely(4) {
         terms.retry.backoff = Backoff::Exponential;
         terms.retry.delay_ms = dice.below(10_000);
-        let patterns = [Pattern::Exit(Some(3)), Pattern::Signal(Some(9)), Pattern::Oom, Pattern::Timeout, Pattern::Start];
+        let patterns =
+            [Pattern::Exit(Some(3)), Pattern::Signal(Some(9)), Pattern::Oom, Pattern::Timeout, Pattern::Start];
         let rule = |pattern| Rule { pattern, retry: true };
         terms.retry.rules = patterns.into_iter().take(usize::try_from(dice.below(6)).unwrap()).map(rule).collect();
     }

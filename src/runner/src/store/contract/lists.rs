@@ -9,7 +9,8 @@ fn oracle(filter: &JobFilter, row: &JobRow) -> bool {
     let pools: Vec<&String> = row.spec.terms.pool.iter().chain(&row.ran_in).collect();
     let conditions = [
         filter.phases.is_empty() || filter.phases.contains(&row.phase),
-        filter.outcomes.is_empty() || row.outcome.as_ref().is_some_and(|is| filter.outcomes.contains(&is.word().to_owned())),
+        filter.outcomes.is_empty()
+            || row.outcome.as_ref().is_some_and(|is| filter.outcomes.contains(&is.word().to_owned())),
         match (&filter.name, &row.spec.name) {
             (None, _) => true,
             (Some(_), None) => false,
@@ -20,7 +21,10 @@ fn oracle(filter: &JobFilter, row: &JobRow) -> bool {
         },
         filter.pool.as_ref().is_none_or(|asked| pools.contains(&asked)),
         filter.label.as_ref().is_none_or(|asked| labels.contains(&asked.as_str())),
-        filter.group.as_ref().is_none_or(|asked| row.spec.terms.group.as_ref().is_some_and(|group| group.name == *asked)),
+        filter
+            .group
+            .as_ref()
+            .is_none_or(|asked| row.spec.terms.group.as_ref().is_some_and(|group| group.name == *asked)),
         filter.correlation.as_ref().is_none_or(|asked| row.spec.correlation == *asked),
         filter.since.is_none_or(|since| row.submitted >= since),
         filter.until.is_none_or(|until| row.submitted < until),
@@ -51,18 +55,19 @@ fn random_filter(world: &mut World, rows: &[JobRow]) -> JobFilter {
 
 #[test]
 fn filters_and_cursors_agree_with_a_look_at_every_row() {
-    for seed in 100..104 {
+    for seed in 100..103 {
         let mut world = World::new(seed);
         for _ in 0..500 {
             // The date is set now and then; lists by time must not care.
             if world.dice.rarely(50) {
-                world.now.wall = WallTime(world.now.wall.0 + i64::try_from(world.dice.below(2_000_000)).unwrap() - 1_000_000);
+                world.now.wall =
+                    WallTime(world.now.wall.0 + i64::try_from(world.dice.below(2_000_000)).unwrap() - 1_000_000);
             }
             world.step();
         }
         world.commit();
         let rows = world.subjects[0].reader.jobs(&JobFilter::all(usize::MAX)).unwrap();
-        for _ in 0..300 {
+        for _ in 0..150 {
             let mut filter = random_filter(&mut world, &rows);
             let mut expected: Vec<u64> =
                 rows.iter().filter(|row| oracle(&filter, row)).map(|row| row.id.get()).collect();

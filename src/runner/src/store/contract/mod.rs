@@ -34,7 +34,8 @@ impl Subject {
     }
 
     fn sqlite() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        // In memory where there is such a place: what a power cut does is not asked here.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
         let (store, reader) = open(&dir);
         Self { store, reader, dir: Some(dir), pools: pools() }
     }
@@ -180,7 +181,10 @@ fn a_job_is_told_as_it_was() {
     check(|subject| {
         subject.load();
         subject.change(at(100), submitted(1, rich_spec()));
-        assert_eq!(subject.store.claimed(id(1)).unwrap().unwrap(), Claimed { spec: rich_spec(), submitter: "me".into() });
+        assert_eq!(
+            subject.store.claimed(id(1)).unwrap().unwrap(),
+            Claimed { spec: rich_spec(), submitter: "me".into() }
+        );
         let mut expected = JobRow {
             id: id(1),
             spec: rich_spec(),
@@ -209,7 +213,8 @@ fn a_job_is_told_as_it_was() {
         (expected.phase, expected.started, expected.queue_ms) = (Phase::Running, Some(at(300).wall), Some(200));
         assert_eq!(subject.reader.job(id(1)).unwrap().unwrap(), expected);
 
-        let receipt = Receipt { started: at(290).wall, ended: at(390).wall, run_us: 99_001, leftovers: 3, ..Receipt::default() };
+        let receipt =
+            Receipt { started: at(290).wall, ended: at(390).wall, run_us: 99_001, leftovers: 3, ..Receipt::default() };
         let end = entry(at(400), ended(1, 1, 75, Next::Retry { ready_at: Instant(900) }));
         subject.commit(&[Write::Receipt { job: id(1), attempt: AttemptNumber(1), receipt }, end]);
         (expected.phase, expected.tries, expected.run_us) = (Phase::Queued, 1, Some(99_001));
@@ -287,7 +292,11 @@ fn every_outcome_and_result_comes_back() {
                 number += 1;
                 let next = Next::Finish { outcome: outcome.clone() };
                 let end = event(number, Event::Ended { attempt: AttemptNumber(1), result: result.clone(), next });
-                subject.commit(&[entry(at(1), submitted(number, spec())), entry(at(1), claimed(number, 1)), entry(at(2), end)]);
+                subject.commit(&[
+                    entry(at(1), submitted(number, spec())),
+                    entry(at(1), claimed(number, 1)),
+                    entry(at(2), end),
+                ]);
                 let row = subject.reader.job(id(number)).unwrap().unwrap();
                 assert_eq!((row.outcome.as_ref(), row.result.as_ref()), (Some(outcome), Some(result)));
                 assert_eq!(subject.reader.ended(id(number)).unwrap(), Some(outcome.is_success()));
