@@ -199,9 +199,9 @@ fn main() -> Result<()> {
     sizes(&dir)?;
     lists(&reader)?;
     memory("after lists")?;
-    timed("check", || Ok(println!("found: {:?}", reader.check()?)))?;
+    println!("found: {:?}", timed("check", || Ok(reader.check()?))?);
     timed("backup", || Ok(reader.backup(&dir.join("backup.db"))?))?;
     let limits = CollectLimits { finished_before: WallTime(i64::MAX) };
-    timed("collect 1000", || Ok(println!("collected: {}", store.collect(&limits, 1_000)?.len())))?;
+    println!("collected: {}", timed("collect 1000", || Ok(store.collect(&limits, 1_000)?))?.len());
     Ok(())
 }

@@ -107,7 +107,7 @@ impl World {
     /// The daemon's turn: whatever the core decides.
     fn turn(&mut self) {
         let boots: [&str; 2] = ["boot-1/a", "boot-2/b"];
-        let epoch = Epoch::new(*self.dice.pick::<&str>(&boots));
+        let epoch = Epoch::new(self.dice.pick::<&str>(&boots));
         let changes_max = usize::try_from(1 + self.dice.below(9)).unwrap();
         let claim = (!self.dice.rarely(4)).then_some(epoch);
         for entry in schedule(&mut self.record, &Permit { claim, changes_max }, self.now) {

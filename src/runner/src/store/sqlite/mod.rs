@@ -17,6 +17,7 @@ mod migrate;
 mod open;
 mod place;
 mod read;
+mod restore;
 mod write;
 
 use crate::store::{Claimed, CollectLimits, Loaded, Store, StoreError, Write};
@@ -26,6 +27,7 @@ use ci_runner_core::time::{ClockBase, Now};
 use open::{Found, Lock};
 use place::{Fault, Place};
 pub use read::SqliteReader;
+pub use restore::{RestoreReport, restore};
 use rusqlite::{Connection, MAIN_DB, Transaction, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
@@ -65,10 +67,10 @@ impl SqliteStore {
         drop(probe);
         let mut conn = open::writer(place)?;
         migrate::migrate(&mut conn, &place.db, migrate::MIGRATIONS, false)?;
-        let (store_id, unclean) = load::was_running(&conn, place)?;
+        let (store_id, unclean) = load::was_running(&conn)?;
         if unclean && !log {
             let what = "its write-ahead log is missing although the last daemon did not end in order";
-            return Err(Fault::Store(place.damaged(format!("{what}: acknowledged jobs would be lost"))));
+            return Err(Fault::Damaged(format!("{what}: acknowledged jobs would be lost")));
         }
         Ok((conn, store_id, unclean))
     }
@@ -99,8 +101,7 @@ impl SqliteStore {
         pool_id: &mut dyn FnMut(&str) -> PoolId,
         each: &mut dyn FnMut(OpenJob),
     ) -> Result<Loaded, StoreError> {
-        let told = load::open_jobs(&self.conn, pool_id, each)
-            .and_then(|()| load::loaded(&self.conn, &self.place, self.unclean));
+        let told = load::open_jobs(&self.conn, pool_id, each).and_then(|()| load::loaded(&self.conn, self.unclean));
         told.map_err(|fault| self.place.error("load the open jobs", fault))
     }
 }

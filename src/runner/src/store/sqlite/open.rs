@@ -136,7 +136,7 @@ pub(super) fn look(place: &Place, lock: &Lock) -> Result<Found, StoreError> {
 }
 
 /// True for a log with content. One whose header is not right would be ignored by SQLite, with all commits in it.
-fn wal_has_content(place: &Place) -> Result<bool, StoreError> {
+pub(super) fn wal_has_content(place: &Place) -> Result<bool, StoreError> {
     let path = place.wal();
     let mut header = Vec::with_capacity(WAL_HEADER_BYTES);
     match File::open(&path).and_then(|file| file.take(WAL_HEADER_BYTES as u64).read_to_end(&mut header)) {

@@ -20,6 +20,8 @@ pub(super) struct Place {
 pub(super) enum Fault {
     Sql(rusqlite::Error),
     Store(StoreError),
+    /// Of the database that is being read; what was found.
+    Damaged(String),
 }
 
 impl From<rusqlite::Error> for Fault {
@@ -67,6 +69,7 @@ impl Place {
     pub fn error(&self, doing: &'static str, fault: impl Into<Fault>) -> StoreError {
         match fault.into() {
             Fault::Store(error) => error,
+            Fault::Damaged(what) => self.damaged(what),
             Fault::Sql(error) => self.sql_error(doing, error),
         }
     }
