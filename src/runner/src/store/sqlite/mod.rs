@@ -96,6 +96,16 @@ impl SqliteStore {
         Ok(value)
     }
 
+    /// Moves what is in the log into the database, as far as no reader stands in the way.
+    fn checkpoint(&mut self, doing: &'static str) -> Result<(), StoreError> {
+        let moved = self.conn.wal_checkpoint_v2(Some(MAIN_DB), rusqlite::wal::CheckpointMode::PASSIVE);
+        match moved.map_err(|error| self.place.error(doing, error)) {
+            // It is safe in the log, and can be moved when there is space.
+            Ok(_) | Err(StoreError::Full) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn tell(
         &mut self,
         pool_id: &mut dyn FnMut(&str) -> PoolId,
@@ -117,8 +127,7 @@ impl Store for SqliteStore {
             Ok(())
         })?;
         // Into the database itself: it must know that it needs its log even when the log is gone.
-        let moved = self.conn.wal_checkpoint_v2(Some(MAIN_DB), rusqlite::wal::CheckpointMode::PASSIVE);
-        moved.map_err(|error| self.place.error("count the start", error))?;
+        self.checkpoint("count the start")?;
         self.tell(pool_id, each)
     }
 
@@ -152,7 +161,6 @@ impl Store for SqliteStore {
             transaction.execute("UPDATE meta SET running = 0", [])?;
             Ok(())
         })?;
-        let moved = self.conn.wal_checkpoint_v2(Some(MAIN_DB), rusqlite::wal::CheckpointMode::PASSIVE);
-        moved.map(|_| ()).map_err(|error| self.place.error("close", error))
+        self.checkpoint("close")
     }
 }

@@ -75,6 +75,10 @@ impl Place {
     }
 
     fn sql_error(&self, doing: &'static str, error: rusqlite::Error) -> StoreError {
+        use rusqlite::Error as E;
+        if let E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) = &error {
+            return self.damaged(format!("a row holds what was never written ({error})"));
+        }
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => StoreError::Full,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => self.damaged(error.to_string()),
