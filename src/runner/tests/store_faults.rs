@@ -487,7 +487,7 @@ impl Drop for Mount {
 fn survives_a_full_disk(mount: &Mount) {
     let (mut store, reader, ..) = opened(&mount.path()).expect("opens");
     let ballast = mount.path().join("ballast");
-    fs::write(&ballast, vec![1; 3 << 20]).expect("writes");
+    fs::write(&ballast, vec![1; 12 << 20]).expect("writes");
     let batch = |from: u64| -> Vec<Write> {
         (from..from + 50).map(|number| submission(number, "n", &"x".repeat(4_000))).collect()
     };
@@ -517,12 +517,12 @@ fn survives_a_full_disk(mount: &Mount) {
 
 #[test]
 fn a_full_disk_refuses_whole_batches_until_there_is_space() {
-    if let Some(mount) = Mount::new("full tmpfs", &["-t", "tmpfs", "-o", "size=8m", "tmpfs"]) {
+    if let Some(mount) = Mount::new("full tmpfs", &["-t", "tmpfs", "-o", "size=24m", "tmpfs"]) {
         survives_a_full_disk(&mount);
     }
     let dir = tempfile::tempdir().expect("a directory");
     let image = dir.path().join("image");
-    fs::File::create(&image).and_then(|file| file.set_len(16 << 20)).expect("makes");
+    fs::File::create(&image).and_then(|file| file.set_len(32 << 20)).expect("makes");
     let made = std::process::Command::new("mke2fs").args(["-qFt", "ext4", "-m", "0"]).arg(&image).status();
     if !made.is_ok_and(|status| status.success()) {
         println!("skipped: full ext4 (no mke2fs)");
