@@ -34,6 +34,10 @@ pub struct Host {
     pub cgroup: Cgroup,
     pub linger_ms: u64,
     pub environment: Vec<(String, String)>,
+    /// A shell script that gets the spawner's command line as "$@".
+    pub wrapper: Option<&'static str>,
+    /// Where all directories are, if not at the top.
+    pub subdirectory: Option<PathBuf>,
     pub generation: u64,
     pub client: Option<Client>,
     pub spawner_pid: i32,
@@ -71,6 +75,8 @@ impl Host {
             cgroup,
             linger_ms: 200,
             environment: Vec::new(),
+            wrapper: None,
+            subdirectory: None,
             generation: 0,
             client: None,
             spawner_pid: 0,
@@ -88,7 +94,7 @@ impl Host {
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.subdirectory.as_deref().unwrap_or(self.dir.path()).join(name)
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -96,7 +102,15 @@ impl Host {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spawner-under-test"));
+        let program = env!("CARGO_BIN_EXE_spawner-under-test");
+        let mut command = match self.wrapper {
+            None => Command::new(program),
+            Some(script) => {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", script, "sh", program]);
+                command
+            }
+        };
         command.arg("--runtime-dir").arg(self.path("run"));
         command.arg("--log-dir").arg(self.path("log")).arg("--tmp-dir").arg(self.path("tmp"));
         command.args(["--linger-ms", &self.linger_ms.to_string()]);
