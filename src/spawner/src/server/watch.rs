@@ -190,17 +190,18 @@ impl Server {
         }
         let keys = self.shared.attempts.all().map_err(|error| format!("cannot list the attempts: {error}"))?;
         for key in keys {
-            self.look_at(&key)?;
+            self.look_at(&key);
         }
         Ok(())
     }
 
     /// Finds out what one directory means.
-    fn look_at(&mut self, key: &AttemptKey) -> Result<(), String> {
-        let locked = self.shared.attempts.lock(key).map_err(|error| format!("cannot lock attempt {key}: {error}"))?;
-        match locked {
-            Locked::Held(lock) => self.adopt(key, &lock),
-            Locked::Taken(lock) => {
+    fn look_at(&mut self, key: &AttemptKey) {
+        match self.shared.attempts.lock(key) {
+            // Not ours to understand; a `start` of it will be refused for the same reason.
+            Err(error) => eprintln!("{key}: cannot look at its lock: {error}"),
+            Ok(Locked::Held(lock)) => self.adopt(key, &lock),
+            Ok(Locked::Taken(lock)) => {
                 let has = |name| self.shared.attempts.has(key, name);
                 if self.shared.attempts.read_exit(key).is_some() {
                     self.attempts.insert(key.clone(), State::Ended(None));
@@ -213,7 +214,6 @@ impl Server {
                 }
             }
         }
-        Ok(())
     }
 
     /// The lock is held: finds the shim. Its process id in the file could by now be another process', so the pidfd comes

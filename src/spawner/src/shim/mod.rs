@@ -233,9 +233,12 @@ fn cannot_start(loaded: &spec::Loaded, stage: Stage, error: &std::io::Error) -> 
         Stage::Execute => {
             let name = program.argv.first().map_or("".into(), |name| name.to_string_lossy());
             let name = record::shortened_name(&name);
-            let there = error.raw_os_error() == Some(libc::ENOENT)
-                && program.candidates.iter().any(|path| exists(program.dir.as_c_str(), path));
-            let hint = if there { " (it is there, but its interpreter is not)" } else { "" };
+            let there = || program.candidates.iter().any(|path| exists(program.dir.as_c_str(), path));
+            let hint = match error.raw_os_error() {
+                Some(libc::ENOENT) if there() => " (it is there, but its interpreter is not)",
+                Some(libc::ENOEXEC) => " (a script begins with a line like `#!/bin/sh`)",
+                _ => "",
+            };
             format!("cannot run `{name}`: {text}{hint}")
         }
     }

@@ -1,18 +1,16 @@
 //! What a job gets, and how its end is told.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
+use crate::common::{Cgroup, Host};
 use ci_runner_spawner::protocol::{ExitResult, SPEC_BYTES_MAX, Secrets, Spec, Start, WORD_BYTES_MAX};
-use common::{Cgroup, Host};
 
 #[test]
 fn exit_codes_and_signals_are_told() {
-    for cgroup in [Cgroup::Auto, Cgroup::Off] {
+    for cgroup in [Cgroup::Auto, Cgroup::Moves, Cgroup::Off] {
         let mut host = Host::started(cgroup);
         for (job, code) in [0, 1, 3, 127, 255].into_iter().enumerate() {
             let script = host.script(&format!("exit {code}"));
@@ -34,6 +32,9 @@ fn what_cannot_start_says_why() {
     let orphan = host.path("orphan");
     fs::write(&orphan, "#!/no/such/interpreter\n").unwrap();
     fs::set_permissions(&orphan, fs::Permissions::from_mode(0o755)).unwrap();
+    let no_header = host.path("no-header");
+    fs::write(&no_header, "echo hello\n").unwrap();
+    fs::set_permissions(&no_header, fs::Permissions::from_mode(0o755)).unwrap();
     let in_dir = |host: &Host, dir: &str| Spec { dir: Some(dir.to_owned()), ..host.spec(&["true"]) };
     let long_name = "n".repeat(5000);
     let cases = [
@@ -42,6 +43,7 @@ fn what_cannot_start_says_why() {
         (host.spec(&[plain.to_str().unwrap()]), "plain`: Permission denied"),
         (host.spec(&["/"]), "cannot run `/`: Permission denied"),
         (host.spec(&[orphan.to_str().unwrap()]), "its interpreter is not"),
+        (host.spec(&[no_header.to_str().unwrap()]), "Exec format error (a script begins with"),
         (host.spec(&[&long_name]), "File name too long"),
         (in_dir(&host, "/no/such/dir"), "cannot enter directory `/no/such/dir`: No such file or directory"),
         (in_dir(&host, "/etc/passwd"), "cannot enter directory `/etc/passwd`: Not a directory"),
@@ -85,7 +87,7 @@ const MESS: &str = "trap '' HUP PIPE TERM INT USR1 CHLD; umask 0777; export LEAK
 
 #[test]
 fn nothing_of_the_spawners_surroundings_leaks_in() {
-    for cgroup in [Cgroup::Auto, Cgroup::Off] {
+    for cgroup in [Cgroup::Auto, Cgroup::Moves, Cgroup::Off] {
         let mut host = Host::new(cgroup);
         host.wrapper = Some(MESS);
         host.environment = vec![("CI_RUNNER_FAIL".to_owned(), "spawner-amid-forget:99".to_owned())];
@@ -369,8 +371,8 @@ fn a_second_spawner_leaves_at_once_and_the_first_ends_by_itself() {
     host.client = None;
     let pid = host.spawner_pid;
     // It stays for the job, then goes.
-    common::wait_for("the job's end", || host.survivors().is_empty().then_some(()));
-    common::wait_for("the spawner's end", || (!common::is_alive(pid)).then_some(()));
+    crate::common::wait_for("the job's end", || host.survivors().is_empty().then_some(()));
+    crate::common::wait_for("the spawner's end", || (!crate::common::is_alive(pid)).then_some(()));
     assert!(!host.socket().exists());
     host.connect();
     assert_ne!(host.spawner_pid, pid);

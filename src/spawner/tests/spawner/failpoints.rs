@@ -1,15 +1,13 @@
 //! Death at every step: an attempt is executed at most once, and exactly once unless its shim was the victim; its result is
 //! told or it is lost; nothing is left.
 
-mod common;
-
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
+use crate::common::{Cgroup, Host, PATIENCE};
 use ci_runner_spawner::failpoint;
 use ci_runner_spawner::protocol::{AttemptKey, ExitResult, Reply, Request, Seen};
-use common::{Cgroup, Host, PATIENCE};
 
 const JOBS: u64 = 3;
 
