@@ -28,7 +28,8 @@ pub fn why(id: JobId, explanation: &Explanation, zone: &TimeZone) -> WhyView {
 
 fn view(id: JobId, reason: &Reason, explanation: &Explanation, zone: &TimeZone) -> ReasonView {
     let now = explanation.now;
-    let in_time = |until: ci_runner_core::time::Instant| show_duration(Duration::from_millis(until.since_ms(now.engine)));
+    let in_time =
+        |until: ci_runner_core::time::Instant| show_duration(Duration::from_millis(until.since_ms(now.engine)));
     let (kind, text, jobs) = match reason {
         Reason::Running { attempt, pool, slot } => {
             ("running", format!("runs as attempt {attempt} in pool {pool}, slot {slot}"), Vec::new())
@@ -39,7 +40,9 @@ fn view(id: JobId, reason: &Reason, explanation: &Explanation, zone: &TimeZone) 
         Reason::Stopping { by, kill_at } => {
             ("stopping", format!("is being stopped by {by}; it is killed in {}", in_time(*kill_at)), Vec::new())
         }
-        Reason::Cancelled { by } => ("cancelled", format!("was cancelled by {by} and is about to be dropped"), Vec::new()),
+        Reason::Cancelled { by } => {
+            ("cancelled", format!("was cancelled by {by} and is about to be dropped"), Vec::new())
+        }
         Reason::Held { by, reason } => {
             let text = format!("on hold by {by}{}; let it go with `ci-runner release {id}`", because(reason));
             ("held", text, Vec::new())
@@ -53,7 +56,9 @@ fn view(id: JobId, reason: &Reason, explanation: &Explanation, zone: &TimeZone) 
         Reason::Delayed { until, tries } => ("delayed", format!("retry {tries} in {}", in_time(*until)), Vec::new()),
         Reason::Group { name, limit, holders, ahead } => group(name, *limit, holders, *ahead),
         Reason::Paused(pause) => ("paused", paused(pause, now, zone), Vec::new()),
-        Reason::NoPool { pool, labels, nearest } => ("no_pool", no_pool(pool.as_deref(), labels, nearest.as_ref()), Vec::new()),
+        Reason::NoPool { pool, labels, nearest } => {
+            ("no_pool", no_pool(pool.as_deref(), labels, nearest.as_ref()), Vec::new())
+        }
         Reason::NoSlot { pools } => no_slot(pools, explanation.ahead),
         Reason::Behind { ahead } => ("behind", format!("{} before this one", go(*ahead)), Vec::new()),
         Reason::Next => ("next", "nothing is in the way: it starts next".to_owned(), Vec::new()),
@@ -114,7 +119,9 @@ fn no_pool(pool: Option<&str>, labels: &[Label], nearest: Option<&(String, Vec<L
     };
     match (pool, nearest) {
         (Some(pool), Some((_, lacks))) if !lacks.is_empty() => format!("pool {pool} lacks {}", list(lacks)),
-        (Some(pool), _) => format!("there is no pool {pool} with slots; add it to the configuration, or cancel the job"),
+        (Some(pool), _) => {
+            format!("there is no pool {pool} with slots; add it to the configuration, or cancel the job")
+        }
         (None, _) if labels.is_empty() => "no pool has slots".to_owned(),
         (None, None) => format!("no pool has {}", list(labels)),
         (None, Some((name, lacks))) => {
@@ -239,7 +246,12 @@ mod tests {
                 "group",
                 "group deploy (limit 1) is held by job 41; 2 of its jobs go before this one",
             ),
-            (pause(false, hour_ms), 0, "paused", "paused by anna since 10:00 because disk swap; go on with `ci-runner resume`"),
+            (
+                pause(false, hour_ms),
+                0,
+                "paused",
+                "paused by anna since 10:00 because disk swap; go on with `ci-runner resume`",
+            ),
             (
                 pause(true, 24 * hour_ms),
                 0,
@@ -247,7 +259,11 @@ mod tests {
                 "drained by anna since 2026-11-20 11:00 because disk swap; go on with `ci-runner resume`",
             ),
             (
-                Reason::NoPool { pool: None, labels: labels(&["tpu"]), nearest: Some(("default".into(), labels(&["tpu"]))) },
+                Reason::NoPool {
+                    pool: None,
+                    labels: labels(&["tpu"]),
+                    nearest: Some(("default".into(), labels(&["tpu"]))),
+                },
                 0,
                 "no_pool",
                 "no pool has label tpu; nearest is pool default, which lacks it",
@@ -263,7 +279,11 @@ mod tests {
                 "no pool has labels gpu, tpu; nearest is pool big, which lacks label tpu",
             ),
             (
-                Reason::NoPool { pool: Some("big".into()), labels: labels(&["tpu"]), nearest: Some(("big".into(), labels(&["tpu"]))) },
+                Reason::NoPool {
+                    pool: Some("big".into()),
+                    labels: labels(&["tpu"]),
+                    nearest: Some(("big".into(), labels(&["tpu"]))),
+                },
                 0,
                 "no_pool",
                 "pool big lacks label tpu",

@@ -50,15 +50,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
         Query::<T>::try_from_uri(&parts.uri).map(|Query(params)| Self(params)).map_err(|rejection| {
             let text = rejection.body_text();
             let why = text.rsplit_once("query string: ").map_or(text.as_str(), |(_, why)| why);
-            let quoted = why.split('`').nth(1).unwrap_or_default();
-            match why.split_once(": ") {
-                _ if why.starts_with("unknown field") => {
-                    let hint = did_you_mean(quoted, fields_of::<T>().iter().copied());
-                    Fail::field(quoted, format!("there is no such parameter; {hint}"))
-                }
-                Some((field, why)) if fields_of::<T>().contains(&field) => Fail::field(field, why),
-                _ => Fail::field("", format!("the query is wrong: {why}")),
+            // The path of the field comes first, where there is one.
+            let (field, why) = why.split_once(": ").unwrap_or(("", why));
+            if why.starts_with("unknown field") {
+                let hint = did_you_mean(field, fields_of::<T>().iter().copied());
+                return Fail::field(field, format!("there is no such parameter; {hint}"));
             }
+            Fail::field(field, why)
         })
     }
 }

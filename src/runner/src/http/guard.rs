@@ -47,7 +47,9 @@ fn judge(hosts: &[String], uri: &Uri, headers: &HeaderMap) -> Result<(), Fail> {
         return misdirected(authority.as_str());
     }
     match headers.get(header::ORIGIN) {
-        Some(origin) if !is_same(origin.as_bytes(), host) => Err(Fail::forbidden("requests from other web pages are refused")),
+        Some(origin) if !is_same(origin.as_bytes(), host) => {
+            Err(Fail::forbidden("requests from other web pages are refused"))
+        }
         _ => Ok(()),
     }
 }

@@ -146,10 +146,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::schedules::run))
         .routes(routes!(api::events::events))
         .routes(routes!(openapi));
-    OpenApiRouter::with_openapi(Document::openapi())
-        .merge(health_routes())
-        .merge(status_routes())
-        .nest("/api/v1", api)
+    OpenApiRouter::with_openapi(Document::openapi()).merge(health_routes()).merge(status_routes()).nest("/api/v1", api)
 }
 
 fn health_routes() -> OpenApiRouter<App> {

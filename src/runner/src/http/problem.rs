@@ -91,7 +91,9 @@ impl Fail {
             Refusal::QueueFull { limit } => unavailable(
                 "queue-full",
                 QUEUE_FULL_RETRY_SECONDS,
-                format!("the queue is full: {limit} open jobs are the limit (`queue_jobs_max`); nothing was queued, try again later"),
+                format!(
+                    "the queue is full: {limit} open jobs are the limit (`queue_jobs_max`); nothing was queued, try again later"
+                ),
             ),
             Refusal::DiskFull => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
@@ -111,10 +113,7 @@ impl Fail {
 
     /// 503 with a time to come back.
     pub fn busy(detail: impl Into<String>, retry_after: u32) -> Self {
-        Self {
-            retry_after: Some(retry_after),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
-        }
+        Self { retry_after: Some(retry_after), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail) }
     }
 
     fn of_fault(fault: Fault, index: Option<usize>) -> Self {

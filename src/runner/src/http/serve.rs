@@ -175,7 +175,8 @@ async fn answer(
     use hyper::service::Service as _;
     if let Some(peer) = peer {
         if peer.role.is_none() {
-            let why = format!("{} is not in the group of the socket; ask an administrator to be added to it", peer.name);
+            let why =
+                format!("{} is not in the group of the socket; ask an administrator to be added to it", peer.name);
             return Ok(Fail::forbidden(why).into_response());
         }
         request.extensions_mut().insert(peer);

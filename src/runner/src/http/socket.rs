@@ -80,9 +80,7 @@ fn listen_unix(path: &Path, mode: u32) -> Result<UnixListener, BindError> {
     if bytes > SOCKET_PATH_BYTES_MAX {
         return Err(BindError::TooLong { path: path.to_owned(), bytes });
     }
-    let failed = |doing| {
-        move |error: Errno| BindError::Io { doing, path: path.to_owned(), source: error.into() }
-    };
+    let failed = |doing| move |error: Errno| BindError::Io { doing, path: path.to_owned(), source: error.into() };
     let address = SocketAddrUnix::new(path).map_err(failed("name"))?;
     clear(path, &address)?;
     let socket = new_socket().map_err(failed("make"))?;

@@ -119,25 +119,39 @@ impl Server {
         }
         drop(client);
         self.end().await;
-        wait_for_spawner(self.dir()).await;
+        end_spawner(self.dir()).await;
     }
 }
 
-/// The spawner ends by itself once neither daemon nor job is left; its command line names our directory.
-async fn wait_for_spawner(dir: &Path) {
+/// The spawner would end by itself some seconds after daemon and jobs; a test need not wait for that. Its command line names
+/// our directory.
+async fn end_spawner(dir: &Path) {
     let text = dir.to_string_lossy().into_owned();
     let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut told = false;
     loop {
-        let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-        let left = processes
-            .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
-            .any(|line| String::from_utf8_lossy(&line).contains(&text));
-        if !left {
+        let left = processes_of(&text);
+        if left.is_empty() {
             return;
         }
+        if !std::mem::replace(&mut told, true) {
+            for pid in left.into_iter().filter_map(rustix::process::Pid::from_raw) {
+                // It may have ended meanwhile.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+        }
         assert!(tokio::time::Instant::now() < deadline, "a process of {text} is left");
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+fn processes_of(text: &str) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let ours = processes.filter(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(text)
+    });
+    ours.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
 }
 
 async fn start(dir: &Path, options: &Options) -> Life {
@@ -175,8 +189,17 @@ async fn start(dir: &Path, options: &Options) -> Life {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let native = Native::new(native);
-            let parts =
-                Parts { store: Box::new(store), reader, loaded, record, clock, native, host: places, notifier, metrics };
+            let parts = Parts {
+                store: Box::new(store),
+                reader,
+                loaded,
+                record,
+                clock,
+                native,
+                host: places,
+                notifier,
+                metrics,
+            };
             let (engine, handle, control) = Engine::new(parts).unwrap();
             assert!(ready.send((handle, control)).is_ok());
             engine.run().await;

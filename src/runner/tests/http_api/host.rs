@@ -77,7 +77,10 @@ async fn schedules_are_kept_shown_and_removed() {
     let added = client.post("/api/v1/schedules", &nightly).await;
     assert_eq!((added.status, added.header("location")), (201, "/api/v1/schedules/nightly"));
     let view = added.json();
-    assert_eq!((&view["overlap"], &view["missed"], &view["timezone"]), (&json!("skip"), &json!("once"), &json!("Europe/Berlin")));
+    assert_eq!(
+        (&view["overlap"], &view["missed"], &view["timezone"]),
+        (&json!("skip"), &json!("once"), &json!("Europe/Berlin"))
+    );
     assert_eq!(view["job"], json!({"shell": "echo night", "timeout": 1800}));
     assert!(view["next_at"].is_string(), "{view}");
     client.post("/api/v1/schedules", &nightly).await.expect_problem(409, Some("name"), "replace it with PUT");
@@ -96,7 +99,11 @@ async fn schedules_are_kept_shown_and_removed() {
     let other_name = client.ask("PUT", "/api/v1/schedules/weekly", &[], other.to_string()).await;
     other_name.expect_problem(400, Some("name"), "not the \"weekly\"");
     assert_eq!(client.ask("DELETE", "/api/v1/schedules/nightly", &[], "").await.status, 204);
-    client.ask("DELETE", "/api/v1/schedules/nightly", &[], "").await.expect_problem(404, None, "no schedule \"nightly\"");
+    client.ask("DELETE", "/api/v1/schedules/nightly", &[], "").await.expect_problem(
+        404,
+        None,
+        "no schedule \"nightly\"",
+    );
     for path in ["pause", "resume", "run"] {
         let answer = client.ask("POST", &format!("/api/v1/schedules/nightly/{path}"), &[], "").await;
         answer.expect_problem(404, None, "no schedule \"nightly\"");

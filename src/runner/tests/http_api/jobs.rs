@@ -8,16 +8,23 @@ use serde_json::{Value, json};
 async fn a_job_runs_and_is_shown() {
     let server = Server::start().await;
     let mut client = server.connect().await;
-    let job = json!({"shell": "echo hello; exit 7", "name": "n", "retry": 0, "env": {"K": "hidden"}, "labels": ["os=linux"]});
+    let job =
+        json!({"shell": "echo hello; exit 7", "name": "n", "retry": 0, "env": {"K": "hidden"}, "labels": ["os=linux"]});
     let answer = client.post("/api/v1/jobs", &job).await;
     assert_eq!((answer.status, answer.header("location")), (201, "/api/v1/jobs/1"));
     assert_eq!(answer.json(), json!({"id": 1}));
     let job = client.wait_until(1, "finished").await;
-    assert_eq!((&job["outcome"], &job["exit_code"], &job["cause"]), (&json!("failed"), &json!(7), &json!("exit code 7")));
+    assert_eq!(
+        (&job["outcome"], &job["exit_code"], &job["cause"]),
+        (&json!("failed"), &json!(7), &json!("exit code 7"))
+    );
     assert_eq!((&job["env_names"], &job["shell"]), (&json!(["K"]), &json!("echo hello; exit 7")));
     assert!(!job.to_string().contains("hidden"), "values of variables are not shown");
     let attempt = &job["attempts"][0];
-    assert_eq!((&attempt["number"], &attempt["result"], &attempt["log_bytes"]), (&json!(1), &json!("exited"), &json!(6)));
+    assert_eq!(
+        (&attempt["number"], &attempt["result"], &attempt["log_bytes"]),
+        (&json!(1), &json!("exited"), &json!(6))
+    );
     assert!(job["run_seconds"].as_f64().unwrap() > 0.0 && job["queue_seconds"].as_f64().unwrap() >= 0.0, "{job}");
     assert_eq!(client.get("/api/v1/jobs/1/log").await.bytes, "hello\n");
     let why = client.get("/api/v1/jobs/1/why").await.json();

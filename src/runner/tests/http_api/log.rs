@@ -48,7 +48,10 @@ async fn parts_of_a_log_are_read() {
     ] {
         let answer = client.get(&format!("/api/v1/jobs/{id}/log{query}")).await;
         assert_eq!((answer.status, answer.header("ci-runner-log-offset")), (200, offset), "{query}: {answer:?}");
-        assert_eq!((answer.header("ci-runner-attempt"), answer.header("content-type")), ("1", "application/octet-stream"));
+        assert_eq!(
+            (answer.header("ci-runner-attempt"), answer.header("content-type")),
+            ("1", "application/octet-stream")
+        );
         assert_eq!(answer.bytes, expected, "{query}");
     }
     for (query, status, field, part) in [

@@ -52,7 +52,7 @@ pub(super) fn check_reason(reason: &str) -> Result<(), Fail> {
 }
 
 /// Ends several jobs, or all.
-#[utoipa::path(post, path = "/jobs/cancel", tag = "jobs", request_body = CancelRequest,
+#[utoipa::path(post, path = "/jobs/cancel", tag = "jobs", operation_id = "cancel_jobs", request_body = CancelRequest,
     responses((status = 200, body = ActedView), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub(crate) async fn cancel_many(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<ActedView>, Fail> {
     let request: CancelRequest = body.json()?;
@@ -74,7 +74,7 @@ pub(crate) async fn cancel_many(State(app): State<App>, caller: Caller, body: Bo
 }
 
 /// Ends a job: a queued one at once, a running one by SIGTERM and, after the grace, by force.
-#[utoipa::path(post, path = "/jobs/{id}/cancel", tag = "jobs", params(("id" = u64, Path)),
+#[utoipa::path(post, path = "/jobs/{id}/cancel", tag = "jobs", operation_id = "cancel_job", params(("id" = u64, Path)),
     responses((status = 200, body = ActedView), (status = 404, body = Problem)))]
 pub(crate) async fn cancel(
     State(app): State<App>,
@@ -87,7 +87,7 @@ pub(crate) async fn cancel(
 }
 
 /// Keeps a job in the queue until it is released; a running attempt goes on.
-#[utoipa::path(post, path = "/jobs/{id}/hold", tag = "jobs", params(("id" = u64, Path)), request_body = ReasonRequest,
+#[utoipa::path(post, path = "/jobs/{id}/hold", tag = "jobs", operation_id = "hold_job", params(("id" = u64, Path)), request_body = ReasonRequest,
     responses((status = 200, body = ActedView), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub(crate) async fn hold(
     State(app): State<App>,
@@ -101,7 +101,7 @@ pub(crate) async fn hold(
 }
 
 /// Lets a held job go.
-#[utoipa::path(post, path = "/jobs/{id}/release", tag = "jobs", params(("id" = u64, Path)),
+#[utoipa::path(post, path = "/jobs/{id}/release", tag = "jobs", operation_id = "release_job", params(("id" = u64, Path)),
     responses((status = 200, body = ActedView), (status = 404, body = Problem)))]
 pub(crate) async fn release(
     State(app): State<App>,
@@ -114,7 +114,7 @@ pub(crate) async fn release(
 }
 
 /// Gives a queued job another priority.
-#[utoipa::path(post, path = "/jobs/{id}/priority", tag = "jobs", params(("id" = u64, Path)),
+#[utoipa::path(post, path = "/jobs/{id}/priority", tag = "jobs", operation_id = "prioritize_job", params(("id" = u64, Path)),
     request_body = PriorityRequest,
     responses((status = 200, body = ActedView), (status = 400, body = Problem), (status = 404, body = Problem)))]
 pub(crate) async fn priority(
@@ -132,7 +132,7 @@ pub(crate) async fn priority(
 
 /// Queues a new job with the specification of a finished one, ready at once: `at`, `in` and `hold` are left out, `expires`
 /// counts anew. Refused where secrets were used: their values are gone.
-#[utoipa::path(post, path = "/jobs/{id}/retry", tag = "jobs", params(("id" = u64, Path)),
+#[utoipa::path(post, path = "/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job", params(("id" = u64, Path)),
     responses((status = 201, body = SubmittedOne), (status = 404, body = Problem),
         (status = 409, body = Problem, description = "It is still open, or had secrets"), (status = 503, body = Problem)))]
 pub(crate) async fn retry(State(app): State<App>, Id(id): Id, caller: Caller, body: Body) -> Result<Response, Fail> {

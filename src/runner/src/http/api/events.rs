@@ -100,7 +100,10 @@ fn ids_of(list: &str) -> Result<HashSet<u64>, Fail> {
     });
     let ids = ids.collect::<Result<HashSet<u64>, Fail>>()?;
     if ids.len() > IDS_MAX {
-        return Err(Fail::field("id", format!("{} jobs, at most {IDS_MAX}; leave it out and choose yourself", ids.len())));
+        return Err(Fail::field(
+            "id",
+            format!("{} jobs, at most {IDS_MAX}; leave it out and choose yourself", ids.len()),
+        ));
     }
     Ok(ids)
 }

@@ -3,7 +3,8 @@
 use super::act::{Nothing, check_reason};
 use super::wall_now;
 use crate::api::{
-    BackupRequest, GroupInfo, JobCounts, PauseView, PoolInfo, Problem, ReasonRequest, RunnerInfo, SlotCounts, StatusView,
+    BackupRequest, GroupInfo, JobCounts, PauseView, PoolInfo, Problem, ReasonRequest, RunnerInfo, SlotCounts,
+    StatusView,
 };
 use crate::config::Executor;
 use crate::daemon::engine::Control;
@@ -17,8 +18,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::Instant;
-use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::path::PathBuf;
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
@@ -79,7 +80,8 @@ fn all_runners(snapshot: &Snapshot) -> Vec<RunnerInfo> {
     let mut runners = Vec::new();
     for pool in &snapshot.pools {
         // A claim made ahead, or a pool made smaller, has places beyond the slots.
-        let beyond = taken.keys().filter(|(name, slot)| *name == pool.name && *slot >= pool.slots).map(|(_, slot)| *slot);
+        let beyond =
+            taken.keys().filter(|(name, slot)| *name == pool.name && *slot >= pool.slots).map(|(_, slot)| *slot);
         let mut beyond: Vec<u32> = beyond.collect();
         beyond.sort_unstable();
         for slot in (0..pool.slots).chain(beyond) {

@@ -1,9 +1,7 @@
 //! Submitting jobs and looking at them.
 
 use super::{wall_now, zoned_now};
-use crate::api::{
-    JobList, JobRequest, JobView, Problem, ReasonView, Submit, SubmittedMany, SubmittedOne, WhyView,
-};
+use crate::api::{JobList, JobRequest, JobView, Problem, ReasonView, Submit, SubmittedMany, SubmittedOne, WhyView};
 use crate::daemon::handle::{IdempotencyKey, NewJob};
 use crate::http::extract::{Body, Caller, Id, Params, blocking, in_time};
 use crate::http::view::{attempt_view, job_view, running_since};
@@ -42,7 +40,7 @@ struct Submission {
 }
 
 /// Queues one job, or several: all or none. What was acknowledged is on disk.
-#[utoipa::path(post, path = "/jobs", tag = "jobs",
+#[utoipa::path(post, path = "/jobs", tag = "jobs", operation_id = "submit_jobs",
     params(("Idempotency-Key" = Option<String>, Header,
         description = "Makes it safe to repeat: within 24 h the same key and jobs give the same ids; with other jobs 422.")),
     request_body(content = Submit, description = "One job, or an array of at most 100,000; 64 MiB"),
@@ -141,7 +139,7 @@ pub(crate) struct ListParams {
 }
 
 /// Jobs, newest first. Pages hold together by job ids: no job is shown twice or left out, whatever happens meanwhile.
-#[utoipa::path(get, path = "/jobs", tag = "jobs", params(ListParams),
+#[utoipa::path(get, path = "/jobs", tag = "jobs", operation_id = "list_jobs", params(ListParams),
     responses((status = 200, body = JobList), (status = 400, body = Problem)))]
 pub(crate) async fn list(State(app): State<App>, Params(params): Params<ListParams>) -> Result<Json<JobList>, Fail> {
     let mut filter = filter_of(params, &zoned_now())?;
@@ -245,7 +243,7 @@ pub(super) async fn row_of(app: &App, id: JobId) -> Result<JobRow, Fail> {
 }
 
 /// One job with its attempts and, while it is open, the reason why it is where it is.
-#[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", params(("id" = u64, Path)),
+#[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", operation_id = "show_job", params(("id" = u64, Path)),
     responses((status = 200, body = JobView), (status = 404, body = Problem)))]
 pub(crate) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<JobView>, Fail> {
     in_time(async {
@@ -272,7 +270,7 @@ fn both(reader: &Arc<dyn Reader>, id: JobId) -> Result<(JobRow, Vec<crate::store
 }
 
 /// Why a job does not run, every reason, the deciding one first.
-#[utoipa::path(get, path = "/jobs/{id}/why", tag = "jobs", params(("id" = u64, Path)),
+#[utoipa::path(get, path = "/jobs/{id}/why", tag = "jobs", operation_id = "why_job", params(("id" = u64, Path)),
     responses((status = 200, body = WhyView), (status = 404, body = Problem)))]
 pub(crate) async fn why(State(app): State<App>, Id(id): Id) -> Result<Json<WhyView>, Fail> {
     in_time(async {

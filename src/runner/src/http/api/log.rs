@@ -74,7 +74,7 @@ struct Wanted {
 }
 
 /// The log of one attempt. Followed, it ends when the attempt has ended and every byte was sent.
-#[utoipa::path(get, path = "/jobs/{id}/log", tag = "jobs", params(("id" = u64, Path), LogParams),
+#[utoipa::path(get, path = "/jobs/{id}/log", tag = "jobs", operation_id = "job_log", params(("id" = u64, Path), LogParams),
     responses(
         (status = 200, body = String, content_type = "application/octet-stream",
             headers(("CI-Runner-Attempt" = u32, description = "Which attempt"),
@@ -161,7 +161,11 @@ async fn choose(app: &App, id: JobId, wanted: &Wanted, watch: &mut Watch) -> Res
                 return none(format!("job {id} was never tried: it has no log"));
             }
             None if wanted.attempt.is_some() => {
-                return none(format!("job {id} has no attempt {}; its last is {}", wanted.attempt.unwrap_or(0), row.attempt));
+                return none(format!(
+                    "job {id} has no attempt {}; its last is {}",
+                    wanted.attempt.unwrap_or(0),
+                    row.attempt
+                ));
             }
             None if !wanted.follow => {
                 return none(format!("job {id} was not tried yet; with follow=true the first attempt is waited for"));
@@ -188,13 +192,7 @@ struct Opened {
     path: std::path::PathBuf,
 }
 
-fn open(
-    dir: &std::path::Path,
-    id: JobId,
-    attempt: &AttemptRow,
-    start: Start,
-    follow: bool,
-) -> Result<Opened, Fail> {
+fn open(dir: &std::path::Path, id: JobId, attempt: &AttemptRow, start: Start, follow: bool) -> Result<Opened, Fail> {
     let failed = |error: &dyn std::error::Error| Fail::internal(&format!("read the log of job {id}"), error);
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
     let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(|error| failed(&error))?;

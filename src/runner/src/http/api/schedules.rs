@@ -15,6 +15,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ci_runner_core::time::WallTime;
+use jiff::tz::TimeZone;
 
 /// Longest name.
 const NAME_BYTES_MAX: usize = 64;
@@ -33,11 +34,18 @@ fn check_name(name: &str) -> Result<(), Fail> {
 fn row_of(request: ScheduleRequest, by: String, app: &App) -> Result<ScheduleRow, Fail> {
     check_name(&request.name)?;
     let refuse = |field: &str, why: String| Fail::field(field, why);
+    if let Some(Err(_)) = request.timezone.as_deref().map(TimeZone::get) {
+        let name = request.timezone.unwrap_or_default();
+        return Err(refuse("timezone", format!("{name:?} is no time zone; write a name like Europe/Berlin or UTC")));
+    }
     let cron = CronSchedule::parse(&request.calendar, request.timezone.as_deref())
         .map_err(|error| refuse("calendar", error.to_string()))?;
     // The zone is kept by name: the schedule stays what it is when the host's zone changes.
     let Some(zone) = request.timezone.as_deref().or(cron.time_zone_name()) else {
-        return Err(Fail::field("timezone", "the host's time zone has no name; give one, such as Europe/Berlin or UTC"));
+        return Err(Fail::field(
+            "timezone",
+            "the host's time zone has no name; give one, such as Europe/Berlin or UTC",
+        ));
     };
     let missed = request.missed.as_deref().map_or(Ok(Missed::Once), Missed::parse);
     let missed = missed.map_err(|why| refuse("missed", why))?;
@@ -111,14 +119,14 @@ async fn keep(app: &App, row: ScheduleRow, replace: bool) -> Result<(), Fail> {
 }
 
 /// All schedules, by name.
-#[utoipa::path(get, path = "/schedules", tag = "schedules", responses((status = 200, body = Vec<ScheduleView>)))]
+#[utoipa::path(get, path = "/schedules", tag = "schedules", operation_id = "list_schedules", responses((status = 200, body = Vec<ScheduleView>)))]
 pub(crate) async fn list(State(app): State<App>) -> Result<Json<Vec<ScheduleView>>, Fail> {
     let now = wall_now();
     Ok(Json(rows(&app).await?.into_iter().map(|row| view_of(row, now)).collect()))
 }
 
 /// Adds a schedule.
-#[utoipa::path(post, path = "/schedules", tag = "schedules", request_body = ScheduleRequest,
+#[utoipa::path(post, path = "/schedules", tag = "schedules", operation_id = "add_schedule", request_body = ScheduleRequest,
     responses((status = 201, body = ScheduleView), (status = 400, body = Problem),
         (status = 409, body = Problem, description = "One of that name is there")))]
 pub(crate) async fn add(State(app): State<App>, caller: Caller, body: Body) -> Result<Response, Fail> {
@@ -129,14 +137,14 @@ pub(crate) async fn add(State(app): State<App>, caller: Caller, body: Body) -> R
 }
 
 /// One schedule.
-#[utoipa::path(get, path = "/schedules/{name}", tag = "schedules", params(("name" = String, Path)),
+#[utoipa::path(get, path = "/schedules/{name}", tag = "schedules", operation_id = "show_schedule", params(("name" = String, Path)),
     responses((status = 200, body = ScheduleView), (status = 404, body = Problem)))]
 pub(crate) async fn show(State(app): State<App>, Name(name): Name) -> Result<Json<ScheduleView>, Fail> {
     Ok(Json(view_of(find(&app, &name).await?, wall_now())))
 }
 
 /// Adds or replaces a schedule; runs are due from now on.
-#[utoipa::path(put, path = "/schedules/{name}", tag = "schedules", params(("name" = String, Path)),
+#[utoipa::path(put, path = "/schedules/{name}", tag = "schedules", operation_id = "replace_schedule", params(("name" = String, Path)),
     request_body = ScheduleRequest,
     responses((status = 200, body = ScheduleView), (status = 400, body = Problem)))]
 pub(crate) async fn replace(
@@ -158,7 +166,7 @@ pub(crate) async fn replace(
 }
 
 /// Removes a schedule; jobs it made stay.
-#[utoipa::path(delete, path = "/schedules/{name}", tag = "schedules", params(("name" = String, Path)),
+#[utoipa::path(delete, path = "/schedules/{name}", tag = "schedules", operation_id = "remove_schedule", params(("name" = String, Path)),
     responses((status = 204, description = "Removed"), (status = 404, body = Problem)))]
 pub(crate) async fn remove(State(app): State<App>, Name(name): Name) -> Result<StatusCode, Fail> {
     in_time(async { Ok(app.context.handle.unschedule(name).await?) }).await?;
@@ -166,7 +174,7 @@ pub(crate) async fn remove(State(app): State<App>, Name(name): Name) -> Result<S
 }
 
 /// Lets a schedule make no jobs until it is resumed.
-#[utoipa::path(post, path = "/schedules/{name}/pause", tag = "schedules", params(("name" = String, Path)),
+#[utoipa::path(post, path = "/schedules/{name}/pause", tag = "schedules", operation_id = "pause_schedule", params(("name" = String, Path)),
     responses((status = 200, body = ScheduleView), (status = 404, body = Problem)))]
 pub(crate) async fn pause(
     State(app): State<App>,
@@ -184,7 +192,7 @@ pub(crate) async fn pause(
 }
 
 /// Lets a paused schedule make jobs again. Runs missed meanwhile stay missed.
-#[utoipa::path(post, path = "/schedules/{name}/resume", tag = "schedules", params(("name" = String, Path)),
+#[utoipa::path(post, path = "/schedules/{name}/resume", tag = "schedules", operation_id = "resume_schedule", params(("name" = String, Path)),
     responses((status = 200, body = ScheduleView), (status = 404, body = Problem)))]
 pub(crate) async fn resume(
     State(app): State<App>,
@@ -202,12 +210,18 @@ pub(crate) async fn resume(
 }
 
 /// Queues the schedule's job now, beside its times.
-#[utoipa::path(post, path = "/schedules/{name}/run", tag = "schedules", params(("name" = String, Path)),
+#[utoipa::path(post, path = "/schedules/{name}/run", tag = "schedules", operation_id = "run_schedule", params(("name" = String, Path)),
     responses((status = 201, body = SubmittedOne), (status = 404, body = Problem), (status = 503, body = Problem)))]
-pub(crate) async fn run(State(app): State<App>, Name(name): Name, caller: Caller, body: Body) -> Result<Response, Fail> {
+pub(crate) async fn run(
+    State(app): State<App>,
+    Name(name): Name,
+    caller: Caller,
+    body: Body,
+) -> Result<Response, Fail> {
     let Nothing {} = body.json()?;
     let row = find(&app, &name).await?;
-    let request = serde_json::from_str(&row.request).map_err(|error| Fail::internal("read the schedule's job", &error))?;
+    let request =
+        serde_json::from_str(&row.request).map_err(|error| Fail::internal("read the schedule's job", &error))?;
     let settings = app.context.handle.settings.borrow().clone();
     let job = new_job(request, &settings, &zoned_now())?;
     let ids = in_time(async { Ok(app.context.handle.submit(vec![job], None, caller.name()).await?) }).await?;
