@@ -104,11 +104,6 @@ fn add_file(context: &Context<'_>, path: &str, options: JobOptions) -> Ended {
     let submitted: SubmittedMany = connection.call(&request).map_err(|error| match error {
         ClientError::Refused { mut problem, retry_after } if problem.index.is_some() => {
             let index = problem.index.take().unwrap_or_default();
-            // The daemon says `[3].timeout`; the place says which one already.
-            let prefix = format!("[{index}]");
-            let field = problem.field.take().unwrap_or_default();
-            let field = field.strip_prefix(&prefix).unwrap_or(&field).trim_start_matches('.').to_owned();
-            problem.field = (!field.is_empty()).then_some(field);
             let place = file.place(index);
             match Failure::from(ClientError::Refused { problem, retry_after }) {
                 Failure::Usage(text) => Failure::Usage(format!("{place}: {text}; nothing was queued")),

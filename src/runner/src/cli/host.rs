@@ -12,6 +12,7 @@ use crate::quantity::{DurationField, show_relative};
 use crate::style::{dim, heading, state_style, visible};
 use crate::table::{Cell, Column, Table};
 use clap::Args;
+use serde::Serialize;
 use serde_json::json;
 use std::time::Instant;
 
@@ -43,19 +44,19 @@ pub struct DrainArgs {
 
 /// Starts no more jobs.
 pub fn pause(context: &Context<'_>, args: PauseArgs) -> Ended {
-    change(context, "pause", &args.reason)?;
+    change(context, "pause", &ReasonRequest { reason: args.reason })?;
     done(context)
 }
 
 /// Starts jobs again.
 pub fn resume(context: &Context<'_>, _: NoArgs) -> Ended {
-    change(context, "resume", "")?;
+    change(context, "resume", &json!({}))?;
     done(context)
 }
 
 /// Starts no more jobs, and waits for those that run if asked to.
 pub fn drain(context: &Context<'_>, args: DrainArgs) -> Ended {
-    change(context, "drain", &args.reason)?;
+    change(context, "drain", &ReasonRequest { reason: args.reason })?;
     if args.wait {
         exit_on_ctrl_c(false);
         let deadline = args.timeout.map(|timeout| Instant::now() + timeout.0);
@@ -74,9 +75,8 @@ pub fn drain(context: &Context<'_>, args: DrainArgs) -> Ended {
     done(context)
 }
 
-fn change(context: &Context<'_>, what: &str, reason: &str) -> Result<(), Failure> {
-    let body = ReasonRequest { reason: reason.to_owned() };
-    let _: serde_json::Value = context.client.post(&format!("/api/v1/{what}"), &body)?;
+fn change(context: &Context<'_>, what: &str, body: &impl Serialize) -> Result<(), Failure> {
+    let _: serde_json::Value = context.client.post(&format!("/api/v1/{what}"), body)?;
     Ok(())
 }
 

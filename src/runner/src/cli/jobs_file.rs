@@ -6,8 +6,8 @@ use crate::api::JobRequest;
 use crate::suggest::{did_you_mean, fields_of};
 use std::io::Read;
 
-/// A file is at most this; more jobs go in several calls.
-const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// A file is at most this, as a request of the daemon is; more jobs go in several calls.
+const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// The jobs of a file and the line of each, so that the daemon's objections can be put to their lines.
 #[derive(Debug)]

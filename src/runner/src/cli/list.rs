@@ -19,14 +19,14 @@ const PAGE: u64 = 500;
 /// Arguments of `list`.
 #[derive(Args, Debug)]
 pub struct ListArgs {
-    /// Only jobs in these states: queued, starting, running, stopping, finished
-    #[arg(long, value_name = "STATE,…", value_delimiter = ',', value_parser = ["queued", "starting", "running", "stopping", "finished"])]
+    /// Only jobs in these states: queued, starting, running, stopping, finished, or open (all but finished)
+    #[arg(long, value_name = "STATE,…", value_delimiter = ',', value_parser = ["queued", "starting", "running", "stopping", "finished", "open"])]
     state: Vec<String>,
     /// Only jobs that ended so: succeeded, failed, timed_out, cancelled, superseded, expired
     #[arg(long, value_name = "OUTCOME,…", value_delimiter = ',',
         value_parser = ["succeeded", "failed", "timed_out", "cancelled", "superseded", "expired"])]
     outcome: Vec<String>,
-    /// Only jobs of this name
+    /// Only jobs of this name, or whose name begins so: 'build*'
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
     /// Only jobs of this pool

@@ -9,7 +9,7 @@ use super::job_options::{JobOptions, current_dir};
 use super::list::unix_ms;
 use super::look::Look;
 use super::show::local;
-use crate::api::{ReasonRequest, ScheduleRequest, ScheduleView, SubmittedOne};
+use crate::api::{ScheduleRequest, ScheduleView, SubmittedOne};
 use crate::quantity::show_relative;
 use crate::style::{dim, heading, visible};
 use crate::table::Column;
@@ -50,17 +50,6 @@ pub struct NameArgs {
     /// The schedule
     #[arg(value_name = "SCHEDULE")]
     schedule: String,
-}
-
-/// Arguments of `schedule pause`.
-#[derive(Args, Debug)]
-pub struct PauseArgs {
-    /// The schedule
-    #[arg(value_name = "SCHEDULE")]
-    schedule: String,
-    /// Why
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
-    reason: String,
 }
 
 const SCHEDULES: &str = "/api/v1/schedules";
@@ -175,14 +164,14 @@ pub fn page(schedule: &ScheduleView, look: &Look) -> String {
 }
 
 /// Lets it make no jobs.
-pub fn pause(context: &Context<'_>, args: PauseArgs) -> Ended {
-    act(context, &args.schedule, "pause", &ReasonRequest { reason: args.reason })?;
+pub fn pause(context: &Context<'_>, args: NameArgs) -> Ended {
+    act(context, &args.schedule, "pause")?;
     said(context, "paused", &args.schedule)
 }
 
 /// Lets it make jobs again.
 pub fn resume(context: &Context<'_>, args: NameArgs) -> Ended {
-    act(context, &args.schedule, "resume", &ReasonRequest::default())?;
+    act(context, &args.schedule, "resume")?;
     said(context, "resumed", &args.schedule)
 }
 
@@ -203,8 +192,8 @@ pub fn run(context: &Context<'_>, args: NameArgs) -> Ended {
     }
 }
 
-fn act(context: &Context<'_>, name: &str, action: &str, body: &ReasonRequest) -> Result<(), super::Failure> {
-    let _: serde_json::Value = context.client.post(&format!("{SCHEDULES}/{}/{action}", encoded(name)), body)?;
+fn act(context: &Context<'_>, name: &str, action: &str) -> Result<(), super::Failure> {
+    let _: ScheduleView = context.client.post(&format!("{SCHEDULES}/{}/{action}", encoded(name)), &json!({}))?;
     Ok(())
 }
 

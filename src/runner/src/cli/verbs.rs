@@ -196,7 +196,7 @@ static SCHEDULE: &[Verb] = &[
         "pause",
         "Let it make no jobs",
         "ci-runner schedule pause nightly",
-        leaf!(schedule::PauseArgs, schedule::pause),
+        leaf!(schedule::NameArgs, schedule::pause),
     ),
     verb(
         "resume",

@@ -56,7 +56,7 @@ pub fn until_finished(
     let mut finished = BTreeMap::new();
     let note = |text: &str| context.note(text);
     // A daemon that is not there at the start is an error; one that goes away later is waited for.
-    let mut watch = Some(Watch::open(&context.client)?);
+    let mut watch = Some(Watch::open(&context.client, &open)?);
     loop {
         let mut still = Vec::new();
         for id in open {
@@ -73,7 +73,7 @@ pub fn until_finished(
             return Ok(finished);
         }
         if watch.is_none() {
-            watch = Some(patiently(deadline, &note, || Watch::open(&context.client))?);
+            watch = Some(patiently(deadline, &note, || Watch::open(&context.client, &open))?);
             // What happened while nobody listened is found by asking again.
             continue;
         }

@@ -3,7 +3,7 @@
 //! The event stream says *that* something changed; what is true is always asked again. So a lost event costs time at most,
 //! and [`LOOK_AGAIN`] bounds that. Lines are server-sent events (WHATWG HTML, "Server-sent events").
 
-use super::client::{Body, Client, ClientError};
+use super::client::{Body, Client, ClientError, with_query};
 use super::fail::Failure;
 use crate::api::{EventView, JobView};
 use std::io::{self, Read};
@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 pub const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// An event longer than this is no event of ours.
 const EVENT_BYTES_MAX: usize = 1024 * 1024;
+/// More jobs than this are not named in the request.
+const FILTER_IDS_MAX: usize = 100;
 /// Pauses between attempts to reach a daemon that went away.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -57,12 +59,16 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Opens the stream: everything from now on is told.
+    /// Opens the stream: everything about these jobs from now on is told.
     ///
     /// # Errors
     /// As [`Client::stream`].
-    pub fn open(client: &Client) -> Result<Watch, ClientError> {
-        let body = client.stream("/api/v1/events")?.body;
+    pub fn open(client: &Client, ids: &[u64]) -> Result<Watch, ClientError> {
+        // Many ids would make a long request line; then all is told and chosen from here.
+        let only = (ids.len() <= FILTER_IDS_MAX)
+            .then(|| ("id", ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",")));
+        let pairs: Vec<_> = only.into_iter().collect();
+        let body = client.stream(&with_query("/api/v1/events", &pairs))?.body;
         Ok(Watch { body, ahead: Vec::new(), event: String::new(), data: String::new() })
     }
 

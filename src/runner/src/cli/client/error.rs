@@ -84,10 +84,11 @@ impl fmt::Display for ClientError {
                 write!(formatter, "what came from {} is not understood: {what}", path.display())
             }
             ClientError::Refused { problem, retry_after } => {
-                if let Some(field) = &problem.field {
+                let text = if problem.detail.is_empty() { &problem.title } else { &problem.detail };
+                // The detail names the field itself, usually.
+                if let Some(field) = problem.field.as_ref().filter(|field| !text.starts_with(field.as_str())) {
                     write!(formatter, "{field}: ")?;
                 }
-                let text = if problem.detail.is_empty() { &problem.title } else { &problem.detail };
                 formatter.write_str(text)?;
                 match retry_after {
                     Some(seconds) => write!(formatter, " (try again in {seconds} s)"),

@@ -15,15 +15,20 @@ use std::io::Write;
 /// A line of the daemon's answer may have so many bytes; a longer log line comes in pieces.
 const HALF_LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// A line of the log with its place and time.
+/// A line of the log with its place and time, as the daemon sends it.
 #[derive(Debug, Deserialize)]
 struct Line {
-    offset: u64,
-    at: Option<String>,
-    #[serde(default)]
+    /// Where the next one begins.
+    next: u64,
+    at: String,
     text: Option<String>,
-    #[serde(default)]
     base64: Option<String>,
+    /// It goes on with the line before.
+    #[serde(default)]
+    continues: bool,
+    /// No line end follows.
+    #[serde(default)]
+    unfinished: bool,
 }
 
 /// Where a log is printed.
@@ -97,28 +102,31 @@ impl Printer {
         let garbled =
             |error: &dyn std::fmt::Display| Failure::Error(format!("a line of the log is not understood: {error}"));
         let line: Line = serde_json::from_slice(json).map_err(|error| garbled(&error))?;
-        let bytes = match (line.text, line.base64) {
+        let mut bytes = match (line.text, line.base64) {
             (Some(text), _) => text.into_bytes(),
             (None, Some(text)) => {
                 base64::engine::general_purpose::STANDARD.decode(text).map_err(|error| garbled(&error))?
             }
             (None, None) => Vec::new(),
         };
-        let after = line.offset + bytes.len() as u64;
+        if !line.unfinished {
+            bytes.push(b'\n');
+        }
         if self.form == Form::Json {
             self.write(json)?;
             self.write(b"\n")?;
-            return Ok(after);
+            return Ok(line.next);
         }
-        if self.at_line_start {
-            let at = line.at.as_deref().and_then(unix_ms).and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        // After a restart of the daemon a line may come in two parts.
+        if !line.continues || self.at_line_start {
+            let at = unix_ms(&line.at).and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
             let time = at.map(|at| at.to_zoned(self.look.zone.clone()).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string());
             let time = format!("{:23} ", time.unwrap_or_default());
             let time = self.look.paint(dim(), &time);
             self.write(time.as_bytes())?;
         }
         self.print(&bytes)?;
-        Ok(after)
+        Ok(line.next)
     }
 
     /// The answer broke off: the rest of a line that is not whole comes again.
