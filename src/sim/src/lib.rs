@@ -1,1 +1,28 @@
-//! placeholder
+//! A whole host in one thread, driven by a seed.
+//!
+//! The decisions are the real ones of `ci-runner-core`; the daemon's loop, the store, the spawner, its shims and the jobs
+//! are models, each a page long, which follow the architecture page, the promises page and the spawner's protocol. A run
+//! takes one action of one actor at a time, with a fault between any two, and [`check`] watches every promise. What the
+//! checkers are worth is shown by [`mutant`]: each deliberate bug is caught by one of them.
+//!
+//! Nothing here reads a clock, draws randomness from outside, or does I/O.
+
+pub mod campaign;
+pub mod check;
+mod check_claim;
+mod clients;
+mod clock;
+mod commit;
+pub mod coverage;
+mod daemon;
+mod fault;
+mod host;
+mod mind;
+mod misdecide;
+pub mod mutant;
+pub mod rng;
+mod spawner;
+mod store;
+pub mod trace;
+mod wire;
+pub mod world;

@@ -24,8 +24,8 @@ pub(crate) struct SlotDir {
     root: OwnedFd,
     name: String,
     path: PathBuf,
-    /// Holds the slot's `flock`, against a second spawner with the same `--tmp-dir`.
-    _lock: OwnedFd,
+    /// Holds the slot's `flock` too, against a second spawner with the same `--tmp-dir`.
+    dir: OwnedFd,
 }
 
 impl SlotDir {
@@ -39,7 +39,7 @@ impl SlotDir {
             }
             Err(error) => return Err(error.into()),
         }
-        Ok(Self { root: root.try_clone_to_owned()?, name: name.to_owned(), path: root_path.join(name), _lock: dir })
+        Ok(Self { root: root.try_clone_to_owned()?, name: name.to_owned(), path: root_path.join(name), dir })
     }
 
     /// Its absolute path.
@@ -49,7 +49,19 @@ impl SlotDir {
 
     /// Removes all that the job left; whatever the job did with the directory itself, the name is an empty directory again.
     pub(crate) fn wipe(&self) -> io::Result<()> {
+        if self.is_untouched() {
+            return Ok(());
+        }
         emptied(self.root.as_fd(), &self.name).map(drop)
+    }
+
+    /// True when the name still leads to the directory that we prepared, and that is empty.
+    fn is_untouched(&self) -> bool {
+        let there = rustix::fs::statat(&self.root, &*self.name, AtFlags::SYMLINK_NOFOLLOW);
+        let ours = rustix::fs::fstat(&self.dir);
+        let same = matches!((there, ours), (Ok(a), Ok(b))
+            if (a.st_dev, a.st_ino, a.st_mode & 0o7777) == (b.st_dev, b.st_ino, 0o700));
+        same && names(&self.dir).is_ok_and(|names| names.is_empty())
     }
 }
 

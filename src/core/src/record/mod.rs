@@ -290,11 +290,11 @@ impl Record {
         self.paused = paused;
     }
 
-    /// Numbers news from `seq` on: for a record that takes the place of another, so that listeners see a gap and no number
-    /// twice.
-    pub fn continue_news(&mut self, seq: u64) {
+    /// Numbers news from `last` on; for a record that is built anew while somebody listens, or after a start. Whoever knows
+    /// of `last` or less is told that there is a gap.
+    pub fn resume_news(&mut self, last: u64) {
         self.news.clear();
-        self.news_seq = seq;
+        self.news_seq = self.news_seq.max(last) + 1;
     }
 
     fn remember_end(&mut self, id: JobId, success: bool) {

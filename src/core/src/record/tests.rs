@@ -277,6 +277,37 @@ fn short_runs_let_claims_be_made_ahead_and_long_ones_give_them_back() {
     assert!(bench.record.leases().count() <= 2, "nobody waits claimed behind a long job");
 }
 
+/// A loop that sleeps until `next_stale` used to spin while a claim waited for its commit, or behind a younger one.
+#[test]
+fn a_claim_that_cannot_be_given_back_wakes_nobody() {
+    let mut bench = Bench::new(2);
+    bench.submit(|_| ());
+    schedule(&mut bench.record, &permit(), bench.now);
+    assert_eq!(bench.record.leases().count(), 1);
+    assert_eq!(bench.record.next_stale(), None, "a slot is free for it");
+}
+
+/// A listener that knew numbers of the record before used to hear nothing until the new one had counted as far.
+#[test]
+fn a_rebuilt_record_tells_listeners_of_the_gap() {
+    use crate::announce::{Announcement, announce};
+    let mut bench = Bench::new(1);
+    for _ in 0..3 {
+        bench.submit(|_| ());
+    }
+    let told = bench.record.news_seq();
+    let mut rebuilt = Bench::new(1);
+    rebuilt.record.resume_news(told);
+    rebuilt.submit(|_| ());
+    let committed = rebuilt.record.news_seq();
+    for known in 0..=told {
+        assert_eq!(announce(&rebuilt.record, known, committed), [Announcement::Gap(committed)]);
+    }
+    rebuilt.submit(|_| ());
+    let news = announce(&rebuilt.record, committed, rebuilt.record.news_seq());
+    assert!(matches!(&news[..], [Announcement::Job(news)] if news.job == job(2)), "{news:?}");
+}
+
 #[test]
 fn illegal_facts_change_nothing() {
     let mut bench = Bench::new(1);

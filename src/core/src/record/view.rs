@@ -332,9 +332,9 @@ impl Record {
         })
     }
 
-    /// When the next claim made ahead becomes stale.
+    /// When the next claim made ahead becomes stale. A claim whose turn has come never does.
     pub fn next_stale(&self) -> Option<Instant> {
-        let claimed = self.pools.iter().filter_map(|pool| pool.claimed.first());
-        claimed.map(|(at, _)| at.plus_ms(AHEAD_AGE_MS_MAX)).min()
+        let full = self.pools.iter().filter(|pool| pool.dispatched.len() >= pool.slots as usize);
+        full.filter_map(|pool| pool.claimed.last()).map(|(at, _)| at.plus_ms(AHEAD_AGE_MS_MAX)).min()
     }
 }

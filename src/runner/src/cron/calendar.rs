@@ -125,6 +125,6 @@ fn field(text: &str, name: &str, max: u32) -> Result<String, String> {
     let items: Option<Vec<String>> = text.split(',').map(item).collect();
     match items {
         Some(items) => Ok(items.join(",")),
-        None => Err(format!("{text:?} is not a {name} up to {max}; write *, 5, 1..5, 1,15 or */2")),
+        None => Err(format!("{text:?} is not a valid {name} up to {max}; write *, 5, 1..5, 1,15 or */2")),
     }
 }

@@ -172,7 +172,7 @@ fn parse_fields(expression: &str, parser: CronParserBuilder) -> Result<Cron, Str
         let alone: Vec<&str> = (0..given.len()).map(|other| if other == index { *text } else { "*" }).collect();
         if parser.parse(&alone.join(" ")).is_err() {
             let field = first + index;
-            return Err(format!("{text:?} is not a {}; write {}", FIELDS[field], FIELD_EXAMPLES[field]));
+            return Err(format!("{text:?} is not a valid {}; write {}", FIELDS[field], FIELD_EXAMPLES[field]));
         }
     }
     Err(cause.to_string())

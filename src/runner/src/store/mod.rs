@@ -11,7 +11,7 @@ pub mod sqlite;
 mod contract;
 
 use ci_runner_core::change::{Entry, OpenJob, Pause};
-use ci_runner_core::id::{AttemptNumber, JobId};
+use ci_runner_core::id::{AttemptNumber, JobId, PoolId};
 use ci_runner_core::job::JobSpec;
 use ci_runner_core::outcome::{AttemptResult, Outcome};
 use ci_runner_core::state::Phase;
@@ -143,11 +143,25 @@ pub struct Claimed {
 
 /// The writing side.
 pub trait Store: Send {
-    /// Counts the start, then gives every open job to `each`, ids rising.
-    fn load(&mut self, each: &mut dyn FnMut(OpenJob)) -> Result<Loaded, StoreError>;
+    /// Counts the start, then gives every open job to `each`, ids rising. `pool_id` says which number the record gives to
+    /// the pool of an open attempt.
+    fn load(
+        &mut self,
+        pool_id: &mut dyn FnMut(&str) -> PoolId,
+        each: &mut dyn FnMut(OpenJob),
+    ) -> Result<Loaded, StoreError>;
 
-    /// Keeps all of `batch` or nothing of it; durable on return. Illegal facts are the caller's fault and are not checked.
-    fn commit(&mut self, batch: &[Write]) -> Result<(), StoreError>;
+    /// As [`Store::load`], but counts nothing and writes nothing: for the same daemon after a commit that failed, also
+    /// while the disk is full.
+    fn reread(
+        &mut self,
+        pool_id: &mut dyn FnMut(&str) -> PoolId,
+        each: &mut dyn FnMut(OpenJob),
+    ) -> Result<Loaded, StoreError>;
+
+    /// Keeps all of `batch` or nothing of it; durable on return. Illegal facts are the caller's fault and are not looked
+    /// for. `pools` are the names of the record's pools: `pools[n]` is that of `PoolId(n)`.
+    fn commit(&mut self, batch: &[Write], pools: &[String]) -> Result<(), StoreError>;
 
     /// What to execute, for a job that is open.
     fn claimed(&mut self, id: JobId) -> Result<Option<Claimed>, StoreError>;
@@ -300,7 +314,9 @@ pub enum StoreError {
         pid: String,
     },
     /// A newer version wrote it.
-    #[error("{path} was written by a newer ci-runner (schema {found}, this one knows up to {known}); install that version or restore a backup")]
+    #[error(
+        "{path} was written by a newer ci-runner (schema {found}, this one knows up to {known}); install that version or restore a backup"
+    )]
     Newer {
         /// Database file.
         path: String,
@@ -336,6 +352,14 @@ pub enum StoreError {
         /// Why.
         #[source]
         source: rusqlite::Error,
+    },
+    /// The linked SQLite has a bug that can lose commits.
+    #[error("SQLite {found} is linked; versions before {needed} can lose commits, so this program must be built anew")]
+    TooOld {
+        /// Linked version.
+        found: String,
+        /// Oldest that will do.
+        needed: &'static str,
     },
     /// A row that this version cannot read.
     #[error("the database holds a {what} that this version cannot read")]

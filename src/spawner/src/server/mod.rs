@@ -238,6 +238,7 @@ impl Server {
         if !self.connections.is_empty() {
             until = until.min(self.home_check_ms);
         }
+        until = self.connections.iter().filter_map(Connection::send_ms).fold(until, u64::min);
         if let Some(since) = self.idle_since_ms {
             let patience_ms = if self.closed.is_some() { LAST_WORDS_MS } else { self.linger_ms };
             until = until.min(since.saturating_add(patience_ms));

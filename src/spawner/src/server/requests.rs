@@ -145,7 +145,7 @@ impl Server {
         let key = start.key.clone();
         match self.attempts.get(&key) {
             None | Some(State::NotBegan) => match self.start(start, fds) {
-                Ok(()) => self.connections[at].say(Reply::Started { key }),
+                Ok(()) => self.connections[at].say_soon(Reply::Started { key }),
                 Err(why) => {
                     let why = crate::record::shortened(&why);
                     self.connections[at].say(Reply::RefusedStart { key, why, voided: false });

@@ -38,12 +38,15 @@ impl Server {
 
     /// Finds out what became of an attempt whose shim is gone.
     fn settle(&mut self, key: &AttemptKey, identity: Identity, witnessed: bool) {
-        if self.shared.attempts.read_exit(key).is_some() {
-            return self.ended(key, &identity, None);
+        if let Some(record) = self.shared.attempts.read_exit(key) {
+            return self.ended(key, &identity, record, State::Ended(None));
         }
         self.read_notes();
         match self.noted.remove(key) {
-            Some(Note::Record(record)) => return self.ended(key, &identity, Some(Box::new(record))),
+            Some(Note::Record(record)) => {
+                let state = State::Ended(Some(Box::new(record.clone())));
+                return self.ended(key, &identity, record, state);
+            }
             Some(Note::Refused(_, why)) => return self.not_began(key, &identity, why),
             None => {}
         }
@@ -59,11 +62,10 @@ impl Server {
         self.note_due(Some(again_ms));
     }
 
-    fn ended(&mut self, key: &AttemptKey, identity: &Identity, kept: Option<Box<ExitRecord>>) {
+    fn ended(&mut self, key: &AttemptKey, identity: &Identity, record: ExitRecord, state: State) {
         self.slots.remove(&identity.slot);
-        let record = kept.as_deref().cloned().or_else(|| self.shared.attempts.read_exit(key));
-        self.attempts.insert(key.clone(), State::Ended(kept));
-        self.tell(&key.store, Reply::Ended { key: key.clone(), record });
+        self.attempts.insert(key.clone(), state);
+        self.tell(&key.store, Reply::Ended { key: key.clone(), record: Some(record) });
         self.said_ended = true;
     }
 

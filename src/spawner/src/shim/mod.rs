@@ -137,7 +137,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     let failed = launched.failed.map(|(stage, error)| cannot_start(&loaded, stage, &error));
     let masker = loaded.masker;
     let large = loaded.spec_bytes > LARGE_SPEC_BYTES;
-    drop((loaded.program, job_output, order.spec, order.secrets));
+    drop((loaded.program, order.spec, order.secrets));
     if large {
         sys::give_memory_back();
     }
@@ -151,7 +151,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
             masker,
         },
     );
-    let job = watch::Job { main: launched.pid, failed, leaf, output: Some(output), signals, log, started };
+    let job = watch::Job { main: launched.pid, failed, leaf, output, _writer: job_output, signals, log, started };
     let record = job.watch(start);
     if let Err(error) = slot.wipe() {
         eprintln!("{}: cannot empty {}: {error}", start.key, slot.path().display());
@@ -161,7 +161,8 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     Ok(())
 }
 
-/// Own session, own name, heir of all orphans; nothing open but what is needed.
+/// Own process group, own name, heir of all orphans; nothing open but what is needed. A session of its own would protect no
+/// more (the spawner's has no terminal) and costs a scheduling group per job.
 fn settle(shared: &Shared, order: &Order) {
     let mut keep = [
         shared.attempts.raw(),
@@ -172,7 +173,7 @@ fn settle(shared: &Shared, order: &Order) {
         order.secrets.as_ref().map_or(-1, AsRawFd::as_raw_fd),
     ];
     sys::close_from_but(3, &mut keep);
-    let _ = rustix::process::setsid();
+    let _ = rustix::process::setpgid(None, None);
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let _ = rustix::thread::set_name(c"ci-shim");
 }

@@ -3,7 +3,6 @@
 use std::os::fd::OwnedFd;
 
 use rustix::event::{PollFd, PollFlags};
-use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::clock::{Deadlines, Started};
@@ -33,7 +32,9 @@ pub(super) struct Job {
     /// Its cgroup.
     pub(super) leaf: Option<Leaf>,
     /// Our end of its output.
-    pub(super) output: Option<OwnedFd>,
+    pub(super) output: OwnedFd,
+    /// The job's end, kept open: the job is over when its processes are, and an end of file would only wake us before.
+    pub(super) _writer: OwnedFd,
     /// SIGCHLD and the spawner's two.
     pub(super) signals: OwnedFd,
     /// Its log.
@@ -97,9 +98,7 @@ impl Job {
     fn sleep(&self, deadlines: &mut Deadlines) -> Woken {
         let mut fds = Vec::with_capacity(3);
         fds.push(PollFd::new(&self.signals, PollFlags::IN));
-        if let Some(output) = &self.output {
-            fds.push(PollFd::new(output, PollFlags::IN));
-        }
+        fds.push(PollFd::new(&self.output, PollFlags::IN));
         if let Some(timer) = deadlines.timer() {
             fds.push(PollFd::new(timer, PollFlags::IN));
         }
@@ -107,7 +106,7 @@ impl Job {
             return Woken { output: false, signals: true };
         }
         let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        Woken { signals: ready(0), output: self.output.is_some() && ready(1) }
+        Woken { signals: ready(0), output: ready(1) }
     }
 
     /// Takes what was signalled to us.
@@ -133,17 +132,17 @@ impl Job {
         None
     }
 
-    /// One piece of output into the log.
+    /// One piece of output into the log; its size, 0 when there is none.
     fn copy_output(&mut self, buffer: &mut Vec<u8>) -> usize {
-        let Some(output) = &self.output else { return 0 };
         buffer.clear();
-        match rustix::io::read(output, rustix::buffer::spare_capacity(buffer)) {
-            Ok(0) => self.output = None,
-            Ok(_) => self.log.write(self.started.elapsed_ms(), buffer),
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => self.output = None,
+        match rustix::io::read(&self.output, rustix::buffer::spare_capacity(buffer)) {
+            Ok(got) => {
+                self.log.write(self.started.elapsed_ms(), buffer);
+                got
+            }
+            // Nothing is there (AGAIN); no other error can come from a pipe.
+            Err(_) => 0,
         }
-        buffer.len()
     }
 
     fn drain(&mut self, buffer: &mut Vec<u8>) {
@@ -154,7 +153,6 @@ impl Job {
                 more => drained += more,
             }
         }
-        self.output = None;
     }
 
     /// Acts on what is due; true when the hard deadline has passed just now.

@@ -300,9 +300,11 @@ impl Engine {
     fn take_reloaded(&mut self, reloaded: Reloaded) {
         let seq = self.record.news_seq();
         let mut record = rebuild(self.record.settings().clone(), &reloaded.pools, &reloaded.open, &reloaded.loaded);
-        record.continue_news(seq + 1);
+        record.resume_news(seq);
         record.advance(self.clock.now());
         self.record = record;
+        self.committed_news = self.record.news_seq();
+        self.news.send_replace(self.committed_news);
         self.finished = self.reader.totals().unwrap_or_default().into_iter().collect();
         self.uncommitted.clear();
         self.works.clear();

@@ -1,0 +1,554 @@
+//! The store without a disk, for `ci-runner run` and for tests: it forgets everything when it is dropped.
+//!
+//! It keeps the rules of the store on disk, written a second time in plain collections. The contract suite holds the two
+//! against each other and against the core's record, so neither may learn something that the other does not.
+
+use super::{
+    AttemptRow, Claimed, CollectLimits, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Loaded, Reader, Receipt, ScheduleRow,
+    Store, StoreError, Write,
+};
+use ci_runner_core::change::{Change, Entry, Lease, OpenJob, Pause, Submission, Wish};
+use ci_runner_core::group::GroupPolicy;
+use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};
+use ci_runner_core::job::{Condition, JobSpec};
+use ci_runner_core::outcome::{AttemptResult, By, Outcome};
+use ci_runner_core::state::{Event, Next, Phase};
+use ci_runner_core::time::{ClockBase, Instant, Now, WallTime};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The writing side.
+pub struct MemoryStore {
+    shared: Arc<Shared>,
+}
+
+/// Both sides.
+struct Shared(Mutex<State>);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Default)]
+struct State {
+    store_id: String,
+    generation: u64,
+    running: bool,
+    unclean: bool,
+    last_id: u64,
+    last: Now,
+    clock: Option<ClockBase>,
+    paused: Option<Pause>,
+    jobs: BTreeMap<JobId, Job>,
+    open: BTreeSet<JobId>,
+    /// Who waits for a job, and for what of it.
+    dependents: HashMap<JobId, Vec<(JobId, Condition)>>,
+    /// Open jobs by group.
+    groups: HashMap<String, BTreeSet<JobId>>,
+    totals: [u64; 6],
+    keys: BTreeMap<String, KeyRow>,
+    schedules: BTreeMap<String, ScheduleRow>,
+}
+
+struct Job {
+    spec: JobSpec,
+    group_limit: Option<u32>,
+    submitter: String,
+    submitted: Now,
+    ready_at: Instant,
+    tries: u32,
+    wish: Wish,
+    waits_for: Vec<(JobId, Condition)>,
+    held_by: Option<OpenAttempt>,
+    /// All attempts, the open one included.
+    attempts: Vec<AttemptRow>,
+    started: Option<Now>,
+    finished: Option<(WallTime, Outcome)>,
+}
+
+/// What the lease says beyond its attempt's row.
+struct OpenAttempt {
+    epoch: Epoch,
+    claimed: Instant,
+    started: Option<Instant>,
+    stop: Option<(By, Instant)>,
+}
+
+impl MemoryStore {
+    /// An empty store and its reading side.
+    #[expect(clippy::new_ret_no_self, reason = "a store is always made together with its reader")]
+    pub fn new() -> (Self, Arc<dyn Reader>) {
+        let id = uuid::Uuid::now_v7();
+        let store_id = id.as_bytes()[12..].iter().map(|byte| format!("{byte:02x}")).collect();
+        let shared = Arc::new(Shared(Mutex::new(State { store_id, ..State::default() })));
+        let reader = Arc::clone(&shared);
+        (Self { shared }, reader)
+    }
+}
+
+impl Store for MemoryStore {
+    fn load(
+        &mut self,
+        pool_id: &mut dyn FnMut(&str) -> PoolId,
+        each: &mut dyn FnMut(OpenJob),
+    ) -> Result<Loaded, StoreError> {
+        let mut state = self.shared.lock();
+        state.generation += 1;
+        state.unclean = std::mem::replace(&mut state.running, true);
+        Ok(state.tell(pool_id, each))
+    }
+
+    fn reread(
+        &mut self,
+        pool_id: &mut dyn FnMut(&str) -> PoolId,
+        each: &mut dyn FnMut(OpenJob),
+    ) -> Result<Loaded, StoreError> {
+        Ok(self.shared.lock().tell(pool_id, each))
+    }
+
+    fn commit(&mut self, batch: &[Write], pools: &[String]) -> Result<(), StoreError> {
+        let mut state = self.shared.lock();
+        for write in batch.iter().filter(|write| !matches!(write, Write::Receipt { .. })) {
+            state.write(write, pools);
+        }
+        // Last, because an attempt's row must be there, wherever in the batch its end stands.
+        for write in batch {
+            if let Write::Receipt { job, attempt, receipt } = write {
+                state.receipt(*job, *attempt, receipt);
+            }
+        }
+        Ok(())
+    }
+
+    fn claimed(&mut self, id: JobId) -> Result<Option<Claimed>, StoreError> {
+        let state = self.shared.lock();
+        let job = state.jobs.get(&id).filter(|job| job.finished.is_none());
+        Ok(job.map(|job| Claimed { spec: job.spec.clone(), submitter: job.submitter.clone() }))
+    }
+
+    fn collect(&mut self, limits: &CollectLimits, most: usize) -> Result<Vec<JobId>, StoreError> {
+        let mut state = self.shared.lock();
+        let ended = |(id, job): (&JobId, &Job)| job.finished.as_ref().map(|(at, _)| (*at, *id));
+        let mut old: Vec<(WallTime, JobId)> =
+            state.jobs.iter().filter_map(ended).filter(|(at, _)| *at < limits.finished_before).collect();
+        old.sort_unstable();
+        old.truncate(most);
+        for (_, id) in &old {
+            state.jobs.remove(id);
+        }
+        Ok(old.into_iter().map(|(_, id)| id).collect())
+    }
+
+    fn close(&mut self, base: &ClockBase, now: Now) -> Result<(), StoreError> {
+        let mut state = self.shared.lock();
+        state.write(&Write::Clock { base: base.clone(), now }, &[]);
+        state.running = false;
+        Ok(())
+    }
+}
+
+impl State {
+    fn tell(&self, pool_id: &mut dyn FnMut(&str) -> PoolId, each: &mut dyn FnMut(OpenJob)) -> Loaded {
+        for id in &self.open {
+            if let Some(job) = self.jobs.get(id) {
+                each(job.as_open(*id, pool_id));
+            }
+        }
+        Loaded {
+            store_id: self.store_id.clone(),
+            generation: self.generation,
+            last_id: self.last_id,
+            paused: self.paused.clone(),
+            clock: self.clock.clone(),
+            last: self.last,
+            unclean: self.unclean,
+        }
+    }
+
+    fn write(&mut self, write: &Write, pools: &[String]) {
+        match write {
+            Write::Entry(entry) => self.entry(entry, pools),
+            Write::Receipt { job, attempt, receipt } => self.receipt(*job, *attempt, receipt),
+            Write::Key(row) => {
+                self.keys.retain(|_, kept| is_kept(kept, row.at));
+                self.keys.insert(row.key.clone(), row.clone());
+            }
+            Write::Schedule(row) => {
+                self.schedules.insert(row.name.clone(), row.clone());
+            }
+            Write::ScheduleRemoved { name } => {
+                self.schedules.remove(name);
+            }
+            Write::Clock { base, now } => {
+                self.read(*now);
+                self.clock = Some(base.clone());
+            }
+        }
+    }
+
+    /// The latest reading of the clocks is the one with the highest engine time.
+    fn read(&mut self, now: Now) {
+        if now.engine >= self.last.engine {
+            self.last = now;
+        }
+    }
+
+    fn receipt(&mut self, id: JobId, attempt: AttemptNumber, receipt: &Receipt) {
+        let job = self.jobs.get_mut(&id);
+        let row = job.and_then(|job| job.attempts.iter_mut().find(|row| row.number == attempt && row.ended.is_some()));
+        if let Some(row) = row {
+            row.receipt = Some(*receipt);
+        }
+    }
+
+    fn entry(&mut self, entry: &Entry, pools: &[String]) {
+        self.read(entry.at);
+        match &entry.change {
+            Change::Submitted(submission) => self.submit(submission, entry.at),
+            Change::Job { id, event } => self.event(*id, event, entry.at, pools),
+            Change::Wished { id, wish } => {
+                if let Some(job) = self.open_job(*id).filter(|job| !job.is_cancelled()) {
+                    job.wish = wish.clone();
+                }
+            }
+            Change::Reprioritized { id, priority } => {
+                if let Some(job) = self.jobs.get_mut(id) {
+                    job.spec.terms.priority = *priority;
+                }
+            }
+            Change::Paused(pause) => self.paused = pause.clone(),
+        }
+    }
+
+    fn open_job(&mut self, id: JobId) -> Option<&mut Job> {
+        self.jobs.get_mut(&id).filter(|job| job.finished.is_none())
+    }
+
+    fn submit(&mut self, submission: &Submission, at: Now) {
+        let id = submission.id;
+        let terms = &submission.spec.terms;
+        self.last_id = self.last_id.max(id.get());
+        let (waits_for, never) = self.depend(submission);
+        for (other, on) in &waits_for {
+            self.dependents.entry(*other).or_default().push((id, *on));
+        }
+        let wish = match never {
+            Some(other) => Wish::Cancel { by: By::Dependency(other) },
+            None if terms.hold => {
+                Wish::Hold { by: submission.submitter.clone(), reason: "submitted on hold".to_owned() }
+            }
+            None => Wish::Run,
+        };
+        let job = Job {
+            spec: submission.spec.clone(),
+            group_limit: submission.group_limit,
+            submitter: submission.submitter.clone(),
+            submitted: at,
+            ready_at: at.engine.plus_ms(terms.delay_ms.unwrap_or(0)),
+            tries: 0,
+            wish,
+            waits_for,
+            held_by: None,
+            attempts: Vec::new(),
+            started: None,
+            finished: None,
+        };
+        self.jobs.insert(id, job);
+        self.open.insert(id);
+        if let Some(group) = &terms.group {
+            self.groups.entry(group.name.clone()).or_default().insert(id);
+            self.supersede(id, &group.name, group.policy);
+        }
+    }
+
+    /// What it waits for, and what it waits for in vain.
+    fn depend(&self, submission: &Submission) -> (Vec<(JobId, Condition)>, Option<JobId>) {
+        let mut waits_for = Vec::new();
+        let (mut told, mut known) = (None, None);
+        for (after, end) in submission.spec.terms.after.iter().zip(&submission.finished) {
+            match (end, self.jobs.get(&after.job).map(|job| job.finished.as_ref())) {
+                (Some(success), _) if after.on.fulfilled_by(*success) => {}
+                (Some(_), _) => told = told.or(Some(after.job)),
+                (None, Some(None)) => waits_for.push((after.job, after.on)),
+                (None, Some(Some((_, outcome)))) if after.on.fulfilled_by(outcome.is_success()) => {}
+                (None, Some(Some(_)) | None) => known = known.or(Some(after.job)),
+            }
+        }
+        (waits_for, told.or(known))
+    }
+
+    fn supersede(&mut self, newcomer: JobId, group: &str, policy: GroupPolicy) {
+        if policy == GroupPolicy::Queue {
+            return;
+        }
+        for other in self.groups.get(group).into_iter().flat_map(|open| open.range(..newcomer)) {
+            let Some(job) = self.jobs.get_mut(other) else { continue };
+            if !job.is_cancelled() && (policy == GroupPolicy::Cancel || job.held_by.is_none()) {
+                job.wish = Wish::Cancel { by: By::Newer(newcomer) };
+            }
+        }
+    }
+
+    fn event(&mut self, id: JobId, event: &Event, at: Now, pools: &[String]) {
+        let Some(job) = self.open_job(id) else { return };
+        match event {
+            Event::Claimed { attempt, pool, slot, epoch } => {
+                let pool = pools.get(usize::from(pool.0)).cloned().unwrap_or_default();
+                job.claim(AttemptRow::open(*attempt, pool, *slot, at.wall), epoch, at.engine);
+            }
+            Event::Started { .. } => job.start(at),
+            Event::Renewed { .. } => {}
+            Event::StopRequested { by, kill_at, .. } => {
+                if let Some(open) = &mut job.held_by {
+                    open.stop = Some((by.clone(), *kill_at));
+                }
+            }
+            Event::Released { .. } => job.end(None, at),
+            Event::Ended { result, next, .. } => {
+                job.end(Some(result), at);
+                match next {
+                    Next::Retry { ready_at } => job.ready_at = *ready_at,
+                    Next::Finish { outcome } => self.finish(id, outcome, at),
+                }
+            }
+            Event::Dropped { outcome } => self.finish(id, outcome, at),
+        }
+    }
+
+    fn finish(&mut self, id: JobId, outcome: &Outcome, at: Now) {
+        let Some(job) = self.open_job(id) else { return };
+        job.finished = Some((at.wall, outcome.clone()));
+        let waited_for: Vec<(JobId, Condition)> = std::mem::take(&mut job.waits_for);
+        let group = job.spec.terms.group.as_ref().map(|group| group.name.clone());
+        self.open.remove(&id);
+        if let Some(at) = Outcome::WORDS.iter().position(|word| *word == outcome.word()) {
+            self.totals[at] += 1;
+        }
+        for (other, _) in waited_for {
+            if let Some(waiting) = self.dependents.get_mut(&other) {
+                waiting.retain(|(waiter, _)| *waiter != id);
+            }
+        }
+        if let Some(name) = group
+            && let Some(open) = self.groups.get_mut(&name)
+        {
+            open.remove(&id);
+            if open.is_empty() {
+                self.groups.remove(&name);
+            }
+        }
+        for (waiter, on) in self.dependents.remove(&id).unwrap_or_default() {
+            let Some(job) = self.open_job(waiter) else { continue };
+            job.waits_for.retain(|wait| *wait != (id, on));
+            if !on.fulfilled_by(outcome.is_success()) && !job.is_cancelled() {
+                job.wish = Wish::Cancel { by: By::Dependency(id) };
+            }
+        }
+    }
+
+    fn row(&self, id: JobId) -> Option<JobRow> {
+        Some(self.jobs.get(&id)?.as_row(id))
+    }
+}
+
+impl AttemptRow {
+    fn open(number: AttemptNumber, pool: String, slot: u32, claimed: WallTime) -> Self {
+        Self { number, pool, slot, claimed, started: None, ended: None, result: None, released: false, receipt: None }
+    }
+}
+
+impl Job {
+    fn is_cancelled(&self) -> bool {
+        matches!(self.wish, Wish::Cancel { .. })
+    }
+
+    fn claim(&mut self, row: AttemptRow, epoch: &Epoch, at: Instant) {
+        self.held_by = Some(OpenAttempt { epoch: epoch.clone(), claimed: at, started: None, stop: None });
+        self.attempts.push(row);
+    }
+
+    fn start(&mut self, at: Now) {
+        if let (Some(open), Some(row)) = (&mut self.held_by, self.attempts.last_mut()) {
+            open.started = Some(at.engine);
+            row.started = Some(at.wall);
+            self.started.get_or_insert(at);
+        }
+    }
+
+    /// Ends the open attempt; without a result it was given back and counts as no try.
+    fn end(&mut self, result: Option<&AttemptResult>, at: Now) {
+        self.held_by = None;
+        self.tries += u32::from(result.is_some());
+        if let Some(row) = self.attempts.last_mut() {
+            row.ended = Some(at.wall);
+            row.released = result.is_none();
+            row.result = result.cloned();
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match (&self.finished, &self.held_by) {
+            (Some(_), _) => Phase::Finished,
+            (None, None) => Phase::Queued,
+            (None, Some(OpenAttempt { stop: Some(_), .. })) => Phase::Stopping,
+            (None, Some(OpenAttempt { started: Some(_), .. })) => Phase::Running,
+            (None, Some(_)) => Phase::Starting,
+        }
+    }
+
+    fn as_open(&self, id: JobId, pool_id: &mut dyn FnMut(&str) -> PoolId) -> OpenJob {
+        let impossible = match &self.wish {
+            Wish::Cancel { by: By::Dependency(other) } => Some(*other),
+            Wish::Cancel { .. } | Wish::Hold { .. } | Wish::Run => None,
+        };
+        let mut terms = self.spec.terms.clone();
+        terms.after.retain(|after| self.waits_for.contains(&(after.job, after.on)) || Some(after.job) == impossible);
+        let lease = self.held_by.as_ref().zip(self.attempts.last()).map(|(open, row)| Lease {
+            attempt: row.number,
+            pool: pool_id(&row.pool),
+            slot: row.slot,
+            epoch: open.epoch.clone(),
+            claimed: open.claimed,
+            started: open.started,
+            stop: open.stop.clone(),
+            dispatched: Some(open.claimed),
+        });
+        OpenJob {
+            id,
+            submitted: self.submitted.engine,
+            terms,
+            group_limit: self.group_limit,
+            waits_for: self.waits_for.clone(),
+            impossible,
+            phase: self.phase(),
+            ready_at: self.ready_at,
+            attempt: self.attempts.last().map_or(0, |row| row.number.0),
+            tries: self.tries,
+            wish: self.wish.clone(),
+            lease,
+        }
+    }
+
+    fn as_row(&self, id: JobId) -> JobRow {
+        let ended = self.attempts.iter().rev().find(|row| row.result.is_some());
+        let held = match (&self.finished, &self.wish) {
+            (None, Wish::Hold { by, reason }) => Some((by.clone(), reason.clone())),
+            _ => None,
+        };
+        JobRow {
+            id,
+            spec: self.spec.clone(),
+            group_limit: self.group_limit,
+            submitter: self.submitter.clone(),
+            phase: self.phase(),
+            outcome: self.finished.as_ref().map(|(_, outcome)| outcome.clone()),
+            result: ended.and_then(|row| row.result.clone()),
+            attempt: self.attempts.last().map_or(0, |row| row.number.0),
+            tries: self.tries,
+            ran_in: self.attempts.last().map(|row| row.pool.clone()),
+            held,
+            submitted: self.submitted.wall,
+            started: self.started.map(|at| at.wall),
+            finished: self.finished.as_ref().map(|(at, _)| *at),
+            queue_ms: self.started.map(|at| at.engine.since_ms(self.submitted.engine)),
+            run_us: ended.and_then(|row| row.receipt).map(|receipt| receipt.run_us),
+        }
+    }
+}
+
+fn is_kept(row: &KeyRow, now: WallTime) -> bool {
+    row.at.plus_ms(KEY_KEPT_MS) > now
+}
+
+impl JobFilter {
+    /// Every job, newest first.
+    pub fn all(limit: usize) -> Self {
+        Self {
+            phases: Vec::new(),
+            outcomes: Vec::new(),
+            name: None,
+            pool: None,
+            label: None,
+            group: None,
+            correlation: None,
+            since: None,
+            until: None,
+            cursor: None,
+            ascending: false,
+            limit,
+        }
+    }
+
+    /// Whether a job is one of those asked for; cursor and limit are the list's.
+    pub(crate) fn matches(&self, row: &JobRow) -> bool {
+        let terms = &row.spec.terms;
+        let word = row.outcome.as_ref().map(Outcome::word);
+        let is = |asked: &Option<String>, is: Option<&str>| asked.as_deref().is_none_or(|asked| Some(asked) == is);
+        let named = |asked: &str| match (&row.spec.name, asked.strip_suffix('*')) {
+            (None, _) => false,
+            (Some(name), None) => name == asked,
+            (Some(name), Some(prefix)) => name.starts_with(prefix),
+        };
+        (self.phases.is_empty() || self.phases.contains(&row.phase))
+            && (self.outcomes.is_empty() || word.is_some_and(|word| self.outcomes.iter().any(|asked| asked == word)))
+            && self.name.as_deref().is_none_or(named)
+            && is(&self.pool, terms.pool.as_deref().or(row.ran_in.as_deref()))
+            && self.label.as_deref().is_none_or(|asked| terms.labels.iter().any(|label| label.as_str() == asked))
+            && is(&self.group, terms.group.as_ref().map(|group| group.name.as_str()))
+            && is(&self.correlation, Some(&row.spec.correlation))
+            && self.since.is_none_or(|since| row.submitted >= since)
+            && self.until.is_none_or(|until| row.submitted < until)
+    }
+}
+
+impl Reader for Shared {
+    fn job(&self, id: JobId) -> Result<Option<JobRow>, StoreError> {
+        Ok(self.lock().row(id))
+    }
+
+    fn attempts(&self, id: JobId) -> Result<Vec<AttemptRow>, StoreError> {
+        Ok(self.lock().jobs.get(&id).map(|job| job.attempts.clone()).unwrap_or_default())
+    }
+
+    fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+        let state = self.lock();
+        let beyond =
+            |id: &JobId| filter.cursor.is_none_or(|cursor| if filter.ascending { *id > cursor } else { *id < cursor });
+        let rows = |ids: &mut dyn Iterator<Item = &JobId>| {
+            let rows = ids.filter(|id| beyond(id)).filter_map(|id| state.row(*id));
+            rows.filter(|row| filter.matches(row)).take(filter.limit).collect()
+        };
+        let mut ids = state.jobs.keys();
+        Ok(if filter.ascending { rows(&mut ids) } else { rows(&mut ids.rev()) })
+    }
+
+    fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError> {
+        let state = self.lock();
+        let finished = state.jobs.get(&id).and_then(|job| job.finished.as_ref());
+        Ok(finished.map(|(_, outcome)| outcome.is_success()))
+    }
+
+    fn key(&self, key: &str, now: WallTime) -> Result<Option<KeyRow>, StoreError> {
+        Ok(self.lock().keys.get(key).filter(|row| is_kept(row, now)).cloned())
+    }
+
+    fn totals(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        let totals = self.lock().totals;
+        Ok(Outcome::WORDS.iter().map(|word| (*word).to_owned()).zip(totals).collect())
+    }
+
+    fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
+        Ok(self.lock().schedules.values().cloned().collect())
+    }
+
+    fn backup(&self, to: &std::path::Path) -> Result<(), StoreError> {
+        let source = std::io::Error::new(std::io::ErrorKind::Unsupported, "a store in memory has nothing to back up");
+        Err(StoreError::Io { doing: "back up to", path: to.display().to_string(), source })
+    }
+
+    fn check(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+}

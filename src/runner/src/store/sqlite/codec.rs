@@ -1,0 +1,423 @@
+//! How values of the core look in the database, and back.
+//!
+//! The core knows no serialisation; this is the one place that does. What is filtered on has columns, small words have
+//! numbers (the schema names them, the views show the words), what only an executor needs is JSON. Forms of our own:
+//!
+//! - retry policy: `retries/delay_ms/backoff/rule,rule…`, a rule is a pattern (`exit`, `exit:3`, `signal:9`, `lost`,
+//!   `timeout`, `oom`, `start`), with `!` before it when it forbids;
+//! - dependencies: `id:condition,id:condition…`; ids of a key: `first-last,single…`;
+//! - who: `user:NAME`, `dependency:ID`, `newer:ID`.
+//!
+//! Nothing here is lenient: what this version did not write it cannot read, and says which field it was.
+
+use crate::store::StoreError;
+use ci_runner_core::group::GroupPolicy;
+use ci_runner_core::id::JobId;
+use ci_runner_core::job::{After, Command, Condition, Work};
+use ci_runner_core::labels::Label;
+use ci_runner_core::outcome::{AttemptResult, By, LostCause, Outcome};
+use ci_runner_core::retry::{Backoff, Pattern, RetryPolicy, Rule};
+use rusqlite::types::{ToSql, ToSqlOutput, Value, ValueRef};
+use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+
+/// A field that cannot be read.
+pub(super) fn bad(what: impl Into<String>) -> StoreError {
+    StoreError::Row { what: what.into() }
+}
+
+/// To a column; what no column can hold becomes the largest it can.
+pub(super) fn int(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// From a column.
+pub(super) fn uint(value: i64, what: &str) -> Result<u64, StoreError> {
+    u64::try_from(value).map_err(|_| bad(what))
+}
+
+/// From a column.
+pub(super) fn uint32(value: i64, what: &str) -> Result<u32, StoreError> {
+    u32::try_from(value).map_err(|_| bad(what))
+}
+
+/// From a column.
+pub(super) fn job_id(value: i64) -> Result<JobId, StoreError> {
+    u64::try_from(value).ok().and_then(JobId::new).ok_or_else(|| bad(format!("job id {value}")))
+}
+
+/// From text of ours.
+fn parse_id(text: &str) -> Result<JobId, StoreError> {
+    text.parse().ok().and_then(JobId::new).ok_or_else(|| bad(format!("job id {text:?}")))
+}
+
+#[derive(Serialize)]
+struct WorkOut<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    argv: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shell: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    env: &'a [(String, String)],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dir: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    soft_timeout_ms: Option<u64>,
+    log_bytes_max: u64,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    secrets: &'a [String],
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WorkIn {
+    argv: Option<Vec<String>>,
+    shell: Option<String>,
+    #[serde(default)]
+    env: Vec<(String, String)>,
+    dir: Option<String>,
+    timeout_ms: Option<u64>,
+    soft_timeout_ms: Option<u64>,
+    log_bytes_max: u64,
+    #[serde(default)]
+    secrets: Vec<String>,
+}
+
+/// As JSON.
+pub(super) fn work_text(work: &Work) -> Result<String, StoreError> {
+    let (argv, shell) = match &work.command {
+        Command::Argv(words) => (Some(words.as_slice()), None),
+        Command::Shell(text) => (None, Some(text.as_str())),
+    };
+    let out = WorkOut {
+        argv,
+        shell,
+        env: &work.env,
+        dir: work.dir.as_deref(),
+        timeout_ms: work.timeout_ms,
+        soft_timeout_ms: work.soft_timeout_ms,
+        log_bytes_max: work.log_bytes_max,
+        secrets: &work.secrets,
+    };
+    serde_json::to_string(&out).map_err(|_| bad("job's work"))
+}
+
+/// From JSON.
+pub(super) fn work(text: &str) -> Result<Work, StoreError> {
+    let read: WorkIn = serde_json::from_str(text).map_err(|error| bad(format!("job's work ({error})")))?;
+    let command = match (read.argv, read.shell) {
+        (Some(words), None) => Command::Argv(words),
+        (None, Some(text)) => Command::Shell(text),
+        (Some(_), Some(_)) | (None, None) => return Err(bad("job's command")),
+    };
+    Ok(Work {
+        command,
+        env: read.env,
+        dir: read.dir,
+        timeout_ms: read.timeout_ms,
+        soft_timeout_ms: read.soft_timeout_ms,
+        log_bytes_max: read.log_bytes_max,
+        secrets: read.secrets,
+    })
+}
+
+/// A correlation id: a UUID in its usual form takes 16 bytes, anything else is text.
+pub(super) enum Correlation<'a> {
+    Uuid([u8; 16]),
+    Text(&'a str),
+}
+
+impl<'a> Correlation<'a> {
+    pub fn of(text: &'a str) -> Self {
+        let lower = |byte: &u8| !byte.is_ascii_uppercase();
+        match uuid::Uuid::try_parse(text) {
+            Ok(uuid) if text.len() == 36 && text.as_bytes().iter().all(lower) => Self::Uuid(*uuid.as_bytes()),
+            Ok(_) | Err(_) => Self::Text(text),
+        }
+    }
+}
+
+impl ToSql for Correlation<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Uuid(bytes) => ValueRef::Blob(bytes),
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+        }))
+    }
+}
+
+impl From<Correlation<'_>> for Value {
+    fn from(correlation: Correlation<'_>) -> Self {
+        match correlation {
+            Correlation::Uuid(bytes) => Self::Blob(bytes.to_vec()),
+            Correlation::Text(text) => Self::Text(text.to_owned()),
+        }
+    }
+}
+
+/// From a column.
+pub(super) fn correlation(value: ValueRef<'_>) -> Result<String, StoreError> {
+    match value {
+        ValueRef::Blob(bytes) => {
+            let uuid = uuid::Uuid::from_slice(bytes).map_err(|_| bad("correlation id"))?;
+            Ok(uuid.hyphenated().to_string())
+        }
+        ValueRef::Text(text) => String::from_utf8(text.to_vec()).map_err(|_| bad("correlation id")),
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => Err(bad("correlation id")),
+    }
+}
+
+/// None for no labels.
+pub(super) fn labels_text(labels: &[Label]) -> Option<String> {
+    (!labels.is_empty()).then(|| labels.iter().map(Label::as_str).collect::<Vec<_>>().join(" "))
+}
+
+/// From text.
+pub(super) fn labels(text: Option<&str>) -> Result<Vec<Label>, StoreError> {
+    let words = text.into_iter().flat_map(|text| text.split(' '));
+    words.map(|word| Label::parse(word).map_err(|_| bad(format!("label {word:?}")))).collect()
+}
+
+/// Number of a condition.
+pub(super) fn condition_number(condition: Condition) -> i64 {
+    match condition {
+        Condition::Success => 0,
+        Condition::Failure => 1,
+        Condition::Always => 2,
+    }
+}
+
+/// From its number.
+pub(super) fn condition(number: i64) -> Result<Condition, StoreError> {
+    let all = [Condition::Success, Condition::Failure, Condition::Always];
+    all.into_iter().find(|condition| condition_number(*condition) == number).ok_or_else(|| bad("condition"))
+}
+
+/// None for no dependencies.
+pub(super) fn after_text(after: &[After]) -> Option<String> {
+    (!after.is_empty()).then(|| {
+        let words: Vec<String> = after.iter().map(|after| format!("{}:{}", after.job, after.on.word())).collect();
+        words.join(",")
+    })
+}
+
+/// From text.
+pub(super) fn after(text: Option<&str>) -> Result<Vec<After>, StoreError> {
+    let words = text.into_iter().flat_map(|text| text.split(','));
+    words
+        .map(|word| {
+            let (id, on) = word.split_once(':').ok_or_else(|| bad("dependency"))?;
+            Ok(After { job: parse_id(id)?, on: Condition::from_word(on).ok_or_else(|| bad("dependency"))? })
+        })
+        .collect()
+}
+
+/// Number of a policy.
+pub(super) fn policy_number(policy: GroupPolicy) -> i64 {
+    match policy {
+        GroupPolicy::Queue => 0,
+        GroupPolicy::Latest => 1,
+        GroupPolicy::Cancel => 2,
+    }
+}
+
+/// From its number.
+pub(super) fn policy(number: i64) -> Result<GroupPolicy, StoreError> {
+    let all = [GroupPolicy::Queue, GroupPolicy::Latest, GroupPolicy::Cancel];
+    all.into_iter().find(|policy| policy_number(*policy) == number).ok_or_else(|| bad("group policy"))
+}
+
+/// As text.
+pub(super) fn retry_text(retry: &RetryPolicy) -> String {
+    let backoff = match retry.backoff {
+        Backoff::Fixed => "fixed",
+        Backoff::Exponential => "exponential",
+    };
+    let mut text = format!("{}/{}/{backoff}/", retry.retries, retry.delay_ms);
+    for (at, rule) in retry.rules.iter().enumerate() {
+        let not = if rule.retry { "" } else { "!" };
+        let comma = if at == 0 { "" } else { "," };
+        let (word, number) = match rule.pattern {
+            Pattern::Exit(code) => ("exit", code),
+            Pattern::Signal(signal) => ("signal", signal),
+            Pattern::Lost => ("lost", None),
+            Pattern::Timeout => ("timeout", None),
+            Pattern::Oom => ("oom", None),
+            Pattern::Start => ("start", None),
+        };
+        let written = match number {
+            Some(number) => write!(text, "{comma}{not}{word}:{number}"),
+            None => write!(text, "{comma}{not}{word}"),
+        };
+        written.expect("a String takes everything");
+    }
+    text
+}
+
+/// From text.
+pub(super) fn retry(text: &str) -> Result<RetryPolicy, StoreError> {
+    let fault = || bad(format!("retry policy {text:?}"));
+    let mut parts = text.splitn(4, '/');
+    let mut part = || parts.next().ok_or_else(fault);
+    let retries = part()?.parse().map_err(|_| fault())?;
+    let delay_ms = part()?.parse().map_err(|_| fault())?;
+    let backoff = match part()? {
+        "fixed" => Backoff::Fixed,
+        "exponential" => Backoff::Exponential,
+        _ => return Err(fault()),
+    };
+    let words = part()?.split(',').filter(|word| !word.is_empty());
+    let rules = words.map(|word| rule(word).ok_or_else(fault)).collect::<Result<_, _>>()?;
+    Ok(RetryPolicy { retries, delay_ms, backoff, rules })
+}
+
+fn rule(word: &str) -> Option<Rule> {
+    let (retry, word) = match word.strip_prefix('!') {
+        Some(rest) => (false, rest),
+        None => (true, word),
+    };
+    let pattern = match word.split_once(':') {
+        Some(("exit", code)) => Pattern::Exit(Some(code.parse().ok()?)),
+        Some(("signal", signal)) => Pattern::Signal(Some(signal.parse().ok()?)),
+        Some(_) => return None,
+        None => match word {
+            "exit" => Pattern::Exit(None),
+            "signal" => Pattern::Signal(None),
+            "lost" => Pattern::Lost,
+            "timeout" => Pattern::Timeout,
+            "oom" => Pattern::Oom,
+            "start" => Pattern::Start,
+            _ => return None,
+        },
+    };
+    Some(Rule { pattern, retry })
+}
+
+/// As text.
+pub(super) fn by_text(by: &By) -> String {
+    match by {
+        By::User(name) => format!("user:{name}"),
+        By::Dependency(job) => format!("dependency:{job}"),
+        By::Newer(job) => format!("newer:{job}"),
+    }
+}
+
+/// From text.
+pub(super) fn by(text: &str) -> Result<By, StoreError> {
+    match text.split_once(':') {
+        Some(("user", name)) => Ok(By::User(name.to_owned())),
+        Some(("dependency", id)) => Ok(By::Dependency(parse_id(id)?)),
+        Some(("newer", id)) => Ok(By::Newer(parse_id(id)?)),
+        Some(_) | None => Err(bad(format!("name {text:?}"))),
+    }
+}
+
+/// Number, code and cause of a result, as its three columns.
+pub(super) fn result_columns(result: &AttemptResult) -> (i64, Option<i64>, Option<&str>) {
+    match result {
+        AttemptResult::Exited { code } => (0, Some(i64::from(*code)), None),
+        AttemptResult::Signaled { signal } => (1, Some(i64::from(*signal)), None),
+        AttemptResult::OomKilled => (2, None, None),
+        AttemptResult::TimedOut => (3, None, None),
+        AttemptResult::FailedToStart { cause } => (4, None, Some(cause)),
+        AttemptResult::Lost { cause: LostCause::Host } => (5, None, Some("host")),
+        AttemptResult::Lost { cause: LostCause::Executor } => (5, None, Some("executor")),
+    }
+}
+
+/// From its columns.
+pub(super) fn result(number: i64, code: Option<i64>, cause: Option<&str>) -> Result<AttemptResult, StoreError> {
+    let fault = || bad("attempt's result");
+    let code = || code.and_then(|code| u8::try_from(code).ok()).ok_or_else(fault);
+    match (number, cause) {
+        (0, None) => Ok(AttemptResult::Exited { code: code()? }),
+        (1, None) => Ok(AttemptResult::Signaled { signal: code()? }),
+        (2, None) => Ok(AttemptResult::OomKilled),
+        (3, None) => Ok(AttemptResult::TimedOut),
+        (4, Some(cause)) => Ok(AttemptResult::FailedToStart { cause: cause.to_owned() }),
+        (5, Some("host")) => Ok(AttemptResult::Lost { cause: LostCause::Host }),
+        (5, Some("executor")) => Ok(AttemptResult::Lost { cause: LostCause::Executor }),
+        _ => Err(fault()),
+    }
+}
+
+/// Number of an outcome: its place in [`Outcome::WORDS`].
+pub(super) fn outcome_number(outcome: &Outcome) -> i64 {
+    match outcome {
+        Outcome::Succeeded => 0,
+        Outcome::Failed { .. } => 1,
+        Outcome::TimedOut => 2,
+        Outcome::Cancelled { .. } => 3,
+        Outcome::Superseded { .. } => 4,
+        Outcome::Expired => 5,
+    }
+}
+
+/// What the number does not say.
+pub(super) fn outcome_detail(outcome: &Outcome) -> Option<String> {
+    match outcome {
+        Outcome::Succeeded | Outcome::TimedOut | Outcome::Expired => None,
+        Outcome::Failed { cause } => {
+            let (number, code, cause) = result_columns(cause);
+            let code = code.map(|code| code.to_string()).unwrap_or_default();
+            Some(format!("{number}:{code}:{}", cause.unwrap_or_default()))
+        }
+        Outcome::Cancelled { by } => Some(by_text(by)),
+        Outcome::Superseded { by } => Some(by.to_string()),
+    }
+}
+
+/// From its columns.
+pub(super) fn outcome(number: i64, detail: Option<&str>) -> Result<Outcome, StoreError> {
+    match (number, detail) {
+        (0, None) => Ok(Outcome::Succeeded),
+        (1, Some(detail)) => {
+            let mut parts = detail.splitn(3, ':');
+            let number = parts.next().and_then(|part| part.parse().ok()).ok_or_else(|| bad("outcome"))?;
+            let code = parts.next().and_then(|part| part.parse().ok());
+            let cause = parts.next().filter(|cause| number == 4 || !cause.is_empty());
+            Ok(Outcome::Failed { cause: result(number, code, cause)? })
+        }
+        (2, None) => Ok(Outcome::TimedOut),
+        (3, Some(detail)) => Ok(Outcome::Cancelled { by: by(detail)? }),
+        (4, Some(detail)) => Ok(Outcome::Superseded { by: parse_id(detail)? }),
+        (5, None) => Ok(Outcome::Expired),
+        _ => Err(bad("outcome")),
+    }
+}
+
+/// Ids of a key, runs of them as `first-last`.
+pub(super) fn ids_text(ids: &[JobId]) -> String {
+    let mut text = String::new();
+    let mut at = 0;
+    while let Some(first) = ids.get(at) {
+        let follows = |pair: &[JobId]| pair[1].get() == pair[0].get() + 1;
+        let run = 1 + ids[at..].windows(2).take_while(|pair| follows(pair)).count();
+        let comma = if at == 0 { "" } else { "," };
+        let written = match run {
+            1 => write!(text, "{comma}{first}"),
+            _ => write!(text, "{comma}{first}-{}", ids[at + run - 1]),
+        };
+        written.expect("a String takes everything");
+        at += run;
+    }
+    text
+}
+
+/// From text.
+pub(super) fn ids(text: &str) -> Result<Vec<JobId>, StoreError> {
+    let mut ids = Vec::new();
+    for word in text.split(',').filter(|word| !word.is_empty()) {
+        match word.split_once('-') {
+            Some((first, last)) => {
+                for id in parse_id(first)?.get()..=parse_id(last)?.get() {
+                    ids.push(JobId::new(id).ok_or_else(|| bad("job id 0"))?);
+                }
+            }
+            None => ids.push(parse_id(word)?),
+        }
+    }
+    Ok(ids)
+}

@@ -1,0 +1,157 @@
+//! The store on disk: one SQLite database in the state directory, written by one connection.
+//!
+//! `open` takes the directory and looks for damage, `migrate` knows the schema, `write` applies batches, `load` tells what
+//! is open, `read` and `list` answer everybody else on connections of their own, `codec` knows how a value looks in a
+//! column, `gc`, `check`, `backup` and `restore` are what their names say.
+//!
+//! A commit is one immediate transaction in WAL mode with `synchronous=FULL`: it is on stable storage when it returns, and
+//! an error means that nothing of it is there.
+
+mod backup;
+mod check;
+mod codec;
+mod gc;
+mod list;
+mod load;
+mod migrate;
+mod open;
+mod place;
+mod read;
+mod write;
+
+use crate::store::{Claimed, CollectLimits, Loaded, Store, StoreError, Write};
+use ci_runner_core::change::OpenJob;
+use ci_runner_core::id::{JobId, PoolId};
+use ci_runner_core::time::{ClockBase, Now};
+use open::{Found, Lock};
+use place::{Fault, Place};
+pub use read::SqliteReader;
+use rusqlite::{Connection, MAIN_DB, Transaction, TransactionBehavior};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The writing side. Holds the state directory until it is dropped.
+pub struct SqliteStore {
+    // Dropped in this order: the lock is given back when nothing is open any more.
+    conn: Connection,
+    place: Arc<Place>,
+    unclean: bool,
+    _lock: Lock,
+}
+
+impl SqliteStore {
+    /// Takes the state directory and opens its database; makes what is missing where nothing was.
+    pub fn open(dir: &Path) -> Result<(Self, SqliteReader), StoreError> {
+        open::check_sqlite()?;
+        let mut lock = Lock::take(dir)?;
+        let place = Arc::new(Place::new(dir));
+        let log = match open::look(&place, &lock)? {
+            Found::Nothing => {
+                open::create(&place)?;
+                false
+            }
+            Found::Database { log } => log,
+        };
+        let (conn, store_id, unclean) =
+            Self::connect(&place, log).map_err(|fault| place.error("open the database", fault))?;
+        lock.write(&dir.join("lock"), Some(&store_id))?;
+        let reader = SqliteReader::new(Arc::clone(&place));
+        Ok((Self { conn, place, unclean, _lock: lock }, reader))
+    }
+
+    fn connect(place: &Place, log: bool) -> Result<(Connection, String, bool), Fault> {
+        let probe = open::reader(&place.db)?;
+        migrate::version(&probe, &place.db, migrate::known(), false)?;
+        drop(probe);
+        let mut conn = open::writer(place)?;
+        migrate::migrate(&mut conn, &place.db, migrate::MIGRATIONS, false)?;
+        let (store_id, unclean) = load::was_running(&conn, place)?;
+        if unclean && !log {
+            let what = "its write-ahead log is missing although the last daemon did not end in order";
+            return Err(Fault::Store(place.damaged(format!("{what}: acknowledged jobs would be lost"))));
+        }
+        Ok((conn, store_id, unclean))
+    }
+
+    /// One transaction: all of `work` or nothing of it.
+    fn transact<T>(
+        &mut self,
+        doing: &'static str,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        let done = self.try_transact(work);
+        done.map_err(|fault| self.place.error(doing, fault))
+    }
+
+    fn try_transact<T>(&mut self, work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+        if !self.conn.is_autocommit() {
+            // An earlier transaction failed and could not be rolled back then, for example on a full disk.
+            self.conn.execute_batch("ROLLBACK")?;
+        }
+        let transaction = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = work(&transaction)?;
+        transaction.commit()?;
+        Ok(value)
+    }
+
+    fn tell(
+        &mut self,
+        pool_id: &mut dyn FnMut(&str) -> PoolId,
+        each: &mut dyn FnMut(OpenJob),
+    ) -> Result<Loaded, StoreError> {
+        let told = load::open_jobs(&self.conn, pool_id, each)
+            .and_then(|()| load::loaded(&self.conn, &self.place, self.unclean));
+        told.map_err(|fault| self.place.error("load the open jobs", fault))
+    }
+}
+
+impl Store for SqliteStore {
+    fn load(
+        &mut self,
+        pool_id: &mut dyn FnMut(&str) -> PoolId,
+        each: &mut dyn FnMut(OpenJob),
+    ) -> Result<Loaded, StoreError> {
+        self.transact("count the start", |transaction| {
+            transaction.execute("UPDATE meta SET generation = generation + 1, running = 1", [])?;
+            Ok(())
+        })?;
+        // Into the database itself: it must know that it needs its log even when the log is gone.
+        let moved = self.conn.wal_checkpoint_v2(Some(MAIN_DB), rusqlite::wal::CheckpointMode::PASSIVE);
+        moved.map_err(|error| self.place.error("count the start", error))?;
+        self.tell(pool_id, each)
+    }
+
+    fn reread(
+        &mut self,
+        pool_id: &mut dyn FnMut(&str) -> PoolId,
+        each: &mut dyn FnMut(OpenJob),
+    ) -> Result<Loaded, StoreError> {
+        self.tell(pool_id, each)
+    }
+
+    fn commit(&mut self, batch: &[Write], pools: &[String]) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.transact("keep a batch", |transaction| write::Batch::apply(transaction, batch, pools))
+    }
+
+    fn claimed(&mut self, id: JobId) -> Result<Option<Claimed>, StoreError> {
+        load::claimed(&self.conn, id).map_err(|fault| self.place.error("read a job", fault))
+    }
+
+    fn collect(&mut self, limits: &CollectLimits, most: usize) -> Result<Vec<JobId>, StoreError> {
+        self.transact("remove finished jobs", |transaction| gc::collect(transaction, limits, most))
+    }
+
+    fn close(&mut self, base: &ClockBase, now: Now) -> Result<(), StoreError> {
+        let clock = [Write::Clock { base: base.clone(), now }];
+        self.transact("close", |transaction| {
+            write::Batch::apply(transaction, &clock, &[])?;
+            transaction.execute("UPDATE meta SET running = 0", [])?;
+            Ok(())
+        })?;
+        let moved = self.conn.wal_checkpoint_v2(Some(MAIN_DB), rusqlite::wal::CheckpointMode::PASSIVE);
+        moved.map(|_| ()).map_err(|error| self.place.error("close", error))
+    }
+}

@@ -1,0 +1,294 @@
+//! Answers for everybody but the writer, from connections that cannot write.
+//!
+//! A few connections are shared: each answer takes one for its time, and waits when all are taken. Each answer is one read
+//! transaction, so it sees whole commits only.
+
+use super::load::{SPEC, spec, spec_columns};
+use super::place::{Fault, Place};
+use super::{backup, check, codec, list, open};
+use crate::store::{AttemptRow, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, Receipt, ScheduleRow, StoreError};
+use ci_runner_core::id::{AttemptNumber, JobId};
+use ci_runner_core::outcome::Outcome;
+use ci_runner_core::state::Phase;
+use ci_runner_core::time::WallTime;
+use rusqlite::{Connection, Row};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+/// Connections at most; each costs up to half a megabyte of cache.
+const CONNECTIONS_MAX: usize = 3;
+
+/// The reading side.
+#[derive(Clone)]
+pub struct SqliteReader {
+    pool: Arc<Pool>,
+}
+
+struct Pool {
+    place: Arc<Place>,
+    idle: Mutex<Idle>,
+    given_back: Condvar,
+}
+
+#[derive(Default)]
+struct Idle {
+    connections: Vec<Connection>,
+    taken: usize,
+}
+
+const JOB: &str = concat!(
+    "SELECT ",
+    spec_columns!(),
+    ", j.id, j.group_limit, j.submitter, j.submitted_wall, \
+     l.job, l.started, l.stop_by, coalesce(l.attempt, o.attempt, f.attempt), coalesce(o.tries, f.tries), \
+     coalesce(l.pool, o.ran_in, f.ran_in), o.wish, o.wish_by, o.wish_reason, \
+     coalesce(o.started_wall, f.started_wall, l.started_wall), \
+     coalesce(o.queue_ms, f.queue_ms, max(0, l.started - j.submitted)), \
+     f.outcome, f.detail, f.finished_wall, a.result, a.code, a.cause, a.run_us \
+     FROM job AS j LEFT JOIN open AS o ON o.id = j.id LEFT JOIN lease AS l ON l.job = j.id \
+     LEFT JOIN finished AS f ON f.id = j.id LEFT JOIN attempt AS a ON a.job = j.id AND a.number = \
+     (SELECT number FROM attempt WHERE job = j.id AND result IS NOT NULL ORDER BY number DESC LIMIT 1) WHERE j.id = ?1"
+);
+
+const ATTEMPTS: &str = "SELECT number, pool, slot, claimed_wall, started_wall, ended_wall, result, code, cause, \
+    run_started_wall, run_ended_wall, run_us, cpu_user_us, cpu_system_us, peak_memory_bytes, log_bytes, \
+    log_dropped_bytes, leftovers FROM attempt WHERE job = ?1 UNION ALL SELECT attempt, pool, slot, claimed_wall, \
+    started_wall, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM lease WHERE job = ?1 \
+    ORDER BY 1";
+
+impl SqliteReader {
+    pub(super) fn new(place: Arc<Place>) -> Self {
+        Self { pool: Arc::new(Pool { place, idle: Mutex::default(), given_back: Condvar::new() }) }
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.pool.place
+    }
+
+    /// Does one thing with one connection, in one read transaction.
+    pub(super) fn with<T>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&Connection) -> Result<T, Fault>,
+    ) -> Result<T, StoreError> {
+        let conn = self.take().map_err(|fault| self.place().error(doing, fault))?;
+        let done = conn.unchecked_transaction().map_err(Fault::from).and_then(|transaction| work(&transaction));
+        self.give(Some(conn));
+        done.map_err(|fault| self.place().error(doing, fault))
+    }
+
+    fn take(&self) -> Result<Connection, Fault> {
+        let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        while idle.connections.is_empty() && idle.taken >= CONNECTIONS_MAX {
+            idle = self.pool.given_back.wait(idle).unwrap_or_else(PoisonError::into_inner);
+        }
+        idle.taken += 1;
+        if let Some(conn) = idle.connections.pop() {
+            return Ok(conn);
+        }
+        drop(idle);
+        open::reader(&self.place().db).inspect_err(|_| self.give(None))
+    }
+
+    fn give(&self, conn: Option<Connection>) {
+        let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.taken -= 1;
+        idle.connections.extend(conn);
+        self.pool.given_back.notify_one();
+    }
+}
+
+impl Reader for SqliteReader {
+    fn job(&self, id: JobId) -> Result<Option<JobRow>, StoreError> {
+        self.with("read a job", |conn| job(conn, id))
+    }
+
+    fn attempts(&self, id: JobId) -> Result<Vec<AttemptRow>, StoreError> {
+        self.with("read attempts", |conn| {
+            let mut statement = conn.prepare_cached(ATTEMPTS)?;
+            let mut rows = statement.query([codec::int(id.get())])?;
+            let mut attempts = Vec::new();
+            while let Some(row) = rows.next()? {
+                attempts.push(attempt_row(row)?);
+            }
+            Ok(attempts)
+        })
+    }
+
+    fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+        self.with("list jobs", |conn| {
+            let ids = list::ids(conn, filter)?;
+            let mut jobs = Vec::with_capacity(ids.len());
+            for id in ids {
+                jobs.extend(job(conn, id)?);
+            }
+            Ok(jobs)
+        })
+    }
+
+    fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError> {
+        self.with("read a job", |conn| {
+            let mut statement = conn.prepare_cached("SELECT outcome = 0 FROM finished WHERE id = ?1")?;
+            let mut rows = statement.query([codec::int(id.get())])?;
+            Ok(rows.next()?.map(|row| row.get(0)).transpose()?)
+        })
+    }
+
+    fn key(&self, key: &str, now: WallTime) -> Result<Option<KeyRow>, StoreError> {
+        self.with("read an idempotency key", |conn| {
+            let sql = "SELECT body, jobs, at_wall FROM idempotency WHERE key = ?1 AND at_wall > ?2";
+            let mut statement = conn.prepare_cached(sql)?;
+            let expired = now.0.saturating_sub(codec::int(KEY_KEPT_MS));
+            let mut rows = statement.query(rusqlite::params![key, expired])?;
+            let Some(row) = rows.next()? else { return Ok(None) };
+            Ok(Some(KeyRow {
+                key: key.to_owned(),
+                body: row.get(0)?,
+                jobs: codec::ids(row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?)?,
+                at: WallTime(row.get(2)?),
+            }))
+        })
+    }
+
+    fn totals(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        self.with("count finished jobs", |conn| {
+            let sql = "SELECT succeeded, failed, timed_out, cancelled, superseded, expired FROM meta";
+            let mut statement = conn.prepare_cached(sql)?;
+            let mut rows = statement.query([])?;
+            let Some(row) = rows.next()? else { return Ok(Vec::new()) };
+            let count = |(at, word): (usize, &&str)| Ok(((*word).to_owned(), codec::uint(row.get(at)?, "total")?));
+            Outcome::WORDS.iter().enumerate().map(count).collect()
+        })
+    }
+
+    fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
+        self.with("list schedules", |conn| {
+            let mut statement = conn.prepare_cached(
+                "SELECT name, calendar, timezone, overlap, missed, request, by, paused, after_wall, last_job \
+                 FROM schedule ORDER BY name",
+            )?;
+            let mut rows = statement.query([])?;
+            let mut schedules = Vec::new();
+            while let Some(row) = rows.next()? {
+                schedules.push(schedule_row(row)?);
+            }
+            Ok(schedules)
+        })
+    }
+
+    fn backup(&self, to: &Path) -> Result<(), StoreError> {
+        backup::backup(self.place(), to)
+    }
+
+    fn check(&self) -> Result<Vec<String>, StoreError> {
+        match self.with("check the database", check::check) {
+            Err(StoreError::Damaged { what, .. }) => Ok(vec![what]),
+            other => other,
+        }
+    }
+}
+
+fn job(conn: &Connection, id: JobId) -> Result<Option<JobRow>, Fault> {
+    let mut statement = conn.prepare_cached(JOB)?;
+    let mut rows = statement.query([codec::int(id.get())])?;
+    rows.next()?.map(job_row).transpose()
+}
+
+/// From the columns of [`JOB`].
+fn job_row(row: &Row<'_>) -> Result<JobRow, Fault> {
+    let spec = spec(row)?;
+    let text = |column: usize| row.get_ref(SPEC + column)?.as_str_or_null().map_err(rusqlite::Error::from);
+    let number = |column: usize| row.get::<_, Option<i64>>(SPEC + column);
+    let outcome = number(15)?.map(|outcome| codec::outcome(outcome, text(16)?).map_err(Fault::from)).transpose()?;
+    let result = match number(18)? {
+        Some(result) => Some(codec::result(result, number(19)?, text(20)?)?),
+        None => None,
+    };
+    let phase = match (&outcome, number(4)?, number(5)?, text(6)?) {
+        (Some(_), _, _, _) => Phase::Finished,
+        (None, None, _, _) => Phase::Queued,
+        (None, Some(_), _, Some(_)) => Phase::Stopping,
+        (None, Some(_), Some(_), None) => Phase::Running,
+        (None, Some(_), None, None) => Phase::Starting,
+    };
+    let attempt = codec::uint32(number(7)?.unwrap_or_default(), "attempt")?;
+    let held = match number(10)? {
+        Some(1) => Some((row.get(SPEC + 11)?, row.get(SPEC + 12)?)),
+        Some(_) | None => None,
+    };
+    // A job that names its pool runs nowhere else, so that is not written again.
+    let ran_in = row.get::<_, Option<String>>(SPEC + 9)?;
+    let ran_in = ran_in.or_else(|| spec.terms.pool.clone().filter(|_| attempt > 0));
+    Ok(JobRow {
+        id: codec::job_id(row.get(SPEC)?)?,
+        group_limit: row.get(SPEC + 1)?,
+        submitter: row.get(SPEC + 2)?,
+        phase,
+        outcome,
+        result,
+        attempt,
+        tries: codec::uint32(number(8)?.unwrap_or_default(), "tries")?,
+        ran_in,
+        held,
+        submitted: WallTime(row.get(SPEC + 3)?),
+        started: number(13)?.map(WallTime),
+        finished: number(17)?.map(WallTime),
+        queue_ms: number(14)?.map(|ms| codec::uint(ms, "queue time")).transpose()?,
+        run_us: number(21)?.map(|us| codec::uint(us, "run time")).transpose()?,
+        spec,
+    })
+}
+
+/// From the columns of [`ATTEMPTS`].
+fn attempt_row(row: &Row<'_>) -> Result<AttemptRow, Fault> {
+    let number = |column: usize| row.get::<_, Option<i64>>(column);
+    let count = |column: usize| Ok::<u64, Fault>(codec::uint(number(column)?.unwrap_or_default(), "receipt")?);
+    let ended = number(5)?.map(WallTime);
+    let result = match number(6)? {
+        Some(result) => {
+            let cause = row.get_ref(8)?.as_str_or_null().map_err(rusqlite::Error::from)?;
+            Some(codec::result(result, number(7)?, cause)?)
+        }
+        None => None,
+    };
+    let receipt = match (number(9)?, number(10)?) {
+        (Some(started), Some(ended)) => Some(Receipt {
+            started: WallTime(started),
+            ended: WallTime(ended),
+            run_us: count(11)?,
+            cpu_user_us: count(12)?,
+            cpu_system_us: count(13)?,
+            peak_memory_bytes: count(14)?,
+            log_bytes: count(15)?,
+            log_dropped_bytes: count(16)?,
+            leftovers: row.get(17)?,
+        }),
+        _ => None,
+    };
+    Ok(AttemptRow {
+        number: AttemptNumber(row.get(0)?),
+        pool: row.get(1)?,
+        slot: row.get(2)?,
+        claimed: WallTime(row.get(3)?),
+        started: number(4)?.map(WallTime),
+        ended,
+        released: ended.is_some() && result.is_none(),
+        result,
+        receipt,
+    })
+}
+
+fn schedule_row(row: &Row<'_>) -> Result<ScheduleRow, Fault> {
+    Ok(ScheduleRow {
+        name: row.get(0)?,
+        calendar: row.get(1)?,
+        timezone: row.get(2)?,
+        overlap: row.get(3)?,
+        missed: row.get(4)?,
+        request: row.get(5)?,
+        by: row.get(6)?,
+        paused: row.get(7)?,
+        after: WallTime(row.get(8)?),
+        last_job: row.get::<_, Option<i64>>(9)?.map(codec::job_id).transpose()?,
+    })
+}

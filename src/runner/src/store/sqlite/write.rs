@@ -1,0 +1,468 @@
+//! Applying one batch inside one transaction.
+//!
+//! What the record derives from a fact is derived here too, because a crash may come before its consequence is decided:
+//! a newer job of a group that ends the older ones, an end that fulfils a dependency or makes it impossible.
+
+use super::codec;
+use super::place::Fault;
+use crate::store::{KEY_KEPT_MS, KeyRow, Receipt, ScheduleRow, StoreError, Write};
+use ci_runner_core::change::{Change, Entry, Pause, Submission, Wish};
+use ci_runner_core::group::GroupPolicy;
+use ci_runner_core::id::{AttemptNumber, JobId, PoolId};
+use ci_runner_core::job::{Condition, JobSpec};
+use ci_runner_core::outcome::{AttemptResult, By, Outcome};
+use ci_runner_core::state::{Event, Next};
+use ci_runner_core::time::{ClockBase, Now, WallTime};
+use rusqlite::{Connection, OptionalExtension as _, Params, params};
+use std::collections::HashMap;
+
+/// Expired keys that one new key removes at most; more than one, so that they cannot pile up.
+const KEYS_PURGED_MAX: i64 = 4;
+/// A minute of the wall clock.
+const MINUTE_MS: i64 = 60_000;
+
+/// `INSERT … SELECT` of an attempt that is over, from its lease.
+const END_ATTEMPT: &str = "INSERT INTO attempt (job, number, pool, slot, claimed_wall, started_wall, ended_wall, result, \
+    code, cause, run_started_wall, run_ended_wall, run_us, cpu_user_us, cpu_system_us, peak_memory_bytes, log_bytes, \
+    log_dropped_bytes, leftovers) SELECT job, attempt, pool, slot, claimed_wall, started_wall, ?3, ?4, ?5, ?6, ?7, ?8, ?9, \
+    ?10, ?11, ?12, ?13, ?14, ?15 FROM lease WHERE job = ?1 AND attempt = ?2";
+
+/// Moves the number, pool and first start of a lease to its open job.
+const REQUEUE: &str = "UPDATE open SET ready_at = coalesce(?2, ready_at), tries = tries + ?3, attempt = l.attempt, \
+    ran_in = CASE WHEN j.pool IS NULL THEN l.pool END, started_wall = coalesce(open.started_wall, l.started_wall), \
+    queue_ms = coalesce(open.queue_ms, max(0, l.started - j.submitted)) \
+    FROM lease AS l JOIN job AS j ON j.id = l.job WHERE open.id = ?1 AND l.job = ?1";
+
+/// `INSERT … SELECT` of a finished job, from its open row and its lease, if it has one.
+const FINISH: &str = "INSERT INTO finished (id, outcome, detail, finished_wall, tries, attempt, ran_in, started_wall, \
+    queue_ms) SELECT o.id, ?2, ?3, ?4, o.tries + ?5, coalesce(l.attempt, o.attempt), \
+    CASE WHEN j.pool IS NULL THEN coalesce(l.pool, o.ran_in) END, coalesce(o.started_wall, l.started_wall), \
+    coalesce(o.queue_ms, max(0, l.started - j.submitted)) FROM open AS o JOIN job AS j ON j.id = o.id \
+    LEFT JOIN lease AS l ON l.job = o.id WHERE o.id = ?1";
+
+/// One batch on its way into the database.
+pub(super) struct Batch<'a> {
+    conn: &'a Connection,
+    pools: &'a [String],
+    receipts: HashMap<(JobId, AttemptNumber), &'a Receipt>,
+    last_id: u64,
+    last: Option<Now>,
+    ended: [i64; 6],
+    /// Minute, first and last id, of submissions in a row.
+    minutes: Vec<(i64, u64, u64)>,
+}
+
+impl<'a> Batch<'a> {
+    /// Applies all of `batch`; the caller commits.
+    pub fn apply(conn: &'a Connection, batch: &'a [Write], pools: &'a [String]) -> Result<(), Fault> {
+        let mut this =
+            Self { conn, pools, receipts: HashMap::new(), last_id: 0, last: None, ended: [0; 6], minutes: Vec::new() };
+        for write in batch {
+            if let Write::Receipt { job, attempt, receipt } = write {
+                this.receipts.insert((*job, *attempt), receipt);
+            }
+        }
+        for write in batch {
+            this.write(write)?;
+        }
+        this.late_receipts()?;
+        this.totals()
+    }
+
+    fn write(&mut self, write: &Write) -> Result<(), Fault> {
+        match write {
+            Write::Entry(entry) => self.entry(entry),
+            Write::Receipt { .. } => Ok(()), // taken by its end, or by `late_receipts`
+            Write::Key(row) => self.key(row),
+            Write::Schedule(row) => self.schedule(row),
+            Write::ScheduleRemoved { name } => {
+                self.run("DELETE FROM schedule WHERE name = ?1", [name])?;
+                Ok(())
+            }
+            Write::Clock { base, now } => self.clock(base, *now),
+        }
+    }
+
+    fn entry(&mut self, entry: &Entry) -> Result<(), Fault> {
+        self.read(entry.at);
+        match &entry.change {
+            Change::Submitted(submission) => self.submit(submission, entry.at),
+            Change::Job { id, event } => self.event(*id, event, entry.at),
+            Change::Wished { id, wish } => self.wish(*id, wish),
+            Change::Reprioritized { id, priority } => {
+                let sql = "UPDATE job SET priority = ?2 WHERE id = ?1";
+                self.run(sql, params![codec::int(id.get()), priority])?;
+                Ok(())
+            }
+            Change::Paused(pause) => self.pause(pause.as_ref()),
+        }
+    }
+
+    fn run(&self, sql: &str, params: impl Params) -> Result<usize, Fault> {
+        Ok(self.conn.prepare_cached(sql)?.execute(params)?)
+    }
+
+    /// As `run`, for what touches exactly one row unless the caller's facts are wrong: then the batch is refused.
+    fn run_one(&self, id: JobId, sql: &str, params: impl Params) -> Result<(), Fault> {
+        match self.run(sql, params)? {
+            1 => Ok(()),
+            _ => Err(Fault::Store(StoreError::Row { what: format!("row to which a fact of job {id} belongs") })),
+        }
+    }
+
+    /// The latest reading of the clocks is the one with the highest engine time.
+    fn read(&mut self, now: Now) {
+        if self.last.is_none_or(|last| now.engine >= last.engine) {
+            self.last = Some(now);
+        }
+    }
+
+    fn submit(&mut self, submission: &Submission, at: Now) -> Result<(), Fault> {
+        let id = codec::int(submission.id.get());
+        self.last_id = self.last_id.max(submission.id.get());
+        self.count_minute(submission.id.get(), at.wall);
+        insert_job(self.conn, submission, at)?;
+        let terms = &submission.spec.terms;
+        let ready_at = at.engine.plus_ms(terms.delay_ms.unwrap_or(0)).0;
+        let group = terms.group.as_ref();
+        let hold = terms.hold.then_some((submission.submitter.as_str(), "submitted on hold"));
+        self.run(
+            "INSERT INTO open (id, ready_at, wish, wish_by, wish_reason, group_name) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                id,
+                ready_at,
+                i64::from(terms.hold),
+                hold.map(|hold| hold.0),
+                hold.map(|hold| hold.1),
+                group.map(|group| group.name.as_str()),
+            ],
+        )?;
+        for label in &terms.labels {
+            self.run("INSERT INTO label (label, job) VALUES (?1, ?2)", params![label.as_str(), id])?;
+        }
+        self.depend(submission)?;
+        match group.map(|group| (group.policy, &group.name)) {
+            Some((GroupPolicy::Latest | GroupPolicy::Cancel, name)) => self.supersede(submission, name),
+            Some((GroupPolicy::Queue, _)) | None => Ok(()),
+        }
+    }
+
+    /// Keeps what it waits for. The record looks at what the submission says before it looks at what it knows itself.
+    fn depend(&mut self, submission: &Submission) -> Result<(), Fault> {
+        let after = &submission.spec.terms.after;
+        let told = after.iter().zip(&submission.finished);
+        let impossible = |success: bool, on: Condition| !on.fulfilled_by(success);
+        let mut never = told.clone().find(|(after, end)| end.is_some_and(|success| impossible(success, after.on)));
+        let unknown = (0i64..).zip(told).filter(|(_, (_, end))| end.is_none());
+        for (position, (other, end)) in unknown {
+            if self.is_open(other.job)? {
+                let sql = "INSERT INTO dependency (waiter, position, other, condition) VALUES (?1, ?2, ?3, ?4)";
+                let (id, on) = (codec::int(submission.id.get()), codec::condition_number(other.on));
+                self.run(sql, params![id, position, codec::int(other.job.get()), on])?;
+            } else if self.succeeded(other.job)?.is_none_or(|success| impossible(success, other.on)) {
+                never = never.or(Some((other, end)));
+            }
+        }
+        match never {
+            Some((other, _)) => self.cancel(submission.id, &By::Dependency(other.job)),
+            None => Ok(()),
+        }
+    }
+
+    fn is_open(&self, id: JobId) -> Result<bool, Fault> {
+        Ok(self.conn.prepare_cached("SELECT 1 FROM open WHERE id = ?1")?.exists([codec::int(id.get())])?)
+    }
+
+    fn succeeded(&self, id: JobId) -> Result<Option<bool>, Fault> {
+        let mut statement = self.conn.prepare_cached("SELECT outcome = 0 FROM finished WHERE id = ?1")?;
+        Ok(statement.query_row([codec::int(id.get())], |row| row.get(0)).optional()?)
+    }
+
+    /// The first reason to end stays the reason.
+    fn cancel(&self, id: JobId, by: &By) -> Result<(), Fault> {
+        let sql = "UPDATE open SET wish = 2, wish_by = ?2, wish_reason = NULL WHERE id = ?1 AND wish <> 2";
+        self.run(sql, params![codec::int(id.get()), codec::by_text(by)])?;
+        Ok(())
+    }
+
+    /// `latest` and `cancel`: the others of the group make way.
+    fn supersede(&self, submission: &Submission, group: &str) -> Result<(), Fault> {
+        let running = submission.spec.terms.group.as_ref().is_some_and(|group| group.policy == GroupPolicy::Cancel);
+        self.run(
+            "UPDATE open SET wish = 2, wish_by = ?3, wish_reason = NULL WHERE group_name = ?1 AND id < ?2 AND wish <> 2 \
+             AND (?4 OR NOT EXISTS (SELECT 1 FROM lease WHERE lease.job = open.id))",
+            params![group, codec::int(submission.id.get()), codec::by_text(&By::Newer(submission.id)), running],
+        )?;
+        Ok(())
+    }
+
+    fn wish(&self, id: JobId, wish: &Wish) -> Result<(), Fault> {
+        let (number, by, reason) = match wish {
+            Wish::Run => (0, None, None),
+            Wish::Hold { by, reason } => (1, Some(by.clone()), Some(reason.as_str())),
+            Wish::Cancel { by } => (2, Some(codec::by_text(by)), None),
+        };
+        let sql = "UPDATE open SET wish = ?2, wish_by = ?3, wish_reason = ?4 WHERE id = ?1 AND wish <> 2";
+        self.run(sql, params![codec::int(id.get()), number, by, reason])?;
+        Ok(())
+    }
+
+    fn event(&mut self, id: JobId, event: &Event, at: Now) -> Result<(), Fault> {
+        let job = codec::int(id.get());
+        match event {
+            Event::Claimed { attempt, pool, slot, epoch } => {
+                let pool = self.pool(*pool)?;
+                self.run_one(
+                    id,
+                    "INSERT INTO lease (job, attempt, pool, slot, epoch, claimed, claimed_wall) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                    params![job, attempt.0, pool, slot, &*epoch.0, at.engine.0, at.wall.0],
+                )
+            }
+            Event::Started { attempt } => {
+                let sql = "UPDATE lease SET started = ?3, started_wall = ?4 WHERE job = ?1 AND attempt = ?2";
+                self.run_one(id, sql, params![job, attempt.0, at.engine.0, at.wall.0])
+            }
+            Event::Renewed { .. } => Ok(()),
+            Event::StopRequested { attempt, by, kill_at } => {
+                let sql = "UPDATE lease SET stop_by = ?3, kill_at = ?4 WHERE job = ?1 AND attempt = ?2";
+                self.run_one(id, sql, params![job, attempt.0, codec::by_text(by), kill_at.0])
+            }
+            Event::Released { attempt } => {
+                self.end_attempt(id, *attempt, None, at)?;
+                self.run_one(id, REQUEUE, params![job, None::<i64>, 0])?;
+                self.run_one(id, "DELETE FROM lease WHERE job = ?1", [job])
+            }
+            Event::Ended { attempt, result, next } => {
+                self.end_attempt(id, *attempt, Some(result), at)?;
+                match next {
+                    Next::Retry { ready_at } => {
+                        self.run_one(id, REQUEUE, params![job, ready_at.0, 1])?;
+                        self.run_one(id, "DELETE FROM lease WHERE job = ?1", [job])
+                    }
+                    Next::Finish { outcome } => self.finish(id, outcome, true, at),
+                }
+            }
+            Event::Dropped { outcome } => self.finish(id, outcome, false, at),
+        }
+    }
+
+    fn pool(&self, pool: PoolId) -> Result<&'a str, Fault> {
+        let name = self.pools.get(usize::from(pool.0)).map(String::as_str);
+        name.ok_or_else(|| Fault::Store(StoreError::Row { what: format!("name of pool number {}", pool.0) }))
+    }
+
+    /// Turns a lease into a row of its history; without a result it was given back.
+    fn end_attempt(
+        &mut self,
+        id: JobId,
+        attempt: AttemptNumber,
+        result: Option<&AttemptResult>,
+        at: Now,
+    ) -> Result<(), Fault> {
+        let receipt = self.receipts.remove(&(id, attempt));
+        let (number, code, cause) = match result.map(codec::result_columns) {
+            Some((number, code, cause)) => (Some(number), code, cause),
+            None => (None, None, None),
+        };
+        let [started, ended, run, user, system, memory, log, dropped, leftovers] = receipt_columns(receipt);
+        self.run_one(
+            id,
+            END_ATTEMPT,
+            params![
+                codec::int(id.get()),
+                attempt.0,
+                at.wall.0,
+                number,
+                code,
+                cause,
+                started,
+                ended,
+                run,
+                user,
+                system,
+                memory,
+                log,
+                dropped,
+                leftovers
+            ],
+        )
+    }
+
+    fn finish(&mut self, id: JobId, outcome: &Outcome, tried: bool, at: Now) -> Result<(), Fault> {
+        let job = codec::int(id.get());
+        let number = codec::outcome_number(outcome);
+        let detail = codec::outcome_detail(outcome);
+        self.run_one(id, FINISH, params![job, number, detail, at.wall.0, i64::from(tried)])?;
+        if tried {
+            self.run_one(id, "DELETE FROM lease WHERE job = ?1", [job])?;
+        }
+        self.run("DELETE FROM dependency WHERE waiter = ?1", [job])?;
+        self.run_one(id, "DELETE FROM open WHERE id = ?1", [job])?;
+        if let Some(count) = usize::try_from(number).ok().and_then(|number| self.ended.get_mut(number)) {
+            *count += 1;
+        }
+        self.let_go(id, outcome.is_success())
+    }
+
+    /// Jobs that waited for this one go on, or can no longer.
+    fn let_go(&self, id: JobId, success: bool) -> Result<(), Fault> {
+        let sql = "SELECT waiter, position, condition FROM dependency WHERE other = ?1 ORDER BY waiter, position";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let columns = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        let waiting = statement.query_map([codec::int(id.get())], columns)?;
+        let waiting = waiting.collect::<rusqlite::Result<Vec<(i64, i64, i64)>>>()?;
+        for (waiter, position, condition) in waiting {
+            let sql = "DELETE FROM dependency WHERE waiter = ?1 AND position = ?2";
+            self.run(sql, [waiter, position])?;
+            if !codec::condition(condition)?.fulfilled_by(success) {
+                self.cancel(codec::job_id(waiter)?, &By::Dependency(id))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Receipts whose end is not in this batch.
+    fn late_receipts(&mut self) -> Result<(), Fault> {
+        for ((id, attempt), receipt) in std::mem::take(&mut self.receipts) {
+            let [started, ended, run, user, system, memory, log, dropped, leftovers] = receipt_columns(Some(receipt));
+            self.run(
+                "UPDATE attempt SET run_started_wall = ?3, run_ended_wall = ?4, run_us = ?5, cpu_user_us = ?6, \
+                 cpu_system_us = ?7, peak_memory_bytes = ?8, log_bytes = ?9, log_dropped_bytes = ?10, leftovers = ?11 \
+                 WHERE job = ?1 AND number = ?2",
+                params![
+                    codec::int(id.get()),
+                    attempt.0,
+                    started,
+                    ended,
+                    run,
+                    user,
+                    system,
+                    memory,
+                    log,
+                    dropped,
+                    leftovers
+                ],
+            )?;
+        }
+        Ok(())
+    }
+
+    fn count_minute(&mut self, id: u64, wall: WallTime) {
+        let minute = wall.0.div_euclid(MINUTE_MS);
+        match self.minutes.last_mut() {
+            Some((last, _, to)) if *last == minute => *to = id,
+            Some(_) | None => self.minutes.push((minute, id, id)),
+        }
+    }
+
+    /// What is counted once a batch.
+    fn totals(&mut self) -> Result<(), Fault> {
+        for (minute, first, last) in std::mem::take(&mut self.minutes) {
+            let sql = "INSERT INTO minute (minute, first, last) VALUES (?1, ?2, ?3) ON CONFLICT (minute) \
+                DO UPDATE SET first = min(first, excluded.first), last = max(last, excluded.last)";
+            self.run(sql, params![minute, codec::int(first), codec::int(last)])?;
+        }
+        let [succeeded, failed, timed_out, cancelled, superseded, expired] = self.ended;
+        let sql = "UPDATE meta SET last_id = max(last_id, ?1), last_wall = iif(?2 >= last_engine, ?3, last_wall), \
+            last_engine = iif(?2 >= last_engine, ?2, last_engine), succeeded = succeeded + ?4, failed = failed + ?5, \
+            timed_out = timed_out + ?6, cancelled = cancelled + ?7, superseded = superseded + ?8, expired = expired + ?9";
+        let (engine, wall) = match self.last {
+            Some(last) => (Some(last.engine.0), Some(last.wall.0)),
+            None => (None, None),
+        };
+        let id = codec::int(self.last_id);
+        self.run(sql, params![id, engine, wall, succeeded, failed, timed_out, cancelled, superseded, expired])?;
+        Ok(())
+    }
+
+    fn pause(&self, pause: Option<&Pause>) -> Result<(), Fault> {
+        let sql =
+            "UPDATE meta SET pause_by = ?1, pause_reason = ?2, pause_engine = ?3, pause_wall = ?4, pause_drain = ?5";
+        match pause {
+            Some(Pause { by, reason, since, drain }) => {
+                self.run(sql, params![by, reason, since.engine.0, since.wall.0, drain])?
+            }
+            None => self.run(sql, [rusqlite::types::Null; 5])?,
+        };
+        Ok(())
+    }
+
+    fn clock(&mut self, base: &ClockBase, now: Now) -> Result<(), Fault> {
+        self.read(now);
+        self.run("UPDATE meta SET boot_id = ?1, offset_ms = ?2", params![base.boot_id, base.offset_ms])?;
+        Ok(())
+    }
+
+    fn key(&self, row: &KeyRow) -> Result<(), Fault> {
+        let KeyRow { key, body, jobs, at } = row;
+        let expired = at.0.saturating_sub(codec::int(KEY_KEPT_MS));
+        let sql = "DELETE FROM idempotency WHERE key IN \
+            (SELECT key FROM idempotency WHERE at_wall <= ?1 ORDER BY at_wall LIMIT ?2)";
+        self.run(sql, [expired, KEYS_PURGED_MAX])?;
+        let sql = "INSERT OR REPLACE INTO idempotency (key, body, jobs, at_wall) VALUES (?1, ?2, ?3, ?4)";
+        self.run(sql, params![key, body, codec::ids_text(jobs), at.0])?;
+        Ok(())
+    }
+
+    fn schedule(&self, row: &ScheduleRow) -> Result<(), Fault> {
+        let ScheduleRow { name, calendar, timezone, overlap, missed, request, by, paused, after, last_job } = row;
+        let sql = "INSERT OR REPLACE INTO schedule (name, calendar, timezone, overlap, missed, request, by, paused, \
+            after_wall, last_job) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        let last_job = last_job.map(|id| codec::int(id.get()));
+        self.run(sql, params![name, calendar, timezone, overlap, missed, request, by, paused, after.0, last_job])?;
+        Ok(())
+    }
+}
+
+/// The columns of a receipt, in the order of the schema.
+fn receipt_columns(receipt: Option<&Receipt>) -> [Option<i64>; 9] {
+    let Some(receipt) = receipt else { return [None; 9] };
+    let Receipt {
+        started,
+        ended,
+        run_us,
+        cpu_user_us,
+        cpu_system_us,
+        peak_memory_bytes,
+        log_bytes,
+        log_dropped_bytes,
+        leftovers,
+    } = *receipt;
+    let counts = [run_us, cpu_user_us, cpu_system_us, peak_memory_bytes, log_bytes, log_dropped_bytes];
+    let [run, user, system, memory, log, dropped] = counts.map(codec::int);
+    [started.0, ended.0, run, user, system, memory, log, dropped, i64::from(leftovers)].map(Some)
+}
+
+fn insert_job(conn: &Connection, submission: &Submission, at: Now) -> Result<(), Fault> {
+    let JobSpec { name, correlation, work, terms } = &submission.spec;
+    let group = terms.group.as_ref();
+    let mut statement = conn.prepare_cached(
+        "INSERT INTO job (id, submitted, submitted_wall, priority, pool, name, correlation, submitter, labels, retry, \
+         group_name, group_asked, group_policy, group_limit, after, at_wall, delay_ms, expires_wall, hold, work) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+    )?;
+    statement.execute(params![
+        codec::int(submission.id.get()),
+        at.engine.0,
+        at.wall.0,
+        terms.priority,
+        terms.pool,
+        name,
+        codec::Correlation::of(correlation),
+        submission.submitter,
+        codec::labels_text(&terms.labels),
+        codec::retry_text(&terms.retry),
+        group.map(|group| group.name.as_str()),
+        group.and_then(|group| group.limit),
+        group.map(|group| codec::policy_number(group.policy)),
+        submission.group_limit,
+        codec::after_text(&terms.after),
+        terms.at.map(|at| at.0),
+        terms.delay_ms.map(codec::int),
+        terms.expires.map(|at| at.0),
+        terms.hold,
+        codec::work_text(work)?,
+    ])?;
+    Ok(())
+}

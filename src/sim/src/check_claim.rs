@@ -1,0 +1,154 @@
+//! The checker of claims, and of the record against the store.
+
+use crate::check::Truth;
+use crate::store::{Fact, Row, Store};
+use crate::wire::Key;
+use ci_runner_core::change::{Change, Wish};
+use ci_runner_core::explain::Reason;
+use ci_runner_core::id::JobId;
+use ci_runner_core::policy::Settings;
+use ci_runner_core::record::{AGEING_MS_PER_PRIORITY, Record};
+use ci_runner_core::state::{Event, Phase};
+use ci_runner_core::time::Now;
+
+/// Most claims ahead of free places in a pool.
+const AHEAD_MAX: usize = 16;
+
+impl Truth {
+    /// Whether a job could be claimed at this time, its group and slots aside.
+    fn claimable(&self, id: JobId, row: &Row, at: Now) -> bool {
+        row.phase == Phase::Queued
+            && row.wish == Wish::Run
+            && row.waits_for.is_empty()
+            && row.impossible.is_none()
+            && row.ready_at <= at.engine
+            && row.terms.at.is_none_or(|date| !self.skewed && date <= at.wall)
+            && row.terms.expires.is_none_or(|date| date > at.wall)
+            && !self.superseded.contains_key(&id)
+    }
+
+    /// Room in the group before this job, and whether its turn has come.
+    fn group_lets(&self, store: &Store, settings: &Settings, id: JobId, row: &Row, at: Now) -> bool {
+        let Some(group) = &row.terms.group else { return true };
+        let members = || store.rows.iter().filter(|(_, other)| other.terms.group.as_ref().is_some_and(|one| one.name == group.name));
+        let holders = members().filter(|(_, other)| other.lease.is_some()).count();
+        let ahead = members().filter(|(other, row)| **other < id && self.claimable(**other, row, at)).count();
+        holders + ahead < limit(settings, row) as usize
+    }
+
+    pub(crate) fn check_claim(&mut self, store: &Store, fact: &Fact, id: JobId, row: &Row) {
+        let Change::Job { event: Event::Claimed { slot, attempt, .. }, .. } = &fact.entry.change else { return };
+        let (at, settings) = (fact.entry.at, &*fact.settings);
+        let pool = fact.pool.as_deref().unwrap_or_default();
+        self.claim_limits.insert(Key { job: id, attempt: attempt.0 }, limit(settings, row));
+        let what = || format!("job {id}");
+        self.require(row.wish == Wish::Run, "a_held_or_cancelled_job_is_not_claimed", what);
+        self.require(!self.superseded.contains_key(&id), "latest_keeps_the_newest", what);
+        let fulfilled = row.waits_for.is_empty() && row.impossible.is_none();
+        self.require(fulfilled, "a_dependency_is_fulfilled_before_its_job_starts", what);
+        let due = row.ready_at <= at.engine && (self.skewed || row.attempt > 0 || row.terms.at.is_none_or(|date| date <= at.wall));
+        self.require(due, "nothing_starts_before_its_time", what);
+        self.require(store.paused.is_none(), "pause_holds", what);
+        self.require(self.group_lets(store, settings, id, row, at), "a_group_never_exceeds_its_limit", what);
+        self.require(fits(settings, row, pool), "labels_match", what);
+        let taken: Vec<u32> =
+            store.rows.values().filter_map(|row| row.lease.as_ref()).filter(|(_, name)| name == pool).map(|(lease, _)| lease.slot).collect();
+        let slots = settings.pools.iter().find(|one| one.name == pool).map_or(0, |one| one.slots);
+        let room = taken.len() < slots as usize + AHEAD_MAX && !taken.contains(slot);
+        self.require(room, "slots_hold", || format!("job {id} slot {slot} of {pool}, taken {taken:?}"));
+        let key = order(id, row);
+        let before = store.rows.iter().find(|(other, row)| {
+            order(**other, row) < key
+                && self.claimable(**other, row, at)
+                && fits(settings, row, pool)
+                && self.group_lets(store, settings, **other, row, at)
+        });
+        let overtaken = before.map(|(other, _)| *other);
+        self.require(overtaken.is_none(), "nobody_is_overtaken", || format!("job {id} overtakes {overtaken:?}"));
+    }
+
+    /// After a turn that left nothing to decide, nobody is told "next".
+    pub(crate) fn check_rest(&mut self, record: &Record, claims: bool, now: Now) {
+        for id in record.ids() {
+            let reasons = record.explain(id).unwrap_or_default();
+            let idle = reasons.iter().any(|reason| matches!(reason, Reason::Next | Reason::Behind { .. }));
+            let wrong = reasons.is_empty() || (idle && claims);
+            self.require(!wrong, "explain_tells_the_truth", || format!("job {id}: {reasons:?} after a whole turn"));
+        }
+        let due = record.next_stale().is_some_and(|at| at <= now.engine);
+        self.require(!due, "the_daemon_does_not_spin", || "a claim is stale and stays".to_owned());
+        let (engine, wall) = record.next_times();
+        let due = engine.is_some_and(|at| at <= now.engine) || wall.is_some_and(|at| at <= now.wall);
+        self.require(!due, "the_daemon_does_not_spin", || "a time is over and stays".to_owned());
+    }
+
+    /// The record is what a rebuilt one would be, and its reasons are the store's.
+    pub(crate) fn check_record(&mut self, record: &Record, store: &Store, settings: &Settings, now: Now, skewed: bool) {
+        let mut rebuilt = store.record(settings, now);
+        rebuilt.advance(now);
+        let same = record.len() == rebuilt.len() && record.next_id() == rebuilt.next_id();
+        self.require(same, "the_record_is_what_the_store_says", || "other jobs".to_owned());
+        for (id, row) in &store.rows {
+            let of = |record: &Record| {
+                let lease = record.lease(*id).map(|lease| (lease.attempt, record.pool_name(lease.pool).to_owned(), lease.slot, lease.started));
+                (record.phase(*id), record.wish(*id).cloned(), record.tries(*id), record.last_attempt(*id), record.priority(*id), lease)
+            };
+            let (ours, theirs) = (of(record), of(&rebuilt));
+            self.require(ours == theirs, "the_record_is_what_the_store_says", || format!("job {id}: {ours:?}, rebuilt {theirs:?}"));
+            if skewed && (row.terms.at.is_some() || row.terms.expires.is_some() || row.terms.group.is_some()) {
+                continue;
+            }
+            let (ours, theirs) = (record.explain(*id), rebuilt.explain(*id));
+            let claimable = self.claimable(*id, row, now);
+            let told = ours.clone().unwrap_or_default();
+            self.require(!skewed && ours == theirs || skewed, "explain_tells_the_truth", || format!("job {id}: {ours:?}, rebuilt {theirs:?}"));
+            for reason in &told {
+                let holds = self.holds(reason, store, settings, *id, row, now);
+                self.require(holds, "explain_tells_the_truth", || format!("job {id}: {reason:?} does not hold"));
+            }
+            let deciding = |reason: &Reason| !matches!(reason, Reason::NoSlot { .. } | Reason::NoPool { .. } | Reason::Group { .. } | Reason::Paused(_) | Reason::Next | Reason::Behind { .. });
+            let silent = row.phase == Phase::Queued && !claimable && !told.iter().any(deciding);
+            self.require(!silent || skewed, "explain_tells_the_truth", || format!("job {id} cannot be claimed: {told:?}"));
+        }
+    }
+
+    fn holds(&self, reason: &Reason, store: &Store, settings: &Settings, id: JobId, row: &Row, now: Now) -> bool {
+        let leases = |pool: &str| store.rows.values().filter_map(|row| row.lease.as_ref()).filter(|(_, name)| name == pool).count();
+        match reason {
+            Reason::Running { .. } => row.phase == Phase::Running,
+            Reason::Starting { .. } => row.phase == Phase::Starting,
+            Reason::Stopping { .. } => row.phase == Phase::Stopping,
+            Reason::Cancelled { .. } => matches!(row.wish, Wish::Cancel { .. }) || row.impossible.is_some(),
+            Reason::Held { .. } => matches!(row.wish, Wish::Hold { .. }),
+            Reason::WaitsFor { job, on, .. } => row.waits_for.contains(&(*job, *on)) && store.rows.contains_key(job),
+            Reason::NotBefore(at) => *at > now.wall,
+            Reason::Delayed { until, .. } => *until > now.engine,
+            Reason::Group { holders, .. } => {
+                holders.iter().all(|job| store.rows.get(job).is_some_and(|row| row.lease.is_some()))
+                    && !self.group_lets(store, settings, id, row, now)
+            }
+            Reason::Paused(_) => store.paused.is_some(),
+            Reason::NoPool { .. } => settings.pools.iter().all(|pool| !fits(settings, row, &pool.name)),
+            Reason::NoSlot { pools } => pools.iter().all(|(name, slots, _)| leases(name) >= *slots as usize),
+            Reason::Behind { .. } | Reason::Next => true,
+        }
+    }
+}
+
+fn order(id: JobId, row: &Row) -> (i64, JobId) {
+    (row.submitted.0 - i64::from(row.terms.priority) * AGEING_MS_PER_PRIORITY, id)
+}
+
+fn limit(settings: &Settings, row: &Row) -> u32 {
+    let Some(group) = &row.terms.group else { return u32::MAX };
+    let fixed = settings.groups.iter().find(|fixed| fixed.name == group.name);
+    fixed.map(|fixed| fixed.limit).or(row.group_limit).unwrap_or(1)
+}
+
+fn fits(settings: &Settings, row: &Row, pool: &str) -> bool {
+    settings.pools.iter().find(|one| one.name == pool).is_some_and(|one| {
+        one.slots > 0
+            && row.terms.pool.as_ref().is_none_or(|name| name == pool)
+            && row.terms.labels.iter().all(|label| one.labels.contains(label))
+    })
+}

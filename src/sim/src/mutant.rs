@@ -1,0 +1,102 @@
+//! Deliberate bugs. Each is one wrong line somewhere in a daemon or a spawner; none of them is in `core`.
+
+/// One bug.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mutant {
+    /// `start` is sent as soon as the claim is decided.
+    ActBeforeCommit,
+    /// A client is answered as soon as its job is in memory.
+    AckBeforeCommit,
+    /// The directory of an ended attempt is removed before the end is on disk.
+    ForgetBeforeCommit,
+    /// Listeners are told what is not on disk.
+    TellBeforeCommit,
+    /// After a refused commit the record in memory is kept.
+    KeepRecordAfterRefusal,
+    /// The spawner goes on reading older connections after a newer `hello`.
+    SkipGenerationCheck,
+    /// An attempt that began is told as one that did not.
+    IgnoreBegan,
+    /// A second `start` runs a second shim.
+    IgnoreStartLock,
+    /// What another life of the directory left is taken for this one's.
+    IgnoreEpoch,
+    /// A claim whose `start` was sent is given back without `void`.
+    SkipVoid,
+    /// `void` leaves no mark.
+    ForgetVoid,
+    /// An attempt whose shim is gone is lost, although its processes live.
+    LostWhileAlive,
+    /// Processes that a job leaves behind are not killed.
+    IgnoreLeftovers,
+    /// No exit record counts as exit 0.
+    SuccessWithoutRecord,
+    /// An end is taken for the open attempt, whatever its number.
+    AcceptStaleEnd,
+    /// A job that is starting does not hold its group.
+    GroupFreeWhileStarting,
+    /// A job that is stopping does not hold its slot.
+    SlotFreeWhileStopping,
+    /// One attempt too many in a pool.
+    SlotsOffByOne,
+    /// One retry too many.
+    RetriesOffByOne,
+    /// A job that was told to stop is retried.
+    RetryStopped,
+    /// A dependency counts as fulfilled when the other job was claimed.
+    DependencyReleasedOnClaim,
+    /// A newcomer that asks for `latest` is dropped instead of those before it.
+    LatestDropsNewest,
+    /// The youngest job goes first.
+    YoungestFirst,
+    /// Labels do not matter.
+    IgnoreLabels,
+    /// Jobs on hold are claimed.
+    IgnoreHold,
+    /// Claims made before a pause are sent after it.
+    IgnorePauseForClaims,
+    /// The daemon does not wake for times.
+    DropWakeUps,
+    /// The daemon does not ask what runs after it connected.
+    SkipList,
+    /// A repeated idempotency key makes a second job.
+    ForgetKeys,
+    /// Nothing is killed when the grace is over.
+    NeverKill,
+}
+
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Self; 30] = [
+        Self::ActBeforeCommit,
+        Self::AckBeforeCommit,
+        Self::ForgetBeforeCommit,
+        Self::TellBeforeCommit,
+        Self::KeepRecordAfterRefusal,
+        Self::SkipGenerationCheck,
+        Self::IgnoreBegan,
+        Self::IgnoreStartLock,
+        Self::IgnoreEpoch,
+        Self::SkipVoid,
+        Self::ForgetVoid,
+        Self::LostWhileAlive,
+        Self::IgnoreLeftovers,
+        Self::SuccessWithoutRecord,
+        Self::AcceptStaleEnd,
+        Self::GroupFreeWhileStarting,
+        Self::SlotFreeWhileStopping,
+        Self::SlotsOffByOne,
+        Self::RetriesOffByOne,
+        Self::RetryStopped,
+        Self::DependencyReleasedOnClaim,
+        Self::LatestDropsNewest,
+        Self::YoungestFirst,
+        Self::IgnoreLabels,
+        Self::IgnoreHold,
+        Self::IgnorePauseForClaims,
+        Self::DropWakeUps,
+        Self::SkipList,
+        Self::ForgetKeys,
+        Self::NeverKill,
+    ];
+}
