@@ -36,6 +36,7 @@ mod why;
 
 use crate::config::ConfigOverrides;
 use context::Context;
+use serde::Serialize;
 pub use fail::{EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TEMPORARY, EXIT_USAGE, Ended, Failure};
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -59,9 +60,22 @@ pub struct Hooks {
     /// Runs jobs here and now; see [`run::Engine`].
     pub run: run::Engine,
     /// Makes the state directory (second) from a backup file (first).
-    pub restore: fn(&Path, &Path) -> anyhow::Result<()>,
+    pub restore: fn(&Path, &Path) -> Result<Restored, Failure>,
     /// The OpenAPI document.
     pub openapi: fn() -> String,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Restored {
+    /// Open jobs that are on hold now and were not before.
+    pub held: u64,
+    /// Open attempts that were ended as lost.
+    pub lost: u64,
+    /// Finished jobs in the backup.
+    pub finished: u64,
+    /// Where the replaced database is kept.
+    pub replaced: Option<PathBuf>,
 }
 
 /// The program: parses the process's arguments, does what they say, and gives the exit code.

@@ -47,14 +47,23 @@ pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
     if !args.file.is_file() {
         return Err(Failure::Usage(format!("{}: there is no such file", args.file.display())));
     }
-    (context.hooks.restore)(&args.file, &config.state_dir)
-        .map_err(|error| Failure::Error(format!("cannot restore {}: {error:#}", args.file.display())))?;
-    let dir = config.state_dir.to_string_lossy().into_owned();
+    let restored = (context.hooks.restore)(&args.file, &config.state_dir)?;
     if context.is_json() {
-        return context.print_json(&json!({ "state_dir": dir }));
+        return context.print_json(&restored);
     }
-    print(&format!("{dir}\n"))?;
-    context.note("Jobs that were open are on hold: look with `ci-runner list`, let them go with `ci-runner release`.");
+    print(&format!(
+        "{}: {} finished jobs, {} open ones put on hold, {} attempts ended as lost\n",
+        config.state_dir.display(),
+        restored.finished,
+        restored.held,
+        restored.lost
+    ))?;
+    if let Some(replaced) = &restored.replaced {
+        context.note(&format!("what was there before is kept at {}", replaced.display()));
+    }
+    if restored.held > 0 {
+        context.note("look at held jobs with `ci-runner list --state queued`, let them go with `ci-runner release ID…`");
+    }
     Ok(EXIT_DONE)
 }
 
