@@ -2,6 +2,7 @@
 //! thin binaries share it. It holds adapters only: every decision is made in `ci-runner-core`.
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod cron;
 pub mod daemon;

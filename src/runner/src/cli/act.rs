@@ -1,0 +1,144 @@
+//! Verbs that act on jobs: `cancel`, `retry`, `hold`, `release`, `priority`.
+
+use super::client::ClientError;
+use super::context::{Context, print};
+use super::fail::{EXIT_DONE, EXIT_ERROR, Ended, Failure};
+use crate::api::{ActedView, PriorityRequest, ReasonRequest, SubmittedOne};
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+use std::process::ExitCode;
+
+/// Jobs by id.
+#[derive(Args, Debug)]
+pub struct IdsArgs {
+    /// Jobs
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<u64>,
+}
+
+/// Arguments of `cancel`.
+#[derive(Args, Debug)]
+pub struct CancelArgs {
+    /// Jobs
+    #[arg(value_name = "ID", conflicts_with = "all")]
+    ids: Vec<u64>,
+    /// Every job that has not finished
+    #[arg(long)]
+    all: bool,
+}
+
+/// Arguments of `hold`.
+#[derive(Args, Debug)]
+pub struct HoldArgs {
+    /// Jobs
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<u64>,
+    /// Why, for `why` and `show`
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    reason: String,
+}
+
+/// Arguments of `priority`.
+#[derive(Args, Debug)]
+pub struct PriorityArgs {
+    /// Higher goes first; jobs have 0 unless told otherwise
+    #[arg(value_name = "PRIORITY", allow_negative_numbers = true)]
+    priority: i16,
+    /// Jobs
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<u64>,
+}
+
+/// Ends jobs, all of the named or none.
+pub fn cancel(context: &Context<'_>, args: CancelArgs) -> Ended {
+    if args.ids.is_empty() && !args.all {
+        return Err(Failure::Usage("name the jobs to cancel, or give --all".to_owned()));
+    }
+    let body = if args.all { json!({ "all": true }) } else { json!({ "ids": args.ids }) };
+    let acted: ActedView = context.client.post("/api/v1/jobs/cancel", &body)?;
+    // They have ended, which is what was wished.
+    tell(context, "cancelled", acted, EXIT_DONE)
+}
+
+/// Keeps queued jobs from starting.
+pub fn hold(context: &Context<'_>, args: HoldArgs) -> Ended {
+    each(context, "held", "hold", &args.ids, &ReasonRequest { reason: args.reason })
+}
+
+/// Lets held jobs go.
+pub fn release(context: &Context<'_>, args: IdsArgs) -> Ended {
+    each(context, "released", "release", &args.ids, &json!({}))
+}
+
+/// Changes the priority.
+pub fn priority(context: &Context<'_>, args: PriorityArgs) -> Ended {
+    each(context, "changed", "priority", &args.ids, &PriorityRequest { priority: args.priority })
+}
+
+/// Queues the same jobs again.
+pub fn retry(context: &Context<'_>, args: IdsArgs) -> Ended {
+    let mut made = Vec::new();
+    let mut first_failure = None;
+    for id in args.ids {
+        match context.client.post::<SubmittedOne>(&format!("/api/v1/jobs/{id}/retry"), &json!({})) {
+            Ok(submitted) => {
+                if !context.is_json() {
+                    print(&format!("{}\n", submitted.id))?;
+                }
+                made.push(submitted.id);
+            }
+            Err(error) => keep_going(context, id, error, &mut first_failure)?,
+        }
+    }
+    if context.is_json() {
+        context.print_json(&json!({ "ids": made }))?;
+    }
+    first_failure.map_or(Ok(EXIT_DONE), Err)
+}
+
+/// One request a job. What is wrong with one is told, and the others are done all the same.
+fn each(context: &Context<'_>, done: &str, action: &str, ids: &[u64], body: &impl Serialize) -> Ended {
+    let mut acted = ActedView { ids: Vec::new(), finished: Vec::new() };
+    let mut first_failure = None;
+    for id in ids {
+        match context.client.post::<ActedView>(&format!("/api/v1/jobs/{id}/{action}"), body) {
+            Ok(one) => {
+                acted.ids.extend(one.ids);
+                acted.finished.extend(one.finished);
+            }
+            Err(error) => keep_going(context, *id, error, &mut first_failure)?,
+        }
+    }
+    let code = tell(context, done, acted, EXIT_ERROR.into())?;
+    first_failure.map_or(Ok(code), Err)
+}
+
+/// Keeps the first failure for the end and tells the others now; without a daemon there is no going on.
+fn keep_going(context: &Context<'_>, id: u64, error: ClientError, first: &mut Option<Failure>) -> Result<(), Failure> {
+    if error.is_passing() {
+        return Err(error.into());
+    }
+    match first {
+        Some(_) => context.note(&format!("ci-runner: job {id}: {error}")),
+        None => *first = Some(error.into()),
+    }
+    Ok(())
+}
+
+fn tell(context: &Context<'_>, done: &str, acted: ActedView, when_finished: ExitCode) -> Ended {
+    let code = if acted.finished.is_empty() { EXIT_DONE } else { when_finished };
+    if context.is_json() {
+        context.print_json(&acted)?;
+        return Ok(code);
+    }
+    let text: String = acted.ids.iter().map(|id| format!("{done} {id}\n")).collect();
+    print(&text)?;
+    if acted.ids.is_empty() && acted.finished.is_empty() {
+        context.note("no job was open");
+    }
+    for id in &acted.finished {
+        context.note(&format!("job {id} had finished before"));
+    }
+    Ok(code)
+}

@@ -1,0 +1,164 @@
+//! `add` and `add_job`: queue jobs, and print their ids only after the daemon has them on disk.
+//!
+//! The working directory of the caller goes along only where the daemon runs as the caller, as the kernel tells of the
+//! socket's other end: under other users it would be a directory that the job may not enter, and an empty workspace is what
+//! is wanted there. The caller's environment never goes along; `--env` passes single variables.
+
+use super::client::{Client, ClientError, Request, to_json};
+use super::context::{Context, print};
+use super::fail::{Ended, Failure};
+use super::job_options::{JobOptions, current_dir};
+use super::jobs_file::JobsFile;
+use super::run::refuse_options;
+use crate::api::{JobRequest, SubmittedMany, SubmittedOne};
+use clap::Args;
+use std::fmt::Write as _;
+
+/// Where jobs are queued.
+const JOBS: &str = "/api/v1/jobs";
+
+/// Arguments of `add`.
+#[derive(Args, Debug)]
+pub struct AddArgs {
+    /// Program and arguments, run without a shell
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+    /// A text for `sh -c` instead
+    #[arg(long, value_name = "TEXT", conflicts_with = "command")]
+    shell: Option<String>,
+    /// A file of jobs instead, one JSON object a line; `-` is standard input. One bad line, and nothing is queued
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["command", "shell"])]
+    file: Option<String>,
+    #[command(flatten)]
+    job: JobOptions,
+}
+
+/// Queues what the arguments say.
+pub fn add(context: &Context<'_>, args: AddArgs) -> Ended {
+    if let Some(file) = &args.file {
+        return add_file(context, file, args.job);
+    }
+    let request = args.into_request()?;
+    let submitted = add_one(&context.client, request)?;
+    match context.is_json() {
+        true => context.print_json(&submitted),
+        false => print(&format!("{}\n", submitted.id)),
+    }
+}
+
+impl AddArgs {
+    /// The job they describe.
+    ///
+    /// # Errors
+    /// What is wrong with an option.
+    pub fn into_request(self) -> Result<JobRequest, Failure> {
+        with_command(self.job.request()?, self.command, self.shell)
+    }
+}
+
+/// Puts the command into a request.
+///
+/// # Errors
+/// There is none.
+pub fn with_command(
+    mut request: JobRequest,
+    command: Vec<String>,
+    shell: Option<String>,
+) -> Result<JobRequest, Failure> {
+    if command.is_empty() && shell.is_none() {
+        return Err(Failure::Usage(
+            "there is nothing to run: give a command behind `--`, as in `-- make test`, or a text with --shell"
+                .to_owned(),
+        ));
+    }
+    request.shell = shell;
+    request.command = (!command.is_empty()).then_some(command);
+    Ok(request)
+}
+
+fn add_one(client: &Client, mut request: JobRequest) -> Result<SubmittedOne, Failure> {
+    let connection = client.connect()?;
+    if request.dir.is_none() && connection.is_same_user() {
+        request.dir = Some(current_dir()?);
+    }
+    let keyed = request.key.is_some();
+    let body = Some(to_json(&request)?);
+    connection.call(&Request { method: "POST", path: JOBS, body, ..Request::default() }).map_err(|e| unsure(e, keyed))
+}
+
+fn add_file(context: &Context<'_>, path: &str, options: JobOptions) -> Ended {
+    let key = options.key.clone();
+    refuse_options(&JobOptions { key: None, ..options }.request()?, path)?;
+    let mut file = JobsFile::read(path)?;
+    let connection = context.client.connect()?;
+    if connection.is_same_user() && file.jobs.iter().any(|job| job.dir.is_none()) {
+        let dir = current_dir()?;
+        for job in file.jobs.iter_mut().filter(|job| job.dir.is_none()) {
+            job.dir = Some(dir.clone());
+        }
+    }
+    let keyed = key.is_some() || file.jobs.iter().all(|job| job.key.is_some());
+    let headers: Vec<String> = key.map(|key| key_header(&key)).transpose()?.into_iter().collect();
+    let body = Some(to_json(&file.jobs)?);
+    let request = Request { method: "POST", path: JOBS, headers: &headers, body };
+    let submitted: SubmittedMany = connection.call(&request).map_err(|error| match error {
+        ClientError::Refused { mut problem, retry_after } if problem.index.is_some() => {
+            let index = problem.index.take().unwrap_or_default();
+            let place = file.place(index);
+            match Failure::from(ClientError::Refused { problem, retry_after }) {
+                Failure::Usage(text) => Failure::Usage(format!("{place}: {text}; nothing was queued")),
+                other => other,
+            }
+        }
+        error => unsure(error, keyed),
+    })?;
+    if context.is_json() {
+        return context.print_json(&submitted);
+    }
+    let mut text = String::with_capacity(submitted.ids.len() * 8);
+    for id in &submitted.ids {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{id}");
+    }
+    print(&text)
+}
+
+fn key_header(key: &str) -> Result<String, Failure> {
+    match key.bytes().all(|byte| (0x20..0x7f).contains(&byte)) && !key.trim().is_empty() {
+        true => Ok(format!("Idempotency-Key: {key}")),
+        false => Err(Failure::Usage(format!("--key {key:?}: use letters, digits and signs of ASCII"))),
+    }
+}
+
+/// A connection that broke after the request was on its way leaves it open whether the job was queued: say so.
+fn unsure(error: ClientError, keyed: bool) -> Failure {
+    match error {
+        ClientError::Broken { .. } => {
+            let mend = match keyed {
+                true => "Try again with the same key: it is queued once at most",
+                false => "Look with `ci-runner list` before you try again; with --key KEY trying again is always safe",
+            };
+            Failure::Temporary(format!("{error}. Whether the job was queued is not known. {mend}"))
+        }
+        other => other.into(),
+    }
+}
+
+/// `add_job TEXT`: exactly one argument, run by `sh -c`.
+pub fn add_job(words: &[String]) -> Ended {
+    const USAGE: &str = "usage: add_job 'COMMAND'\n\n\
+        Queues one job, run by `sh -c`, and prints its id once it is safe on disk. Everything else is told by\n\
+        `ci-runner add --help`.\n\nExamples:\n  add_job 'make -j4 test'\n";
+    match words {
+        [word] if word == "--help" || word == "-h" => print(USAGE),
+        [text] => {
+            let request = JobRequest { shell: Some(text.clone()), ..JobRequest::default() };
+            let submitted = add_one(&Client::new(None), request)?;
+            print(&format!("{}\n", submitted.id))
+        }
+        words => Err(Failure::Usage(format!(
+            "add_job takes exactly one argument, the command, not {}; put it in quotes\n{USAGE}",
+            words.len()
+        ))),
+    }
+}

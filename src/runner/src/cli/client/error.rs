@@ -1,0 +1,140 @@
+//! What can go wrong between the client and the daemon, and what a person is told.
+
+use crate::api::Problem;
+use crate::cli::fail::Failure;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a request got no good answer.
+#[derive(Debug)]
+pub enum ClientError {
+    /// Nobody listens on any socket; each path with its reason.
+    Unreachable {
+        /// Path and reason.
+        tried: Vec<(PathBuf, io::Error)>,
+    },
+    /// The connection broke or took too long.
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// When: "before an answer came".
+        when: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// What came is not what a daemon sends.
+    Garbled {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// The daemon said no.
+    Refused {
+        /// In its words.
+        problem: Box<Problem>,
+        /// When to try again, in seconds.
+        retry_after: Option<u64>,
+    },
+}
+
+impl ClientError {
+    pub(super) fn broken(path: &Path, when: &'static str, source: io::Error) -> ClientError {
+        ClientError::Broken { path: path.to_owned(), when, source }
+    }
+
+    /// Whether the daemon may be restarting: worth another try.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            ClientError::Unreachable { .. } | ClientError::Broken { .. } => true,
+            ClientError::Garbled { .. } => false,
+            ClientError::Refused { problem, .. } => matches!(problem.status, 429 | 502 | 503 | 504),
+        }
+    }
+
+    /// The daemon's status, if it answered.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            ClientError::Refused { problem, .. } => Some(problem.status),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ClientError::Unreachable { tried } => unreachable(formatter, tried),
+            ClientError::Broken { path, when, source } => {
+                let why = match source.kind() {
+                    io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                        "the daemon closed the connection".to_owned()
+                    }
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => "the daemon does not answer".to_owned(),
+                    _ => source.to_string(),
+                };
+                write!(formatter, "{why} {when}")?;
+                if !path.as_os_str().is_empty() {
+                    write!(formatter, " ({})", path.display())?;
+                }
+                Ok(())
+            }
+            ClientError::Garbled { path, what } => {
+                write!(formatter, "what came from {} is not understood: {what}", path.display())
+            }
+            ClientError::Refused { problem, retry_after } => {
+                let text = if problem.detail.is_empty() { &problem.title } else { &problem.detail };
+                // The detail names the field itself, usually.
+                if let Some(field) = problem.field.as_ref().filter(|field| !text.starts_with(field.as_str())) {
+                    write!(formatter, "{field}: ")?;
+                }
+                formatter.write_str(text)?;
+                match retry_after {
+                    Some(seconds) => write!(formatter, " (try again in {seconds} s)"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+fn unreachable(formatter: &mut fmt::Formatter<'_>, tried: &[(PathBuf, io::Error)]) -> fmt::Result {
+    formatter.write_str("no daemon is reachable. Tried:")?;
+    let mut denied = false;
+    for (path, error) in tried {
+        denied |= error.kind() == io::ErrorKind::PermissionDenied;
+        let why = match error.kind() {
+            io::ErrorKind::NotFound => "there is no socket".to_owned(),
+            io::ErrorKind::ConnectionRefused => "nobody listens".to_owned(),
+            io::ErrorKind::PermissionDenied => "you may not use it".to_owned(),
+            io::ErrorKind::WouldBlock => "the daemon accepts no connection".to_owned(),
+            _ => error.to_string(),
+        };
+        write!(formatter, "\n  {}: {why}", path.display())?;
+    }
+    if denied {
+        formatter.write_str("\nTo be let in, join the group `ci-runner` (usermod -aG ci-runner NAME) and log in again.")
+    } else {
+        formatter.write_str(
+            "\nStart it with `systemctl start ci-runner`, or by hand with `ci-runner daemon`; or name its socket with --socket.",
+        )
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        let text = error.to_string();
+        match &error {
+            ClientError::Unreachable { .. } | ClientError::Broken { .. } => Failure::Temporary(text),
+            ClientError::Garbled { .. } => Failure::Error(text),
+            ClientError::Refused { problem, .. } => match problem.status {
+                400 | 413 | 414 | 415 | 422 => Failure::Usage(text),
+                408 | 429 | 502 | 503 | 504 | 507 => Failure::Temporary(text),
+                _ => Failure::Error(text),
+            },
+        }
+    }
+}

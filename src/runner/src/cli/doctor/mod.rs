@@ -1,0 +1,150 @@
+//! `doctor`: what is wrong on this host, and the mend. Looks only; changes nothing.
+//!
+//! Each check is a function of what it looks at to [`Finding`]s, so that tests can show it a broken host.
+
+mod checks;
+
+use super::client::{Client, ClientError};
+use super::context::{Context, print};
+use super::daemon::DaemonArgs;
+use super::fail::{EXIT_DONE, EXIT_ERROR, Ended};
+use super::look::Look;
+use crate::api::StatusView;
+use crate::config::Config;
+use crate::style::{state_style, visible};
+use clap::Args;
+use serde::Serialize;
+
+/// Arguments of `doctor`: those of `daemon`, so that the same host is looked at.
+#[derive(Args, Debug)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+/// How well something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grade {
+    /// As it should be.
+    Ok,
+    /// It works, but something is worse than it could be.
+    Warn,
+    /// It does not work.
+    Fail,
+}
+
+/// What a check found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How well.
+    pub grade: Grade,
+    /// What was looked at.
+    pub check: &'static str,
+    /// What is so.
+    pub text: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mend: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn ok(check: &'static str, text: impl Into<String>) -> Finding {
+        Finding { grade: Grade::Ok, check, text: text.into(), mend: None }
+    }
+
+    pub(super) fn warn(check: &'static str, text: impl Into<String>, mend: impl Into<String>) -> Finding {
+        Finding { grade: Grade::Warn, check, text: text.into(), mend: Some(mend.into()) }
+    }
+
+    pub(super) fn fail(check: &'static str, text: impl Into<String>, mend: impl Into<String>) -> Finding {
+        Finding { grade: Grade::Fail, check, text: text.into(), mend: Some(mend.into()) }
+    }
+}
+
+/// Looks at everything; exit 1 when something does not work.
+pub fn doctor(context: &Context<'_>, args: DoctorArgs) -> Ended {
+    let mut findings = Vec::new();
+    let status = context.client.get::<StatusView>("/api/v1/status");
+    findings.extend(daemon(&context.client, &status));
+    findings.extend(checks::programs());
+    match args.daemon.config(context.socket()) {
+        Ok(config) => findings.extend(host(&config, status.is_ok())),
+        Err(failure) => findings.push(Finding::fail(
+            "configuration",
+            failure.to_string(),
+            "mend the lines; `ci-runner config check FILE` looks again",
+        )),
+    }
+    findings.extend([checks::kernel(), checks::cgroup(), checks::clock(status.as_ref().ok())]);
+    let good = findings.iter().all(|finding| finding.grade != Grade::Fail);
+    if context.is_json() {
+        context.print_json(&findings)?;
+    } else {
+        print(&lines(&findings, &context.look()))?;
+    }
+    Ok(if good { EXIT_DONE } else { EXIT_ERROR.into() })
+}
+
+fn host(config: &Config, daemon_runs: bool) -> Vec<Finding> {
+    let mut findings = checks::directory("state", &config.state_dir, daemon_runs);
+    findings.extend(checks::directory("runtime", &config.runtime_dir, daemon_runs));
+    findings.push(checks::runtime_file_system(&config.runtime_dir));
+    findings.extend(checks::lingering(&crate::config::Host::of_process()));
+    findings.push(checks::port("http", config.http, daemon_runs));
+    findings.push(checks::port("metrics", config.metrics, daemon_runs));
+    findings
+}
+
+/// Whether it answers, is the same version, and what it says of itself.
+fn daemon(client: &Client, status: &Result<StatusView, ClientError>) -> Vec<Finding> {
+    let own = env!("CARGO_PKG_VERSION");
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => {
+            let mut tried = client.candidates().iter().map(|path| path.display().to_string());
+            let text = match error {
+                ClientError::Unreachable { .. } => {
+                    format!("no daemon answers on {}", tried.by_ref().collect::<Vec<_>>().join(", "))
+                }
+                other => other.to_string(),
+            };
+            return vec![Finding::fail("daemon", text, "`systemctl start ci-runner`, or by hand `ci-runner daemon`")];
+        }
+    };
+    let mut findings = vec![match status.version == own {
+        true => Finding::ok("daemon", format!("answers; version {own}, process {}", status.pid)),
+        false => Finding::warn(
+            "daemon",
+            format!("is version {}, this program is {own}", status.version),
+            "restart the daemon: running jobs go on",
+        ),
+    }];
+    for problem in &status.problems {
+        findings.push(Finding::fail("daemon", problem.clone(), "see `journalctl -u ci-runner`"));
+    }
+    if let Some(pause) = &status.paused {
+        let what = if pause.drain { "drains" } else { "is paused" };
+        let text = format!("{what} since {}, by {}: {}", pause.since, pause.by, pause.reason);
+        findings.push(Finding::warn("daemon", text, "`ci-runner resume`"));
+    }
+    findings
+}
+
+/// One line a finding, and the mend below it.
+pub fn lines(findings: &[Finding], look: &Look) -> String {
+    let mut text = String::new();
+    for finding in findings {
+        let (word, style) = match finding.grade {
+            Grade::Ok => ("ok", state_style("succeeded")),
+            Grade::Warn => ("warn", state_style("paused")),
+            Grade::Fail => ("fail", state_style("failed")),
+        };
+        let word = look.paint(style, &format!("{word:<5}"));
+        text.push_str(&format!("{word} {:<13} {}\n", finding.check, visible(&finding.text)));
+        if let Some(mend) = &finding.mend {
+            text.push_str(&format!("      {:<13} → {}\n", "", visible(mend)));
+        }
+    }
+    text
+}

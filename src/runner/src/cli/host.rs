@@ -1,0 +1,235 @@
+//! Verbs about the host: `pause`, `resume`, `drain`, `status`, `pools`, `groups`, `runners`.
+
+use super::context::{Context, print};
+use super::fail::{Ended, Failure};
+use super::interrupt::exit_on_ctrl_c;
+use super::list::{seconds, unix_ms};
+use super::look::Look;
+use super::show::local;
+use super::watch::{Backoff, patiently};
+use crate::api::{GroupInfo, PoolInfo, ReasonRequest, RunnerInfo, StatusView};
+use crate::quantity::{DurationField, show_relative};
+use crate::style::{dim, heading, state_style, visible};
+use crate::table::{Cell, Column, Table};
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+use std::time::Instant;
+
+/// No arguments of its own.
+#[derive(Args, Debug)]
+pub struct NoArgs {}
+
+/// Arguments of `pause`.
+#[derive(Args, Debug)]
+pub struct PauseArgs {
+    /// Why, for `status` and `why`
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    reason: String,
+}
+
+/// Arguments of `drain`.
+#[derive(Args, Debug)]
+pub struct DrainArgs {
+    /// Why, for `status` and `why`
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    reason: String,
+    /// Wait until nothing runs any more
+    #[arg(long)]
+    wait: bool,
+    /// Wait no longer than this; then exit 2
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = super::job_options::duration)]
+    timeout: Option<DurationField>,
+}
+
+/// Starts no more jobs.
+pub fn pause(context: &Context<'_>, args: PauseArgs) -> Ended {
+    change(context, "pause", &ReasonRequest { reason: args.reason })?;
+    done(context)
+}
+
+/// Starts jobs again.
+pub fn resume(context: &Context<'_>, _: NoArgs) -> Ended {
+    change(context, "resume", &json!({}))?;
+    done(context)
+}
+
+/// Starts no more jobs, and waits for those that run if asked to.
+pub fn drain(context: &Context<'_>, args: DrainArgs) -> Ended {
+    change(context, "drain", &ReasonRequest { reason: args.reason })?;
+    if args.wait {
+        exit_on_ctrl_c(false);
+        let deadline = args.timeout.map(|timeout| Instant::now() + timeout.0);
+        let mut backoff = Backoff::default();
+        loop {
+            let status = patiently(deadline, &|text| context.note(text), || status_of(context))?;
+            if status.jobs.running == 0 {
+                break;
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(Failure::Temporary(format!("the time is up; {} jobs still run", status.jobs.running)));
+            }
+            backoff.pause(deadline);
+        }
+    }
+    done(context)
+}
+
+fn change(context: &Context<'_>, what: &str, body: &impl Serialize) -> Result<(), Failure> {
+    let _: serde_json::Value = context.client.post(&format!("/api/v1/{what}"), body)?;
+    Ok(())
+}
+
+fn done(context: &Context<'_>) -> Ended {
+    let status = status_of(context)?;
+    if context.is_json() {
+        return context.print_json(&json!({ "state": status.state, "paused": status.paused }));
+    }
+    let text = format!("{}: {} running, {} queued\n", status.state, status.jobs.running, status.jobs.queued);
+    print(&text)
+}
+
+fn status_of(context: &Context<'_>) -> Result<StatusView, super::client::ClientError> {
+    context.client.get("/api/v1/status")
+}
+
+/// The host on one screen.
+pub fn status(context: &Context<'_>, _: NoArgs) -> Ended {
+    let status = status_of(context)?;
+    if context.is_json() {
+        return context.print_json(&status);
+    }
+    print(&status_page(&status, &context.look()))
+}
+
+/// The host for people.
+pub fn status_page(status: &StatusView, look: &Look) -> String {
+    let style = match status.state.as_str() {
+        "running" => state_style("succeeded"),
+        "degraded" | "stopping" => state_style("failed"),
+        _ => state_style("paused"),
+    };
+    let mut text = format!(
+        "{} {}  {}\n",
+        look.paint(heading(), "ci-runner"),
+        visible(&status.version),
+        look.paint_visible(style, &status.state)
+    );
+    for problem in &status.problems {
+        text.push_str(&format!("  {} {}\n", look.paint(state_style("failed"), "!"), visible(problem)));
+    }
+    let mut field = |name: &str, value: String| {
+        text.push_str(&format!("  {}{value}\n", look.paint(dim(), &format!("{name:<10}"))));
+    };
+    if let Some(pause) = &status.paused {
+        let what = if pause.drain { "draining" } else { "paused" };
+        let why = if pause.reason.is_empty() { String::new() } else { format!(": {}", visible(&pause.reason)) };
+        let since = unix_ms(&pause.since).map(|at| show_relative(at, look.now_ms)).unwrap_or_default();
+        field(what, format!("by {}, {} ({since}){why}", visible(&pause.by), local(&pause.since, look)));
+    }
+    field("slots", format!("{} of {} in use", status.slots.used, status.slots.total));
+    let oldest =
+        status.oldest_queued_seconds.map(|age| format!(", the oldest for {}", seconds(age))).unwrap_or_default();
+    field("queue", format!("{} queued{oldest}; {} running", status.jobs.queued, status.jobs.running));
+    let jobs = &status.jobs;
+    let ended = [
+        ("succeeded", jobs.succeeded),
+        ("failed", jobs.failed),
+        ("timed_out", jobs.timed_out),
+        ("cancelled", jobs.cancelled),
+        ("superseded", jobs.superseded),
+        ("expired", jobs.expired),
+    ];
+    let ended: Vec<String> = ended
+        .iter()
+        .filter(|(word, count)| *count > 0 || *word == "succeeded" || *word == "failed")
+        .map(|(word, count)| look.paint(state_style(word), &format!("{count} {}", word.replace('_', " "))))
+        .collect();
+    field("finished", ended.join(", "));
+    let start =
+        format!("up {}, process {}, start number {}", seconds(status.uptime_seconds), status.pid, status.generation);
+    field("daemon", start);
+    text
+}
+
+/// A table on a terminal, lines with tabs in a pipe.
+pub fn table<const N: usize>(columns: [Column; N], rows: Vec<[String; N]>, look: &Look, none: &str) -> String {
+    if rows.is_empty() && look.is_terminal() {
+        return format!("{none}\n");
+    }
+    let mut table = Table::new(columns);
+    rows.into_iter().for_each(|row| table.push(row.map(Cell::from)));
+    table.render(look.output)
+}
+
+/// Pools.
+pub fn pools(context: &Context<'_>, _: NoArgs) -> Ended {
+    let pools: Vec<PoolInfo> = context.client.get("/api/v1/pools")?;
+    if context.is_json() {
+        return context.print_json(&pools);
+    }
+    let columns = [
+        Column::left("POOL"),
+        Column::left("EXECUTOR").importance(1),
+        Column::right("USED"),
+        Column::right("SLOTS"),
+        Column::right("QUEUED"),
+        Column::left("LABELS").importance(2).shrinks_to(12),
+    ];
+    let row = |pool: &PoolInfo| {
+        let [used, slots, queued] = [pool.used.to_string(), pool.slots.to_string(), pool.queued.to_string()];
+        [pool.name.clone(), pool.executor.clone(), used, slots, queued, pool.labels.join(" ")]
+    };
+    print(&table(columns, pools.iter().map(row).collect(), &context.look(), "no pools"))
+}
+
+/// Groups with open jobs.
+pub fn groups(context: &Context<'_>, _: NoArgs) -> Ended {
+    let groups: Vec<GroupInfo> = context.client.get("/api/v1/groups")?;
+    if context.is_json() {
+        return context.print_json(&groups);
+    }
+    let columns = [
+        Column::left("GROUP").shrinks_to(12),
+        Column::right("LIMIT"),
+        Column::right("WAITING"),
+        Column::left("HELD BY").importance(1).shrinks_to(8),
+    ];
+    let row = |group: &GroupInfo| {
+        let holders: Vec<String> = group.holders.iter().map(u64::to_string).collect();
+        [group.name.clone(), group.limit.to_string(), group.waiting.to_string(), holders.join(" ")]
+    };
+    print(&table(columns, groups.iter().map(row).collect(), &context.look(), "no group has open jobs"))
+}
+
+/// Slots.
+pub fn runners(context: &Context<'_>, _: NoArgs) -> Ended {
+    let runners: Vec<RunnerInfo> = context.client.get("/api/v1/runners")?;
+    if context.is_json() {
+        return context.print_json(&runners);
+    }
+    let columns = [
+        Column::left("POOL"),
+        Column::right("SLOT"),
+        Column::left("STATE"),
+        Column::right("JOB"),
+        Column::right("ATTEMPT").importance(1),
+        Column::right("TIME").importance(2),
+    ];
+    let look = context.look();
+    let row = |runner: &RunnerInfo| {
+        let time = match look.is_terminal() {
+            true => runner.run_seconds.map(seconds),
+            false => runner.run_seconds.map(|seconds| format!("{seconds:.3}")),
+        };
+        [
+            runner.pool.clone(),
+            runner.slot.to_string(),
+            runner.state.clone(),
+            runner.job.map(|job| job.to_string()).unwrap_or_default(),
+            runner.attempt.map(|attempt| attempt.to_string()).unwrap_or_default(),
+            time.unwrap_or_default(),
+        ]
+    };
+    print(&table(columns, runners.iter().map(row).collect(), &look, "no runners"))
+}

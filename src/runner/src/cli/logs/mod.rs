@@ -1,0 +1,246 @@
+//! `logs`: the output of a job, as it was or as it comes.
+//!
+//! Following is a loop of requests, each from the byte where the last one stopped: a restart of the daemon between two of
+//! them loses and repeats nothing. An attempt's stream ends when the attempt has ended and all of it was sent; then the job
+//! is asked whether there is or will be another attempt.
+//!
+//! On a terminal the output is defused (it cannot move the cursor or set the title) unless `--raw`; in a pipe every byte is
+//! as the job wrote it.
+
+mod printer;
+
+use super::client::{Client, ClientError, Response, with_query};
+use super::context::Context;
+use super::fail::{EXIT_DONE, Ended, Failure};
+use super::interrupt::exit_on_ctrl_c;
+use super::list::point;
+use super::watch::{Backoff, job, patiently};
+use crate::api::{AttemptView, JobView};
+use clap::Args;
+use printer::Printer;
+use std::io::{self, Read};
+
+/// Arguments of `logs`.
+#[derive(Args, Debug)]
+pub struct LogsArgs {
+    /// The job
+    #[arg(value_name = "ID")]
+    id: u64,
+    /// Go on until the job has finished, through retries and restarts of the daemon
+    #[arg(short, long)]
+    follow: bool,
+    /// This attempt [default: the latest; with -f, from the latest on]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    attempt: Option<u32>,
+    /// Only the last N lines
+    #[arg(long, value_name = "N", conflicts_with = "since")]
+    tail: Option<u64>,
+    /// Only what was written since: a time, or how long ago (5m)
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Put the time before each line
+    #[arg(long, conflicts_with = "raw")]
+    times: bool,
+    /// Bytes as they are, control sequences among them, also on a terminal
+    #[arg(long)]
+    raw: bool,
+}
+
+/// Where the reading stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Position {
+    attempt: u32,
+    offset: u64,
+}
+
+/// Prints the log.
+pub fn logs(context: &Context<'_>, args: LogsArgs) -> Ended {
+    let mut printer = Printer::new(context, args.times, args.raw);
+    exit_on_ctrl_c(printer.is_defusing());
+    let since = args.since.as_deref().map(|text| point("--since", text)).transpose()?;
+    let mut first: Vec<(&str, String)> = Vec::new();
+    first.extend(args.attempt.map(|attempt| ("attempt", attempt.to_string())));
+    first.extend(args.tail.map(|tail| ("tail", tail.to_string())));
+    first.extend(since.map(|since| ("since", since)));
+    let reading = Reading { context, id: args.id, lines: printer.wants_lines() };
+    if !args.follow {
+        return reading.once(first, &mut printer);
+    }
+    reading.follow(first, args.attempt, &mut printer)
+}
+
+struct Reading<'a> {
+    context: &'a Context<'a>,
+    id: u64,
+    /// As lines with times and offsets, rather than bytes.
+    lines: bool,
+}
+
+/// How the reading of one stream ended.
+enum StreamEnd {
+    /// The attempt has ended and all was printed.
+    Whole,
+    /// The daemon went away.
+    Broken,
+}
+
+impl Reading<'_> {
+    fn client(&self) -> &Client {
+        &self.context.client
+    }
+
+    fn open(&self, mut pairs: Vec<(&str, String)>, follow: bool) -> Result<Response, ClientError> {
+        if follow {
+            pairs.push(("follow", "true".to_owned()));
+        }
+        if self.lines {
+            pairs.push(("format", "ndjson".to_owned()));
+        }
+        self.client().stream(&with_query(&format!("/api/v1/jobs/{}/log", self.id), &pairs))
+    }
+
+    /// What is there now.
+    fn once(&self, first: Vec<(&str, String)>, printer: &mut Printer) -> Ended {
+        if first.iter().all(|(name, _)| *name != "attempt") {
+            let job = job(self.client(), self.id)?;
+            if last_attempt(&job) == 0 {
+                self.context
+                    .note(&format!("job {} is {}; it has not started, so there is no output", job.id, job.state));
+                return Ok(EXIT_DONE);
+            }
+        }
+        let response = self.open(first, false)?;
+        let mut position = position_of(&response, None);
+        match self.copy(response, &mut position, printer)? {
+            StreamEnd::Whole => printer.finish(),
+            StreamEnd::Broken => {
+                printer.finish()?;
+                return Err(Failure::Temporary("the daemon went away in the middle of the log; try again".to_owned()));
+            }
+        }?;
+        Ok(EXIT_DONE)
+    }
+
+    fn follow(&self, first: Vec<(&str, String)>, only: Option<u32>, printer: &mut Printer) -> Ended {
+        // The first question decides whether there is such a job and a daemon at all.
+        let view = job(self.client(), self.id)?;
+        let note = |text: &str| self.context.note(text);
+        let mut position = match (only, last_attempt(&view)) {
+            (None, 0) => match self.next_attempt(0)? {
+                Some(attempt) => Some(Position { attempt: attempt.number, offset: 0 }),
+                None => return Ok(EXIT_DONE),
+            },
+            _ => None,
+        };
+        // A tail belongs to what was there at the start, a position to everything after.
+        let mut pending = (position.is_none()).then_some(first);
+        loop {
+            let response = patiently(None, &note, || match (&position, &pending) {
+                (None, Some(first)) => self.open(first.clone(), true),
+                (Some(at), _) => {
+                    self.open(vec![("attempt", at.attempt.to_string()), ("offset", at.offset.to_string())], true)
+                }
+                (None, None) => self.open(Vec::new(), true),
+            })?;
+            let mut at = position_of(&response, position);
+            pending = None;
+            let end = self.copy(response, &mut at, printer)?;
+            position = Some(at);
+            if matches!(end, StreamEnd::Broken) {
+                continue;
+            }
+            if only.is_some() {
+                break;
+            }
+            match self.next_attempt(at.attempt)? {
+                Some(next) => {
+                    printer.between(&separator(&self.ended(at.attempt)?, &next))?;
+                    position = Some(Position { attempt: next.number, offset: 0 });
+                }
+                None => break,
+            }
+        }
+        printer.finish()?;
+        Ok(EXIT_DONE)
+    }
+
+    /// Prints a stream to its end, and keeps count of where it stands.
+    fn copy(
+        &self,
+        mut response: Response,
+        position: &mut Position,
+        printer: &mut Printer,
+    ) -> Result<StreamEnd, Failure> {
+        let mut bytes = vec![0; 64 * 1024];
+        loop {
+            match response.body.read(&mut bytes) {
+                Ok(0) => return Ok(StreamEnd::Whole),
+                Ok(count) => position.offset = printer.take(&bytes[..count], position.offset)?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    printer.forget_half_line();
+                    return Ok(StreamEnd::Broken);
+                }
+            }
+        }
+    }
+
+    /// The attempt behind `after`, once it is there; `None` when the job has finished without one.
+    fn next_attempt(&self, after: u32) -> Result<Option<AttemptView>, Failure> {
+        let note = |text: &str| self.context.note(text);
+        let mut backoff = Backoff::default();
+        let mut told = false;
+        loop {
+            let view = patiently(None, &note, || job(self.client(), self.id))?;
+            let attempts = view.attempts.unwrap_or_default();
+            // A claim that was given back has no output.
+            let next = attempts
+                .into_iter()
+                .filter(|attempt| attempt.number > after && attempt.result.as_deref() != Some("released"))
+                .min_by_key(|attempt| attempt.number);
+            if next.is_some() || view.state == "finished" {
+                return Ok(next);
+            }
+            if after == 0 && !told {
+                told = true;
+                note(&format!("job {} has not started; `ci-runner why {}` says why", self.id, self.id));
+            }
+            backoff.pause(None);
+        }
+    }
+
+    fn ended(&self, number: u32) -> Result<Option<AttemptView>, Failure> {
+        let view = patiently(None, &|_: &str| (), || job(self.client(), self.id))?;
+        Ok(view.attempts.unwrap_or_default().into_iter().find(|attempt| attempt.number == number))
+    }
+}
+
+fn last_attempt(job: &JobView) -> u32 {
+    let attempts = job.attempts.as_deref().unwrap_or_default();
+    attempts.iter().map(|attempt| attempt.number).max().unwrap_or(job.attempt_count)
+}
+
+/// Where a stream begins: what the daemon says, else what was asked for.
+fn position_of(response: &Response, asked: Option<Position>) -> Position {
+    let number = |name: &str| response.header(name).and_then(|value| value.parse::<u64>().ok());
+    Position {
+        attempt: number("ci-runner-attempt")
+            .and_then(|attempt| u32::try_from(attempt).ok())
+            .or(asked.map(|at| at.attempt))
+            .unwrap_or(1),
+        offset: number("ci-runner-log-offset").or(asked.map(|at| at.offset)).unwrap_or(0),
+    }
+}
+
+fn separator(ended: &Option<AttemptView>, next: &AttemptView) -> String {
+    let how = match ended {
+        Some(attempt) => match (attempt.result.as_deref(), attempt.exit_code, attempt.signal) {
+            (Some("exited"), Some(code), _) => format!("attempt {} exited with {code}", attempt.number),
+            (Some("signaled"), _, Some(signal)) => format!("attempt {} was ended by signal {signal}", attempt.number),
+            (Some(word), ..) => format!("attempt {}: {}", attempt.number, word.replace('_', " ")),
+            (None, ..) => format!("attempt {} ended", attempt.number),
+        },
+        None => "the attempt before it ended".to_owned(),
+    };
+    format!("── attempt {} · {how} ──", next.number)
+}

@@ -1,0 +1,119 @@
+//! The command line: what `ci-runner` and `add_job` do with their arguments.
+//!
+//! A verb is one row of [`verbs::VERBS`]; its arguments are built only when it is the one that was called, because building
+//! all of them would cost `add` a good part of its 2.5 ms. Verbs talk to the daemon through [`client::Client`] and never
+//! open the database. What a verb prints for people is made by pure functions over the words of [`crate::api`].
+//!
+//! `daemon`, `run`, `restore` and `openapi` need parts of the program that the command line only starts: [`Hooks`].
+
+mod act;
+mod add;
+pub mod client;
+mod config;
+mod context;
+mod daemon;
+mod doctor;
+mod fail;
+mod generate;
+mod host;
+mod interrupt;
+mod job_options;
+mod jobs_file;
+mod list;
+mod logs;
+mod look;
+mod operate;
+pub mod run;
+mod schedule;
+mod selftest;
+mod show;
+#[cfg(test)]
+mod tests;
+mod verbs;
+mod wait;
+mod watch;
+mod why;
+
+use context::Context;
+pub use fail::{EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TEMPORARY, EXIT_USAGE, Ended, Failure};
+use serde::Serialize;
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+pub use verbs::command;
+
+use crate::daemon::service::Origin;
+
+/// What the command line starts but does not contain.
+pub struct Hooks {
+    /// Runs the service until it is told to stop.
+    pub daemon: fn(Origin) -> ExitCode,
+    /// Runs jobs here and now; see [`run::Engine`].
+    pub run: run::Engine,
+    /// Makes the state directory (second) from a backup file (first).
+    pub restore: fn(&Path, &Path) -> Result<Restored, Failure>,
+    /// The OpenAPI document.
+    pub openapi: fn() -> String,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Restored {
+    /// Open jobs that are on hold now and were not before.
+    pub held: u64,
+    /// Open attempts that were ended as lost.
+    pub lost: u64,
+    /// Finished jobs in the backup.
+    pub finished: u64,
+    /// Where the replaced database is kept.
+    pub replaced: Option<PathBuf>,
+}
+
+/// The program: parses the process's arguments, does what they say, and gives the exit code.
+pub fn main(hooks: &Hooks) -> ExitCode {
+    let ended = words(std::env::args_os()).and_then(|(program, words)| match program.as_str() {
+        "add_job" => add::add_job(&words),
+        _ => verb(hooks, &words),
+    });
+    match ended {
+        Ok(code) => code,
+        Err(failure) => {
+            tell(&failure);
+            failure.code().into()
+        }
+    }
+}
+
+/// The program's name without its directory, and the words behind it. Jobs travel as JSON, so all must be UTF-8.
+fn words(words: impl Iterator<Item = OsString>) -> Result<(String, Vec<String>), Failure> {
+    let mut program = "ci-runner".to_owned();
+    let mut rest = Vec::new();
+    for (index, word) in words.enumerate() {
+        if index == 0 {
+            program = Path::new(&word).file_name().unwrap_or_default().to_string_lossy().into_owned();
+            continue;
+        }
+        rest.push(word.into_string().map_err(|word| {
+            let shown = word.to_string_lossy();
+            Failure::Usage(format!("argument {index} ({shown:?}) is not UTF-8: commands, names and paths must be"))
+        })?);
+    }
+    Ok((program, rest))
+}
+
+fn verb(hooks: &Hooks, words: &[String]) -> Ended {
+    let matches = verbs::parse(words)?;
+    let (verb, inner) = verbs::called(&matches)?;
+    let context = Context::new(inner, hooks)?;
+    verb(&context, inner)
+}
+
+fn tell(failure: &Failure) {
+    // Standard error may be closed; there is nobody left to tell.
+    let _ = match failure {
+        Failure::NobodyListens => Ok(()),
+        Failure::Words(error) => error.print(),
+        other => writeln!(std::io::stderr(), "ci-runner: {other}"),
+    };
+}

@@ -1,0 +1,82 @@
+//! `backup`, `restore`, `gc`.
+
+use super::context::{Context, print};
+use super::fail::{EXIT_DONE, Ended, Failure};
+use super::host::NoArgs;
+use crate::api::BackupRequest;
+use crate::config::{Config, ConfigOverrides};
+use clap::Args;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// Arguments of `backup`.
+#[derive(Args, Debug)]
+pub struct BackupArgs {
+    /// The file to write, on the daemon's host; it must not exist yet
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Arguments of `restore`.
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The state directory to make [default: as for `daemon`]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+/// Asks the daemon for a backup.
+pub fn backup(context: &Context<'_>, args: BackupArgs) -> Ended {
+    let path =
+        std::path::absolute(&args.file).map_err(|error| Failure::Usage(format!("{}: {error}", args.file.display())))?;
+    let path = path.to_string_lossy().into_owned();
+    let _: Value = context.client.post("/api/v1/backup", &BackupRequest { path: path.clone() })?;
+    match context.is_json() {
+        true => context.print_json(&json!({ "path": path })),
+        false => print(&format!("{path}\n")),
+    }
+}
+
+/// Makes a state directory from a backup.
+pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
+    let overrides = ConfigOverrides { state_dir: args.state_dir, ..ConfigOverrides::default() };
+    let config = Config::load(None, &overrides).map_err(|error| Failure::Usage(error.to_string()))?;
+    if !args.file.is_file() {
+        return Err(Failure::Usage(format!("{}: there is no such file", args.file.display())));
+    }
+    let restored = (context.hooks.restore)(&args.file, &config.state_dir)?;
+    if context.is_json() {
+        return context.print_json(&restored);
+    }
+    print(&format!(
+        "{}: {} finished jobs, {} open ones put on hold, {} attempts ended as lost\n",
+        config.state_dir.display(),
+        restored.finished,
+        restored.held,
+        restored.lost
+    ))?;
+    if let Some(replaced) = &restored.replaced {
+        context.note(&format!("what was there before is kept at {}", replaced.display()));
+    }
+    if restored.held > 0 {
+        context
+            .note("look at held jobs with `ci-runner list --state queued`, let them go with `ci-runner release ID…`");
+    }
+    Ok(EXIT_DONE)
+}
+
+/// Asks the daemon to remove what is too old.
+pub fn gc(context: &Context<'_>, _: NoArgs) -> Ended {
+    let removed: Value = context.client.post("/api/v1/gc", &json!({}))?;
+    if context.is_json() {
+        return context.print_json(&removed);
+    }
+    let mut text = String::new();
+    for (name, count) in removed.as_object().into_iter().flatten() {
+        text.push_str(&format!("{}: {count}\n", name.replace('_', " ")));
+    }
+    print(&text)
+}

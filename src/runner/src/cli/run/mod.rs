@@ -1,0 +1,159 @@
+//! `run`: commands here and now, without a daemon, with a progress display.
+//!
+//! The command line decides nothing about jobs: the engine (the same as the daemon's, over a store in memory) runs them on
+//! a thread of its own and tells [`Event`]s; here they are shown. Ctrl-C once asks the jobs to end, twice kills them.
+
+mod display;
+
+use super::add::with_command;
+use super::context::Context;
+use super::fail::{EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, Ended, Failure};
+use super::job_options::{JobOptions, current_dir};
+use super::jobs_file::JobsFile;
+use crate::api::JobRequest;
+use crate::daemon::local::{Event, JobResult, Plan, Stop};
+use clap::Args;
+use display::Display;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+
+/// Events that may wait for the display: an engine that is ahead waits, which slows the jobs' output and nothing else.
+const EVENTS_MAX: usize = 1_024;
+/// How often a display on a terminal is drawn anew.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Runs a plan to its end: returns when every job has finished and nothing of them is left, or with the reason why it could
+/// not run them. Called on a thread of its own, outside any async runtime. It must send one [`Event::Finished`] for each job,
+/// watch the last argument, and send with `blocking_send` or `send`; a closed channel is no reason to stop.
+pub type Engine = fn(Plan, mpsc::Sender<Event>, watch::Receiver<Stop>) -> anyhow::Result<()>;
+
+/// Arguments of `run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Program and arguments, run without a shell
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<String>,
+    /// A text for `sh -c` instead; may be repeated for several jobs
+    #[arg(long, value_name = "TEXT", conflicts_with = "command")]
+    shell: Vec<String>,
+    /// A file of jobs instead, one JSON object a line; `-` is standard input
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["command", "shell"])]
+    file: Option<String>,
+    /// How many run at once [default: as many as there are processors]
+    #[arg(short = 'P', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    parallel: Option<u32>,
+    #[command(flatten)]
+    job: JobOptions,
+}
+
+impl RunArgs {
+    fn plan(self) -> Result<Plan, Failure> {
+        let processors =
+            std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
+        let parallel = self.parallel.unwrap_or(processors);
+        let template = self.job.request()?;
+        let mut jobs = match self.file {
+            Some(file) => {
+                if [".yaml", ".yml"].iter().any(|end| file.ends_with(end)) {
+                    let text = format!("{file}: pipelines are not in this version; write a file of jobs (FILE.jsonl)");
+                    return Err(Failure::Usage(text));
+                }
+                refuse_options(&template, &file)?;
+                JobsFile::read(&file)?.jobs
+            }
+            None if self.shell.len() > 1 => self
+                .shell
+                .into_iter()
+                .map(|text| with_command(template.clone(), Vec::new(), Some(text)))
+                .collect::<Result<_, _>>()?,
+            None => vec![with_command(template, self.command, self.shell.into_iter().next())?],
+        };
+        if jobs.iter().any(|job| job.dir.is_none()) {
+            let dir = current_dir()?;
+            for job in jobs.iter_mut().filter(|job| job.dir.is_none()) {
+                job.dir = Some(dir.clone());
+            }
+        }
+        Ok(Plan { jobs, parallel })
+    }
+}
+
+/// A file says all of each job: an option beside it would be another truth.
+///
+/// # Errors
+/// The first option that stands beside a file.
+pub fn refuse_options(options: &JobRequest, file: &str) -> Result<(), Failure> {
+    let given = serde_json::to_value(options).unwrap_or_default();
+    match given.as_object().and_then(|given| given.keys().next()) {
+        None => Ok(()),
+        Some(name) => {
+            // Two keys are plural where the option is said once for each.
+            let option = match name.as_str() {
+                "labels" => "label".to_owned(),
+                "secrets" => "secret".to_owned(),
+                name => name.replace('_', "-"),
+            };
+            Err(Failure::Usage(format!("--{option} cannot stand beside -f: write it into the lines of {file}")))
+        }
+    }
+}
+
+/// Runs the jobs and shows them; the exit code tells how they ended.
+pub fn run(context: &Context<'_>, args: RunArgs) -> Ended {
+    let plan = args.plan()?;
+    let (events, told) = mpsc::channel(EVENTS_MAX);
+    let (stop, stopped) = watch::channel(Stop::No);
+    let mut display = Display::new(context, &plan.jobs);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Error(format!("cannot start: {error}")))?;
+    let engine = context.hooks.run;
+    let running = std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(move || engine(plan, events, stopped))
+        .map_err(|error| Failure::Error(format!("cannot start the engine: {error}")))?;
+    let shown = runtime.block_on(follow(told, &stop, &mut display));
+    if shown.is_err() {
+        // Nobody reads any more: the jobs end too, as they would behind a closed pipe.
+        stop.send_replace(Stop::Ask);
+    }
+    let ran = running.join().map_err(|_| Failure::Error("the engine crashed; see above".to_owned()))?;
+    shown?;
+    ran.map_err(|error| Failure::Error(format!("{error:#}")))?;
+    display.finish(context)?;
+    Ok(match (*stop.borrow(), display.all_succeeded()) {
+        (Stop::Ask | Stop::Kill, _) => EXIT_INTERRUPTED.into(),
+        (Stop::No, true) => EXIT_DONE,
+        (Stop::No, false) => EXIT_ERROR.into(),
+    })
+}
+
+/// Shows events until the engine has no more, and passes Ctrl-C on.
+async fn follow(
+    mut told: mpsc::Receiver<Event>,
+    stop: &watch::Sender<Stop>,
+    display: &mut Display,
+) -> Result<(), Failure> {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut pressed = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
+        .map_err(|error| Failure::Error(format!("cannot listen for Ctrl-C: {error}")))?;
+    loop {
+        tokio::select! {
+            event = told.recv() => match event {
+                Some(event) => display.show(event)?,
+                None => return Ok(()),
+            },
+            _ = pressed.recv() => {
+                let next = if *stop.borrow() == Stop::No { Stop::Ask } else { Stop::Kill };
+                stop.send_replace(next);
+                display.remark(match next {
+                    Stop::Kill => "killing the jobs",
+                    _ => "asked the jobs to end; Ctrl-C again kills them",
+                });
+            }
+            _ = tick.tick(), if display.is_live() => display.tick(),
+        }
+    }
+}

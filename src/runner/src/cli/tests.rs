@@ -1,0 +1,208 @@
+//! Tests of the command line that need no daemon: the tree of verbs, parsing, and what is printed for people.
+
+mod pages;
+
+use super::Failure;
+use super::add::AddArgs;
+use super::verbs::{command, parse};
+use clap::{Command, FromArgMatches};
+
+fn words(text: &[&str]) -> Vec<String> {
+    text.iter().map(|word| word.to_string()).collect()
+}
+
+fn leaves(command: &Command, path: String, found: &mut Vec<(String, Command)>) {
+    let inner: Vec<_> = command.get_subcommands().filter(|inner| inner.get_name() != "help").collect();
+    if inner.is_empty() {
+        found.push((path, command.clone()));
+        return;
+    }
+    for command in inner {
+        leaves(command, format!("{path} {}", command.get_name()), found);
+    }
+}
+
+#[test]
+fn the_tree_is_sound() {
+    command().debug_assert();
+    // Arguments of leaves are built when they are called: build all.
+    let mut tree = command();
+    tree.build();
+    tree.debug_assert();
+}
+
+#[test]
+fn every_verb_has_help_with_an_example() {
+    let mut tree = command();
+    tree.build();
+    let mut found = Vec::new();
+    leaves(&tree, "ci-runner".to_owned(), &mut found);
+    assert!(found.len() >= 37, "{}", found.len());
+    for (path, mut command) in found {
+        let help = command.render_long_help().to_string();
+        let examples = help.split("Examples:\n").nth(1).unwrap_or_else(|| panic!("{path} has no examples:\n{help}"));
+        assert!(examples.contains(&path), "{path} is not in its examples:\n{examples}");
+        assert!(
+            command.get_about().is_some_and(|about| !about.to_string().is_empty()),
+            "{path} does not say what it does"
+        );
+        for argument in command.get_arguments() {
+            let told = argument.get_help().is_some_and(|help| !help.to_string().is_empty());
+            assert!(told, "{path}: {} does not say what it does", argument.get_id());
+        }
+    }
+}
+
+#[test]
+fn all_verbs_of_the_interface_are_there() {
+    let tree = command();
+    for verb in
+        "daemon run add list show logs why wait cancel retry hold release priority pause resume drain pools groups \
+        runners status schedule backup restore gc doctor selftest config completions man openapi"
+            .split_whitespace()
+    {
+        assert!(tree.find_subcommand(verb).is_some(), "{verb}");
+    }
+}
+
+#[test]
+fn slips_are_usage_errors_with_a_suggestion() {
+    for (line, part) in [
+        (&["lst"][..], "'list'"),
+        (&["cancle", "7"], "'cancel'"),
+        (&["schedule", "ad"], "'add'"),
+        (&["add", "--timout", "5m", "--", "true"], "'--timeout'"),
+        (&["add", "--retry-dely", "5m", "--", "true"], "'--retry-delay'"),
+        (&["list", "--stat", "queued"], "'--state'"),
+        (&["list", "--state", "quued"], "'queued'"),
+        (&["selftest", "loging"], "'logging'"),
+        (&["add", "make", "test"], "--"),
+        (&["add", "--timeout", "5 parsecs", "--", "true"], "1h30m"),
+        (&["add", "--memory", "2X", "--", "true"], "2X"),
+        (&["wait"], "<ID>"),
+        (&["cancel", "7", "--all"], "--all"),
+        (&["show", "x"], "'x'"),
+        (&["list", "--limit", "0"], "0"),
+        (&[], "Usage"),
+        (&["--output", "yaml", "list"], "json"),
+    ] {
+        let failure = parse(&words(line)).unwrap_err();
+        assert!(failure.to_string().contains(part), "{line:?}: {failure}");
+        assert_eq!(failure.code(), 3, "{line:?}");
+    }
+}
+
+#[test]
+fn help_and_version_are_no_errors() {
+    for line in [&["--help"][..], &["help", "add"], &["add", "--help"], &["--version"], &["schedule", "add", "-h"]] {
+        let failure = parse(&words(line)).unwrap_err();
+        assert_eq!(failure.code(), 0, "{line:?}: {failure}");
+    }
+}
+
+fn request(line: &[&str]) -> Result<String, Failure> {
+    let matches = parse(&words(line))?;
+    let (_, inner) = super::verbs::called(&matches)?;
+    let args = AddArgs::from_arg_matches(inner)?;
+    args.into_request().map(|request| serde_json::to_string(&request).unwrap())
+}
+
+#[test]
+fn options_become_keys() {
+    for (line, expected) in [
+        (&["add", "--", "make", "-j4"][..], r#"{"command":["make","-j4"]}"#),
+        (&["add", "--shell", "a | b"], r#"{"shell":"a | b"}"#),
+        (&["add", "--name", "n", "--pool", "p", "--", "x"], r#"{"command":["x"],"name":"n","pool":"p"}"#),
+        (
+            &["add", "--label", "gpu", "--label", "arch=arm64", "--", "x"],
+            r#"{"command":["x"],"labels":["gpu","arch=arm64"]}"#,
+        ),
+        (&["add", "--env", "B=2", "--env", "A=x=y", "--", "x"], r#"{"command":["x"],"env":{"A":"x=y","B":"2"}}"#),
+        (&["add", "--dir", "/d", "--", "x"], r#"{"command":["x"],"dir":"/d"}"#),
+        (
+            &["add", "--timeout", "30m", "--soft-timeout", "25m", "--", "x"],
+            r#"{"command":["x"],"timeout":1800,"soft_timeout":1500}"#,
+        ),
+        (
+            &[
+                "add",
+                "--retry",
+                "2",
+                "--retry-delay",
+                "500ms",
+                "--backoff",
+                "exponential",
+                "--retry-on",
+                "exit:2, lost",
+                "--",
+                "x",
+            ],
+            r#"{"command":["x"],"retry":2,"retry_delay":0.5,"backoff":"exponential","retry_on":["exit:2","lost"]}"#,
+        ),
+        (&["add", "--priority", "-5", "--", "x"], r#"{"command":["x"],"priority":-5}"#),
+        (&["add", "--group", "g:2", "--", "x"], r#"{"command":["x"],"group":"g:2"}"#),
+        (
+            &["add", "--group", "g:2", "--group-policy", "latest", "--", "x"],
+            r#"{"command":["x"],"group":{"name":"g","limit":2,"policy":"latest"}}"#,
+        ),
+        (&["add", "--after", "3", "--after", "4:always", "--", "x"], r#"{"command":["x"],"after":["3","4:always"]}"#),
+        (
+            &["add", "--at", "2026-11-22T03:00:00+01:00", "--", "x"],
+            r#"{"command":["x"],"at":"2026-11-22T02:00:00.000Z"}"#,
+        ),
+        (
+            &["add", "--in", "10m", "--expires", "2h", "--hold", "--", "x"],
+            r#"{"command":["x"],"in":600,"expires":7200,"hold":true}"#,
+        ),
+        (&["add", "--key", "k", "--correlation", "c", "--", "x"], r#"{"command":["x"],"key":"k","correlation":"c"}"#),
+        (
+            &["add", "--memory", "2G", "--cpu", "1.5", "--pids", "10", "--log-max", "64M", "--", "x"],
+            r#"{"command":["x"],"memory":2147483648,"cpu":1.5,"pids":10,"log_max":67108864}"#,
+        ),
+        (&["-q", "add", "--", "--", "x"], r#"{"command":["--","x"]}"#),
+    ] {
+        assert_eq!(request(line).unwrap(), expected, "{line:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_before_anything_is_sent() {
+    for (line, part) in [
+        (&["add"][..], "nothing to run"),
+        (&["add", "--"], "nothing to run"),
+        (&["add", "--shell", "x", "--", "y"], "cannot be used with"),
+        (&["add", "--group-policy", "latest", "--", "x"], "--group"),
+        (&["add", "--at", "03:00", "--in", "5m", "--", "x"], "cannot be used with"),
+        (&["add", "--at", "sometime", "--", "x"], "tomorrow 03:00"),
+        (&["add", "--backoff", "linear", "--", "x"], "exponential"),
+        (&["add", "--secret", "T=plain", "--", "x"], "NAME=@FILE"),
+        (&["add", "--secret", "T=@/no/such/file", "--", "x"], "/no/such/file"),
+        (&["add", "--env", "CI_RUNNER_SURELY_UNSET", "--", "x"], "no such variable"),
+        (&["add", "--retry", "-1", "--", "x"], "-1"),
+        (&["add", "--cpu", "lots", "--", "x"], "lots"),
+    ] {
+        let failure = request(line).unwrap_err();
+        assert!(failure.to_string().contains(part), "{line:?}: {failure}");
+        assert_eq!(failure.code(), 3, "{line:?}");
+    }
+}
+
+#[test]
+fn words_must_be_utf_8() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let bad = std::ffi::OsString::from_vec(b"a\xff".to_vec());
+    let failure = super::words(["/x/ci-runner".into(), "add".into(), bad].into_iter()).unwrap_err();
+    assert_eq!(failure.code(), 3);
+    assert!(failure.to_string().starts_with("argument 2 (\"a\u{fffd}\") is not UTF-8"), "{failure}");
+    let (program, rest) = super::words(["/x/add_job".into(), "true".into()].into_iter()).unwrap();
+    assert_eq!((program.as_str(), rest.as_slice()), ("add_job", &["true".to_owned()][..]));
+}
+
+#[test]
+fn add_job_takes_exactly_one_argument() {
+    for line in [&[][..], &["a", "b"], &["-x", "y"]] {
+        let failure = super::add::add_job(&words(line)).unwrap_err();
+        assert_eq!(failure.code(), 3);
+        assert!(failure.to_string().contains("usage: add_job 'COMMAND'"), "{failure}");
+    }
+}

@@ -1,0 +1,114 @@
+//! `wait`: until jobs have finished, however often the daemon is restarted meanwhile.
+
+use super::context::{Context, print};
+use super::fail::{EXIT_DONE, EXIT_ERROR, Ended, Failure};
+use super::interrupt::exit_on_ctrl_c;
+use super::show::outcome_line;
+use super::watch::{LOOK_AGAIN, News, Watch, job, patiently};
+use crate::api::JobView;
+use crate::quantity::DurationField;
+use clap::Args;
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Arguments of `wait`.
+#[derive(Args, Debug)]
+pub struct WaitArgs {
+    /// Jobs to wait for
+    #[arg(required = true, value_name = "ID")]
+    ids: Vec<u64>,
+    /// Wait no longer than this; then exit 2
+    #[arg(long, value_name = "TIME", value_parser = super::job_options::duration)]
+    timeout: Option<DurationField>,
+}
+
+/// Waits, and tells how each job ended.
+pub fn wait(context: &Context<'_>, args: WaitArgs) -> Ended {
+    let deadline = args.timeout.map(|timeout| Instant::now() + timeout.0);
+    exit_on_ctrl_c(false);
+    let look = context.look();
+    let tell = |job: &JobView| match context.is_json() || context.globals.quiet {
+        true => Ok(EXIT_DONE),
+        false => print(&format!("{}\n", outcome_line(job, &look))),
+    };
+    let finished = until_finished(context, &args.ids, deadline, &tell)?;
+    if context.is_json() {
+        let in_order: Vec<&JobView> = args.ids.iter().filter_map(|id| finished.get(id)).collect();
+        context.print_json(&in_order)?;
+    }
+    let all = finished.values().all(|job| job.outcome.as_deref() == Some("succeeded"));
+    Ok(if all { EXIT_DONE } else { EXIT_ERROR.into() })
+}
+
+/// Waits until all of them have finished. `tell` hears of each once, as they finish.
+///
+/// # Errors
+/// No daemon at the first try, an unknown id, the time being up.
+pub fn until_finished(
+    context: &Context<'_>,
+    ids: &[u64],
+    deadline: Option<Instant>,
+    tell: &dyn Fn(&JobView) -> Ended,
+) -> Result<BTreeMap<u64, JobView>, Failure> {
+    let mut open: Vec<u64> = ids.to_vec();
+    open.sort_unstable();
+    open.dedup();
+    let mut finished = BTreeMap::new();
+    let note = |text: &str| context.note(text);
+    // A daemon that is not there at the start is an error; one that goes away later is waited for.
+    let mut watch = Some(Watch::open(&context.client, &open)?);
+    loop {
+        let mut still = Vec::new();
+        for id in open {
+            let view = patiently(deadline, &note, || job(&context.client, id))?;
+            if view.state == "finished" {
+                tell(&view)?;
+                finished.insert(id, view);
+            } else {
+                still.push(id);
+            }
+        }
+        open = still;
+        if open.is_empty() {
+            return Ok(finished);
+        }
+        if watch.is_none() {
+            watch = Some(patiently(deadline, &note, || Watch::open(&context.client, &open))?);
+            // What happened while nobody listened is found by asking again.
+            continue;
+        }
+        if let Some(listening) = &mut watch
+            && !one_of(listening, &open, deadline)?
+        {
+            watch = None;
+        }
+    }
+}
+
+/// Listens until one of the jobs may have finished; `false`: the stream is broken.
+fn one_of(watch: &mut Watch, open: &[u64], deadline: Option<Instant>) -> Result<bool, Failure> {
+    loop {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(Failure::Temporary(format!("the time is up; not finished: {}", ids_text(open))));
+        }
+        match watch.next(left.map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN))) {
+            Ok(News::Job(event)) if event.state == "finished" && open.contains(&event.id) => return Ok(true),
+            Ok(News::Job(_)) => {}
+            Ok(News::Gap) => return Ok(true),
+            Ok(News::Silence) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {}
+            Ok(News::Silence) => return Ok(true),
+            Err(_) => return Ok(false),
+        }
+    }
+}
+
+/// `7, 8 and 12 more`.
+fn ids_text(ids: &[u64]) -> String {
+    const SHOWN: usize = 10;
+    let mut text = ids.iter().take(SHOWN).map(u64::to_string).collect::<Vec<_>>().join(", ");
+    if ids.len() > SHOWN {
+        text.push_str(&format!(" and {} more", ids.len() - SHOWN));
+    }
+    text
+}

@@ -1,0 +1,252 @@
+//! The command line against a daemon of paper: exit codes, what is sent, and what survives a daemon that goes away.
+
+mod follow;
+mod server;
+
+use server::{Answer, Asked, Fake, Then, event, job, problem};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Output, Stdio};
+
+fn text(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr))
+}
+
+fn created(_: &Asked) -> Answer {
+    Answer::Json(201, r#"{"id":7}"#.to_owned())
+}
+
+#[test]
+fn ids_are_printed_after_the_answer_and_exit_codes_are_kept() {
+    let fake = Fake::new(created);
+    assert_eq!(text(&fake.run(&["add", "--", "true"])), (0, "7\n".to_owned(), String::new()));
+    assert_eq!(text(&fake.run(&["add", "--output", "json", "--", "true"])).1, "{\"id\":7}\n");
+    for (status, code) in [(400, 3), (413, 3), (422, 3), (403, 1), (404, 1), (409, 1), (500, 1), (503, 2), (507, 2)] {
+        let fake = Fake::new(move |_| problem(status, "because"));
+        let (got, out, err) = text(&fake.run(&["add", "--", "true"]));
+        assert_eq!((got, out.as_str()), (code, ""), "{status}: {err}");
+        assert_eq!(err, "ci-runner: because\n");
+    }
+    let fake = Fake::new(|_| Answer::Nothing);
+    let (code, out, err) = text(&fake.run(&["add", "--", "true"]));
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.contains("Whether the job was queued is not known"), "{err}");
+    let mut fake = fake;
+    fake.go();
+    let (code, _, err) = text(&fake.run(&["add", "--", "true"]));
+    assert_eq!(code, 2);
+    assert!(err.contains("api.sock: there is no socket") && err.contains("ci-runner daemon"), "{err}");
+}
+
+#[test]
+fn the_callers_directory_goes_along_and_its_environment_does_not() {
+    let fake = Fake::new(created);
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = fake.command(&["add", "--env", "PASSED", "--", "make"]);
+    let output = command.current_dir(dir.path()).env("PASSED", "on").env("NOT_PASSED", "x").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let asked = &fake.asked()[0];
+    let sent: serde_json::Value = serde_json::from_str(&asked.body).unwrap();
+    let dir = dir.path().canonicalize().unwrap();
+    assert_eq!(sent, serde_json::json!({ "command": ["make"], "dir": dir, "env": { "PASSED": "on" } }));
+    assert_eq!((asked.method.as_str(), asked.path.as_str()), ("POST", "/api/v1/jobs"));
+}
+
+#[test]
+fn add_job_is_a_link_to_the_program() {
+    let fake = Fake::new(created);
+    let link = fake.dir.path().join("add_job");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ci-runner"), &link).unwrap();
+    let run = |words: &[&str]| {
+        let mut command = std::process::Command::new(&link);
+        text(&command.args(words).env("CI_RUNNER_SOCKET", fake.socket()).output().unwrap())
+    };
+    assert_eq!(run(&["make && make install"]), (0, "7\n".to_owned(), String::new()));
+    let sent: serde_json::Value = serde_json::from_str(&fake.asked()[0].body).unwrap();
+    assert_eq!(sent["shell"], "make && make install");
+    for words in [&[][..], &["make", "install"]] {
+        let (code, out, err) = run(words);
+        assert_eq!((code, out.as_str()), (3, ""));
+        assert!(err.contains("usage: add_job 'COMMAND'"), "{err}");
+    }
+    assert_eq!(fake.asked().len(), 1);
+}
+
+#[test]
+fn a_jobs_file_is_all_or_nothing() {
+    let fake = Fake::new(|asked| match asked.body.contains("refuse") {
+        true => {
+            let body = r#"{"type":"x","title":"T","status":400,"detail":"pool: there is no pool \"refuse\"","field":"pool","index":1}"#;
+            Answer::Json(400, body.to_owned())
+        }
+        false => Answer::Json(201, r#"{"ids":[7,8]}"#.to_owned()),
+    });
+    let file = fake.dir.path().join("jobs.jsonl");
+    let path = file.to_str().unwrap();
+    let run = |content: &str, more: &[&str]| {
+        std::fs::write(&file, content).unwrap();
+        text(&fake.run(&[&["add", "-f", path], more].concat()))
+    };
+    let good = "{\"command\":[\"a\"],\"dir\":\"/\"}\n\n{\"shell\":\"b\"}\n";
+    assert_eq!(run(good, &["--key", "k"]), (0, "7\n8\n".to_owned(), String::new()));
+    let asked = fake.asked();
+    assert!(asked[0].headers.contains(&"Idempotency-Key: k".to_owned()), "{asked:?}");
+    let sent: serde_json::Value = serde_json::from_str(&asked[0].body).unwrap();
+    assert_eq!((&sent[0]["dir"], sent[1]["dir"].is_string()), (&"/".into(), true));
+
+    // Errors found here: nothing is sent at all.
+    let (code, out, err) = run("{\"command\":[\"a\"]}\n{\"command\":[\"b\"],\"timout\":1}\n", &[]);
+    assert_eq!((code, out.as_str()), (3, ""));
+    let expected = format!("{path}:2: timout: there is no such key; did you mean \"timeout\"?; nothing was queued");
+    assert!(err.contains(&expected), "{err}");
+    assert!(run(good, &["--name", "x"]).2.contains("--name cannot stand beside -f"));
+    assert_eq!(fake.asked().len(), 1);
+
+    // Errors the daemon finds are put to their line.
+    let (code, _, err) = run("{\"command\":[\"a\"]}\n\n{\"command\":[\"b\"],\"pool\":\"refuse\"}\n", &[]);
+    assert_eq!(code, 3);
+    assert!(err.contains(&format!("{path}:3: pool: there is no pool \"refuse\"; nothing was queued")), "{err}");
+}
+
+#[test]
+fn words_that_are_no_text_are_refused() {
+    let fake = Fake::new(created);
+    let mut command = fake.command(&["add", "--"]);
+    let output = command.arg(std::ffi::OsStr::from_bytes(b"a\xff")).output().unwrap();
+    let (code, _, err) = text(&output);
+    assert_eq!(code, 3);
+    assert!(err.contains("is not UTF-8"), "{err}");
+    assert!(fake.asked().is_empty());
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let jobs: Vec<String> = (1..3_000).map(|id| job(id, "queued", None, 0)).collect();
+    let page = format!("{{\"jobs\":[{}],\"next_cursor\":null}}", jobs.join(","));
+    let fake = Fake::new(move |_| Answer::Json(200, page.clone()));
+    let mut child = fake.command(&["list"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[test]
+fn lists_are_read_page_by_page() {
+    let fake = Fake::new(|asked| {
+        let cursor: u64 = asked.query("cursor").map_or(0, |cursor| cursor.parse().unwrap());
+        let next = if cursor < 2 { (cursor + 1).to_string() } else { "null".to_owned() };
+        Answer::Json(200, format!("{{\"jobs\":[{}],\"next_cursor\":{next}}}", job(cursor + 1, "queued", None, 0)))
+    });
+    let (code, out, err) = text(&fake.run(&["list", "--all", "--state", "queued,running", "--label", "a=b c"]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert_eq!(out.lines().map(|line| line.split('\t').next().unwrap()).collect::<Vec<_>>(), ["1", "2", "3"]);
+    let asked = &fake.asked()[0];
+    assert_eq!(asked.query("state").as_deref(), Some("queued%2Crunning"));
+    assert_eq!(asked.query("label").as_deref(), Some("a%3Db%20c"));
+    let (_, json, _) = text(&fake.run(&["list", "--limit", "2", "--output", "json"]));
+    let jobs: Vec<serde_json::Value> = serde_json::from_str(&json).unwrap();
+    assert_eq!(jobs.len(), 2);
+}
+
+/// A job that is open until its state was asked for so many times.
+fn finishing(after: usize, outcome: &'static str) -> impl FnMut(&Asked) -> Answer {
+    let mut times = 0;
+    move |asked| match asked.route() {
+        "/api/v1/events" => {
+            Answer::Stream { headers: vec![], pieces: vec![b"retry: 1\n\n".to_vec()], then: Then::Break }
+        }
+        _ => {
+            times += 1;
+            match times <= after {
+                true => Answer::Json(200, job(7, "running", None, 1)),
+                false => Answer::Json(200, job(7, "finished", Some(outcome), 1)),
+            }
+        }
+    }
+}
+
+#[test]
+fn wait_tells_how_jobs_ended() {
+    for (outcome, code) in [("succeeded", 0), ("failed", 1), ("cancelled", 1)] {
+        let fake = Fake::new(finishing(3, outcome));
+        let (got, out, _) = text(&fake.run(&["wait", "7"]));
+        assert_eq!((got, out), (code, format!("7\t{outcome}\t1.5s\tmake test\n")));
+    }
+    let fake = Fake::new(|asked| match asked.route() {
+        "/api/v1/events" => Answer::Stream { headers: vec![], pieces: vec![], then: Then::Stay },
+        _ => problem(404, "there is no job 9"),
+    });
+    assert_eq!(text(&fake.run(&["wait", "9"])), (1, String::new(), "ci-runner: there is no job 9\n".to_owned()));
+}
+
+#[test]
+fn wait_is_woken_by_events() {
+    let mut told = false;
+    let fake = Fake::new(move |asked| match asked.route() {
+        "/api/v1/events" => {
+            told = true;
+            let pieces = vec![event(8, "finished"), event(7, "running"), event(7, "finished")];
+            Answer::Stream { headers: vec![], pieces, then: Then::Stay }
+        }
+        _ if !std::mem::replace(&mut told, false) => Answer::Json(200, job(7, "finished", Some("succeeded"), 1)),
+        _ => Answer::Json(200, job(7, "running", None, 1)),
+    });
+    assert_eq!(text(&fake.run(&["wait", "7"])).0, 0);
+    // Asked twice only: before listening, and after the event of its own end.
+    assert_eq!(fake.asked().iter().filter(|asked| asked.route() == "/api/v1/jobs/7").count(), 2);
+}
+
+#[test]
+fn wait_has_a_limit_and_ctrl_c_is_130() {
+    let fake = Fake::new(|asked| match asked.route() {
+        "/api/v1/events" => Answer::Stream { headers: vec![], pieces: vec![], then: Then::Stay },
+        _ => Answer::Json(200, job(7, "running", None, 1)),
+    });
+    let (code, _, err) = text(&fake.run(&["wait", "7", "--timeout", "200ms"]));
+    assert_eq!(code, 2);
+    assert!(err.contains("the time is up; not finished: 7"), "{err}");
+
+    let child = fake.command(&["wait", "7"]).process_group(0).stdout(Stdio::piped()).spawn().unwrap();
+    // The handler stands before anything is asked.
+    fake.until_asked("/api/v1/jobs/7", 2);
+    let id = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(130));
+}
+
+#[test]
+fn wait_survives_a_daemon_that_goes_away() {
+    let mut fake = Fake::new(finishing(4, "succeeded"));
+    let child = fake.command(&["wait", "7"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    fake.until_asked("/api/v1/jobs/7", 1);
+    fake.go();
+    let before = fake.asked().len();
+    fake.come();
+    fake.until_asked("/api/v1/jobs/7", 5);
+    let (code, out, _) = text(&child.wait_with_output().unwrap());
+    assert_eq!((code, out.as_str()), (0, "7\tsucceeded\t1.5s\tmake test\n"));
+    assert!(fake.asked().len() > before);
+}
+
+#[test]
+fn actions_go_to_their_routes() {
+    let fake = Fake::new(|asked| match asked.route() {
+        "/api/v1/jobs/cancel" => Answer::Json(200, r#"{"ids":[7],"finished":[8]}"#.to_owned()),
+        "/api/v1/jobs/7/retry" => Answer::Json(201, r#"{"id":9}"#.to_owned()),
+        "/api/v1/jobs/8/hold" => problem(404, "there is no job 8"),
+        _ => Answer::Json(200, r#"{"ids":[7],"finished":[]}"#.to_owned()),
+    });
+    let done = |words: &[&str]| text(&fake.run(words));
+    assert_eq!(done(&["cancel", "7", "8"]), (0, "cancelled 7\n".into(), "job 8 had finished before\n".into()));
+    assert_eq!(done(&["cancel", "--all", "-q"]), (0, "cancelled 7\n".into(), String::new()));
+    assert_eq!(done(&["retry", "7"]), (0, "9\n".into(), String::new()));
+    assert_eq!(done(&["release", "7"]), (0, "released 7\n".into(), String::new()));
+    assert_eq!(done(&["priority", "-5", "7"]), (0, "changed 7\n".into(), String::new()));
+    // One that is not there does not keep the others from being held.
+    assert_eq!(done(&["hold", "8", "7"]), (1, "held 7\n".into(), "ci-runner: there is no job 8\n".into()));
+    let bodies: Vec<(String, String)> = fake.asked().into_iter().map(|asked| (asked.path, asked.body)).collect();
+    assert!(bodies.contains(&("/api/v1/jobs/cancel".into(), r#"{"ids":[7,8]}"#.into())), "{bodies:?}");
+    assert!(bodies.contains(&("/api/v1/jobs/cancel".into(), r#"{"all":true}"#.into())), "{bodies:?}");
+    assert!(bodies.contains(&("/api/v1/jobs/7/priority".into(), r#"{"priority":-5}"#.into())), "{bodies:?}");
+}
