@@ -11,7 +11,8 @@ pub enum GroupPolicy {
     /// First in, first out.
     #[default]
     Queue,
-    /// Only the newest waiting job is kept; older ones in the queue are superseded.
+    /// Only the newest waiting job is kept; older ones in the queue are superseded, and so is one that was running when the
+    /// newer came and would have to be tried again.
     Latest,
     /// As `Latest`, and running ones are stopped.
     Cancel,

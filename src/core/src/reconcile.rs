@@ -96,6 +96,10 @@ fn judge(record: &Record, id: JobId, lease: &Lease, observation: &Observation, n
         return match &observation.seen {
             Seen::Ended(result) => ended(result.clone()),
             Seen::Alive | Seen::Leftovers => Step::Kill,
+            // Its start was certainly never sent: nothing was lost with the old life.
+            Seen::Absent | Seen::NotBegan if lease.dispatched.is_none() => {
+                Step::Record(Event::Released { attempt: lease.attempt })
+            }
             Seen::Absent | Seen::NotBegan | Seen::Voided | Seen::Gone => {
                 ended(AttemptResult::Lost { cause: LostCause::Host })
             }
@@ -115,7 +119,9 @@ fn judge(record: &Record, id: JobId, lease: &Lease, observation: &Observation, n
         Seen::Absent | Seen::NotBegan if stopping => Step::Void,
         // It ran by the record, yet its directory is gone: not ours to guess, and never to run again.
         Seen::Absent if lease.started.is_some() => ended(AttemptResult::Lost { cause: LostCause::Executor }),
-        Seen::Absent | Seen::NotBegan => Step::Start,
+        Seen::Absent | Seen::NotBegan if record.may_dispatch_again(lease.pool) => Step::Start,
+        // Paused, or its slot may be another's: it never ran, and void makes sure that it never will.
+        Seen::Absent | Seen::NotBegan => Step::Void,
     }
 }
 

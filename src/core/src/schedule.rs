@@ -1,7 +1,7 @@
 //! Which facts to record next.
 //!
-//! [`next`] is the decision: it looks at the record and names one change, or none. [`schedule`] takes decision after
-//! decision, applying each to the record in memory, until nothing is left to decide: the caller commits them together and
+//! Three questions, each of which names one change or none: whose wish is due, which claim is better given back, which job
+//! goes next. [`schedule`] takes decision after decision, applying each to the record in memory, until nothing is left to decide: the caller commits them together and
 //! acts only when they are on disk. After a commit that failed the record is read again from the store.
 
 use crate::change::{Change, Entry, Wish};
@@ -16,17 +16,21 @@ use crate::time::Now;
 pub struct Permit {
     /// Claims may be made under this life of the spawner's directory; None: no executor, or the daemon is stopping.
     pub claim: Option<Epoch>,
-    /// Most changes in one turn, so that one commit stays short.
+    /// Most claims and releases in one turn, so that one commit stays short. What a fact implies is never put off.
     pub changes_max: usize,
 }
 
 /// Decides until there is nothing to decide (or `changes_max` is reached), applying each change.
+///
+/// Call it between applying facts and writing them: that a newer job of the group takes an older one's place, or that a
+/// dependency failed, is known to the record alone until the consequence stands in the same batch.
 pub fn schedule(record: &mut Record, permit: &Permit, now: Now) -> Vec<Entry> {
     record.advance(now);
     let mut entries = Vec::new();
-    while entries.len() < permit.changes_max
-        && let Some(change) = next(record, permit)
-    {
+    while let Some(change) = attend(record).or_else(|| {
+        let room = entries.len() < permit.changes_max;
+        room.then(|| release(record).or_else(|| claim(record, permit))).flatten()
+    }) {
         let entry = Entry { at: record.now(), change };
         if record.apply(&entry).is_err() {
             debug_assert!(false, "schedule decided an illegal change: {entry:?}");
@@ -35,11 +39,6 @@ pub fn schedule(record: &mut Record, permit: &Permit, now: Now) -> Vec<Entry> {
         entries.push(entry);
     }
     entries
-}
-
-/// The next change, at the record's time.
-pub fn next(record: &Record, permit: &Permit) -> Option<Change> {
-    attend(record).or_else(|| release(record)).or_else(|| claim(record, permit))
 }
 
 /// Cancelled and expired jobs.

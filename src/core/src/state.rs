@@ -178,7 +178,8 @@ impl Event {
 /// The table: where an event leads from a phase; None where it is illegal.
 ///
 /// `Released` is legal while stopping: a stop that reaches an attempt which never began gives the claim back, and the
-/// queued job is then dropped by its wish.
+/// queued job is then dropped by its wish. And while running: `Started` is said when the shim is there, and a shim that is
+/// killed before it let the job run leaves an attempt that never began.
 pub fn next(phase: Phase, event: EventKind) -> Option<Phase> {
     use EventKind as E;
     use Phase as P;
@@ -186,7 +187,7 @@ pub fn next(phase: Phase, event: EventKind) -> Option<Phase> {
         (P::Queued, E::Claimed) => Some(P::Starting),
         (P::Queued, E::Dropped) => Some(P::Finished),
         (P::Starting, E::Started) => Some(P::Running),
-        (P::Starting | P::Stopping, E::Released) => Some(P::Queued),
+        (P::Starting | P::Running | P::Stopping, E::Released) => Some(P::Queued),
         (P::Starting | P::Running | P::Stopping, E::Renewed) => Some(phase),
         (P::Starting | P::Running, E::StopRequested) => Some(P::Stopping),
         (P::Starting | P::Running | P::Stopping, E::EndedRetry) => Some(P::Queued),

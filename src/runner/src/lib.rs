@@ -7,6 +7,7 @@ pub mod config;
 pub mod cron;
 pub mod daemon;
 pub mod executor;
+pub mod http;
 pub mod metrics;
 pub mod quantity;
 pub mod request;

@@ -139,7 +139,7 @@ fn parse_secrets(
                 SecretError::TooShort { name, .. }
                 | SecretError::Uniform { name }
                 | SecretError::TooLarge { name, .. } => format!("secrets.{name}"),
-                SecretError::TooComplex { .. } => "secrets".to_owned(),
+                SecretError::TooComplex => "secrets".to_owned(),
             };
             fault(field, why)
         }

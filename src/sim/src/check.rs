@@ -7,7 +7,7 @@ use crate::host::{Happened, Host};
 use crate::store::{Fact, Row, Store};
 use crate::wire::Key;
 use ci_runner_core::change::{Change, Submission, Wish};
-use ci_runner_core::group::GroupPolicy;
+use ci_runner_core::group::{GroupPolicy, GroupSpec};
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::{AttemptResult, LostCause, Outcome};
 use ci_runner_core::record::News;
@@ -49,7 +49,7 @@ pub struct Truth {
 }
 
 /// The legal cells, written by hand: the table of `core` must agree.
-const LEGAL: [(Phase, EventKind); 16] = [
+const LEGAL: [(Phase, EventKind); 17] = [
     (Phase::Queued, EventKind::Claimed),
     (Phase::Queued, EventKind::Dropped),
     (Phase::Starting, EventKind::Started),
@@ -58,6 +58,7 @@ const LEGAL: [(Phase, EventKind); 16] = [
     (Phase::Starting, EventKind::StopRequested),
     (Phase::Starting, EventKind::EndedRetry),
     (Phase::Starting, EventKind::EndedFinish),
+    (Phase::Running, EventKind::Released),
     (Phase::Running, EventKind::Renewed),
     (Phase::Running, EventKind::StopRequested),
     (Phase::Running, EventKind::EndedRetry),
@@ -94,10 +95,12 @@ impl Truth {
                         self.nothing_lives_on(host, key);
                         self.check_result(host, clock, row, key, result);
                         self.check_next(row, key, result, next);
+                        self.returned(store, *id, row);
                     }
                     Event::Released { attempt } => {
                         let key = Key { job: *id, attempt: attempt.0 };
                         self.nothing_lives_on(host, key);
+                        self.returned(store, *id, row);
                         let sure = !self.sent.contains(&key) || self.voided.contains(&key);
                         self.require(sure, "void_before_giving_back", || format!("{key:?}"));
                     }
@@ -121,7 +124,8 @@ impl Truth {
     fn submitted(&mut self, store: &Store, submission: &Submission) {
         let id = submission.id;
         self.require(id.get() > store.last_id, "ids_are_given_once", || format!("{id}"));
-        let Some(group) = submission.spec.terms.group.as_ref().filter(|group| group.policy != GroupPolicy::Queue) else {
+        let Some(group) = submission.spec.terms.group.as_ref().filter(|group| group.policy != GroupPolicy::Queue)
+        else {
             return;
         };
         for (other, row) in &store.rows {
@@ -129,6 +133,18 @@ impl Truth {
             if of_group && (row.phase == Phase::Queued || group.policy == GroupPolicy::Cancel) {
                 self.superseded.entry(*other).or_insert(id);
             }
+        }
+    }
+
+    /// A job that goes back to the queue makes way for a newer one that asked for `latest`.
+    fn returned(&mut self, store: &Store, id: JobId, row: &Row) {
+        let Some(group) = &row.terms.group else { return };
+        let newer = store.rows.iter().find(|(other, row)| {
+            let asks = |one: &GroupSpec| one.name == group.name && one.policy != GroupPolicy::Queue;
+            **other > id && row.terms.group.as_ref().is_some_and(asks)
+        });
+        if let Some((newer, _)) = newer {
+            self.superseded.entry(id).or_insert(*newer);
         }
     }
 
@@ -149,6 +165,10 @@ impl Truth {
     }
 
     fn check_result(&mut self, host: &Host, clock: &Clock, row: &Row, key: Key, result: &AttemptResult) {
+        if result.is_success() {
+            let really = self.exited_zero.contains(&key);
+            self.require(really, "no_success_without_an_attempt_that_exited_0", || format!("{key:?}"));
+        }
         let lost = matches!(result, AttemptResult::Lost { .. });
         let known = self.known.get(&key).cloned();
         if lost && known.is_some() {
@@ -161,14 +181,14 @@ impl Truth {
                 LostCause::Host => claimed.as_deref() != Some(&epoch),
                 LostCause::Executor => self.victims.contains(&key),
             };
-            self.require(real, "only_what_was_struck_is_lost", || format!("{key:?} {result}; claimed under {claimed:?}, now {epoch}"));
+            self.require(real, "only_what_was_struck_is_lost", || {
+                format!("{key:?} {result}; claimed under {claimed:?}, now {epoch}")
+            });
         } else {
             let ever = self.ever_known.get(&key).cloned();
-            self.require(ever.as_ref() == Some(result), "a_result_has_a_witness", || format!("{key:?} {result}, witnessed {ever:?}"));
-        }
-        if result.is_success() {
-            let really = self.exited_zero.contains(&key);
-            self.require(really, "no_success_without_an_attempt_that_exited_0", || format!("{key:?}"));
+            self.require(ever.as_ref() == Some(result), "a_result_has_a_witness", || {
+                format!("{key:?} {result}, witnessed {ever:?}")
+            });
         }
     }
 
@@ -180,7 +200,9 @@ impl Truth {
             Next::Retry { .. } => {
                 self.require(!stopped, "a_stopped_job_is_not_retried", || format!("{key:?}"));
                 let within = tries <= policy.retries && policy.allows(result);
-                self.require(within, "attempts_within_allowed", || format!("{key:?} try {tries} of 1+{}", policy.retries));
+                self.require(within, "attempts_within_allowed", || {
+                    format!("{key:?} try {tries} of 1+{}", policy.retries)
+                });
             }
             Next::Finish { outcome } => {
                 let success = matches!(outcome, Outcome::Succeeded);
@@ -221,6 +243,10 @@ impl Truth {
                 let lease = row.and_then(|row| row.lease.as_ref());
                 let claimed = lease.is_some_and(|(lease, _)| lease.attempt.0 == key.attempt);
                 self.require(claimed, "no_process_without_a_committed_claim", || format!("{key:?}"));
+                let shims = host.processes.iter().filter(|process| process.start.key == key).count();
+                self.require(shims == 1, "an_attempt_is_executed_at_most_once", || {
+                    format!("{key:?} has {shims} shims")
+                });
                 let live = || host.processes.iter().filter(|process| process.start.slots > 0);
                 let in_pool = live().filter(|process| process.start.pool == start.pool).count();
                 self.require(in_pool <= start.slots as usize, "slots_hold", || {
@@ -257,9 +283,9 @@ impl Truth {
         }
     }
 
-    pub(crate) fn start_sent(&mut self, key: Key, store: &Store) {
+    pub(crate) fn start_sent(&mut self, key: Key, paused: bool) {
         self.sent.insert(key);
-        self.require(store.paused.is_none(), "pause_holds", || format!("{key:?} was sent while paused"));
+        self.require(!paused, "pause_holds", || format!("{key:?} was sent while paused"));
     }
 
     pub(crate) fn acknowledged(&mut self, job: JobId, store: &Store) {
@@ -294,7 +320,8 @@ impl Truth {
 
     /// At the end: nothing is open, and the listener knows it.
     pub(crate) fn check_end(&mut self, store: &Store) {
-        let silent: Vec<&JobId> = store.ended.iter().filter(|(id, end)| self.listener.get(id) != Some(end)).map(|(id, _)| id).collect();
+        let silent: Vec<&JobId> =
+            store.ended.iter().filter(|(id, end)| self.listener.get(id) != Some(end)).map(|(id, _)| id).collect();
         if !silent.is_empty() {
             let what = format!("{silent:?}");
             self.violate("every_end_is_told", what);

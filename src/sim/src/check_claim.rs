@@ -15,24 +15,36 @@ use ci_runner_core::time::Now;
 const AHEAD_MAX: usize = 16;
 
 impl Truth {
-    /// Whether a job could be claimed at this time, its group and slots aside.
+    /// Whether a job could surely be claimed at this time, its group and slots aside.
     fn claimable(&self, id: JobId, row: &Row, at: Now) -> bool {
+        self.claimable_but_date(id, row, at)
+            && (row.attempt > 0 || row.terms.at.is_none_or(|date| !self.skewed && date <= at.wall))
+    }
+
+    fn claimable_but_date(&self, id: JobId, row: &Row, at: Now) -> bool {
         row.phase == Phase::Queued
             && row.wish == Wish::Run
             && row.waits_for.is_empty()
             && row.impossible.is_none()
             && row.ready_at <= at.engine
-            && row.terms.at.is_none_or(|date| !self.skewed && date <= at.wall)
             && row.terms.expires.is_none_or(|date| date > at.wall)
             && !self.superseded.contains_key(&id)
     }
 
-    /// Room in the group before this job, and whether its turn has come.
-    fn group_lets(&self, store: &Store, settings: &Settings, id: JobId, row: &Row, at: Now) -> bool {
+    /// Room in the group before this job, and whether its turn has come. Where the date was set nobody knows whether those
+    /// that have a date stand before it: `doubt` says whether they do.
+    fn group_lets(&self, view: (&Store, &Settings, Now), id: JobId, row: &Row, doubt: bool) -> bool {
+        let (store, settings, at) = view;
         let Some(group) = &row.terms.group else { return true };
-        let members = || store.rows.iter().filter(|(_, other)| other.terms.group.as_ref().is_some_and(|one| one.name == group.name));
+        let members = || {
+            store.rows.iter().filter(|(_, other)| other.terms.group.as_ref().is_some_and(|one| one.name == group.name))
+        };
         let holders = members().filter(|(_, other)| other.lease.is_some()).count();
-        let ahead = members().filter(|(other, row)| **other < id && self.claimable(**other, row, at)).count();
+        let ahead = members().filter(|(other, row)| {
+            let before = self.claimable(**other, row, at);
+            **other < id && (before || (doubt && self.skewed && self.claimable_but_date(**other, row, at)))
+        });
+        let ahead = ahead.count();
         holders + ahead < limit(settings, row) as usize
     }
 
@@ -46,13 +58,19 @@ impl Truth {
         self.require(!self.superseded.contains_key(&id), "latest_keeps_the_newest", what);
         let fulfilled = row.waits_for.is_empty() && row.impossible.is_none();
         self.require(fulfilled, "a_dependency_is_fulfilled_before_its_job_starts", what);
-        let due = row.ready_at <= at.engine && (self.skewed || row.attempt > 0 || row.terms.at.is_none_or(|date| date <= at.wall));
+        let due = row.ready_at <= at.engine
+            && (self.skewed || row.attempt > 0 || row.terms.at.is_none_or(|date| date <= at.wall));
         self.require(due, "nothing_starts_before_its_time", what);
         self.require(store.paused.is_none(), "pause_holds", what);
-        self.require(self.group_lets(store, settings, id, row, at), "a_group_never_exceeds_its_limit", what);
+        self.require(self.group_lets((store, settings, at), id, row, false), "a_group_never_exceeds_its_limit", what);
         self.require(fits(settings, row, pool), "labels_match", what);
-        let taken: Vec<u32> =
-            store.rows.values().filter_map(|row| row.lease.as_ref()).filter(|(_, name)| name == pool).map(|(lease, _)| lease.slot).collect();
+        let taken: Vec<u32> = store
+            .rows
+            .values()
+            .filter_map(|row| row.lease.as_ref())
+            .filter(|(_, name)| name == pool)
+            .map(|(lease, _)| lease.slot)
+            .collect();
         let slots = settings.pools.iter().find(|one| one.name == pool).map_or(0, |one| one.slots);
         let room = taken.len() < slots as usize + AHEAD_MAX && !taken.contains(slot);
         self.require(room, "slots_hold", || format!("job {id} slot {slot} of {pool}, taken {taken:?}"));
@@ -61,10 +79,11 @@ impl Truth {
             order(**other, row) < key
                 && self.claimable(**other, row, at)
                 && fits(settings, row, pool)
-                && self.group_lets(store, settings, **other, row, at)
+                && self.group_lets((store, settings, at), **other, row, true)
         });
-        let overtaken = before.map(|(other, _)| *other);
-        self.require(overtaken.is_none(), "nobody_is_overtaken", || format!("job {id} overtakes {overtaken:?}"));
+        if let Some((other, _)) = before {
+            self.violate("nobody_is_overtaken", format!("job {id} overtakes {other}"));
+        }
     }
 
     /// After a turn that left nothing to decide, nobody is told "next".
@@ -84,36 +103,66 @@ impl Truth {
 
     /// The record is what a rebuilt one would be, and its reasons are the store's.
     pub(crate) fn check_record(&mut self, record: &Record, store: &Store, settings: &Settings, now: Now, skewed: bool) {
+        if store.rows.values().any(|row| row.terms.expires.is_some_and(|date| date <= now.wall)) {
+            return; // expiries of this very moment are dropped at the next turn
+        }
         let mut rebuilt = store.record(settings, now);
         rebuilt.advance(now);
         let same = record.len() == rebuilt.len() && record.next_id() == rebuilt.next_id();
         self.require(same, "the_record_is_what_the_store_says", || "other jobs".to_owned());
         for (id, row) in &store.rows {
             let of = |record: &Record| {
-                let lease = record.lease(*id).map(|lease| (lease.attempt, record.pool_name(lease.pool).to_owned(), lease.slot, lease.started));
-                (record.phase(*id), record.wish(*id).cloned(), record.tries(*id), record.last_attempt(*id), record.priority(*id), lease)
+                let lease = record
+                    .lease(*id)
+                    .map(|lease| (lease.attempt, record.pool_name(lease.pool).to_owned(), lease.slot, lease.started));
+                (
+                    record.phase(*id),
+                    record.wish(*id).cloned(),
+                    record.tries(*id),
+                    record.last_attempt(*id),
+                    record.priority(*id),
+                    lease,
+                )
             };
             let (ours, theirs) = (of(record), of(&rebuilt));
-            self.require(ours == theirs, "the_record_is_what_the_store_says", || format!("job {id}: {ours:?}, rebuilt {theirs:?}"));
+            self.require(ours == theirs, "the_record_is_what_the_store_says", || {
+                format!("job {id}: {ours:?}, rebuilt {theirs:?}")
+            });
             if skewed && (row.terms.at.is_some() || row.terms.expires.is_some() || row.terms.group.is_some()) {
                 continue;
             }
-            let (ours, theirs) = (record.explain(*id), rebuilt.explain(*id));
+            let (ours, theirs) = (sorted(record.explain(*id)), sorted(rebuilt.explain(*id)));
             let claimable = self.claimable(*id, row, now);
             let told = ours.clone().unwrap_or_default();
-            self.require(!skewed && ours == theirs || skewed, "explain_tells_the_truth", || format!("job {id}: {ours:?}, rebuilt {theirs:?}"));
+            self.require(skewed || ours == theirs, "explain_tells_the_truth", || {
+                format!("job {id}: {ours:?}, rebuilt {theirs:?}")
+            });
             for reason in &told {
                 let holds = self.holds(reason, store, settings, *id, row, now);
                 self.require(holds, "explain_tells_the_truth", || format!("job {id}: {reason:?} does not hold"));
             }
-            let deciding = |reason: &Reason| !matches!(reason, Reason::NoSlot { .. } | Reason::NoPool { .. } | Reason::Group { .. } | Reason::Paused(_) | Reason::Next | Reason::Behind { .. });
+            let deciding = |reason: &Reason| {
+                !matches!(
+                    reason,
+                    Reason::NoSlot { .. }
+                        | Reason::NoPool { .. }
+                        | Reason::Group { .. }
+                        | Reason::Paused(_)
+                        | Reason::Next
+                        | Reason::Behind { .. }
+                )
+            };
             let silent = row.phase == Phase::Queued && !claimable && !told.iter().any(deciding);
-            self.require(!silent || skewed, "explain_tells_the_truth", || format!("job {id} cannot be claimed: {told:?}"));
+            self.require(!silent || skewed, "explain_tells_the_truth", || {
+                format!("job {id} cannot be claimed: {told:?}; {row:?}")
+            });
         }
     }
 
     fn holds(&self, reason: &Reason, store: &Store, settings: &Settings, id: JobId, row: &Row, now: Now) -> bool {
-        let leases = |pool: &str| store.rows.values().filter_map(|row| row.lease.as_ref()).filter(|(_, name)| name == pool).count();
+        let leases = |pool: &str| {
+            store.rows.values().filter_map(|row| row.lease.as_ref()).filter(|(_, name)| name == pool).count()
+        };
         match reason {
             Reason::Running { .. } => row.phase == Phase::Running,
             Reason::Starting { .. } => row.phase == Phase::Starting,
@@ -125,7 +174,7 @@ impl Truth {
             Reason::Delayed { until, .. } => *until > now.engine,
             Reason::Group { holders, .. } => {
                 holders.iter().all(|job| store.rows.get(job).is_some_and(|row| row.lease.is_some()))
-                    && !self.group_lets(store, settings, id, row, now)
+                    && !self.group_lets((store, settings, now), id, row, true)
             }
             Reason::Paused(_) => store.paused.is_some(),
             Reason::NoPool { .. } => settings.pools.iter().all(|pool| !fits(settings, row, &pool.name)),
@@ -133,6 +182,19 @@ impl Truth {
             Reason::Behind { .. } | Reason::Next => true,
         }
     }
+}
+
+/// Pools in order of name: a reload keeps their old order until the next start.
+fn sorted(mut reasons: Option<Vec<Reason>>) -> Option<Vec<Reason>> {
+    for reason in reasons.iter_mut().flatten() {
+        if let Reason::NoSlot { pools } = reason {
+            pools.sort();
+        }
+        if let Reason::NoPool { nearest, .. } = reason {
+            *nearest = None;
+        }
+    }
+    reasons
 }
 
 fn order(id: JobId, row: &Row) -> (i64, JobId) {

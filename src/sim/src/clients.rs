@@ -185,7 +185,7 @@ impl World {
     pub(crate) fn client_step(&mut self) {
         let op = self.clients.idle().unwrap_or_else(|| {
             let ask = invent(&mut self.rng, &self.clients.acked, self.clock.wall());
-            let key = (matches!(ask, Ask::Submit(..)) && self.rng.percent(50)).then(|| self.rng.next());
+            let key = (matches!(ask, Ask::Submit(..)) && self.rng.percent(50)).then(|| self.rng.bits());
             self.clients.add(ask, key, key.is_some());
             self.clients.ops.len() - 1
         });

@@ -33,7 +33,9 @@ impl World {
     pub(crate) fn commit(&mut self, daemon: &mut Daemon) {
         let Some(batch) = daemon.inflight.take() else { return };
         let fate = std::mem::replace(&mut self.fate, Fate::Kept);
-        self.note("commit", [batch.facts.len() as u64, fate as u64], || format!("{} facts {fate:?}", batch.facts.len()));
+        self.note("commit", [batch.facts.len() as u64, fate as u64], || {
+            format!("{} facts {fate:?}", batch.facts.len())
+        });
         if fate != Fate::Refused {
             self.keep(&batch);
         }
@@ -88,12 +90,12 @@ impl World {
             return;
         }
         daemon.looks.clear();
+        daemon.whole = true;
         let news = daemon.record.news_seq();
         daemon.record = self.store.record(&daemon.settings, daemon.record.now());
         daemon.record.resume_news(news);
-        daemon.listing = None;
         daemon.wake = true;
-        if daemon.up {
+        if daemon.listing.take().is_some() || daemon.up {
             self.ask_list(daemon);
         }
     }
@@ -115,6 +117,6 @@ impl World {
         daemon.connection = None;
         daemon.up = false;
         daemon.listing = None;
-        daemon.sent.clear();
+        daemon.lists_due = 0;
     }
 }

@@ -33,7 +33,7 @@ pub const ROWS: [&str; 24] = [
 ];
 
 /// Faults that a campaign must have seen.
-pub const FAULTS: [&str; 18] = [
+pub const FAULTS: [&str; 19] = [
     "fault: daemon crashed",
     "fault: daemon stopped in order",
     "fault: commit in flight was kept",
@@ -52,6 +52,7 @@ pub const FAULTS: [&str; 18] = [
     "fault: message lost",
     "fault: message doubled",
     "fault: configuration changed",
+    "fault: start doubled",
 ];
 
 /// Counters.

@@ -1,6 +1,7 @@
 //! The daemon, as a loop over the real decisions: facts are applied in memory at once, written in batches, and acted upon
 //! when they are on disk. One call of a function here is one action; a crash may come between any two.
 
+use crate::mutant::Mutant;
 use crate::store::Fact;
 use crate::wire::{Key, Request};
 use crate::world::World;
@@ -66,6 +67,8 @@ pub(crate) struct Daemon {
     pub up: bool,
     pub listing: Option<Listing>,
     pub listed: Instant,
+    /// Lists that were asked for on this connection and are not told: an answer belongs to the oldest.
+    pub lists_due: u32,
     pub pending: Batch,
     pub inflight: Option<Batch>,
     /// Jobs with facts that are not on disk, and how many.
@@ -73,9 +76,9 @@ pub(crate) struct Daemon {
     /// Looks to be judged when the job's facts are on disk.
     pub looks: BTreeMap<Key, Seen>,
     pub acts: VecDeque<Act>,
-    /// Starts without an answer, and when they were sent.
-    pub sent: BTreeMap<Key, Instant>,
     pub wake: bool,
+    /// A turn was taken since the last fact: only then a batch is whole.
+    pub whole: bool,
     pub stopping: bool,
     /// What the listener was told last.
     pub told: u64,
@@ -155,6 +158,7 @@ impl Daemon {
         if let Change::Job { id, event: Event::StopRequested { attempt, .. } } = &entry.change {
             self.pending.acts.push(Act::Stop(Key { job: *id, attempt: attempt.0 }));
         }
+        self.whole = false;
         self.pending.facts.push(Fact { entry, settings: self.settings.clone(), pool });
         self.wake = true;
     }
@@ -199,13 +203,14 @@ impl World {
             up: false,
             listing: None,
             listed: now.engine,
+            lists_due: 0,
             pending: Batch::default(),
             inflight: None,
             unsaved: BTreeMap::new(),
             looks: BTreeMap::new(),
             acts: VecDeque::new(),
-            sent: BTreeMap::new(),
             wake: true,
+            whole: true,
             stopping: false,
             told: 0,
         });
@@ -214,8 +219,11 @@ impl World {
     /// The daemon is gone, with all it had in memory.
     pub(crate) fn end_daemon(&mut self) {
         let Some(daemon) = self.daemon.take() else { return };
+        let late_until = self.clock.time + self.rng.pick(&[0, 0, 20_000, 100_000]);
         if let Some(connection) = daemon.connection.and_then(|id| self.host.connection(id)) {
             connection.daemon_open = false;
+            // What a dead daemon sent may stand unread for long, if nobody drops it.
+            connection.late_until = late_until;
             connection.to_daemon.clear();
         }
         self.host.connections.retain(|connection| connection.daemon_open || connection.spawner_open);
@@ -241,7 +249,7 @@ impl World {
         }
         match &daemon.inflight {
             Some(_) => moves.push(Move::Commit),
-            None if !daemon.pending.is_empty() => moves.push(Move::Write),
+            None if !daemon.pending.is_empty() && daemon.whole => moves.push(Move::Write),
             None => {}
         }
         if !daemon.acts.is_empty() {
@@ -251,10 +259,9 @@ impl World {
             moves.push(Move::Dispatch);
         }
         let now = self.clock.now(&daemon.base);
-        if !daemon.wake && !self.is(crate::mutant::Mutant::DropWakeUps) && daemon.wake_at(now) <= Some(now.engine) {
-            if daemon.wake_at(now).is_some() {
-                moves.push(Move::Timer);
-            }
+        let due = daemon.wake_at(now).is_some_and(|at| at <= now.engine);
+        if due && !daemon.wake && !self.is(Mutant::DropWakeUps) {
+            moves.push(Move::Timer);
         }
         let idle = daemon.inflight.is_none() && daemon.pending.is_empty() && daemon.acts.is_empty();
         if daemon.stopping && idle {
@@ -300,19 +307,5 @@ impl World {
             return;
         }
         self.ask_list(daemon);
-        let old: Vec<Key> = daemon.sent.iter().filter(|(_, at)| now.engine.since_ms(**at) >= ASK_AGAIN_MS).map(|(key, _)| *key).collect();
-        for key in old {
-            if daemon.is_open(key) && daemon.is_saved(key.job) && may_ask_again(daemon, key) {
-                self.send_start(daemon, key);
-            } else {
-                daemon.sent.remove(&key);
-            }
-        }
     }
-}
-
-/// A `start` that was not answered may be sent again while nothing forbids a first one.
-fn may_ask_again(daemon: &Daemon, key: Key) -> bool {
-    let starting = daemon.record.phase(key.job) == Some(ci_runner_core::state::Phase::Starting);
-    starting && daemon.record.paused().is_none()
 }

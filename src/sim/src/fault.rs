@@ -2,7 +2,7 @@
 
 use crate::commit::Fate;
 use crate::host::{Dir, Process, Script, Shim, Stage};
-use crate::wire::{Key, Start};
+use crate::wire::{Key, Request, Start};
 use crate::world::World;
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::AttemptResult;
@@ -67,7 +67,11 @@ impl World {
             if kept {
                 self.keep(&batch);
             }
-            self.coverage.hit(if kept { "fault: commit in flight was kept" } else { "fault: commit in flight was lost" });
+            self.coverage.hit(if kept {
+                "fault: commit in flight was kept"
+            } else {
+                "fault: commit in flight was lost"
+            });
         }
         self.coverage.hit("fault: daemon crashed");
         self.note("fault", [0, u64::from(kept)], || format!("daemon killed; what was in flight is kept: {kept}"));
@@ -123,6 +127,7 @@ impl World {
                 self.note("fault", [11, 1], || format!("{key:?} shim stopped"));
             }
             (Shim::Alive | Shim::Stopped, _) => {
+                self.host.processes[at].dies_at = self.clock.time + self.rng.pick(&[0, 0, 9_000]);
                 self.host.kill_shim(at);
                 self.truth.victims.insert(key);
                 self.coverage.hit("fault: shim killed");
@@ -138,6 +143,13 @@ impl World {
             return;
         }
         let at = self.rng.index(self.host.connections.len());
+        let requests = &mut self.host.connections[at].to_spawner;
+        if let Some(start) = requests.iter().position(|request| matches!(request, Request::Start(_))) {
+            let again = requests[start].clone();
+            requests.insert(start, again);
+            self.coverage.hit("fault: start doubled");
+            return;
+        }
         let replies = &mut self.host.connections[at].to_daemon;
         let Some(from) = replies.iter().position(crate::wire::Reply::is_repeatable) else { return };
         let lose = self.rng.percent(50);
@@ -179,6 +191,7 @@ impl World {
             kill_at: None,
             kill_asked: None,
             children: false,
+            dies_at: i64::MIN,
         });
     }
 }

@@ -89,6 +89,8 @@ pub struct Process {
     pub kill_asked: Option<i64>,
     /// Forked processes live.
     pub children: bool,
+    /// Killing takes until then: a process may sit in the kernel.
+    pub dies_at: i64,
 }
 
 impl Process {
@@ -269,8 +271,7 @@ impl Host {
             return "is killed by its shim";
         }
         if until <= time {
-            let result =
-                if process.timed_out { AttemptResult::TimedOut } else { process.script.end.clone() };
+            let result = if process.timed_out { AttemptResult::TimedOut } else { process.script.end.clone() };
             if result.is_success() {
                 self.happened.push(Happened::ExitedZero(process.start.key));
             }

@@ -15,6 +15,7 @@ mod clock;
 mod commit;
 pub mod coverage;
 mod daemon;
+pub mod document;
 mod fault;
 mod host;
 mod mind;

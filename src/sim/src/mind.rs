@@ -20,17 +20,29 @@ impl World {
         let claim = daemon.epoch.clone().filter(|_| daemon.up && !daemon.stopping);
         let permit = Permit { claim, changes_max: Self::CHANGES_MAX };
         self.misdecide(daemon, &permit, true);
-        let entries = schedule(&mut daemon.record, &permit, now);
-        let whole = entries.len() < Self::CHANGES_MAX;
+        let entries = self.decide(daemon, &permit, now);
+        let rests = entries.len() < Self::CHANGES_MAX;
         for entry in entries {
             self.note("decide", [0, 0], || format!("{:?}", entry.change));
             daemon.note(entry);
         }
         self.misdecide(daemon, &permit, false);
-        daemon.wake = !whole;
-        if whole && self.mutant.is_none() {
+        daemon.wake = !rests;
+        daemon.whole = true;
+        if rests && self.mutant.is_none() {
             self.truth.check_rest(&daemon.record, permit.claim.is_some(), now);
         }
+    }
+
+    fn decide(&self, daemon: &mut Daemon, permit: &Permit, now: Now) -> Vec<Entry> {
+        let pause = daemon.record.paused().cloned();
+        if pause.is_none() || !self.is(Mutant::IgnorePauseForClaims) {
+            return schedule(&mut daemon.record, permit, now);
+        }
+        daemon.record.set_paused(None);
+        let entries = schedule(&mut daemon.record, &Permit { claim: None, ..permit.clone() }, now);
+        daemon.record.set_paused(pause);
+        entries
     }
 
     /// The claim whose `start` may be sent now.
@@ -82,16 +94,17 @@ impl World {
         let Some(lease) = daemon.record.lease(key.job) else { return };
         let pool = daemon.record.pool_name(lease.pool).to_owned();
         let slots = daemon.settings.pools.iter().find(|one| one.name == pool).map_or(0, |one| one.slots);
-        let group = self.store.rows.get(&key.job).and_then(|row| row.terms.group.as_ref()).map(|group| group.name.clone());
+        let group =
+            self.store.rows.get(&key.job).and_then(|row| row.terms.group.as_ref()).map(|group| group.name.clone());
         let limit = group.as_ref().and_then(|name| daemon.record.group_limit(name)).unwrap_or(u32::MAX);
         let timeout_ms = self.clients.timeouts.get(&key.job).copied().unwrap_or(60_000);
         let start = Start { key, pool, group, timeout_ms, grace_ms: 10_000, slots, limit };
         daemon.record.dispatch(key.job);
-        daemon.sent.insert(key, daemon.record.now().engine);
         if let Some(listing) = &mut daemon.listing {
             listing.started.insert(key);
         }
-        self.truth.start_sent(key, &self.store);
+        let paused = daemon.record.paused().is_some() && self.store.paused.is_some();
+        self.truth.start_sent(key, paused);
         self.send(daemon, Request::Start(start));
     }
 
@@ -106,8 +119,14 @@ impl World {
     }
 
     pub(crate) fn ask_list(&mut self, daemon: &mut Daemon) {
+        if self.is(Mutant::SkipList) {
+            daemon.listed = daemon.record.now().engine;
+            daemon.up = true;
+            return;
+        }
         daemon.listing = Some(Listing { open: daemon.open(), ..Listing::default() });
         daemon.listed = daemon.record.now().engine;
+        daemon.lists_due += 1;
         self.send(daemon, Request::List);
     }
 
@@ -116,18 +135,11 @@ impl World {
         let Some(reply) = connection.and_then(|connection| connection.to_daemon.pop_front()) else { return };
         let text = format!("{reply:?}");
         self.note("hear", [text.len() as u64, 0], || text);
-        if let Some(key) = reply.key() {
-            daemon.sent.remove(&key);
-        }
         match reply {
             Reply::Welcome(epoch) => {
                 daemon.epoch = Some(epoch);
                 daemon.wake = true;
-                if self.is(Mutant::SkipList) {
-                    daemon.up = true;
-                } else {
-                    self.ask_list(daemon);
-                }
+                self.ask_list(daemon);
             }
             Reply::Refused => self.truth.violate("a_new_daemon_is_heard", "hello was refused".to_owned()),
             Reply::Started(key) => self.observe(daemon, key, Seen::Alive, false),
@@ -148,6 +160,14 @@ impl World {
     }
 
     fn listed(&mut self, daemon: &mut Daemon) {
+        daemon.lists_due = daemon.lists_due.saturating_sub(1);
+        if daemon.lists_due > 0 {
+            // The answer to an older question is a stale snapshot: the youngest counts.
+            if let Some(listing) = &mut daemon.listing {
+                listing.lines.clear();
+            }
+            return;
+        }
         let Some(listing) = daemon.listing.take() else { return };
         daemon.up = true;
         daemon.wake = true;
@@ -222,12 +242,9 @@ impl World {
                 match lease.map(|lease| (lease.dispatched.is_some(), lease.started.is_some())) {
                     Some((false, _)) => self.observe(daemon, key, Seen::Absent, true),
                     Some((true, true)) => self.observe(daemon, key, Seen::Alive, false),
-                    Some((true, false)) => {
-                        if self.is(Mutant::SkipVoid) {
-                            self.take_step(daemon, key, Step::Void);
-                        }
-                    }
-                    None => {}
+                    Some((true, false)) if self.is(Mutant::SkipVoid) => self.take_step(daemon, key, Step::Void),
+                    // Its start is not answered yet: the answer will be judged.
+                    Some((true, false)) | None => {}
                 }
             }
         }
@@ -251,9 +268,10 @@ impl World {
         let Event::Ended { attempt, result, next } = event else { return event };
         let again = Next::Retry { ready_at: daemon.record.now().engine };
         let stopped = daemon.record.phase(key.job) == Some(Phase::Stopping);
-        let exhausted = daemon.record.retry(key.job).is_some_and(|retry| {
-            retry.allows(&result) && daemon.record.tries(key.job) == Some(retry.retries)
-        });
+        let exhausted = daemon
+            .record
+            .retry(key.job)
+            .is_some_and(|retry| retry.allows(&result) && daemon.record.tries(key.job) == Some(retry.retries));
         let next = match self.mutant {
             Some(Mutant::RetryStopped) if stopped => again,
             Some(Mutant::RetriesOffByOne) if exhausted && !stopped => again,

@@ -16,8 +16,11 @@ impl World {
             return;
         }
         daemon.record.advance(self.clock.now(&daemon.base));
-        let ids: Vec<JobId> = daemon.record.ids().collect();
-        for id in ids.into_iter().rev() {
+        let mut ids: Vec<JobId> = daemon.record.ids().collect();
+        if mutant == Mutant::YoungestFirst {
+            ids.reverse();
+        }
+        for id in ids {
             if daemon.record.phase(id) != Some(Phase::Queued) {
                 continue;
             }
@@ -45,7 +48,9 @@ impl World {
             (Mutant::GroupFreeWhileStarting, Reason::Group { holders, ahead: 0, .. }) => {
                 !holders.is_empty() && holders.iter().all(starting)
             }
-            (Mutant::IgnoreHold, Reason::Held { .. }) | (Mutant::IgnoreLabels, Reason::NoPool { pool: None, .. }) => true,
+            (Mutant::IgnoreHold, Reason::Held { .. }) | (Mutant::IgnoreLabels, Reason::NoPool { pool: None, .. }) => {
+                true
+            }
             (Mutant::DependencyReleasedOnClaim, Reason::WaitsFor { phase, .. }) => *phase != Some(Phase::Queued),
             (Mutant::YoungestFirst, Reason::Next | Reason::Behind { .. }) => true,
             (Mutant::SlotFreeWhileStopping, Reason::NoSlot { pools }) => {
@@ -71,7 +76,8 @@ impl World {
             _ => used < slots,
         };
         let pools: Vec<_> = record.pools().collect();
-        let at = pools.iter().position(|pool| fits(&pool.name, &pool.labels) && room(pool.used + pool.claimed, pool.slots));
+        let at =
+            pools.iter().position(|pool| fits(&pool.name, &pool.labels) && room(pool.used + pool.claimed, pool.slots));
         at.and_then(|at| u16::try_from(at).ok()).map(PoolId)
     }
 }

@@ -57,7 +57,7 @@ pub enum Mutant {
     IgnorePauseForClaims,
     /// The daemon does not wake for times.
     DropWakeUps,
-    /// The daemon does not ask what runs after it connected.
+    /// The daemon never asks what runs.
     SkipList,
     /// A repeated idempotency key makes a second job.
     ForgetKeys,

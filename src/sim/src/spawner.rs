@@ -64,6 +64,7 @@ impl Host {
             to_daemon: VecDeque::new(),
             daemon_open: true,
             spawner_open: true,
+            late_until: i64::MIN,
         });
         Some(id)
     }
@@ -83,7 +84,7 @@ impl Host {
             None => Some(Duty::TellEnd(*key)),
             Some(process) if process.shim == Shim::Dead => match mutant {
                 Some(Mutant::IgnoreLeftovers) => Some(Duty::TellEnd(*key)),
-                _ => Some(Duty::KillLeftovers(*key)),
+                _ => (process.dies_at <= time).then_some(Duty::KillLeftovers(*key)),
             },
             Some(process) if mutant != Some(Mutant::NeverKill) && backstop_at(process) <= time => {
                 Some(Duty::Backstop(*key))
@@ -93,9 +94,9 @@ impl Host {
     }
 
     /// When a [`Duty`] comes up by time alone.
-    pub fn duty_time(&self) -> Option<i64> {
+    pub fn duty_time(&self, time: i64) -> Option<i64> {
         self.spawner.as_ref()?;
-        self.processes.iter().map(backstop_at).min()
+        self.processes.iter().flat_map(|process| [backstop_at(process), process.dies_at]).filter(|at| *at > time).min()
     }
 
     /// Does it.
@@ -115,7 +116,9 @@ impl Host {
                     seen @ (Seen::NotBegan | Seen::Voided) => Reply::Attempt(key, seen),
                     Seen::Absent | Seen::Alive | Seen::Gone | Seen::Leftovers => Reply::Ended(key, None),
                 };
-                if let Some(connection) = self.connections.iter_mut().rev().find(|one| one.generation.is_some()) {
+                if let Some(connection) =
+                    self.connections.iter_mut().rev().find(|one| one.spawner_open && one.generation.is_some())
+                {
                     connection.to_daemon.push_back(reply);
                 }
             }
@@ -195,6 +198,7 @@ impl Host {
             kill_at: None,
             kill_asked: None,
             children: false,
+            dies_at: i64::MIN,
         });
         if let Some(spawner) = &mut self.spawner {
             spawner.watched.insert(key);

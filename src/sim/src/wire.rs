@@ -89,18 +89,6 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// Of which attempt it speaks.
-    pub fn key(&self) -> Option<Key> {
-        match self {
-            Self::Started(key)
-            | Self::RefusedStart(key, _)
-            | Self::Voided(key)
-            | Self::Ended(key, _)
-            | Self::Attempt(key, _) => Some(*key),
-            Self::Welcome(_) | Self::Refused | Self::Listed => None,
-        }
-    }
-
     /// True for the answers that `list` would tell again: a test may lose or double them.
     pub fn is_repeatable(&self) -> bool {
         matches!(self, Self::Started(_) | Self::Voided(_) | Self::Ended(..) | Self::RefusedStart(..))
@@ -122,4 +110,6 @@ pub struct Connection {
     pub daemon_open: bool,
     /// The spawner's end is open.
     pub spawner_open: bool,
+    /// The spawner does not come to read it before that.
+    pub late_until: i64,
 }

@@ -23,8 +23,8 @@ use std::rc::Rc;
 
 /// Actions after which a settled run is called stuck.
 const SETTLE_STEPS_MAX: u32 = 40_000;
-/// Waiting longer than this for the next event is waiting for nothing: two years and a bit.
-const WAIT_MS_MAX: i64 = 2 * 366 * 24 * 3600 * 1000 + 1_000_000;
+/// Waiting longer than this for the next event is waiting for nothing: fifty years, more than all dates that are set.
+const WAIT_MS_MAX: i64 = 50 * 366 * 24 * 3600 * 1000;
 
 /// What one run is to be like.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +82,7 @@ impl World {
         let asks_max = if rng.percent(12) { 50 } else { 2 + rng.index(14) };
         let fault_percent = if calm { 0 } else { rng.pick(&[1, 3, 6, 12]) };
         Self {
-            faults: rng.next() | rng.next(),
+            faults: rng.bits() | rng.bits(),
             rng,
             mutant: plan.mutant,
             clock: Clock::default(),
@@ -150,7 +150,12 @@ impl World {
             choices.push(Choice::StartDaemon);
         }
         if self.host.spawner.is_some() {
-            let readable = self.host.connections.iter().enumerate().filter(|(_, one)| !one.to_spawner.is_empty());
+            let readable = self
+                .host
+                .connections
+                .iter()
+                .enumerate()
+                .filter(|(_, one)| !one.to_spawner.is_empty() && one.late_until <= self.clock.time);
             choices.extend(readable.map(|(at, _)| Choice::Spawner(at)));
         }
         if let Some(duty) = self.host.duty(self.clock.time, self.mutant) {
@@ -159,7 +164,11 @@ impl World {
         let time = self.clock.time;
         for (at, process) in self.host.processes.iter().enumerate() {
             let ready = process.next_time().is_some_and(|next| next <= time);
-            if ready && !(self.is(Mutant::NeverKill) && process.kill_at.is_some_and(|kill| kill <= time) && !self.ends_otherwise(at)) {
+            if ready
+                && !(self.is(Mutant::NeverKill)
+                    && process.kill_at.is_some_and(|kill| kill <= time)
+                    && !self.ends_otherwise(at))
+            {
                 choices.push(Choice::Process(at));
             }
         }
@@ -212,7 +221,8 @@ impl World {
     /// When the next thing happens by itself.
     fn next_time(&self) -> Option<i64> {
         let mut times: Vec<i64> = self.host.processes.iter().filter_map(crate::host::Process::next_time).collect();
-        times.extend(self.host.duty_time());
+        times.extend(self.host.duty_time(self.clock.time));
+        times.extend(self.host.connections.iter().filter(|one| !one.to_spawner.is_empty()).map(|one| one.late_until));
         if let Some(daemon) = self.daemon.as_ref().filter(|_| !self.is(Mutant::DropWakeUps)) {
             let now = self.clock.now(&daemon.base);
             times.extend(daemon.wake_at(now).map(|at| self.clock.time + (at.0 - now.engine.0)));
@@ -257,9 +267,10 @@ impl World {
             }
             if !self.unblock() {
                 let open: Vec<JobId> = self.store.rows.keys().copied().collect();
-                let reasons = self.daemon.as_ref().map(|daemon| {
-                    open.iter().map(|id| (id.get(), daemon.record.explain(*id))).collect::<Vec<_>>()
-                });
+                let reasons = self
+                    .daemon
+                    .as_ref()
+                    .map(|daemon| open.iter().map(|id| (id.get(), daemon.record.explain(*id))).collect::<Vec<_>>());
                 self.truth.violate("after_faults_stop_every_job_finishes", format!("{reasons:?}"));
             }
         }

@@ -148,7 +148,11 @@ impl Daemon {
         for child in children.split_whitespace() {
             shims += pss_kib(child.parse()?)?;
         }
-        println!("{SLEEPERS} running jobs: {} KiB a shim, spawner {} KiB", shims / SLEEPERS, pss_kib(self.spawner_pid)?);
+        println!(
+            "{SLEEPERS} running jobs: {} KiB a shim, spawner {} KiB",
+            shims / SLEEPERS,
+            pss_kib(self.spawner_pid)?
+        );
         let kills: Vec<Request> = keys.iter().cloned().map(Request::Kill).collect();
         self.client.send(&kills)?;
         self.count(SLEEPERS, |reply| matches!(reply, Reply::Ended { .. }))?;

@@ -34,19 +34,19 @@ pub(crate) struct Parent {
 
 impl Parent {
     /// Our own cgroup, when jobs can have cgroups of their own in it.
-    pub(crate) fn detect() -> Option<Self> {
+    pub(crate) fn detect(no_clone3: bool) -> Option<Self> {
         let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
         let path = own_path(&groups, &mounts)?;
         let mut parent = Self { dir: open_dir(CWD, &path).ok()?, path, entry: Entry::Born };
-        parent.entry = parent.try_out()?;
+        parent.entry = parent.try_out(no_clone3)?;
         Some(parent)
     }
 
-    fn try_out(&self) -> Option<Entry> {
+    fn try_out(&self, no_clone3: bool) -> Option<Entry> {
         let leaf = Leaf::make_named(self, &format!("ci-probe-{}", std::process::id())).ok()?;
         let killable = rustix::fs::accessat(&leaf.dir, "cgroup.kill", rustix::fs::Access::WRITE_OK, AtFlags::empty());
-        let entry = if crate::launch::can_be_born_in(leaf.dir.as_fd()) {
+        let entry = if !no_clone3 && crate::launch::can_be_born_in(leaf.dir.as_fd()) {
             Some(Entry::Born)
         } else {
             let procs = rustix::fs::openat(&leaf.dir, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());

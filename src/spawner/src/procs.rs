@@ -20,6 +20,8 @@ pub(crate) struct Stat {
     pub(crate) parent: i32,
     /// Session id.
     pub(crate) session: i32,
+    /// Clock ticks from boot to its start: with the process id, a name that nobody else ever has.
+    pub(crate) start_ticks: u64,
 }
 
 impl Stat {
@@ -46,7 +48,8 @@ fn parse_stat(pid: i32, text: &[u8]) -> Option<Stat> {
     let state = *words.next()?.as_bytes().first()?;
     let parent = words.next()?.parse().ok()?;
     let session = words.nth(1)?.parse().ok()?;
-    Some(Stat { pid, state, parent, session })
+    let start_ticks = words.nth(15)?.parse().ok()?;
+    Some(Stat { pid, state, parent, session, start_ticks })
 }
 
 /// Every process that can be seen.
@@ -108,12 +111,10 @@ pub(crate) fn signal_descendants(roots: &[i32], signals: &[Signal]) -> usize {
     found.into_iter().filter(|&pid| signal_if(pid, signals, |stat| family.contains(&stat.parent))).count()
 }
 
-/// True when the process was started with `entry` (`NAME=value`) in its environment.
-pub(crate) fn environment_has(pid: i32, entry: &[u8]) -> bool {
-    match std::fs::read(format!("/proc/{pid}/environ")) {
-        Ok(environment) => environment.split(|&byte| byte == 0).any(|word| word == entry),
-        Err(_) => false,
-    }
+/// What follows `name` (`NAME=`) in the environment that a process was started with.
+pub(crate) fn environment_word(pid: i32, name: &[u8]) -> Option<Vec<u8>> {
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    environment.split(|&byte| byte == 0).find_map(|word| word.strip_prefix(name)).map(<[u8]>::to_vec)
 }
 
 #[cfg(test)]
@@ -122,8 +123,9 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_does_not_confuse() {
-        let stat = parse_stat(7, b"7 (a) Z 1 (b) S 3 4 5 0 -1").expect("parses");
-        assert_eq!((stat.state, stat.parent, stat.session), (b'S', 3, 5));
+        let text = b"7 (a) Z 1 (b) S 3 4 5 0 -1 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22222 23";
+        let stat = parse_stat(7, text).expect("parses");
+        assert_eq!((stat.state, stat.parent, stat.session, stat.start_ticks), (b'S', 3, 5, 21));
         assert!(parse_stat(7, b"7 (a").is_none());
         assert!(parse_stat(7, b"7 (a) S").is_none());
     }

@@ -40,6 +40,15 @@ pub(crate) fn failed_to_start(cause: &str) -> ExitResult {
 
 /// At most [`CAUSE_BYTES_MAX`] bytes, cut between characters; control characters (a newline in a path) as `\u{…}`.
 pub(crate) fn shortened(text: &str) -> String {
+    cut(text, CAUSE_BYTES_MAX)
+}
+
+/// A name inside a cause, so that there is room for what is wrong with it.
+pub(crate) fn shortened_name(name: &str) -> String {
+    cut(name, CAUSE_BYTES_MAX / 2)
+}
+
+fn cut(text: &str, bytes_max: usize) -> String {
     let mut short = String::new();
     for character in text.chars() {
         if character.is_control() {
@@ -47,7 +56,7 @@ pub(crate) fn shortened(text: &str) -> String {
         } else {
             short.push(character);
         }
-        if short.len() > CAUSE_BYTES_MAX {
+        if short.len() > bytes_max {
             short.push('…');
             break;
         }

@@ -6,6 +6,9 @@ use std::io;
 use std::mem::{MaybeUninit, size_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+/// Size of the kernel's signal set: 64 signals.
+const KERNEL_SIGSET_BYTES: usize = 8;
+
 /// Spawner to shim: stop the job; the value is the grace in milliseconds. Queued, so none is merged away.
 pub(crate) fn signal_stop() -> i32 {
     libc::SIGRTMIN() + 3
@@ -40,9 +43,21 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
 /// Every signal back to its default action (the Rust runtime ignores SIGPIPE, a caller like `nohup` SIGHUP), and all
 /// blocked: from here on signals are read from a descriptor. A job's child unblocks them.
 pub(crate) fn own_signals() {
+    // The kernel's `struct sigaction` in zeros: SIG_DFL, no flags, empty mask. Not through the C library, which does not let
+    // go of the two signals it uses itself; a caller may have left those ignored too.
+    let default = [0_u64; 8];
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL runs no code of ours; KILL, STOP and the C library's own two are refused, harmlessly.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the action runs no code of ours, and the buffer is longer than the kernel's struct on any machine. KILL and
+        // STOP are refused, harmlessly.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                KERNEL_SIGSET_BYTES,
+            );
+        }
     }
     let mut all = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `all` is initialised by sigfillset before it is read.

@@ -239,7 +239,7 @@ mod tests {
         symlink("..", inner.join("up")).expect("linked");
         for closed in ["a/b/c", "a/b", "a", ""] {
             let path = slot.path().join(closed);
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0)).expect("closed");
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o000)).expect("closed");
         }
         slot.wipe().expect("wiped");
         assert_eq!(std::fs::read_dir(slot.path()).expect("readable").count(), 0);

@@ -31,8 +31,27 @@ impl Record {
         self.insert(open);
         if let Some(lease) = &open.lease {
             self.take_lease(open.id, lease.clone())?;
+            // A stop that nobody but a newer job wished for stands in the lease only.
+            if let Some((by, _)) = &lease.stop {
+                self.set_wish_unless_cancelled(open.id, by.clone());
+            }
         }
         Ok(())
+    }
+
+    /// A job that comes back to the queue while a newer one of its group asked for `latest` waits in vain.
+    fn supersede_returned(&mut self, id: JobId) {
+        let Some(group) = self.jobs.get(id).map(|job| job.group) else { return };
+        let newer =
+            self.group_mut(group).and_then(|members| members.newest.range(id..).find(|one| **one > id).copied());
+        if let Some(newer) = newer {
+            self.set_wish_unless_cancelled(id, By::Newer(newer));
+        }
+    }
+
+    fn older_members(&mut self, newcomer: JobId) -> Vec<JobId> {
+        let Some(group) = self.jobs.get(newcomer).map(|job| job.group) else { return Vec::new() };
+        self.group_mut(group).map(|group| group.all.range(..newcomer).copied().collect()).unwrap_or_default()
     }
 
     fn submit(&mut self, submission: &Submission, at: Now) -> Result<(), Illegal> {
@@ -92,7 +111,7 @@ impl Record {
         self.add_extra(open);
         self.set_wish(id, &open.wish);
         if let Some(other) = open.impossible {
-            self.set_wish(id, &Wish::Cancel { by: By::Dependency(other) });
+            self.set_wish_unless_cancelled(id, By::Dependency(other));
         }
         self.settle(id);
     }
@@ -119,10 +138,15 @@ impl Record {
             self.groups.resize_with(group as usize + 1, || None);
         }
         if new {
-            self.groups[group as usize] = Some(Members::new(limit.unwrap_or(1)));
+            let fixed = self.settings.groups.iter().find(|fixed| fixed.name == spec.name);
+            let limit = fixed.map(|fixed| fixed.limit).or(limit).unwrap_or(1);
+            self.groups[group as usize] = Some(Members::new(limit));
         }
         if let Some(members) = self.group_mut(group) {
             members.all.insert(id);
+            if spec.policy != GroupPolicy::Queue {
+                members.newest.insert(id);
+            }
         }
         group
     }
@@ -132,10 +156,7 @@ impl Record {
         if policy == GroupPolicy::Queue {
             return;
         }
-        let Some(group) = self.jobs.get(newcomer).map(|job| job.group) else { return };
-        let others: Vec<JobId> =
-            self.group_mut(group).map(|group| group.all.range(..newcomer).copied().collect()).unwrap_or_default();
-        for other in others {
+        for other in self.older_members(newcomer) {
             let queued = self.jobs.get(other).is_some_and(|job| job.phase == Phase::Queued);
             if queued || policy == GroupPolicy::Cancel {
                 self.set_wish_unless_cancelled(other, By::Newer(newcomer));
@@ -245,6 +266,9 @@ impl Record {
             Event::Dropped { outcome } | Event::Ended { next: Next::Finish { outcome }, .. } => Some(outcome.clone()),
             _ => None,
         };
+        if next == Phase::Queued {
+            self.supersede_returned(id);
+        }
         let Some(job) = self.jobs.get_mut(id) else { return };
         let (before, class, cancelled) = (job.phase, job.class as usize, job.wish & CANCELLED != 0);
         job.phase = next;
@@ -369,6 +393,7 @@ impl Record {
         }
         if let Some(members) = self.group_mut(group) {
             members.all.remove(&id);
+            members.newest.remove(&id);
         }
         if self.group_names.give(group) {
             self.groups[group as usize] = None;

@@ -12,7 +12,8 @@ impl Record {
         if job.unmet > 0 {
             return Place::Blocked;
         }
-        let at = self.extras.get(&job.id).and_then(|extra| extra.at);
+        // Once it was due it stays due, wherever the date is set: a retry does not wait for it again.
+        let at = self.extras.get(&job.id).and_then(|extra| extra.at).filter(|_| job.attempt == 0);
         if job.ready_at > self.now.engine || at.is_some_and(|at| at > self.now.wall) {
             return Place::Delayed;
         }

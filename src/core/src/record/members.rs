@@ -12,6 +12,8 @@ pub(super) struct Members {
     pub limit: u32,
     /// All open jobs of the group.
     pub all: BTreeSet<JobId>,
+    /// Those of `all` that older ones make way for: their policy is `latest` or `cancel`.
+    pub newest: BTreeSet<JobId>,
     /// Those that run, or are claimed.
     pub holders: BTreeSet<JobId>,
     /// Those that could run if the group let them.
@@ -32,6 +34,7 @@ impl Members {
         Self {
             limit,
             all: BTreeSet::new(),
+            newest: BTreeSet::new(),
             holders: BTreeSet::new(),
             waiting: BTreeSet::new(),
             offered: BTreeSet::new(),

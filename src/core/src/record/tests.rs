@@ -1,11 +1,12 @@
 use super::*;
-use crate::change::{Change, Entry, Submission};
+use crate::change::{Change, Entry, OpenJob, Submission};
 use crate::explain::Reason;
 use crate::group::{GroupPolicy, GroupSpec};
 use crate::id::Epoch;
 use crate::job::{After, Command, JobSpec, Terms, Work};
 use crate::outcome::By;
 use crate::policy::Pool;
+use crate::reconcile::{Observation, Seen, Step, reconcile};
 use crate::schedule::{Permit, after_end, schedule};
 use crate::state::{Event, Next};
 
@@ -306,6 +307,155 @@ fn a_rebuilt_record_tells_listeners_of_the_gap() {
     rebuilt.submit(|_| ());
     let news = announce(&rebuilt.record, committed, rebuilt.record.news_seq());
     assert!(matches!(&news[..], [Announcement::Job(news)] if news.job == job(2)), "{news:?}");
+}
+
+/// An open job as a store would tell it.
+fn stored(id: u64, change: impl FnOnce(&mut OpenJob)) -> OpenJob {
+    let mut open = OpenJob {
+        id: job(id),
+        submitted: Instant(0),
+        terms: spec().terms,
+        group_limit: None,
+        waits_for: Vec::new(),
+        impossible: None,
+        phase: Phase::Queued,
+        ready_at: Instant(0),
+        attempt: 0,
+        tries: 0,
+        wish: Wish::Run,
+        lease: None,
+    };
+    change(&mut open);
+    open
+}
+
+/// A claimed attempt as a store would tell it.
+fn claimed(slot: u32, stop: Option<(By, Instant)>) -> impl FnOnce(&mut OpenJob) {
+    move |open| {
+        open.phase = if stop.is_some() { Phase::Stopping } else { Phase::Starting };
+        open.attempt = 1;
+        open.lease = Some(Lease {
+            attempt: AttemptNumber(1),
+            pool: PoolId(0),
+            slot,
+            epoch: Epoch::new("e"),
+            claimed: Instant(i64::from(slot)),
+            started: None,
+            stop,
+            dispatched: Some(Instant(i64::from(slot))),
+        });
+    }
+}
+
+fn look(seen: Seen, same_epoch: bool) -> Observation {
+    Observation { seen, same_epoch, settled: true }
+}
+
+/// That a newer job took its place stands in the lease only: a daemon killed between the stop and the end used to queue the
+/// job again when its attempt turned out never to have begun.
+#[test]
+fn a_stop_survives_a_restart() {
+    let mut bench = Bench::new(1);
+    let stop = Some((By::Newer(job(9)), Instant(1)));
+    bench.record.load(&stored(1, claimed(0, stop))).expect("loads");
+    let step = reconcile(&bench.record, job(1), 1, &look(Seen::Voided, true), bench.now);
+    let Step::Record(event) = step else { panic!("{step:?}") };
+    bench.apply(Change::Job { id: job(1), event });
+    assert_eq!(bench.turn(), [0; 0]);
+    assert_eq!(bench.record.phase(job(1)), None, "superseded, not queued again");
+}
+
+/// After a start of the daemon claims made ahead cannot be told from those that were sent: all of them used to be started.
+#[test]
+fn claims_made_ahead_do_not_exceed_the_slots_after_a_restart() {
+    let mut bench = Bench::new(2);
+    for id in 1..=4 {
+        bench.record.load(&stored(id, claimed(u32::try_from(id).expect("small"), None))).expect("loads");
+    }
+    let step = |bench: &Bench, id| reconcile(&bench.record, job(id), 1, &look(Seen::Absent, true), bench.now);
+    assert_eq!(step(&bench, 4), Step::Void);
+    for id in [3, 4] {
+        bench.apply(Change::Job { id: job(id), event: Event::Released { attempt: AttemptNumber(1) } });
+    }
+    assert_eq!(step(&bench, 1), Step::Start);
+    bench.apply(Change::Paused(Some(Pause { by: "me".into(), reason: String::new(), since: bench.now, drain: false })));
+    assert_eq!(step(&bench, 1), Step::Void, "nothing new starts while paused");
+}
+
+/// A claim that was not sent when the host was paused used to start all the same.
+#[test]
+fn a_pause_takes_claims_back() {
+    let mut bench = Bench::new(1);
+    bench.submit(|_| ());
+    schedule(&mut bench.record, &permit(), bench.now);
+    bench.apply(Change::Paused(Some(Pause { by: "me".into(), reason: String::new(), since: bench.now, drain: true })));
+    assert!(!bench.record.may_dispatch(PoolId(0)));
+    schedule(&mut bench.record, &permit(), bench.now);
+    assert_eq!(bench.record.phase(job(1)), Some(Phase::Queued));
+}
+
+/// A claim that was never sent is not lost with the host: it used to cost a try.
+#[test]
+fn a_claim_that_was_not_sent_is_given_back_in_another_epoch() {
+    let mut bench = Bench::new(1);
+    bench.submit(|_| ());
+    schedule(&mut bench.record, &permit(), bench.now);
+    let step = reconcile(&bench.record, job(1), 1, &look(Seen::Absent, false), bench.now);
+    assert_eq!(step, Step::Record(Event::Released { attempt: AttemptNumber(1) }));
+    bench.record.dispatch(job(1));
+    let step = reconcile(&bench.record, job(1), 1, &look(Seen::Absent, false), bench.now);
+    assert!(matches!(step, Step::Record(Event::Ended { .. })), "{step:?}");
+}
+
+/// The configuration was changed while a job of the group was open: the stored limit used to win at the next start.
+#[test]
+fn the_configured_limit_holds_after_a_restart() {
+    let groups = vec![crate::policy::GroupLimit { name: "g".into(), limit: 3 }];
+    let mut record = Record::new(Settings { groups, ..Settings::default() });
+    let of_group = |open: &mut OpenJob| {
+        open.terms.group = Some(GroupSpec { name: "g".into(), limit: None, policy: GroupPolicy::Queue });
+        open.group_limit = Some(1);
+    };
+    record.load(&stored(1, of_group)).expect("loads");
+    assert_eq!(record.group_limit("g"), Some(3));
+}
+
+/// It would run after the newer one: an older deployment over a newer one.
+#[test]
+fn a_retry_makes_way_for_the_latest() {
+    let mut bench = Bench::new(1);
+    bench.submit(in_group(1, GroupPolicy::Latest));
+    assert_eq!(bench.turn(), [1]);
+    bench.submit(in_group(1, GroupPolicy::Latest));
+    bench.end(1, 1);
+    assert_eq!(bench.turn(), [2]);
+    assert_eq!(bench.record.phase(job(1)), None);
+}
+
+/// What a fact implies is in the same batch, however small turns are: else a crash between two batches forgets it.
+#[test]
+fn superseding_is_never_put_off() {
+    let mut bench = Bench::new(1);
+    for _ in 0..9 {
+        bench.submit(in_group(1, GroupPolicy::Queue));
+    }
+    bench.submit(in_group(1, GroupPolicy::Latest));
+    let permit = Permit { claim: None, changes_max: 2 };
+    assert_eq!(schedule(&mut bench.record, &permit, bench.now).len(), 9);
+}
+
+/// The date was set back while the job waited for a slot, or for its retry.
+#[test]
+fn what_was_due_stays_due() {
+    let mut bench = Bench::new(1);
+    bench.submit(|spec| spec.terms.at = Some(WallTime(1_000_500)));
+    bench.now = at(1_000);
+    bench.turn();
+    bench.end(1, 1);
+    bench.now = Now { engine: Instant(7_000), wall: WallTime(0) };
+    bench.record.advance(bench.now);
+    assert_eq!(bench.record.explain(job(1)), Some(vec![Reason::Next]));
+    assert_eq!(bench.turn(), [1]);
 }
 
 #[test]

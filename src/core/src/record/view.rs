@@ -301,10 +301,18 @@ impl Record {
         u32::try_from(young).unwrap_or(AHEAD_MAX)
     }
 
-    /// True when the pool may run one attempt more at this moment.
+    /// True when the pool may run one attempt more at this moment. Nothing new starts while the host is paused.
     pub fn may_dispatch(&self, pool: PoolId) -> bool {
         let pool = self.pools.get(usize::from(pool.0));
-        pool.is_some_and(|pool| pool.dispatched.len() < pool.slots as usize)
+        self.paused.is_none() && pool.is_some_and(|pool| pool.dispatched.len() < pool.slots as usize)
+    }
+
+    /// True when an attempt whose `start` may have been sent before, and did not start, may be sent again. After a start of
+    /// the daemon all open attempts count as sent, those claimed ahead too, and a pool may have shrunk: while more count
+    /// as sent than there are slots, nobody knows yet which of them run.
+    pub(crate) fn may_dispatch_again(&self, pool: PoolId) -> bool {
+        let pool = self.pools.get(usize::from(pool.0));
+        self.paused.is_none() && pool.is_some_and(|pool| pool.dispatched.len() <= pool.slots as usize)
     }
 
     /// Claims not yet sent, per pool, oldest first.

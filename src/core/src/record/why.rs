@@ -12,7 +12,8 @@ impl Record {
         for (other, on) in extra.map(|extra| extra.waits_for.as_slice()).unwrap_or_default() {
             reasons.push(Reason::WaitsFor { job: *other, on: *on, phase: self.phase(*other) });
         }
-        if let Some(at) = extra.and_then(|extra| extra.at).filter(|at| *at > self.now.wall) {
+        let was_due = job.attempt > 0 || matches!(job.place, Place::Ready | Place::Grouped);
+        if let Some(at) = extra.and_then(|extra| extra.at).filter(|at| !was_due && *at > self.now.wall) {
             reasons.push(Reason::NotBefore(at));
         }
         if job.ready_at > self.now.engine {

@@ -55,6 +55,10 @@ pub(super) struct Leftovers {
     pub(super) identity: Identity,
     /// We saw it die, so that its job's session id was still its own at that moment.
     pub(super) witnessed: bool,
+    /// It was our child, so its orphans are ours: that there are none is a proof.
+    pub(super) own_child: bool,
+    /// Looks that found nothing, in a row.
+    pub(super) clean_looks: u32,
     /// When to look again.
     pub(super) again_ms: u64,
     /// How long to wait after that.

@@ -123,7 +123,7 @@ impl Server {
         let pipe = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
         let (notes, shims_notes) = rustix::pipe::pipe_with(pipe).map_err(|error| fault("pipe", error.into()))?;
         let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM]).map_err(|error| fault("signals", error))?;
-        let cgroup = if options.no_cgroup { None } else { Parent::detect() };
+        let cgroup = if options.no_cgroup { None } else { Parent::detect(options.no_clone3) };
         let listener = home.listen().map_err(|error| fault("cannot listen", error))?;
         setup::redirect(&home).map_err(|error| fault("cannot open the log", error))?;
         let mut server = Self {

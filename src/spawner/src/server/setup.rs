@@ -45,13 +45,15 @@ pub(crate) struct Options {
     pub(crate) linger_ms: u64,
     /// Not in the help: makes jobs run without cgroups, to test what holds where there are none.
     pub(crate) no_cgroup: bool,
+    /// Not in the help: makes jobs move into their cgroups, to test what is done where `clone3` is not to be had.
+    pub(crate) no_clone3: bool,
 }
 
 impl Options {
     /// Parses; Ok(None) when help or version was asked for and printed.
     pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, String> {
         let (mut runtime_dir, mut log_dir, mut tmp_dir) = (None, None, None);
-        let (mut linger_ms, mut no_cgroup) = (2000, false);
+        let (mut linger_ms, mut no_cgroup, mut no_clone3) = (2000, false, false);
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{} needs a value", word.display()));
@@ -65,6 +67,7 @@ impl Options {
                     linger_ms = number.ok_or_else(|| format!("--linger-ms: `{}` is no number", text.display()))?;
                 }
                 Some("--no-cgroup") => no_cgroup = true,
+                Some("--no-clone3") => no_clone3 = true,
                 Some("--help" | "-h") => {
                     print!("{HELP}");
                     return Ok(None);
@@ -82,6 +85,7 @@ impl Options {
             tmp_dir: tmp_dir.ok_or("--tmp-dir is missing")?,
             linger_ms,
             no_cgroup,
+            no_clone3,
         }))
     }
 }

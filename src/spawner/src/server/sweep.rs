@@ -5,66 +5,121 @@
 //! the session of the job's first process if we saw the shim die, and processes with this slot's `TMPDIR` in the
 //! environment they were started with, with their sessions; and everything that descends from any of these.
 //!
+//! Proofs: a cgroup without processes, and no child of ours that is no shim (only we can reap a child, so while we look none
+//! is taken off the list, not even of a job that does nothing but fork). A look at /proc is none, so where the orphans are
+//! not ours it takes several that find nothing.
+//!
 //! Without cgroup, after the deaths of both shim and spawner, a process escapes this that left the session **and** cleared
 //! its environment. The guarantees page says so.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use super::attempt::Leftovers;
 use crate::cgroup::Leaf;
 use crate::procs::{self, Stat};
 use crate::protocol::AttemptKey;
 
-/// One round; true when nothing was found.
-pub(super) fn sweep(key: &AttemptKey, leftovers: &Leftovers, living_shims: &[i32], tmp_dir: &Path) -> bool {
+/// Quick rounds over our own children before a look at all processes.
+const QUICK_ROUNDS: usize = 32;
+/// Looks at /proc in a row that must find nothing, where the job's orphans are not our children.
+const CLEAN_LOOKS: u32 = 4;
+
+/// One look at all processes, for all attempts that are swept in this turn.
+pub(super) struct Look {
+    me: i32,
+    own_session: i32,
+    /// We had children that are no shims; whose job they are of is not known, so nobody is done.
+    orphans: bool,
+    /// The living, without us and the shims.
+    stats: Vec<Stat>,
+    /// `TMPDIR` in the environment that a process was started with.
+    tmpdirs: HashMap<Vec<u8>, Vec<i32>>,
+}
+
+impl Look {
+    /// Ends orphans, and looks at the rest.
+    pub(super) fn new(living_shims: &[i32]) -> Self {
+        let me = std::process::id() as i32;
+        let spare: HashSet<i32> = living_shims.iter().copied().chain([me]).collect();
+        let orphans = end_orphans(me, &spare);
+        let stats: Vec<Stat> =
+            procs::all().into_iter().filter(|stat| stat.alive() && !spare.contains(&stat.pid)).collect();
+        let mut tmpdirs: HashMap<Vec<u8>, Vec<i32>> = HashMap::new();
+        for stat in &stats {
+            if let Some(tmpdir) = procs::environment_word(stat.pid, b"TMPDIR=") {
+                tmpdirs.entry(tmpdir).or_default().push(stat.pid);
+            }
+        }
+        let own_session = procs::stat(me).map_or(0, |stat| stat.session);
+        Self { me, own_session, orphans, stats, tmpdirs }
+    }
+
+    /// Living processes that belong to a dead shim's job.
+    fn of_job(&self, tmpdir: Option<&[u8]>, session: Option<i32>) -> HashSet<i32> {
+        let started_with: HashSet<i32> =
+            tmpdir.and_then(|tmpdir| self.tmpdirs.get(tmpdir)).into_iter().flatten().copied().collect();
+        let theirs = self.stats.iter().filter(|stat| started_with.contains(&stat.pid)).map(|stat| stat.session);
+        let mut sessions: HashSet<i32> = theirs.chain(session).collect();
+        sessions.remove(&self.own_session);
+        sessions.remove(&0);
+        let mut found = started_with;
+        let near = |stat: &&Stat| stat.parent == self.me || sessions.contains(&stat.session);
+        found.extend(self.stats.iter().filter(near).map(|stat| stat.pid));
+        let mut size = 0;
+        while size != found.len() {
+            size = found.len();
+            let next: Vec<i32> =
+                self.stats.iter().filter(|stat| found.contains(&stat.parent)).map(|stat| stat.pid).collect();
+            found.extend(next);
+        }
+        found
+    }
+}
+
+/// One round; true when nothing is left.
+pub(super) fn sweep(key: &AttemptKey, leftovers: &mut Leftovers, look: &Look, tmp_dir: &Path) -> bool {
     let identity = &leftovers.identity;
     let leaf = identity.cgroup_parent.as_ref().and_then(|parent| Leaf::find(parent, key));
     if let Some(leaf) = &leaf {
         leaf.kill();
     }
-    let mut tmpdir = b"TMPDIR=".to_vec();
-    tmpdir.extend_from_slice(tmp_dir.join(&identity.slot).as_os_str().as_bytes());
-    let me = std::process::id() as i32;
-    let spare: HashSet<i32> = living_shims.iter().copied().chain([me]).collect();
-    let session = identity.session.filter(|_| leftovers.witnessed);
-    let found = find(me, &spare, session, |pid| !identity.slot.is_empty() && procs::environment_has(pid, &tmpdir));
-    for &pid in &found {
-        procs::signal_if(pid, &[Signal::KILL], |_| true);
+    let tmpdir = tmp_dir.join(&identity.slot);
+    let tmpdir = (!identity.slot.is_empty()).then(|| tmpdir.as_os_str().as_bytes());
+    let found = look.of_job(tmpdir, identity.session.filter(|_| leftovers.witnessed));
+    for seen in look.stats.iter().filter(|stat| found.contains(&stat.pid)) {
+        procs::signal_if(seen.pid, &[Signal::KILL], |now| now.start_ticks == seen.start_ticks);
     }
-    let empty = leaf.as_ref().is_none_or(|leaf| !leaf.populated());
-    if empty && let Some(leaf) = leaf {
+    let populated = leaf.as_ref().is_some_and(Leaf::populated);
+    if look.orphans || populated || !found.is_empty() {
+        leftovers.clean_looks = 0;
+        return false;
+    }
+    leftovers.clean_looks += 1;
+    if !leftovers.own_child && leftovers.clean_looks < CLEAN_LOOKS {
+        return false;
+    }
+    if let Some(leaf) = leaf {
         leaf.remove();
     }
-    empty && found.is_empty()
+    true
 }
 
-/// Living processes that belong to a dead shim's job.
-fn find(me: i32, spare: &HashSet<i32>, session: Option<i32>, has_tmpdir: impl Fn(i32) -> bool) -> Vec<i32> {
-    let stats: Vec<Stat> = procs::all().into_iter().filter(|stat| stat.alive() && !spare.contains(&stat.pid)).collect();
-    let own_session = procs::stat(me).map_or(0, |stat| stat.session);
-    let mut sessions: HashSet<i32> = session.into_iter().collect();
-    let mut found: HashSet<i32> = HashSet::new();
-    for stat in &stats {
-        if has_tmpdir(stat.pid) {
-            found.insert(stat.pid);
-            sessions.insert(stat.session);
+/// Kills children of ours that are no shims; true when there were any, dead ones included (the loop reaps them).
+fn end_orphans(me: i32, spare: &HashSet<i32>) -> bool {
+    let mut any = false;
+    for _ in 0..QUICK_ROUNDS {
+        let orphans: Vec<i32> = procs::children(me).into_iter().filter(|child| !spare.contains(child)).collect();
+        if orphans.is_empty() {
+            break;
+        }
+        any = true;
+        for orphan in orphans.into_iter().filter_map(Pid::from_raw) {
+            let _ = rustix::process::kill_process(orphan, Signal::KILL);
         }
     }
-    sessions.remove(&own_session);
-    sessions.remove(&0);
-    for stat in &stats {
-        if stat.parent == me || sessions.contains(&stat.session) {
-            found.insert(stat.pid);
-        }
-    }
-    let mut size = 0;
-    while size != found.len() {
-        size = found.len();
-        found.extend(stats.iter().filter(|stat| found.contains(&stat.parent)).map(|stat| stat.pid).collect::<Vec<_>>());
-    }
-    found.into_iter().collect()
+    any
 }

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::Server;
 use super::attempt::{Leftovers, Shim, State};
 use super::requests::KILL_PATIENCE_MS;
-use super::sweep;
+use super::sweep::{Look, sweep};
 use crate::attempts::{Attempts, Identity, Locked};
 use crate::cgroup::Leaf;
 use crate::failpoint::{self, hit};
@@ -33,11 +33,11 @@ impl Server {
         let Some(State::Alive(shim)) = self.attempts.remove(key) else { return };
         self.adopted.remove(key);
         hit(failpoint::SPAWNER_BEFORE_ENDED);
-        self.settle(key, shim.identity, true);
+        self.settle(key, shim.identity, Some(shim.pidfd.is_none()));
     }
 
-    /// Finds out what became of an attempt whose shim is gone.
-    fn settle(&mut self, key: &AttemptKey, identity: Identity, witnessed: bool) {
+    /// Finds out what became of an attempt whose shim is gone; `own_child` when we saw it go.
+    fn settle(&mut self, key: &AttemptKey, identity: Identity, own_child: Option<bool>) {
         if let Some(record) = self.shared.attempts.read_exit(key) {
             return self.ended(key, &identity, record, State::Ended(None));
         }
@@ -57,7 +57,14 @@ impl Server {
         }
         eprintln!("{key}: its shim died without a record");
         let again_ms = sys::boottime_ms();
-        let leftovers = Leftovers { identity, witnessed, again_ms, pause_ms: SWEEP_PAUSE_MS };
+        let leftovers = Leftovers {
+            identity,
+            witnessed: own_child.is_some(),
+            own_child: own_child == Some(true),
+            clean_looks: 0,
+            again_ms,
+            pause_ms: SWEEP_PAUSE_MS,
+        };
         self.attempts.insert(key.clone(), State::Leftovers(leftovers));
         self.note_due(Some(again_ms));
     }
@@ -107,13 +114,17 @@ impl Server {
         let is_due = |state: &State| state.due_ms().is_some_and(|at| at <= now);
         let due: Vec<AttemptKey> =
             self.attempts.iter().filter(|(_, state)| is_due(state)).map(|(key, _)| key.clone()).collect();
+        let mut sweeps = false;
         for key in due {
             match self.attempts.get(&key) {
                 Some(State::Alive(_)) => self.force(&key, now),
                 Some(State::Unidentified { .. }) => self.identify(&key),
-                Some(State::Leftovers(_)) => self.sweep(&key, now),
+                Some(State::Leftovers(_)) => sweeps = true,
                 _ => {}
             }
+        }
+        if sweeps {
+            self.sweep(now);
         }
         self.due_ms = self.attempts.values().filter_map(State::due_ms).min().unwrap_or(u64::MAX);
     }
@@ -149,24 +160,27 @@ impl Server {
         shim.force_ms = Some(now + pause_ms);
     }
 
-    /// Ends what a dead shim left; says so once nothing is left.
-    fn sweep(&mut self, key: &AttemptKey, now: u64) {
-        let shims: Vec<i32> = self
-            .attempts
-            .values()
-            .filter_map(|state| if let State::Alive(shim) = state { Some(shim.identity.pid) } else { None })
-            .collect();
-        let Some(State::Leftovers(leftovers)) = self.attempts.get_mut(key) else { return };
-        if !sweep::sweep(key, leftovers, &shims, &self.shared.tmp_dir) {
-            leftovers.again_ms = now + leftovers.pause_ms;
-            leftovers.pause_ms = (leftovers.pause_ms * 2).min(SWEEP_PAUSE_MS_MAX);
-            return;
+    /// Ends what dead shims left; says so once nothing is left. One look at all processes serves all of them.
+    fn sweep(&mut self, now: u64) {
+        let shim_pid = |state: &State| if let State::Alive(shim) = state { Some(shim.identity.pid) } else { None };
+        let shims: Vec<i32> = self.attempts.values().filter_map(shim_pid).collect();
+        let look = Look::new(&shims);
+        let mut clean = Vec::new();
+        for (key, state) in &mut self.attempts {
+            let State::Leftovers(leftovers) = state else { continue };
+            if sweep(key, leftovers, &look, &self.shared.tmp_dir) {
+                clean.push((key.clone(), leftovers.identity.slot.clone()));
+            } else {
+                leftovers.again_ms = now + leftovers.pause_ms;
+                leftovers.pause_ms = (leftovers.pause_ms * 2).min(SWEEP_PAUSE_MS_MAX);
+            }
         }
-        let slot = leftovers.identity.slot.clone();
-        self.slots.remove(&slot);
-        self.attempts.insert(key.clone(), State::Lost);
-        self.tell(&key.store, Reply::Ended { key: key.clone(), record: None });
-        self.said_ended = true;
+        for (key, slot) in clean {
+            self.slots.remove(&slot);
+            self.tell(&key.store, Reply::Ended { key: key.clone(), record: None });
+            self.attempts.insert(key, State::Lost);
+            self.said_ended = true;
+        }
     }
 
     /// Looks at every directory, at start.
@@ -176,22 +190,23 @@ impl Server {
         }
         let keys = self.shared.attempts.all().map_err(|error| format!("cannot list the attempts: {error}"))?;
         for key in keys {
-            self.look_at(&key)?;
+            self.look_at(&key);
         }
         Ok(())
     }
 
     /// Finds out what one directory means.
-    fn look_at(&mut self, key: &AttemptKey) -> Result<(), String> {
-        let locked = self.shared.attempts.lock(key).map_err(|error| format!("cannot lock attempt {key}: {error}"))?;
-        match locked {
-            Locked::Held(lock) => self.adopt(key, &lock),
-            Locked::Taken(lock) => {
+    fn look_at(&mut self, key: &AttemptKey) {
+        match self.shared.attempts.lock(key) {
+            // Not ours to understand; a `start` of it will be refused for the same reason.
+            Err(error) => eprintln!("{key}: cannot look at its lock: {error}"),
+            Ok(Locked::Held(lock)) => self.adopt(key, &lock),
+            Ok(Locked::Taken(lock)) => {
                 let has = |name| self.shared.attempts.has(key, name);
                 if self.shared.attempts.read_exit(key).is_some() {
                     self.attempts.insert(key.clone(), State::Ended(None));
                 } else if has(names::BEGAN) {
-                    self.settle(key, Attempts::identity(&lock).unwrap_or_default(), false);
+                    self.settle(key, Attempts::identity(&lock).unwrap_or_default(), None);
                 } else if has(names::VOIDED) {
                     self.attempts.insert(key.clone(), State::Voided);
                 } else {
@@ -199,7 +214,6 @@ impl Server {
                 }
             }
         }
-        Ok(())
     }
 
     /// The lock is held: finds the shim. Its process id in the file could by now be another process', so the pidfd comes
@@ -236,12 +250,12 @@ impl Server {
             Ok(Locked::Held(lock)) => self.adopt(key, &lock),
             Ok(Locked::Taken(lock)) => {
                 self.attempts.remove(key);
-                self.settle(key, Attempts::identity(&lock).unwrap_or_default(), false);
+                self.settle(key, Attempts::identity(&lock).unwrap_or_default(), None);
             }
             Err(error) => {
                 eprintln!("{key}: cannot look at its lock: {error}");
                 self.attempts.remove(key);
-                self.settle(key, Identity::default(), false);
+                self.settle(key, Identity::default(), None);
             }
         }
     }

@@ -15,7 +15,8 @@ use crate::cgroup::Leaf;
 use crate::procs;
 use crate::sys::{self, Reaped};
 
-/// Quick rounds over direct children between two looks at all processes.
+/// Quick rounds over direct children before a look at all processes: a chain of processes that each live for one fork is our
+/// child at every moment, but never there any more when a look at all of /proc is done.
 const QUICK_ROUNDS: usize = 16;
 /// Longest pause between two rounds; a process that waits for a disk can take minutes to die.
 const PAUSE_US_MAX: u64 = 50_000;
@@ -95,21 +96,14 @@ pub(super) fn kill_all(leaf: Option<&Leaf>) {
     }
     let me = own_pid();
     for _ in 0..QUICK_ROUNDS {
-        let children = procs::children(me);
-        if children.iter().filter(|&&child| kill_child(child)).count() == 0 {
-            break;
+        for child in procs::children(me) {
+            // Its id stays its own until we reap it; it may be dead already, which does no harm.
+            if let Some(child) = Pid::from_raw(child) {
+                let _ = rustix::process::kill_process(child, Signal::KILL);
+            }
         }
     }
     procs::signal_descendants(&[me], &[Signal::KILL]);
-}
-
-/// A child's id stays its own until we reap it. False when it was dead already (a zombie).
-fn kill_child(child: i32) -> bool {
-    let alive = procs::stat(child).is_some_and(|stat| stat.alive());
-    if let (true, Some(pid)) = (alive, Pid::from_raw(child)) {
-        let _ = rustix::process::kill_process(pid, Signal::KILL);
-    }
-    alive
 }
 
 fn wait_for_a_death(signals: &OwnedFd, pause_us: u64) {

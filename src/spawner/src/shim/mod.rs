@@ -226,12 +226,19 @@ fn cannot_start(loaded: &spec::Loaded, stage: Stage, error: &std::io::Error) -> 
     let text = system_text(error);
     match stage {
         Stage::Prepare => format!("cannot prepare the process: {text}"),
-        Stage::Directory => format!("cannot enter directory `{}`: {text}", program.dir.to_string_lossy()),
+        Stage::Directory => {
+            let dir = record::shortened_name(&program.dir.to_string_lossy());
+            format!("cannot enter directory `{dir}`: {text}")
+        }
         Stage::Execute => {
             let name = program.argv.first().map_or("".into(), |name| name.to_string_lossy());
-            let there = error.raw_os_error() == Some(libc::ENOENT)
-                && program.candidates.iter().any(|path| exists(program.dir.as_c_str(), path));
-            let hint = if there { " (it is there, but its interpreter is not)" } else { "" };
+            let name = record::shortened_name(&name);
+            let there = || program.candidates.iter().any(|path| exists(program.dir.as_c_str(), path));
+            let hint = match error.raw_os_error() {
+                Some(libc::ENOENT) if there() => " (it is there, but its interpreter is not)",
+                Some(libc::ENOEXEC) => " (a script begins with a line like `#!/bin/sh`)",
+                _ => "",
+            };
             format!("cannot run `{name}`: {text}{hint}")
         }
     }

@@ -11,6 +11,7 @@ use crate::joblog::Masker;
 use crate::launch::Program;
 use crate::memfd;
 use crate::protocol::{Secrets, Spec, WORD_BYTES_MAX};
+use crate::record::shortened_name;
 
 /// Where programs are looked for when the job has no `PATH`: the C library's default.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
@@ -55,7 +56,9 @@ fn program(spec: &Spec, secrets: &Secrets, tmpdir: &Path) -> Result<Program, Str
     let path = spec.env.iter().chain(&secrets.0).rfind(|(name, _)| name == "PATH");
     let candidates = candidates(name, path.map_or(DEFAULT_PATH, |(_, value)| value));
     let dir = match spec.dir.as_deref() {
-        Some(dir) if !dir.starts_with('/') => return Err(format!("the directory `{dir}` is not absolute")),
+        Some(dir) if !dir.starts_with('/') => {
+            return Err(format!("the directory `{}` is not absolute", shortened_name(dir)));
+        }
         Some(dir) => word(dir.to_owned()).map_err(|why| format!("the directory {why}"))?,
         None => CString::new(tmpdir.as_os_str().as_bytes()).map_err(|_| "TMPDIR has a NUL in it")?,
     };
@@ -72,10 +75,10 @@ fn environment(spec: &Spec, secrets: &Secrets, tmpdir: &Path) -> Result<Vec<CStr
     let mut env = Vec::with_capacity(spec.env.len() + secrets.0.len() + 1);
     for (name, value) in plain.chain(&secrets.0) {
         if name.is_empty() || name.contains(['=', '\0']) {
-            return Err(format!("`{}` cannot name an environment variable", name.escape_debug()));
+            return Err(format!("`{}` cannot name an environment variable", shortened_name(name)));
         }
         let text = format!("{name}={value}");
-        env.push(word(text).map_err(|why| format!("the environment variable `{name}` {why}"))?);
+        env.push(word(text).map_err(|why| format!("the environment variable `{}` {why}", shortened_name(name)))?);
     }
     let tmpdir = [b"TMPDIR=", tmpdir.as_os_str().as_bytes()].concat();
     env.push(CString::new(tmpdir).map_err(|_| "TMPDIR has a NUL in it")?);

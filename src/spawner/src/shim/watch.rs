@@ -205,5 +205,5 @@ fn result_of(status: i32) -> ExitResult {
 
 fn seconds(ms: Option<u64>) -> String {
     let ms = ms.unwrap_or(0);
-    if ms % 1000 == 0 { format!("{} s", ms / 1000) } else { format!("{:.3} s", ms as f64 / 1000.0) }
+    if ms.is_multiple_of(1000) { format!("{} s", ms / 1000) } else { format!("{:.3} s", ms as f64 / 1000.0) }
 }

@@ -9,6 +9,7 @@ CREATE TABLE meta (
     generation INTEGER NOT NULL DEFAULT 0,
     running INTEGER NOT NULL DEFAULT 0,          -- 1 between a load and an orderly close
     last_id INTEGER NOT NULL DEFAULT 0,
+    open INTEGER NOT NULL DEFAULT 0,             -- rows of `open`: a load that finds another number tells of damage
     last_engine INTEGER NOT NULL DEFAULT 0,
     last_wall INTEGER NOT NULL DEFAULT 0,
     boot_id TEXT,
@@ -47,6 +48,7 @@ CREATE TABLE job (
     delay_ms INTEGER,
     expires_wall INTEGER,
     hold INTEGER NOT NULL,
+    sum INTEGER NOT NULL,                        -- of what is executed, and for whom: codec.rs
     work TEXT NOT NULL                           -- JSON
 ) STRICT;
 CREATE INDEX job_correlation ON job (correlation);

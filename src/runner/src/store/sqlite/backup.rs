@@ -49,7 +49,8 @@ fn copy(place: &Place, aside: &Path) -> Result<(), StoreError> {
     file.sync_all().map_err(|source| io_error("back up to", aside, source))
 }
 
-fn copy_pages(place: &Place, aside: &Path) -> Result<(), Fault> {
+/// Copies one moment of a database, its log included, into an empty file.
+pub(super) fn copy_pages(place: &Place, aside: &Path) -> Result<(), Fault> {
     let from = open::reader(&place.db)?;
     let moment = from.unchecked_transaction()?;
     let _: i64 = moment.query_row("SELECT one FROM meta", [], |row| row.get(0))?;

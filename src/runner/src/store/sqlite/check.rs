@@ -35,6 +35,7 @@ const RULES: &[(&str, &str)] = &[
         (SELECT 1 FROM attempt AS a WHERE a.job = f.id AND a.result = 0 AND a.code = 0)",
     ),
     ("has a higher id than was given", "SELECT job.id FROM job JOIN meta ON job.id > meta.last_id"),
+    ("is the number of open jobs that should be", "SELECT open FROM meta WHERE open <> (SELECT count(*) FROM open)"),
     ("is in a place that another attempt holds", "SELECT max(job) FROM lease GROUP BY pool, slot HAVING count(*) > 1"),
 ];
 
@@ -80,6 +81,7 @@ fn open_jobs(conn: &Connection) -> Result<Vec<String>, Fault> {
         match spec(row) {
             Ok(_) => {}
             Err(Fault::Store(error)) => found.push(format!("job {}: {error}", row.get::<_, i64>(SPEC)?)),
+            Err(Fault::Damaged(what)) => found.push(what),
             Err(Fault::Sql(error)) => return Err(Fault::Sql(error)),
         }
         if found.len() >= usize::try_from(FINDINGS_MAX).unwrap_or(usize::MAX) {

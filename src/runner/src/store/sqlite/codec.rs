@@ -123,6 +123,19 @@ pub(super) fn work(text: &str) -> Result<Work, StoreError> {
     })
 }
 
+/// A sum over what is executed, where and for whom (FNV-1a, 64 bits, <http://www.isthe.com/chongo/tech/comp/fnv/>): a disk
+/// that turned a bit must not make another command of it. Fields are parted by a byte that UTF-8 never has.
+pub(super) fn sum(id: i64, fields: [Option<&str>; 4]) -> i64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut take = |byte: u8| hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    id.to_le_bytes().into_iter().for_each(&mut take);
+    for field in fields {
+        take(if field.is_some() { 0xfe } else { 0xff });
+        field.unwrap_or_default().bytes().for_each(&mut take);
+    }
+    i64::from_le_bytes(hash.to_le_bytes())
+}
+
 /// A correlation id: a UUID in its usual form takes 16 bytes, anything else is text.
 pub(super) enum Correlation<'a> {
     Uuid([u8; 16]),

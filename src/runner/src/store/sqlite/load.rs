@@ -1,7 +1,7 @@
 //! Telling the daemon what is open.
 
 use super::codec;
-use super::place::{Fault, Place};
+use super::place::Fault;
 use crate::store::{Claimed, Loaded, StoreError};
 use ci_runner_core::change::{Lease, OpenJob, Pause, Wish};
 use ci_runner_core::group::GroupSpec;
@@ -24,10 +24,13 @@ macro_rules! terms_columns {
          j.delay_ms, j.expires_wall, j.hold"
     };
 }
-/// Columns of a [`JobSpec`], for [`spec`].
+/// Columns of a [`JobSpec`] and of its submitter, for [`spec`].
 macro_rules! spec_columns {
     () => {
-        concat!($crate::store::sqlite::load::terms_columns!(), ", j.name, j.correlation, j.work")
+        concat!(
+            $crate::store::sqlite::load::terms_columns!(),
+            ", j.name, j.correlation, j.work, j.id, j.submitter, j.sum"
+        )
     };
 }
 pub(super) use {spec_columns, terms_columns};
@@ -35,18 +38,17 @@ pub(super) use {spec_columns, terms_columns};
 /// Number of columns of `terms_columns!`.
 const TERMS: usize = 12;
 /// Number of columns of `spec_columns!`.
-pub(super) const SPEC: usize = TERMS + 3;
+pub(super) const SPEC: usize = TERMS + 6;
 
 const OPEN: &str = concat!(
     "SELECT ",
     terms_columns!(),
     ", o.id, j.submitted, j.group_limit, o.ready_at, o.attempt, o.tries, o.wish, o.wish_by, o.wish_reason, \
      l.attempt, l.pool, l.slot, l.epoch, l.claimed, l.started, l.stop_by, l.kill_at \
-     FROM open AS o CROSS JOIN job AS j ON j.id = o.id LEFT JOIN lease AS l ON l.job = o.id ORDER BY o.id"
+     FROM open AS o LEFT JOIN job AS j ON j.id = o.id LEFT JOIN lease AS l ON l.job = o.id ORDER BY o.id"
 );
 
-const CLAIMED: &str =
-    concat!("SELECT ", spec_columns!(), ", j.submitter FROM job AS j JOIN open AS o USING (id) WHERE id = ?1");
+const CLAIMED: &str = concat!("SELECT ", spec_columns!(), " FROM job AS j JOIN open AS o USING (id) WHERE id = ?1");
 
 /// What one row says in a column that must be there.
 fn must<T>(value: Option<T>, what: &str) -> Result<T, Fault> {
@@ -76,12 +78,16 @@ fn terms(row: &Row<'_>, retry: impl FnOnce(&str) -> Result<RetryPolicy, StoreErr
     })
 }
 
-/// A specification from the columns of `spec_columns!`.
-pub(super) fn spec(row: &Row<'_>) -> Result<JobSpec, Fault> {
-    let terms = terms(row, codec::retry)?;
+/// A specification and who submitted it, from the columns of `spec_columns!`.
+pub(super) fn spec(row: &Row<'_>) -> Result<(JobSpec, String), Fault> {
+    let text = |column: usize| row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from);
+    let (id, work, submitter) = (row.get(TERMS + 3)?, text(TERMS + 2)?, text(TERMS + 4)?);
+    if codec::sum(id, [submitter, text(0)?, text(1)?, work]) != row.get::<_, i64>(TERMS + 5)? {
+        return Err(Fault::Damaged(format!("job {id} is not as it was submitted")));
+    }
+    let (work, submitter) = (codec::work(must(work, "work")?)?, must(submitter, "submitter")?);
     let correlation = codec::correlation(row.get_ref(TERMS + 1)?)?;
-    let work = row.get_ref(TERMS + 2)?.as_str().map_err(rusqlite::Error::from)?;
-    Ok(JobSpec { name: row.get(TERMS)?, correlation, work: codec::work(work)?, terms })
+    Ok((JobSpec { name: row.get(TERMS)?, correlation, work, terms: terms(row, codec::retry)? }, submitter.to_owned()))
 }
 
 /// What to execute, for a job that is open.
@@ -89,16 +95,17 @@ pub(super) fn claimed(conn: &Connection, id: JobId) -> Result<Option<Claimed>, F
     let mut statement = conn.prepare_cached(CLAIMED)?;
     let mut rows = statement.query([codec::int(id.get())])?;
     let Some(row) = rows.next()? else { return Ok(None) };
-    Ok(Some(Claimed { spec: spec(row)?, submitter: row.get(SPEC)? }))
+    let (spec, submitter) = spec(row)?;
+    Ok(Some(Claimed { spec, submitter }))
 }
 
 /// Everything but the jobs.
-pub(super) fn loaded(conn: &Connection, place: &Place, unclean: bool) -> Result<Loaded, Fault> {
+pub(super) fn loaded(conn: &Connection, unclean: bool) -> Result<Loaded, Fault> {
     let sql = "SELECT store_id, generation, last_id, last_engine, last_wall, boot_id, offset_ms, pause_by, \
         pause_reason, pause_engine, pause_wall, pause_drain FROM meta";
     let mut statement = conn.prepare(sql)?;
     let mut rows = statement.query([])?;
-    let Some(row) = rows.next()? else { return Err(Fault::Store(place.damaged("it lost its own description"))) };
+    let Some(row) = rows.next()? else { return Err(Fault::Damaged("it lost its own description".to_owned())) };
     let clock = row.get::<_, Option<String>>(5)?.zip(row.get(6)?);
     let paused = match row.get(7)? {
         Some(by) => Some(Pause {
@@ -130,7 +137,9 @@ pub(super) fn open_jobs(
     let mut waits = conn.prepare("SELECT other, condition FROM dependency WHERE waiter = ?1 ORDER BY position")?;
     let mut statement = conn.prepare(OPEN)?;
     let mut rows = statement.query([])?;
+    let mut count = 0i64;
     while let Some(row) = rows.next()? {
+        count += 1;
         let mut terms = terms(row, |text| {
             if let Some(known) = retries.get(text) {
                 return Ok(known.clone());
@@ -165,6 +174,10 @@ pub(super) fn open_jobs(
             wish,
             lease,
         });
+    }
+    let expected: i64 = conn.query_row("SELECT open FROM meta", [], |row| row.get(0))?;
+    if count != expected {
+        return Err(Fault::Damaged(format!("{count} jobs are open, and {expected} should be")));
     }
     Ok(())
 }
@@ -218,8 +231,8 @@ fn lease(row: &Row<'_>, pool_id: &mut dyn FnMut(&str) -> PoolId) -> Result<Optio
 }
 
 /// Whether the last daemon ended in order.
-pub(super) fn was_running(conn: &Connection, place: &Place) -> Result<(String, bool), Fault> {
+pub(super) fn was_running(conn: &Connection) -> Result<(String, bool), Fault> {
     let sql = "SELECT store_id, running FROM meta";
     let found = conn.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    found.ok_or_else(|| Fault::Store(place.damaged("it lost its own description")))
+    found.ok_or_else(|| Fault::Damaged("it lost its own description".to_owned()))
 }

@@ -17,6 +17,7 @@ mod migrate;
 mod open;
 mod place;
 mod read;
+mod restore;
 mod write;
 
 use crate::store::{Claimed, CollectLimits, Loaded, Store, StoreError, Write};
@@ -26,6 +27,7 @@ use ci_runner_core::time::{ClockBase, Now};
 use open::{Found, Lock};
 use place::{Fault, Place};
 pub use read::SqliteReader;
+pub use restore::{RestoreReport, restore};
 use rusqlite::{Connection, MAIN_DB, Transaction, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
@@ -65,10 +67,10 @@ impl SqliteStore {
         drop(probe);
         let mut conn = open::writer(place)?;
         migrate::migrate(&mut conn, &place.db, migrate::MIGRATIONS, false)?;
-        let (store_id, unclean) = load::was_running(&conn, place)?;
+        let (store_id, unclean) = load::was_running(&conn)?;
         if unclean && !log {
             let what = "its write-ahead log is missing although the last daemon did not end in order";
-            return Err(Fault::Store(place.damaged(format!("{what}: acknowledged jobs would be lost"))));
+            return Err(Fault::Damaged(format!("{what}: acknowledged jobs would be lost")));
         }
         Ok((conn, store_id, unclean))
     }
@@ -94,13 +96,22 @@ impl SqliteStore {
         Ok(value)
     }
 
+    /// Moves what is in the log into the database, as far as no reader stands in the way.
+    fn checkpoint(&mut self, doing: &'static str) -> Result<(), StoreError> {
+        let moved = self.conn.wal_checkpoint_v2(Some(MAIN_DB), rusqlite::wal::CheckpointMode::PASSIVE);
+        match moved.map_err(|error| self.place.error(doing, error)) {
+            // It is safe in the log, and can be moved when there is space.
+            Ok(_) | Err(StoreError::Full) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn tell(
         &mut self,
         pool_id: &mut dyn FnMut(&str) -> PoolId,
         each: &mut dyn FnMut(OpenJob),
     ) -> Result<Loaded, StoreError> {
-        let told = load::open_jobs(&self.conn, pool_id, each)
-            .and_then(|()| load::loaded(&self.conn, &self.place, self.unclean));
+        let told = load::open_jobs(&self.conn, pool_id, each).and_then(|()| load::loaded(&self.conn, self.unclean));
         told.map_err(|fault| self.place.error("load the open jobs", fault))
     }
 }
@@ -116,8 +127,7 @@ impl Store for SqliteStore {
             Ok(())
         })?;
         // Into the database itself: it must know that it needs its log even when the log is gone.
-        let moved = self.conn.wal_checkpoint_v2(Some(MAIN_DB), rusqlite::wal::CheckpointMode::PASSIVE);
-        moved.map_err(|error| self.place.error("count the start", error))?;
+        self.checkpoint("count the start")?;
         self.tell(pool_id, each)
     }
 
@@ -151,7 +161,6 @@ impl Store for SqliteStore {
             transaction.execute("UPDATE meta SET running = 0", [])?;
             Ok(())
         })?;
-        let moved = self.conn.wal_checkpoint_v2(Some(MAIN_DB), rusqlite::wal::CheckpointMode::PASSIVE);
-        moved.map(|_| ()).map_err(|error| self.place.error("close", error))
+        self.checkpoint("close")
     }
 }

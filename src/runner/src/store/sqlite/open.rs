@@ -11,6 +11,7 @@
 use super::migrate::{MIGRATIONS, migrate};
 use super::place::{Fault, Place, beside, io_error};
 use crate::store::StoreError;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, FileControl, MAIN_DB, OpenFlags};
 use rustix::fs::{FlockOperation, OFlags, flock};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -135,7 +136,7 @@ pub(super) fn look(place: &Place, lock: &Lock) -> Result<Found, StoreError> {
 }
 
 /// True for a log with content. One whose header is not right would be ignored by SQLite, with all commits in it.
-fn wal_has_content(place: &Place) -> Result<bool, StoreError> {
+pub(super) fn wal_has_content(place: &Place) -> Result<bool, StoreError> {
     let path = place.wal();
     let mut header = Vec::with_capacity(WAL_HEADER_BYTES);
     match File::open(&path).and_then(|file| file.take(WAL_HEADER_BYTES as u64).read_to_end(&mut header)) {
@@ -220,6 +221,7 @@ pub(super) fn writer(place: &Place) -> Result<Connection, Fault> {
     let conn =
         Connection::open_with_flags(&place.db, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
+    steady(&conn)?;
     // The log stays when the last connection closes, so that a missing one tells of damage.
     conn.file_control(Some(MAIN_DB), FileControl::PersistWal(&mut 1))?;
     let mode: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
@@ -236,10 +238,16 @@ pub(super) fn writer(place: &Place) -> Result<Connection, Fault> {
     Ok(conn)
 }
 
+/// Without this SQLite looks at each bound value whether it asks for another plan, and prepares the statement again.
+fn steady(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ())
+}
+
 /// A connection that can only read.
 pub(super) fn reader(db: &Path) -> Result<Connection, Fault> {
     let conn = Connection::open_with_flags(db, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     conn.busy_timeout(BUSY_TIMEOUT)?;
+    steady(&conn)?;
     conn.pragma_update(None, "query_only", true)?;
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.pragma_update(None, "cell_size_check", true)?;

@@ -20,6 +20,8 @@ pub(super) struct Place {
 pub(super) enum Fault {
     Sql(rusqlite::Error),
     Store(StoreError),
+    /// Of the database that is being read; what was found.
+    Damaged(String),
 }
 
 impl From<rusqlite::Error> for Fault {
@@ -67,11 +69,16 @@ impl Place {
     pub fn error(&self, doing: &'static str, fault: impl Into<Fault>) -> StoreError {
         match fault.into() {
             Fault::Store(error) => error,
+            Fault::Damaged(what) => self.damaged(what),
             Fault::Sql(error) => self.sql_error(doing, error),
         }
     }
 
     fn sql_error(&self, doing: &'static str, error: rusqlite::Error) -> StoreError {
+        use rusqlite::Error as E;
+        if let E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) = &error {
+            return self.damaged(format!("a row holds what was never written ({error})"));
+        }
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => StoreError::Full,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => self.damaged(error.to_string()),

@@ -39,7 +39,7 @@ struct Idle {
 const JOB: &str = concat!(
     "SELECT ",
     spec_columns!(),
-    ", j.id, j.group_limit, j.submitter, j.submitted_wall, \
+    ", j.id, j.group_limit, j.submitted, j.submitted_wall, \
      l.job, l.started, l.stop_by, coalesce(l.attempt, o.attempt, f.attempt), coalesce(o.tries, f.tries), \
      coalesce(l.pool, o.ran_in, f.ran_in), o.wish, o.wish_by, o.wish_reason, \
      coalesce(o.started_wall, f.started_wall, l.started_wall), \
@@ -196,7 +196,7 @@ fn job(conn: &Connection, id: JobId) -> Result<Option<JobRow>, Fault> {
 
 /// From the columns of [`JOB`].
 fn job_row(row: &Row<'_>) -> Result<JobRow, Fault> {
-    let spec = spec(row)?;
+    let (spec, submitter) = spec(row)?;
     let text = |column: usize| row.get_ref(SPEC + column)?.as_str_or_null().map_err(rusqlite::Error::from);
     let number = |column: usize| row.get::<_, Option<i64>>(SPEC + column);
     let outcome = number(15)?.map(|outcome| codec::outcome(outcome, text(16)?).map_err(Fault::from)).transpose()?;
@@ -222,7 +222,7 @@ fn job_row(row: &Row<'_>) -> Result<JobRow, Fault> {
     Ok(JobRow {
         id: codec::job_id(row.get(SPEC)?)?,
         group_limit: row.get(SPEC + 1)?,
-        submitter: row.get(SPEC + 2)?,
+        submitter,
         phase,
         outcome,
         result,

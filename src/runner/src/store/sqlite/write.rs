@@ -48,6 +48,7 @@ pub(super) struct Batch<'a> {
     last_id: u64,
     last: Option<Now>,
     ended: [i64; 6],
+    submitted: i64,
     /// Minute, first and last id, of submissions in a row.
     minutes: Vec<(i64, u64, u64)>,
 }
@@ -55,8 +56,16 @@ pub(super) struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// Applies all of `batch`; the caller commits.
     pub fn apply(conn: &'a Connection, batch: &'a [Write], pools: &'a [String]) -> Result<(), Fault> {
-        let mut this =
-            Self { conn, pools, receipts: HashMap::new(), last_id: 0, last: None, ended: [0; 6], minutes: Vec::new() };
+        let mut this = Self {
+            conn,
+            pools,
+            receipts: HashMap::new(),
+            last_id: 0,
+            last: None,
+            ended: [0; 6],
+            submitted: 0,
+            minutes: Vec::new(),
+        };
         for write in batch {
             if let Write::Receipt { job, attempt, receipt } = write {
                 this.receipts.insert((*job, *attempt), receipt);
@@ -120,6 +129,7 @@ impl<'a> Batch<'a> {
     fn submit(&mut self, submission: &Submission, at: Now) -> Result<(), Fault> {
         let id = codec::int(submission.id.get());
         self.last_id = self.last_id.max(submission.id.get());
+        self.submitted += 1;
         self.count_minute(submission.id.get(), at.wall);
         insert_job(self.conn, submission, at)?;
         let terms = &submission.spec.terms;
@@ -366,13 +376,15 @@ impl<'a> Batch<'a> {
         let [succeeded, failed, timed_out, cancelled, superseded, expired] = self.ended;
         let sql = "UPDATE meta SET last_id = max(last_id, ?1), last_wall = iif(?2 >= last_engine, ?3, last_wall), \
             last_engine = iif(?2 >= last_engine, ?2, last_engine), succeeded = succeeded + ?4, failed = failed + ?5, \
-            timed_out = timed_out + ?6, cancelled = cancelled + ?7, superseded = superseded + ?8, expired = expired + ?9";
+            timed_out = timed_out + ?6, cancelled = cancelled + ?7, superseded = superseded + ?8, expired = expired + ?9, \
+            open = open + ?10";
         let (engine, wall) = match self.last {
             Some(last) => (Some(last.engine.0), Some(last.wall.0)),
             None => (None, None),
         };
         let id = codec::int(self.last_id);
-        self.run(sql, params![id, engine, wall, succeeded, failed, timed_out, cancelled, superseded, expired])?;
+        let more = self.submitted - self.ended.iter().sum::<i64>();
+        self.run(sql, params![id, engine, wall, succeeded, failed, timed_out, cancelled, superseded, expired, more])?;
         Ok(())
     }
 
@@ -437,13 +449,16 @@ fn receipt_columns(receipt: Option<&Receipt>) -> [Option<i64>; 9] {
 fn insert_job(conn: &Connection, submission: &Submission, at: Now) -> Result<(), Fault> {
     let JobSpec { name, correlation, work, terms } = &submission.spec;
     let group = terms.group.as_ref();
+    let id = codec::int(submission.id.get());
+    let (labels, work) = (codec::labels_text(&terms.labels), codec::work_text(work)?);
+    let sum = codec::sum(id, [Some(&submission.submitter), terms.pool.as_deref(), labels.as_deref(), Some(&work)]);
     let mut statement = conn.prepare_cached(
         "INSERT INTO job (id, submitted, submitted_wall, priority, pool, name, correlation, submitter, labels, retry, \
-         group_name, group_asked, group_policy, group_limit, after, at_wall, delay_ms, expires_wall, hold, work) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)",
+         group_name, group_asked, group_policy, group_limit, after, at_wall, delay_ms, expires_wall, hold, sum, work) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
     )?;
     statement.execute(params![
-        codec::int(submission.id.get()),
+        id,
         at.engine.0,
         at.wall.0,
         terms.priority,
@@ -451,7 +466,7 @@ fn insert_job(conn: &Connection, submission: &Submission, at: Now) -> Result<(),
         name,
         codec::Correlation::of(correlation),
         submission.submitter,
-        codec::labels_text(&terms.labels),
+        labels,
         codec::retry_text(&terms.retry),
         group.map(|group| group.name.as_str()),
         group.and_then(|group| group.limit),
@@ -462,7 +477,8 @@ fn insert_job(conn: &Connection, submission: &Submission, at: Now) -> Result<(),
         terms.delay_ms.map(codec::int),
         terms.expires.map(|at| at.0),
         terms.hold,
-        codec::work_text(work)?,
+        sum,
+        work,
     ])?;
     Ok(())
 }

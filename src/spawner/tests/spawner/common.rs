@@ -1,8 +1,6 @@
 //! A spawner of one's own, in directories of one's own, with a store id and a marker that nobody else has: tests run in
 //! parallel and must find their own processes, and only those.
 
-#![allow(dead_code, reason = "each test file uses a part")]
-
 use std::collections::HashMap;
 use std::fs;
 use std::io;
@@ -17,12 +15,14 @@ use ci_runner_spawner::protocol::{
 };
 
 /// Nothing here takes so long on any machine, unless it is broken.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// With or without a cgroup per attempt; everything must hold in both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cgroup {
     Auto,
+    /// With, where there is no `clone3`.
+    Moves,
     Off,
 }
 
@@ -34,6 +34,10 @@ pub struct Host {
     pub cgroup: Cgroup,
     pub linger_ms: u64,
     pub environment: Vec<(String, String)>,
+    /// A shell script that gets the spawner's command line as "$@".
+    pub wrapper: Option<&'static str>,
+    /// Where all directories are, if not at the top.
+    pub subdirectory: Option<PathBuf>,
     pub generation: u64,
     pub client: Option<Client>,
     pub spawner_pid: i32,
@@ -71,6 +75,8 @@ impl Host {
             cgroup,
             linger_ms: 200,
             environment: Vec::new(),
+            wrapper: None,
+            subdirectory: None,
             generation: 0,
             client: None,
             spawner_pid: 0,
@@ -88,7 +94,7 @@ impl Host {
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.subdirectory.as_deref().unwrap_or(self.dir.path()).join(name)
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -96,12 +102,22 @@ impl Host {
     }
 
     pub fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spawner-under-test"));
+        let program = env!("CARGO_BIN_EXE_spawner-under-test");
+        let mut command = match self.wrapper {
+            None => Command::new(program),
+            Some(script) => {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", script, "sh", program]);
+                command
+            }
+        };
         command.arg("--runtime-dir").arg(self.path("run"));
         command.arg("--log-dir").arg(self.path("log")).arg("--tmp-dir").arg(self.path("tmp"));
         command.args(["--linger-ms", &self.linger_ms.to_string()]);
-        if self.cgroup == Cgroup::Off {
-            command.arg("--no-cgroup");
+        match self.cgroup {
+            Cgroup::Auto => {}
+            Cgroup::Moves => drop(command.arg("--no-clone3")),
+            Cgroup::Off => drop(command.arg("--no-cgroup")),
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
@@ -131,7 +147,7 @@ impl Host {
         }
         match client.recv().as_deref() {
             Ok([Reply::Welcome { pid, epoch, cgroup, .. }, rest @ ..]) => {
-                assert!(rest.is_empty());
+                self.take(rest.to_vec());
                 if self.cgroup == Cgroup::Off {
                     assert!(!cgroup);
                 }
@@ -196,6 +212,15 @@ impl Host {
         self.client().send(&[request]).unwrap();
     }
 
+    fn take(&mut self, replies: Vec<Reply>) {
+        for reply in replies {
+            if let Reply::Ended { key, record } = &reply {
+                self.ended.insert(key.clone(), record.clone());
+            }
+            self.replies.push(reply);
+        }
+    }
+
     /// Reads what comes within the time; false when the connection is over.
     pub fn read_for(&mut self, time: Duration) -> bool {
         let Some(client) = self.client.as_mut() else { return false };
@@ -204,12 +229,7 @@ impl Host {
         }
         match client.recv() {
             Ok(replies) => {
-                for reply in replies {
-                    if let Reply::Ended { key, record } = &reply {
-                        self.ended.insert(key.clone(), record.clone());
-                    }
-                    self.replies.push(reply);
-                }
+                self.take(replies);
                 true
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => true,
@@ -318,6 +338,24 @@ impl Host {
         let survivors: Vec<String> = self.survivors().into_iter().map(describe).collect();
         assert!(survivors.is_empty(), "left: {survivors:#?}");
     }
+}
+
+/// A job that says it runs, waits for the file, and appends its number to another.
+pub fn waiting_job(host: &Host, job: u64) -> Spec {
+    let dir = host.dir.path().display();
+    host.script(&format!(
+        "echo ready > {dir}/ready-{job}; while [ ! -e {dir}/go ]; do sleep 0.01; done; echo {job} >> {dir}/ran; exit {job}"
+    ))
+}
+
+pub fn go(host: &Host) {
+    fs::write(host.path("go"), "").unwrap();
+}
+
+/// How often each job ran.
+pub fn executions(host: &Host, job: u64) -> usize {
+    let text = fs::read_to_string(host.path("ran")).unwrap_or_default();
+    text.lines().filter(|line| *line == job.to_string()).count()
 }
 
 impl Drop for Host {

@@ -1,0 +1,165 @@
+//! Acting on jobs that are there.
+
+use super::jobs::{row_of, submitted_one};
+use super::zoned_now;
+use crate::api::{ActedView, PriorityRequest, Problem, ReasonRequest, SubmittedOne};
+use crate::daemon::handle::{Action, Target};
+use crate::http::extract::{Body, Caller, Id, in_time};
+use crate::http::{App, Fail, JOBS_MAX};
+use crate::request::{new_job, request_of};
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use ci_runner_core::id::JobId;
+use ci_runner_core::job::PRIORITY_MAX;
+use ci_runner_core::state::Phase;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Longest reason for a hold, a pause or a drain.
+pub(super) const REASON_BYTES_MAX: usize = 1_000;
+
+/// Which jobs to cancel: exactly one of the two.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CancelRequest {
+    /// These; all of them must exist, or nothing is done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Vec<u64>>,
+    /// Every open job.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
+}
+
+/// No fields.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+async fn act(app: &App, target: Target, action: Action, caller: &Caller) -> Result<Json<ActedView>, Fail> {
+    let acted = app.context.handle.act(target, action, caller.name());
+    let acted = in_time(async { Ok(acted.await?) }).await?;
+    let numbers = |ids: Vec<JobId>| ids.into_iter().map(JobId::get).collect();
+    Ok(Json(ActedView { ids: numbers(acted.done), finished: numbers(acted.finished) }))
+}
+
+pub(super) fn check_reason(reason: &str) -> Result<(), Fail> {
+    if reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) {
+        return Err(Fail::field("reason", format!("at most {REASON_BYTES_MAX} bytes without control characters")));
+    }
+    Ok(())
+}
+
+/// Ends several jobs, or all.
+#[utoipa::path(post, path = "/jobs/cancel", tag = "jobs", operation_id = "cancel_jobs", request_body = CancelRequest,
+    responses((status = 200, body = ActedView), (status = 400, body = Problem), (status = 404, body = Problem)))]
+pub(crate) async fn cancel_many(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<ActedView>, Fail> {
+    let request: CancelRequest = body.json()?;
+    let target = match (request.ids, request.all) {
+        (Some(ids), false) if ids.len() > JOBS_MAX => {
+            return Err(Fail::field("ids", format!("{} jobs, at most {JOBS_MAX}", ids.len())));
+        }
+        (Some(ids), false) => {
+            let ids = ids.into_iter().enumerate().map(|(index, id)| {
+                JobId::new(id).ok_or_else(|| Fail::field(format!("ids[{index}]"), "0 is no job; ids begin with 1"))
+            });
+            Target::Ids(ids.collect::<Result<_, _>>()?)
+        }
+        (None, true) => Target::All,
+        (Some(_), true) => return Err(Fail::field("all", "stands beside `ids`; give one of them")),
+        (None, false) => return Err(Fail::field("ids", "is missing; give ids as in [7, 8], or \"all\": true")),
+    };
+    act(&app, target, Action::Cancel, &caller).await
+}
+
+/// Ends a job: a queued one at once, a running one by SIGTERM and, after the grace, by force.
+#[utoipa::path(post, path = "/jobs/{id}/cancel", tag = "jobs", operation_id = "cancel_job", params(("id" = u64, Path)),
+    responses((status = 200, body = ActedView), (status = 404, body = Problem)))]
+pub(crate) async fn cancel(
+    State(app): State<App>,
+    Id(id): Id,
+    caller: Caller,
+    body: Body,
+) -> Result<Json<ActedView>, Fail> {
+    let Nothing {} = body.json()?;
+    act(&app, Target::Ids(vec![id]), Action::Cancel, &caller).await
+}
+
+/// Keeps a job in the queue until it is released; a running attempt goes on.
+#[utoipa::path(post, path = "/jobs/{id}/hold", tag = "jobs", operation_id = "hold_job", params(("id" = u64, Path)), request_body = ReasonRequest,
+    responses((status = 200, body = ActedView), (status = 400, body = Problem), (status = 404, body = Problem)))]
+pub(crate) async fn hold(
+    State(app): State<App>,
+    Id(id): Id,
+    caller: Caller,
+    body: Body,
+) -> Result<Json<ActedView>, Fail> {
+    let ReasonRequest { reason } = body.json()?;
+    check_reason(&reason)?;
+    act(&app, Target::Ids(vec![id]), Action::Hold { reason }, &caller).await
+}
+
+/// Lets a held job go.
+#[utoipa::path(post, path = "/jobs/{id}/release", tag = "jobs", operation_id = "release_job", params(("id" = u64, Path)),
+    responses((status = 200, body = ActedView), (status = 404, body = Problem)))]
+pub(crate) async fn release(
+    State(app): State<App>,
+    Id(id): Id,
+    caller: Caller,
+    body: Body,
+) -> Result<Json<ActedView>, Fail> {
+    let Nothing {} = body.json()?;
+    act(&app, Target::Ids(vec![id]), Action::Release, &caller).await
+}
+
+/// Gives a queued job another priority.
+#[utoipa::path(post, path = "/jobs/{id}/priority", tag = "jobs", operation_id = "prioritize_job", params(("id" = u64, Path)),
+    request_body = PriorityRequest,
+    responses((status = 200, body = ActedView), (status = 400, body = Problem), (status = 404, body = Problem)))]
+pub(crate) async fn priority(
+    State(app): State<App>,
+    Id(id): Id,
+    caller: Caller,
+    body: Body,
+) -> Result<Json<ActedView>, Fail> {
+    let PriorityRequest { priority } = body.json()?;
+    if !(-PRIORITY_MAX..=PRIORITY_MAX).contains(&priority) {
+        return Err(Fail::field("priority", format!("{priority}; between {} and {PRIORITY_MAX}", -PRIORITY_MAX)));
+    }
+    act(&app, Target::Ids(vec![id]), Action::Priority(priority), &caller).await
+}
+
+/// Queues a new job with the specification of a finished one, ready at once: `at`, `in` and `hold` are left out, `expires`
+/// counts anew. Refused where secrets were used: their values are gone.
+#[utoipa::path(post, path = "/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job", params(("id" = u64, Path)),
+    responses((status = 201, body = SubmittedOne), (status = 404, body = Problem),
+        (status = 409, body = Problem, description = "It is still open, or had secrets"), (status = 503, body = Problem)))]
+pub(crate) async fn retry(State(app): State<App>, Id(id): Id, caller: Caller, body: Body) -> Result<Response, Fail> {
+    let Nothing {} = body.json()?;
+    in_time(async {
+        let row = row_of(&app, id).await?;
+        if row.phase != Phase::Finished {
+            let state = row.phase.word();
+            let why = format!("job {id} is {state}; wait for its end or cancel it, then retry");
+            return Err(Fail::new(StatusCode::CONFLICT, "open", why));
+        }
+        if !row.spec.work.secrets.is_empty() {
+            let names = row.spec.work.secrets.join(", ");
+            let why = format!(
+                "job {id} used secrets ({names}) and their values were deleted at its end; submit it again with `ci-runner add`"
+            );
+            return Err(Fail::new(StatusCode::CONFLICT, "secrets-gone", why));
+        }
+        let mut request = request_of(&row.spec, row.submitted);
+        (request.at, request.delay, request.hold) = (None, None, false);
+        let settings = app.context.handle.settings.borrow().clone();
+        let job = new_job(request, &settings, &zoned_now())?;
+        let ids = app.context.handle.submit(vec![job], None, caller.name()).await?;
+        match ids.first() {
+            Some(id) => Ok(submitted_one(*id)),
+            None => Err(Fail::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the job got no id")),
+        }
+    })
+    .await
+}

@@ -1,0 +1,289 @@
+//! Submitting jobs and looking at them.
+
+use super::{wall_now, zoned_now};
+use crate::api::{JobList, JobRequest, JobView, Problem, ReasonView, Submit, SubmittedMany, SubmittedOne, WhyView};
+use crate::daemon::handle::{IdempotencyKey, NewJob};
+use crate::http::extract::{Body, Caller, Id, Params, blocking, in_time};
+use crate::http::view::{attempt_view, job_view, running_since};
+use crate::http::{App, BODY_BYTES_SMALL, Fail, JOBS_MAX, explain};
+use crate::quantity::{parse_time, rfc3339_utc};
+use crate::request::{ReadFault, body_hash, check_key, new_job, read_job, read_jobs};
+use crate::store::{JobFilter, JobRow, Reader};
+use crate::suggest::did_you_mean;
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use ci_runner_core::id::JobId;
+use ci_runner_core::outcome::Outcome;
+use ci_runner_core::policy::Settings;
+use ci_runner_core::state::Phase;
+use ci_runner_core::time::WallTime;
+use jiff::Zoned;
+use jiff::tz::TimeZone;
+use serde::Deserialize;
+use std::sync::Arc;
+use utoipa::IntoParams;
+
+/// Name of the header that makes a submission safe to repeat.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Jobs on a page unless told otherwise.
+const PAGE: usize = 100;
+/// Most jobs on a page.
+const PAGE_MAX: usize = 1_000;
+
+/// A parsed submission.
+struct Submission {
+    jobs: Vec<NewJob>,
+    key: Option<IdempotencyKey>,
+    many: bool,
+}
+
+/// Queues one job, or several: all or none. What was acknowledged is on disk.
+#[utoipa::path(post, path = "/jobs", tag = "jobs", operation_id = "submit_jobs",
+    params(("Idempotency-Key" = Option<String>, Header,
+        description = "Makes it safe to repeat: within 24 h the same key and jobs give the same ids; with other jobs 422.")),
+    request_body(content = Submit, description = "One job, or an array of at most 100,000; 64 MiB"),
+    responses(
+        (status = 201, body = SubmittedOne, description = "Queued; for an array a `SubmittedMany`"),
+        (status = 400, body = Problem, description = "A field is wrong; nothing was queued"),
+        (status = 413, body = Problem), (status = 422, body = Problem, description = "The key was used with other jobs"),
+        (status = 503, body = Problem, description = "The queue is full; with `Retry-After`"),
+        (status = 507, body = Problem, description = "The disk is full")))]
+pub(crate) async fn submit(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Fail> {
+    let key = header_key(&headers)?;
+    let settings = app.context.handle.settings.borrow().clone();
+    let Submission { jobs, key, many } = if body.bytes.len() <= BODY_BYTES_SMALL {
+        parse(&body.bytes, key, &settings, &zoned_now())?
+    } else {
+        blocking(move || parse(&body.bytes, key, &settings, &zoned_now())).await?
+    };
+    let submitted = app.context.handle.submit(jobs, key, caller.name());
+    let ids = in_time(async { submitted.await.map_err(|refusal| Fail::of_refusal(refusal, many)) }).await?;
+    match ids.first() {
+        _ if many => {
+            let ids = ids.iter().map(|id| id.get()).collect();
+            Ok((StatusCode::CREATED, Json(SubmittedMany { ids })).into_response())
+        }
+        Some(id) => Ok(submitted_one(*id)),
+        None => Err(Fail::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the job got no id")),
+    }
+}
+
+/// 201 for one job.
+pub(super) fn submitted_one(id: JobId) -> Response {
+    let location = [(header::LOCATION, format!("/api/v1/jobs/{id}"))];
+    (StatusCode::CREATED, location, Json(SubmittedOne { id: id.get() })).into_response()
+}
+
+fn header_key(headers: &HeaderMap) -> Result<Option<String>, Fail> {
+    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    let key = key.to_str().map_err(|_| Fail::field("Idempotency-Key", "is no text of visible ASCII characters"))?;
+    if keys.next().is_some() {
+        return Err(Fail::field("Idempotency-Key", "is given twice"));
+    }
+    check_key("Idempotency-Key", key)?;
+    Ok(Some(key.to_owned()))
+}
+
+fn parse(json: &[u8], key: Option<String>, settings: &Settings, now: &Zoned) -> Result<Submission, Fail> {
+    let many = json.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
+    let requests = if many { read_jobs(json, JOBS_MAX)? } else { vec![read_job(json)?] };
+    if requests.is_empty() {
+        return Err(Fail::field("", "the array is empty; give at least one job"));
+    }
+    let key = key.map(|key| IdempotencyKey { key, body: body_hash(&requests) });
+    let made = |(index, request): (usize, JobRequest)| {
+        let at = |fault| ReadFault { index: many.then_some(index), fault };
+        new_job(request, settings, now).map_err(at)
+    };
+    let jobs = requests.into_iter().enumerate().map(made).collect::<Result<Vec<_>, _>>()?;
+    Ok(Submission { jobs, key, many })
+}
+
+/// Which jobs a list shows. Lists are separated by commas.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListParams {
+    /// Any of these states: `queued,running`; also `open` for all but `finished`.
+    state: Option<String>,
+    /// Any of these outcomes: `failed,timed_out`.
+    outcome: Option<String>,
+    /// Exact name, or a beginning followed by `*`.
+    name: Option<String>,
+    /// Pool it names or ran in.
+    pool: Option<String>,
+    /// Label it requires.
+    label: Option<String>,
+    /// Group.
+    group: Option<String>,
+    /// Correlation id.
+    correlation: Option<String>,
+    /// Submitted at or after: RFC 3339, or a local time.
+    since: Option<String>,
+    /// Submitted before.
+    until: Option<String>,
+    /// `next_cursor` of the page before.
+    cursor: Option<u64>,
+    /// Jobs on the page, 1 to 1000; 100.
+    limit: Option<usize>,
+    /// `desc` (newest first) or `asc`.
+    order: Option<String>,
+}
+
+/// Jobs, newest first. Pages hold together by job ids: no job is shown twice or left out, whatever happens meanwhile.
+#[utoipa::path(get, path = "/jobs", tag = "jobs", operation_id = "list_jobs", params(ListParams),
+    responses((status = 200, body = JobList), (status = 400, body = Problem)))]
+pub(crate) async fn list(State(app): State<App>, Params(params): Params<ListParams>) -> Result<Json<JobList>, Fail> {
+    let mut filter = filter_of(params, &zoned_now())?;
+    let limit = filter.limit;
+    // One more tells whether there is another page.
+    filter.limit += 1;
+    let reader = app.context.handle.reader.clone();
+    let mut rows = in_time(blocking(move || reader.jobs(&filter))).await?;
+    let next_cursor = if rows.len() > limit {
+        rows.truncate(limit);
+        rows.last().map(|row| row.id.get())
+    } else {
+        None
+    };
+    let since = running_since(&app.context.handle.snapshot());
+    let now = wall_now();
+    let jobs = rows.into_iter().map(|row| {
+        let since = running(&row).then(|| since.get(&row.id).copied()).flatten();
+        job_view(row, since, now)
+    });
+    Ok(Json(JobList { jobs: jobs.collect(), next_cursor }))
+}
+
+fn running(row: &JobRow) -> bool {
+    matches!(row.phase, Phase::Running | Phase::Stopping)
+}
+
+fn filter_of(params: ListParams, now: &Zoned) -> Result<JobFilter, Fail> {
+    let limit = params.limit.unwrap_or(PAGE);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(Fail::field("limit", format!("{limit}; between 1 and {PAGE_MAX}")));
+    }
+    let cursor = params.cursor.map(|cursor| {
+        JobId::new(cursor).ok_or_else(|| Fail::field("cursor", "0 is no cursor; give `next_cursor` of the page before"))
+    });
+    let time = |field: &str, text: Option<String>| match text {
+        None => Ok(None),
+        Some(text) => match parse_time(&text, now) {
+            Ok(at) => Ok(Some(WallTime(at.as_millisecond()))),
+            Err(error) => Err(Fail::field(field, error.to_string())),
+        },
+    };
+    let ascending = match params.order.as_deref() {
+        None | Some("desc") => false,
+        Some("asc") => true,
+        Some(other) => {
+            let hint = did_you_mean(other, ["asc", "desc"]);
+            return Err(Fail::field("order", format!("{other:?} is no order; {hint}")));
+        }
+    };
+    Ok(JobFilter {
+        phases: phases_of(params.state.as_deref().unwrap_or_default())?,
+        outcomes: outcomes_of(params.outcome.as_deref().unwrap_or_default())?,
+        name: params.name,
+        pool: params.pool,
+        label: params.label,
+        group: params.group,
+        correlation: params.correlation,
+        since: time("since", params.since)?,
+        until: time("until", params.until)?,
+        cursor: cursor.transpose()?,
+        ascending,
+        limit,
+    })
+}
+
+fn words(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').filter(|word| !word.is_empty())
+}
+
+fn phases_of(list: &str) -> Result<Vec<Phase>, Fail> {
+    let mut phases = Vec::new();
+    for word in words(list) {
+        match Phase::from_word(word) {
+            Some(phase) => phases.push(phase),
+            None if word == "open" => phases.extend(Phase::ALL.into_iter().filter(|phase| *phase != Phase::Finished)),
+            None => {
+                let known = Phase::ALL.iter().map(|phase| phase.word()).chain(["open"]);
+                return Err(Fail::field("state", format!("{word:?} is no state; {}", did_you_mean(word, known))));
+            }
+        }
+    }
+    Ok(phases)
+}
+
+fn outcomes_of(list: &str) -> Result<Vec<String>, Fail> {
+    let known = |word: &str| match Outcome::WORDS.contains(&word) {
+        true => Ok(word.to_owned()),
+        false => {
+            let hint = did_you_mean(word, Outcome::WORDS);
+            Err(Fail::field("outcome", format!("{word:?} is no outcome; {hint}")))
+        }
+    };
+    words(list).map(known).collect()
+}
+
+/// One row, or 404.
+pub(super) async fn row_of(app: &App, id: JobId) -> Result<JobRow, Fail> {
+    let reader = app.context.handle.reader.clone();
+    blocking(move || reader.job(id)).await?.ok_or_else(|| Fail::no_job(id))
+}
+
+/// One job with its attempts and, while it is open, the reason why it is where it is.
+#[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", operation_id = "show_job", params(("id" = u64, Path)),
+    responses((status = 200, body = JobView), (status = 404, body = Problem)))]
+pub(crate) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<JobView>, Fail> {
+    in_time(async {
+        let reader = app.context.handle.reader.clone();
+        let (row, attempts) = blocking(move || both(&reader, id)).await?;
+        let finished = row.phase == Phase::Finished;
+        let explanation = if finished { None } else { app.context.handle.explain(id).await? };
+        let now = wall_now();
+        let since = attempts.last().filter(|_| running(&row)).and_then(|attempt| attempt.started);
+        let mut view = job_view(row, since, now);
+        view.attempts = Some(attempts.iter().map(|attempt| attempt_view(attempt, now)).collect());
+        view.reason = explanation.map(|explanation| {
+            let why = explain::why(id, &explanation, &TimeZone::system());
+            why.reasons.into_iter().map(|reason| reason.text).collect::<Vec<_>>().join("; ")
+        });
+        Ok(Json(view))
+    })
+    .await
+}
+
+fn both(reader: &Arc<dyn Reader>, id: JobId) -> Result<(JobRow, Vec<crate::store::AttemptRow>), Fail> {
+    let row = reader.job(id)?.ok_or_else(|| Fail::no_job(id))?;
+    Ok((row, reader.attempts(id)?))
+}
+
+/// Why a job does not run, every reason, the deciding one first.
+#[utoipa::path(get, path = "/jobs/{id}/why", tag = "jobs", operation_id = "why_job", params(("id" = u64, Path)),
+    responses((status = 200, body = WhyView), (status = 404, body = Problem)))]
+pub(crate) async fn why(State(app): State<App>, Id(id): Id) -> Result<Json<WhyView>, Fail> {
+    in_time(async {
+        if let Some(explanation) = app.context.handle.explain(id).await? {
+            return Ok(Json(explain::why(id, &explanation, &TimeZone::system())));
+        }
+        let row = row_of(&app, id).await?;
+        let outcome = row.outcome.as_ref().map_or("finished", Outcome::word);
+        let at = row.finished.map(|at| format!(" at {}", rfc3339_utc(at.0))).unwrap_or_default();
+        let cause = job_view(row.clone(), None, wall_now()).cause;
+        let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+        let reason = ReasonView { kind: "finished".into(), text: format!("{outcome}{at}{cause}"), jobs: Vec::new() };
+        Ok(Json(WhyView { id: id.get(), state: row.phase.word().to_owned(), reasons: vec![reason] }))
+    })
+    .await
+}

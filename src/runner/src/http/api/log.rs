@@ -1,0 +1,218 @@
+//! The log of an attempt: raw bytes, or one object per line; whole, from a place on, or followed to its end.
+//!
+//! An offset is a cursor that holds over restarts of daemon and client: who has received `n` bytes from offset `o` goes on at
+//! `o + n`. A stream that ends in order is complete; one that the daemon had to cut (it is restarting) ends with a broken
+//! transfer, so that the two can be told apart.
+
+use super::watch::Watch;
+use crate::api::Problem;
+use crate::http::extract::{Id, Params, blocking};
+use crate::http::{App, Fail};
+use crate::quantity::{parse_duration, parse_time};
+use crate::store::AttemptRow;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use ci_runner_core::id::JobId;
+use ci_runner_core::state::Phase;
+use ci_runner_spawner::joblog::{LogReader, log_path};
+use futures_util::stream::try_unfold;
+use rustix::fs::{Mode, OFlags};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+mod follow;
+mod growth;
+mod lines;
+
+use follow::{Follow, Shape};
+pub(in crate::http) use lines::LineView;
+
+/// Header that names the attempt.
+const ATTEMPT: &str = "ci-runner-attempt";
+/// Header that tells at which offset the body begins.
+const OFFSET: &str = "ci-runner-log-offset";
+/// Most lines of `tail`; more than anybody reads, and it bounds the reading backwards.
+const TAIL_MAX: u64 = 10_000_000;
+
+/// Which part of the log. At most one of `offset`, `tail` and `since`.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct LogParams {
+    /// Number of the attempt; the last one that ran.
+    attempt: Option<u32>,
+    /// From this byte on.
+    offset: Option<u64>,
+    /// The last so many lines.
+    tail: Option<u64>,
+    /// From the first line that is not older: RFC 3339, a local time, or an age such as `10m`.
+    since: Option<String>,
+    /// Goes on until the attempt has ended; waits for the first attempt of a queued job.
+    follow: Option<bool>,
+    /// `raw` (bytes as they are) or `ndjson`.
+    format: Option<String>,
+}
+
+/// Where to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Start {
+    Offset(u64),
+    Tail(u64),
+    /// Milliseconds since 1970.
+    Since(i64),
+}
+
+/// A checked request.
+#[derive(Clone, Debug)]
+struct Wanted {
+    attempt: Option<u32>,
+    start: Start,
+    follow: bool,
+    shape: Shape,
+}
+
+/// The log of one attempt. Followed, it ends when the attempt has ended and every byte was sent.
+#[utoipa::path(get, path = "/jobs/{id}/log", tag = "jobs", operation_id = "job_log", params(("id" = u64, Path), LogParams),
+    responses(
+        (status = 200, body = String, content_type = "application/octet-stream",
+            headers(("CI-Runner-Attempt" = u32, description = "Which attempt"),
+                ("CI-Runner-Log-Offset" = u64, description = "Offset of the first byte; with the bytes received it is the cursor to go on")),
+            description = "Bytes, or with `format=ndjson` one `LineView` a line (`application/x-ndjson`)"),
+        (status = 400, body = Problem), (status = 404, body = Problem, description = "No such job or attempt"),
+        (status = 410, body = Problem, description = "The log was removed")))]
+pub(crate) async fn log(
+    State(app): State<App>,
+    Id(id): Id,
+    Params(params): Params<LogParams>,
+) -> Result<Response, Fail> {
+    let wanted = check(params)?;
+    let mut watch = Watch::new(app.context.handle.news(), id);
+    let attempt = choose(&app, id, &wanted, &mut watch).await?;
+    let number = attempt.number.0;
+    let dir = app.context.log_dir.clone();
+    let (start, follow) = (wanted.start, wanted.follow);
+    let opened = blocking(move || open(&dir, id, &attempt, start, follow)).await?;
+    let shape = wanted.shape;
+    let offset = opened.offset;
+    let stream = Follow::new(app, id, number, opened, shape, wanted.follow.then_some(watch));
+    let mut response = Body::from_stream(try_unfold(stream, Follow::next)).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(shape.content_type()));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(ATTEMPT, HeaderValue::from(number));
+    headers.insert(OFFSET, HeaderValue::from(offset));
+    Ok(response)
+}
+
+fn check(params: LogParams) -> Result<Wanted, Fail> {
+    let start = match (params.offset, params.tail, params.since.as_deref()) {
+        (None, None, None) => Start::Offset(0),
+        (Some(offset), None, None) => Start::Offset(offset),
+        (None, Some(lines), None) if lines <= TAIL_MAX => Start::Tail(lines),
+        (None, Some(lines), None) => return Err(Fail::field("tail", format!("{lines} lines, at most {TAIL_MAX}"))),
+        (None, None, Some(text)) => Start::Since(since_ms(text)?),
+        (_, Some(_), _) => return Err(Fail::field("tail", "give one of offset, tail and since")),
+        (_, None, _) => return Err(Fail::field("since", "give one of offset, tail and since")),
+    };
+    let shape = match params.format.as_deref() {
+        None | Some("raw") => Shape::Raw,
+        Some("ndjson") => Shape::Lines,
+        Some(other) => return Err(Fail::field("format", format!("{other:?} is no format; known are raw, ndjson"))),
+    };
+    if params.attempt == Some(0) {
+        return Err(Fail::field("attempt", "attempts begin with 1"));
+    }
+    Ok(Wanted { attempt: params.attempt, start, follow: params.follow.unwrap_or(false), shape })
+}
+
+fn since_ms(text: &str) -> Result<i64, Fail> {
+    let now = super::zoned_now();
+    if let Ok(age) = parse_duration(text) {
+        let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        return Ok(now.timestamp().as_millisecond().saturating_sub(age_ms));
+    }
+    match parse_time(text, &now) {
+        Ok(at) => Ok(at.as_millisecond()),
+        Err(error) => Err(Fail::field("since", error.to_string())),
+    }
+}
+
+/// The attempt whose log is wanted. A follower of a job that was never tried waits for its first attempt.
+async fn choose(app: &App, id: JobId, wanted: &Wanted, watch: &mut Watch) -> Result<AttemptRow, Fail> {
+    let none = |why: String| Err(Fail::new(StatusCode::NOT_FOUND, "no-attempt", why));
+    loop {
+        let reader = app.context.handle.reader.clone();
+        let (row, attempts) = blocking(move || {
+            let row = reader.job(id)?.ok_or_else(|| Fail::no_job(id))?;
+            Ok::<_, Fail>((row, reader.attempts(id)?))
+        })
+        .await?;
+        let tried = |attempt: &&AttemptRow| !attempt.released;
+        let found = match wanted.attempt {
+            Some(number) => attempts.iter().find(|attempt| attempt.number.0 == number),
+            None => attempts.iter().rfind(tried),
+        };
+        match found {
+            Some(attempt) => return Ok(attempt.clone()),
+            None if row.phase == Phase::Finished && wanted.attempt.is_none() => {
+                return none(format!("job {id} was never tried: it has no log"));
+            }
+            None if wanted.attempt.is_some() => {
+                return none(format!(
+                    "job {id} has no attempt {}; its last is {}",
+                    wanted.attempt.unwrap_or(0),
+                    row.attempt
+                ));
+            }
+            None if !wanted.follow => {
+                return none(format!("job {id} was not tried yet; with follow=true the first attempt is waited for"));
+            }
+            None => {}
+        }
+        let shutdown = app.shutdown.clone();
+        tokio::select! {
+            () = shutdown.cancelled() => return Err(Fail::busy("the daemon is going away; try again", 1)),
+            changed = watch.changed() => if changed.is_err() {
+                return Err(Fail::busy("the daemon is going away; try again", 1));
+            },
+        }
+    }
+}
+
+/// A log at its beginning.
+struct Opened {
+    reader: LogReader,
+    /// Where the body begins.
+    offset: u64,
+    /// Where it ends, unless followed: what is there now.
+    end: u64,
+    path: std::path::PathBuf,
+}
+
+fn open(dir: &std::path::Path, id: JobId, attempt: &AttemptRow, start: Start, follow: bool) -> Result<Opened, Fail> {
+    let failed = |error: &dyn std::error::Error| Fail::internal(&format!("read the log of job {id}"), error);
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
+    let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(|error| failed(&error))?;
+    let started = attempt.started.unwrap_or(attempt.claimed);
+    let mut reader = LogReader::new(fd, id.get(), attempt.number.0, started.0);
+    let end = reader.size().map_err(|error| failed(&error))?;
+    let kept = attempt.receipt.as_ref().map_or(0, |receipt| receipt.log_bytes);
+    if end == 0 && kept > 0 {
+        let why = format!("the log of attempt {} of job {id} ({kept} bytes) was removed", attempt.number);
+        return Err(Fail::new(StatusCode::GONE, "log-gone", why));
+    }
+    match start {
+        Start::Offset(offset) if offset > end && !follow => {
+            return Err(Fail::field("offset", format!("{offset}; the log has {end} bytes")));
+        }
+        Start::Offset(offset) => reader.seek(offset),
+        Start::Tail(lines) => reader.seek_tail(lines),
+        Start::Since(wall_ms) => reader.seek_since(wall_ms),
+    }
+    .map_err(|error| failed(&error))?;
+    let offset = reader.offset();
+    Ok(Opened { reader, offset, end, path: dir.join(log_path(id.get(), attempt.number.0)) })
+}

@@ -1,0 +1,232 @@
+//! Schedules: cron-like jobs. The loop makes their jobs; here they are added, shown and removed.
+
+use super::act::Nothing;
+use super::jobs::submitted_one;
+use super::{wall_now, zoned_now};
+use crate::api::{JobRequest, Problem, ScheduleRequest, ScheduleView, SubmittedOne};
+use crate::cron::{CronSchedule, Missed, Overlap};
+use crate::http::extract::{Body, Caller, Name, blocking, in_time};
+use crate::http::{App, Fail};
+use crate::quantity::rfc3339_utc;
+use crate::request::{new_job, read_schedule};
+use crate::store::ScheduleRow;
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use ci_runner_core::time::WallTime;
+use jiff::tz::TimeZone;
+
+/// Longest name.
+const NAME_BYTES_MAX: usize = 64;
+
+fn check_name(name: &str) -> Result<(), Fail> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    let starts = name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+    if name.len() > NAME_BYTES_MAX || !starts || !name.bytes().all(allowed) {
+        let why = format!("{name:?} is no schedule name: 1 to {NAME_BYTES_MAX} letters, digits, `.`, `_`, `-`");
+        return Err(Fail::field("name", why));
+    }
+    Ok(())
+}
+
+/// A valid row. Runs are due from now on.
+fn row_of(request: ScheduleRequest, by: String, app: &App) -> Result<ScheduleRow, Fail> {
+    check_name(&request.name)?;
+    let refuse = |field: &str, why: String| Fail::field(field, why);
+    if let Some(Err(_)) = request.timezone.as_deref().map(TimeZone::get) {
+        let name = request.timezone.unwrap_or_default();
+        return Err(refuse("timezone", format!("{name:?} is no time zone; write a name like Europe/Berlin or UTC")));
+    }
+    let cron = CronSchedule::parse(&request.calendar, request.timezone.as_deref())
+        .map_err(|error| refuse("calendar", error.to_string()))?;
+    // The zone is kept by name: the schedule stays what it is when the host's zone changes.
+    let Some(zone) = request.timezone.as_deref().or(cron.time_zone_name()) else {
+        return Err(Fail::field(
+            "timezone",
+            "the host's time zone has no name; give one, such as Europe/Berlin or UTC",
+        ));
+    };
+    let missed = request.missed.as_deref().map_or(Ok(Missed::Once), Missed::parse);
+    let missed = missed.map_err(|why| refuse("missed", why))?;
+    let overlap = request.overlap.as_deref().map_or(Ok(Overlap::Skip), Overlap::parse);
+    let overlap = overlap.map_err(|why| refuse("overlap", why))?;
+    check_job(&request.job, app)?;
+    let json = serde_json::to_string(&request.job).map_err(|error| Fail::internal("keep the job", &error))?;
+    Ok(ScheduleRow {
+        name: request.name,
+        calendar: cron.expression().to_owned(),
+        timezone: zone.to_owned(),
+        overlap: overlap.name().to_owned(),
+        missed: missed.name().to_owned(),
+        request: json,
+        by,
+        paused: None,
+        after: wall_now(),
+        last_job: None,
+    })
+}
+
+/// The job must be one that could be submitted now, many times.
+fn check_job(job: &JobRequest, app: &App) -> Result<(), Fail> {
+    if !job.secrets.is_empty() {
+        let why = "a schedule cannot hold secrets: it is kept in the store, where their values never go";
+        return Err(Fail::field("job.secrets", why));
+    }
+    if job.key.is_some() {
+        return Err(Fail::field("job.key", "every run would be the same job; leave it out"));
+    }
+    if job.at.is_some() {
+        return Err(Fail::field("job.at", "the schedule says when; leave it out"));
+    }
+    let settings = app.context.handle.settings.borrow().clone();
+    match new_job(job.clone(), &settings, &zoned_now()) {
+        Ok(_) => Ok(()),
+        Err(fault) => Err(Fail::field(format!("job.{}", fault.field), fault.why)),
+    }
+}
+
+fn view_of(row: ScheduleRow, now: WallTime) -> ScheduleView {
+    let next = match (&row.paused, CronSchedule::parse(&row.calendar, Some(&row.timezone))) {
+        (None, Ok(cron)) => cron.next_after(now.0.max(row.after.0)),
+        _ => None,
+    };
+    ScheduleView {
+        name: row.name,
+        calendar: row.calendar,
+        timezone: row.timezone,
+        overlap: row.overlap,
+        missed: row.missed,
+        by: row.by,
+        paused_by: row.paused,
+        next_at: next.map(rfc3339_utc),
+        last_job: row.last_job.map(|id| id.get()),
+        job: serde_json::from_str(&row.request).unwrap_or_default(),
+    }
+}
+
+async fn rows(app: &App) -> Result<Vec<ScheduleRow>, Fail> {
+    let reader = app.context.handle.reader.clone();
+    in_time(blocking(move || reader.schedules())).await
+}
+
+async fn find(app: &App, name: &str) -> Result<ScheduleRow, Fail> {
+    rows(app).await?.into_iter().find(|row| row.name == name).ok_or_else(|| Fail::no_schedule(name))
+}
+
+async fn keep(app: &App, row: ScheduleRow, replace: bool) -> Result<(), Fail> {
+    in_time(async { Ok(app.context.handle.schedule(row, replace).await?) }).await
+}
+
+/// All schedules, by name.
+#[utoipa::path(get, path = "/schedules", tag = "schedules", operation_id = "list_schedules", responses((status = 200, body = Vec<ScheduleView>)))]
+pub(crate) async fn list(State(app): State<App>) -> Result<Json<Vec<ScheduleView>>, Fail> {
+    let now = wall_now();
+    Ok(Json(rows(&app).await?.into_iter().map(|row| view_of(row, now)).collect()))
+}
+
+/// Adds a schedule.
+#[utoipa::path(post, path = "/schedules", tag = "schedules", operation_id = "add_schedule", request_body = ScheduleRequest,
+    responses((status = 201, body = ScheduleView), (status = 400, body = Problem),
+        (status = 409, body = Problem, description = "One of that name is there")))]
+pub(crate) async fn add(State(app): State<App>, caller: Caller, body: Body) -> Result<Response, Fail> {
+    let row = row_of(read_schedule(&body.bytes)?, caller.name(), &app)?;
+    keep(&app, row.clone(), false).await?;
+    let location = [(header::LOCATION, format!("/api/v1/schedules/{}", row.name))];
+    Ok((StatusCode::CREATED, location, Json(view_of(row, wall_now()))).into_response())
+}
+
+/// One schedule.
+#[utoipa::path(get, path = "/schedules/{name}", tag = "schedules", operation_id = "show_schedule", params(("name" = String, Path)),
+    responses((status = 200, body = ScheduleView), (status = 404, body = Problem)))]
+pub(crate) async fn show(State(app): State<App>, Name(name): Name) -> Result<Json<ScheduleView>, Fail> {
+    Ok(Json(view_of(find(&app, &name).await?, wall_now())))
+}
+
+/// Adds or replaces a schedule; runs are due from now on.
+#[utoipa::path(put, path = "/schedules/{name}", tag = "schedules", operation_id = "replace_schedule", params(("name" = String, Path)),
+    request_body = ScheduleRequest,
+    responses((status = 200, body = ScheduleView), (status = 400, body = Problem)))]
+pub(crate) async fn replace(
+    State(app): State<App>,
+    Name(name): Name,
+    caller: Caller,
+    body: Body,
+) -> Result<Json<ScheduleView>, Fail> {
+    let request = read_schedule(&body.bytes)?;
+    if request.name != name {
+        return Err(Fail::field("name", format!("{:?} is not the {name:?} of the path", request.name)));
+    }
+    let mut row = row_of(request, caller.name(), &app)?;
+    if let Some(old) = rows(&app).await?.into_iter().find(|old| old.name == name) {
+        (row.paused, row.last_job) = (old.paused, old.last_job);
+    }
+    keep(&app, row.clone(), true).await?;
+    Ok(Json(view_of(row, wall_now())))
+}
+
+/// Removes a schedule; jobs it made stay.
+#[utoipa::path(delete, path = "/schedules/{name}", tag = "schedules", operation_id = "remove_schedule", params(("name" = String, Path)),
+    responses((status = 204, description = "Removed"), (status = 404, body = Problem)))]
+pub(crate) async fn remove(State(app): State<App>, Name(name): Name) -> Result<StatusCode, Fail> {
+    in_time(async { Ok(app.context.handle.unschedule(name).await?) }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Lets a schedule make no jobs until it is resumed.
+#[utoipa::path(post, path = "/schedules/{name}/pause", tag = "schedules", operation_id = "pause_schedule", params(("name" = String, Path)),
+    responses((status = 200, body = ScheduleView), (status = 404, body = Problem)))]
+pub(crate) async fn pause(
+    State(app): State<App>,
+    Name(name): Name,
+    caller: Caller,
+    body: Body,
+) -> Result<Json<ScheduleView>, Fail> {
+    let Nothing {} = body.json()?;
+    let mut row = find(&app, &name).await?;
+    if row.paused.is_none() {
+        row.paused = Some(caller.name());
+        keep(&app, row.clone(), true).await?;
+    }
+    Ok(Json(view_of(row, wall_now())))
+}
+
+/// Lets a paused schedule make jobs again. Runs missed meanwhile stay missed.
+#[utoipa::path(post, path = "/schedules/{name}/resume", tag = "schedules", operation_id = "resume_schedule", params(("name" = String, Path)),
+    responses((status = 200, body = ScheduleView), (status = 404, body = Problem)))]
+pub(crate) async fn resume(
+    State(app): State<App>,
+    Name(name): Name,
+    _caller: Caller,
+    body: Body,
+) -> Result<Json<ScheduleView>, Fail> {
+    let Nothing {} = body.json()?;
+    let mut row = find(&app, &name).await?;
+    if row.paused.take().is_some() {
+        row.after = wall_now();
+        keep(&app, row.clone(), true).await?;
+    }
+    Ok(Json(view_of(row, wall_now())))
+}
+
+/// Queues the schedule's job now, beside its times.
+#[utoipa::path(post, path = "/schedules/{name}/run", tag = "schedules", operation_id = "run_schedule", params(("name" = String, Path)),
+    responses((status = 201, body = SubmittedOne), (status = 404, body = Problem), (status = 503, body = Problem)))]
+pub(crate) async fn run(
+    State(app): State<App>,
+    Name(name): Name,
+    caller: Caller,
+    body: Body,
+) -> Result<Response, Fail> {
+    let Nothing {} = body.json()?;
+    let row = find(&app, &name).await?;
+    let request =
+        serde_json::from_str(&row.request).map_err(|error| Fail::internal("read the schedule's job", &error))?;
+    let settings = app.context.handle.settings.borrow().clone();
+    let job = new_job(request, &settings, &zoned_now())?;
+    let ids = in_time(async { Ok(app.context.handle.submit(vec![job], None, caller.name()).await?) }).await?;
+    match ids.first() {
+        Some(id) => Ok(submitted_one(*id)),
+        None => Err(Fail::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the job got no id")),
+    }
+}

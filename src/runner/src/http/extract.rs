@@ -1,0 +1,173 @@
+//! Reading requests: every part that is wrong becomes a problem document that names it.
+
+use super::{App, BODY_BYTES_MAX, BODY_BYTES_SMALL, BODY_TIMEOUT, Fail, Peer, REQUEST_TIMEOUT, Role};
+use crate::request::read;
+use crate::suggest::{did_you_mean, fields_of};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use bytes::Bytes;
+use ci_runner_core::id::JobId;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+/// The id in the path.
+pub(super) struct Id(pub JobId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Fail;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Fail> {
+        let Name(text) = Name::from_request_parts(parts, state).await?;
+        let id = text.parse().ok().and_then(JobId::new);
+        id.map(Self).ok_or_else(|| Fail::field("id", format!("{text:?} is no job id; ids are whole numbers from 1")))
+    }
+}
+
+/// The one name in the path.
+pub(super) struct Name(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Fail;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Fail> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(rejection) => Err(Fail::field("", format!("the path is wrong: {}", rejection.body_text()))),
+        }
+    }
+}
+
+/// The query; `T` refuses unknown keys.
+pub(super) struct Params<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = Fail;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fail> {
+        Query::<T>::try_from_uri(&parts.uri).map(|Query(params)| Self(params)).map_err(|rejection| {
+            let text = rejection.body_text();
+            let why = text.rsplit_once("query string: ").map_or(text.as_str(), |(_, why)| why);
+            // The path of the field comes first, where there is one.
+            let (field, why) = why.split_once(": ").unwrap_or(("", why));
+            if why.starts_with("unknown field") {
+                let hint = did_you_mean(field, fields_of::<T>().iter().copied());
+                return Fail::field(field, format!("there is no such parameter; {hint}"));
+            }
+            Fail::field(field, why)
+        })
+    }
+}
+
+/// Who asks.
+pub(super) struct Caller(pub Peer);
+
+impl Caller {
+    /// The name under which the wish is recorded.
+    pub fn name(&self) -> String {
+        self.0.name.to_string()
+    }
+
+    /// Refuses all but admins.
+    pub fn admin(&self, what: &str) -> Result<(), Fail> {
+        if self.0.role == Some(Role::Admin) {
+            return Ok(());
+        }
+        Err(Fail::forbidden(format!("{} may not {what}; root and the daemon's own user may", self.0.name)))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Fail;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fail> {
+        match parts.extensions.get::<Peer>() {
+            Some(peer) => Ok(Self(peer.clone())),
+            None => Err(Fail::forbidden("this needs the unix socket, which tells who asks")),
+        }
+    }
+}
+
+/// A whole body. While a large one is in use, it counts.
+pub(super) struct Body {
+    pub bytes: Bytes,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+impl Body {
+    /// Reads it as JSON; an empty body as `{}`.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Fail> {
+        Ok(read(if self.bytes.is_empty() { b"{}" } else { &self.bytes })?)
+    }
+}
+
+impl FromRequest<App> for Body {
+    type Rejection = Fail;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Fail> {
+        let length = request.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<usize>().ok());
+        // Without a length (chunked) it may become as large as the limit.
+        let expected = length.unwrap_or(BODY_BYTES_MAX);
+        if expected > BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        let share = match expected {
+            0..=BODY_BYTES_SMALL => None,
+            _ => Some(share(app, expected).await?),
+        };
+        let body = Limited::new(request.into_body(), BODY_BYTES_MAX);
+        match timeout(BODY_TIMEOUT, body.collect()).await {
+            Ok(Ok(collected)) => Ok(Self { bytes: collected.to_bytes(), _share: share }),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(error)) => Err(Fail::new(StatusCode::BAD_REQUEST, "body", format!("the body broke off: {error}"))),
+            Err(_) => {
+                let why = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+                Err(Fail::new(StatusCode::REQUEST_TIMEOUT, "body", why))
+            }
+        }
+    }
+}
+
+async fn share(app: &App, bytes: usize) -> Result<OwnedSemaphorePermit, Fail> {
+    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+    match timeout(BODY_TIMEOUT, app.body_kib.clone().acquire_many_owned(kib)).await {
+        Ok(Ok(permit)) => Ok(permit),
+        Ok(Err(_)) | Err(_) => Err(Fail::busy("too many large requests at once; try again", 1)),
+    }
+}
+
+fn too_large() -> Fail {
+    let why = format!("the body is larger than {BODY_BYTES_MAX} bytes; send the jobs in parts");
+    Fail::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", why)
+}
+
+/// Bounds the time of an answer that is no stream.
+pub(super) async fn in_time<T>(work: impl Future<Output = Result<T, Fail>>) -> Result<T, Fail> {
+    match timeout(REQUEST_TIMEOUT, work).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Fail::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "timeout",
+            format!(
+                "no answer within {} s; what was asked may still happen: ask again with the same Idempotency-Key, or look",
+                REQUEST_TIMEOUT.as_secs()
+            ),
+        )),
+    }
+}
+
+/// Does reading work beside the threads that answer.
+pub(super) async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Fail>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+    Fail: From<E>,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(error) => Err(Fail::internal("finish the work", &error)),
+    }
+}

@@ -1,0 +1,180 @@
+//! Everything that can go wrong, as RFC 9457 problem documents.
+//!
+//! A [`Fail`] says what, which one and what to do next; its `type` is a fixed word that programs may rely on, its text is
+//! for people. Answers of the loop become problems here and nowhere else.
+
+use crate::api::Problem;
+use crate::daemon::handle::Refusal;
+use crate::request::ReadFault;
+use crate::store::StoreError;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use ci_runner_core::id::JobId;
+use ci_runner_core::job::Fault;
+
+/// Seconds after which a full queue is worth another try: a few jobs have ended by then.
+const QUEUE_FULL_RETRY_SECONDS: u32 = 5;
+/// Seconds after which a daemon that was going away may be back.
+const STOPPING_RETRY_SECONDS: u32 = 1;
+
+/// An answer that is an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fail {
+    status: StatusCode,
+    kind: &'static str,
+    detail: String,
+    field: Option<String>,
+    index: Option<usize>,
+    retry_after: Option<u32>,
+}
+
+impl Fail {
+    /// A problem with a fixed word for programs and a text for people.
+    pub fn new(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, kind, detail: detail.into(), field: None, index: None, retry_after: None }
+    }
+
+    /// 400, about a field.
+    pub fn field(field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::of_fault(Fault { field: field.into(), why: why.into() }, None)
+    }
+
+    /// 404 for a job.
+    pub fn no_job(id: JobId) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no-job", format!("there is no job {id}"))
+    }
+
+    /// 404 for a schedule.
+    pub fn no_schedule(name: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "no-schedule", format!("there is no schedule {name:?}"))
+    }
+
+    /// 403.
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
+    }
+
+    /// 500; the cause is told in full, the client is on this host.
+    pub fn internal(doing: &str, error: &dyn std::error::Error) -> Self {
+        let mut detail = format!("cannot {doing}: {error}");
+        let mut source = error.source();
+        while let Some(error) = source {
+            detail.push_str(&format!(": {error}"));
+            source = error.source();
+        }
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
+    /// A refusal of the loop. Where one job was submitted alone, its index says nothing.
+    pub fn of_refusal(refusal: Refusal, many: bool) -> Self {
+        let unavailable = |kind, seconds, detail: String| Self {
+            retry_after: Some(seconds),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail)
+        };
+        match refusal {
+            Refusal::Fault { index, fault } => Self::of_fault(fault, many.then_some(index)),
+            Refusal::KeyReused { key } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "key-reused",
+                format!("the idempotency key {key:?} was used with another request in the last 24 h; use a new key"),
+            ),
+            Refusal::NoJob(id) => Self::no_job(id),
+            Refusal::NoSchedule(name) => Self::no_schedule(&name),
+            Refusal::ScheduleExists(name) => Self {
+                field: Some("name".to_owned()),
+                ..Self::new(
+                    StatusCode::CONFLICT,
+                    "schedule-exists",
+                    format!("there is a schedule {name:?}; replace it with PUT, or remove it first"),
+                )
+            },
+            Refusal::QueueFull { limit } => unavailable(
+                "queue-full",
+                QUEUE_FULL_RETRY_SECONDS,
+                format!(
+                    "the queue is full: {limit} open jobs are the limit (`queue_jobs_max`); nothing was queued, try again later"
+                ),
+            ),
+            Refusal::DiskFull => Self::new(
+                StatusCode::INSUFFICIENT_STORAGE,
+                "disk-full",
+                "the disk of the state directory is full; nothing was kept, free some space and try again",
+            ),
+            Refusal::Store(why) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "store",
+                format!("the store failed: {why}; nothing was kept"),
+            ),
+            Refusal::Stopping => {
+                unavailable("stopping", STOPPING_RETRY_SECONDS, "the daemon is going away; try again".to_owned())
+            }
+        }
+    }
+
+    /// 503 with a time to come back.
+    pub fn busy(detail: impl Into<String>, retry_after: u32) -> Self {
+        Self { retry_after: Some(retry_after), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail) }
+    }
+
+    fn of_fault(fault: Fault, index: Option<usize>) -> Self {
+        let detail = if fault.field.is_empty() { fault.why.clone() } else { fault.to_string() };
+        let field = (!fault.field.is_empty()).then_some(fault.field);
+        Self { field, index, ..Self::new(StatusCode::BAD_REQUEST, "invalid", detail) }
+    }
+
+    /// The document.
+    pub fn document(&self) -> Problem {
+        let title = self.status.canonical_reason().unwrap_or("Error").to_owned();
+        Problem {
+            kind: format!("urn:ci-runner:problem:{}", self.kind),
+            title,
+            status: self.status.as_u16(),
+            detail: self.detail.clone(),
+            field: self.field.clone(),
+            index: self.index,
+        }
+    }
+}
+
+impl From<Fault> for Fail {
+    fn from(fault: Fault) -> Self {
+        Self::of_fault(fault, None)
+    }
+}
+
+impl From<ReadFault> for Fail {
+    fn from(read: ReadFault) -> Self {
+        Self::of_fault(read.fault, read.index)
+    }
+}
+
+impl From<Refusal> for Fail {
+    fn from(refusal: Refusal) -> Self {
+        Self::of_refusal(refusal, false)
+    }
+}
+
+impl From<StoreError> for Fail {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Full => Self::of_refusal(Refusal::DiskFull, false),
+            error => Self::internal("read the store", &error),
+        }
+    }
+}
+
+impl IntoResponse for Fail {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_vec(&self.document()).unwrap_or_default();
+        let mut response = (self.status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

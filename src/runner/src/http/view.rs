@@ -1,0 +1,150 @@
+//! What the API shows of jobs: rows of the store and the snapshot, in the words of `crate::api`.
+
+use crate::api::{AfterParts, AttemptView, GroupParts, JobView};
+use crate::daemon::handle::Snapshot;
+use crate::quantity::rfc3339_utc;
+use crate::store::{AttemptRow, JobRow};
+use ci_runner_core::id::JobId;
+use ci_runner_core::job::Command;
+use ci_runner_core::outcome::{AttemptResult, Outcome};
+use ci_runner_core::state::Phase;
+use ci_runner_core::time::WallTime;
+use std::collections::HashMap;
+
+/// Longest one-line summary of a command.
+const SUMMARY_BYTES_MAX: usize = 200;
+
+/// Since when attempts run, by job, from the snapshot: the store knows the first start only.
+pub(super) fn running_since(snapshot: &Snapshot) -> HashMap<JobId, WallTime> {
+    let now = snapshot.now;
+    let running = snapshot.leases.iter().filter(|lease| matches!(lease.phase, Phase::Running | Phase::Stopping));
+    running
+        .map(|lease| {
+            let age_ms = i64::try_from(now.engine.since_ms(lease.since)).unwrap_or(i64::MAX);
+            (lease.job, WallTime(now.wall.0.saturating_sub(age_ms)))
+        })
+        .collect()
+}
+
+/// A job without attempts and reason. `since` is when its present attempt started to run, `now` the time of the answer.
+pub fn job_view(row: JobRow, since: Option<WallTime>, now: WallTime) -> JobView {
+    let queue_end = row.started.or(row.finished).unwrap_or(now);
+    let (exit_code, signal) = codes(row.result.as_ref());
+    let terms = row.spec.terms;
+    let work = row.spec.work;
+    let group_limit = row.group_limit;
+    let seconds = |ms: Option<u64>| ms.map(|ms| ms as f64 / 1e3);
+    JobView {
+        id: row.id.get(),
+        name: row.spec.name,
+        state: row.phase.word().to_owned(),
+        outcome: row.outcome.as_ref().map(|outcome| outcome.word().to_owned()),
+        exit_code,
+        signal,
+        cause: cause(row.outcome.as_ref(), row.result.as_ref()),
+        attempts: None,
+        attempt_count: row.attempt,
+        priority: terms.priority,
+        labels: terms.labels.iter().map(|label| label.as_str().to_owned()).collect(),
+        pool: row.ran_in.or(terms.pool),
+        group: terms.group.map(|group| GroupParts {
+            name: group.name,
+            limit: group_limit.or(group.limit),
+            policy: Some(group.policy.word().to_owned()),
+        }),
+        after: terms
+            .after
+            .iter()
+            .map(|after| AfterParts { id: after.job.get(), on: Some(after.on.word().to_owned()) })
+            .collect(),
+        summary: work.command.summary(SUMMARY_BYTES_MAX),
+        env_names: work.env.into_iter().map(|(name, _)| name).collect(),
+        dir: work.dir,
+        timeout_seconds: seconds(work.timeout_ms),
+        soft_timeout_seconds: seconds(work.soft_timeout_ms),
+        retry: terms.retry.retries,
+        correlation: row.spec.correlation,
+        submitter: row.submitter,
+        held_by: row.held.map(|(by, _)| by),
+        submitted_at: rfc3339_utc(row.submitted.0),
+        started_at: row.started.map(|at| rfc3339_utc(at.0)),
+        finished_at: row.finished.map(|at| rfc3339_utc(at.0)),
+        queue_seconds: seconds(row.queue_ms).unwrap_or_else(|| between(row.submitted, queue_end)),
+        run_seconds: since.map(|since| between(since, now)).or(row.run_us.map(|us| us as f64 / 1e6)),
+        reason: None,
+        command: match &work.command {
+            Command::Argv(words) => Some(words.clone()),
+            Command::Shell(_) => None,
+        },
+        shell: match work.command {
+            Command::Argv(_) => None,
+            Command::Shell(text) => Some(text),
+        },
+    }
+}
+
+/// An attempt.
+pub(super) fn attempt_view(row: &AttemptRow, now: WallTime) -> AttemptView {
+    let (exit_code, signal) = codes(row.result.as_ref());
+    let receipt = row.receipt.as_ref();
+    let result = match &row.result {
+        Some(result) => Some(result.word().to_owned()),
+        None => row.released.then(|| "released".to_owned()),
+    };
+    let started = receipt.map(|receipt| receipt.started).or(row.started);
+    let ended = receipt.map(|receipt| receipt.ended).or(row.ended);
+    let micros = |us: u64| us as f64 / 1e6;
+    AttemptView {
+        number: row.number.0,
+        pool: row.pool.clone(),
+        slot: row.slot,
+        result,
+        exit_code,
+        signal,
+        cause: row.result.as_ref().filter(|result| !result.is_success()).map(ToString::to_string),
+        started_at: started.map(|at| rfc3339_utc(at.0)),
+        finished_at: ended.map(|at| rfc3339_utc(at.0)),
+        run_seconds: match receipt {
+            Some(receipt) => Some(micros(receipt.run_us)),
+            None => started.map(|started| between(started, row.ended.unwrap_or(now))),
+        },
+        cpu_user_seconds: receipt.map(|receipt| micros(receipt.cpu_user_us)),
+        cpu_system_seconds: receipt.map(|receipt| micros(receipt.cpu_system_us)),
+        peak_memory_bytes: receipt.map(|receipt| receipt.peak_memory_bytes),
+        log_bytes: receipt.map(|receipt| receipt.log_bytes),
+        log_dropped_bytes: receipt.map(|receipt| receipt.log_dropped_bytes),
+        leftover_processes: receipt.map(|receipt| receipt.leftovers),
+    }
+}
+
+/// Seconds from one date to another; 0 when the clock was set back in between.
+fn between(from: WallTime, to: WallTime) -> f64 {
+    to.0.saturating_sub(from.0).max(0) as f64 / 1e3
+}
+
+fn codes(result: Option<&AttemptResult>) -> (Option<u8>, Option<u8>) {
+    match result {
+        Some(AttemptResult::Exited { code }) => (Some(*code), None),
+        Some(AttemptResult::Signaled { signal }) => (None, Some(*signal)),
+        Some(
+            AttemptResult::OomKilled
+            | AttemptResult::TimedOut
+            | AttemptResult::FailedToStart { .. }
+            | AttemptResult::Lost { .. },
+        )
+        | None => (None, None),
+    }
+}
+
+/// Why it ended so; for an open job, how its last attempt ended.
+fn cause(outcome: Option<&Outcome>, result: Option<&AttemptResult>) -> Option<String> {
+    match outcome {
+        Some(Outcome::Succeeded) => None,
+        Some(Outcome::Failed { cause }) => Some(cause.to_string()),
+        Some(Outcome::TimedOut) => Some("passed its hard timeout".to_owned()),
+        Some(Outcome::Cancelled { by }) => Some(format!("cancelled by {by}")),
+        Some(Outcome::Superseded { by }) => Some(format!("superseded by job {by}")),
+        Some(Outcome::Expired) => Some("had not started when it expired".to_owned()),
+        None => result.filter(|result| !result.is_success()).map(ToString::to_string),
+    }
+}

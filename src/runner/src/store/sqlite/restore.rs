@@ -1,0 +1,182 @@
+//! Putting a backup in the place of a store whose daemon is not running.
+//!
+//! What was open in the life of the backup may have run since, or run elsewhere: so every open job comes back on hold, an
+//! open attempt ends as lost with its host, and the store gets a new id, under which nothing of the other life is adopted.
+//! The replaced database is kept beside. The order of the steps makes a crash at any point leave the old store, the new
+//! one, or an error at the next start, never an empty queue:
+//!
+//! 1. take the lock; copy the backup to `queue.db.restore`, change it there, make it durable;
+//! 2. rename the old log, then the old database, to their dated names;
+//! 3. rename the copy to `queue.db`.
+
+use super::backup;
+use super::load;
+use super::migrate::{self, MIGRATIONS, migrate};
+use super::open::{self, Lock};
+use super::place::{Fault, Place, beside, damaged, io_error};
+use crate::store::StoreError;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// Who holds the jobs.
+const BY: &str = "restore";
+
+/// What a restore did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreReport {
+    /// The store's new id.
+    pub store_id: String,
+    /// Open jobs that are on hold now and were not before.
+    pub held: u64,
+    /// Open attempts that were ended as lost.
+    pub lost: u64,
+    /// Finished jobs in the backup.
+    pub finished: u64,
+    /// Where the replaced database is kept; None when there was none.
+    pub replaced: Option<PathBuf>,
+}
+
+/// The highest numbers a store has given, which must not be given again.
+#[derive(Clone, Copy, Default)]
+struct Given {
+    id: i64,
+    generation: i64,
+}
+
+/// Replaces the store in `state_dir` by the backup `from`.
+pub fn restore(from: &Path, state_dir: &Path) -> Result<RestoreReport, StoreError> {
+    open::check_sqlite()?;
+    let mut lock = Lock::take(state_dir)?;
+    let place = Place::new(state_dir);
+    validate(from)?;
+    let given = given(&place);
+    let aside = beside(&place.db, ".restore");
+    let report = adopt(from, &aside, &place, given)?;
+    let replaced = put_aside(&place)?;
+    std::fs::rename(&aside, &place.db).map_err(|source| io_error("create", &place.db, source))?;
+    open::sync_dir(&place.dir)?;
+    lock.write(&place.dir.join("lock"), Some(&report.store_id))?;
+    Ok(RestoreReport { replaced, ..report })
+}
+
+/// Refuses what is no whole backup of a version that is known. Nothing is written.
+fn validate(from: &Path) -> Result<(), StoreError> {
+    // A clear answer for what is not there or may not be read.
+    std::fs::File::open(from).map_err(|source| io_error("read the backup", from, source))?;
+    let source = Place { dir: from.parent().unwrap_or(Path::new(".")).to_owned(), db: from.to_owned() };
+    let checked = open::reader(from).and_then(|conn| {
+        migrate::version(&conn, from, migrate::known(), false)?;
+        let mode: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
+        let (_, running) = load::was_running(&conn)?;
+        if mode == "wal" && running && !open::wal_has_content(&source)? {
+            let what = "it is a file of a running store, copied without its write-ahead log";
+            return Err(Fault::Store(damaged(from, format!("{what} (`ci-runner backup` makes whole copies)"))));
+        }
+        let words: String = conn.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+        if words == "ok" { Ok(()) } else { Err(Fault::Store(damaged(from, words))) }
+    });
+    checked.map_err(|fault| source.error("read the backup", fault))
+}
+
+/// What the store that is replaced has given, if it can still tell.
+fn given(place: &Place) -> Given {
+    let ask = || -> Result<Given, Fault> {
+        let conn = open::reader(&place.db)?;
+        let read = |row: &rusqlite::Row<'_>| Ok(Given { id: row.get(0)?, generation: row.get(1)? });
+        Ok(conn.query_row("SELECT last_id, generation FROM meta", [], read)?)
+    };
+    if place.db.exists() { ask().unwrap_or_default() } else { Given::default() }
+}
+
+/// Makes a copy of the backup that is fit to be a store.
+fn adopt(from: &Path, aside: &Path, place: &Place, given: Given) -> Result<RestoreReport, StoreError> {
+    for path in [aside.to_owned(), beside(aside, "-journal")] {
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => return Err(io_error("remove", &path, source)),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside);
+    let file = made.map_err(|source| io_error("create", aside, source))?;
+    let source = Place { dir: place.dir.clone(), db: from.to_owned() };
+    backup::copy_pages(&source, aside).map_err(|fault| source.error("copy the backup", fault))?;
+    let report = change(aside, given).map_err(|fault| place.error("restore", fault))?;
+    file.sync_all().map_err(|source| io_error("write", aside, source))?;
+    Ok(report)
+}
+
+fn change(aside: &Path, given: Given) -> Result<RestoreReport, Fault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut conn = Connection::open_with_flags(aside, flags)?;
+    let _: String = conn.pragma_update_and_check(None, "journal_mode", "DELETE", |row| row.get(0))?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "foreign_keys", true)?;
+    migrate(&mut conn, aside, MIGRATIONS, false)?;
+    let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let report = begin_anew(&transaction, given)?;
+    transaction.commit()?;
+    conn.close().map_err(|(_, error)| error)?;
+    Ok(report)
+}
+
+fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreReport, Fault> {
+    let count = |sql: &str| transaction.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let sql = "SELECT last_engine, last_wall, store_id FROM meta";
+    let told = transaction.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+    let Some((engine, wall, old_id)): Option<(i64, i64, String)> = told else {
+        return Err(Fault::Store(StoreError::Row { what: "description of the store".to_owned() }));
+    };
+    let store_id = open::new_store_id();
+    let lost = transaction.execute(
+        "INSERT INTO attempt (job, number, pool, slot, claimed_wall, started_wall, ended_wall, result, cause) \
+         SELECT job, attempt, pool, slot, claimed_wall, started_wall, ?1, 5, 'host' FROM lease",
+        [wall],
+    )?;
+    transaction.execute(
+        "UPDATE open SET ready_at = max(ready_at, ?1), tries = tries + 1, attempt = l.attempt, \
+         ran_in = CASE WHEN j.pool IS NULL THEN l.pool END, started_wall = coalesce(open.started_wall, l.started_wall), \
+         queue_ms = coalesce(open.queue_ms, max(0, l.started - j.submitted)) \
+         FROM lease AS l JOIN job AS j ON j.id = l.job WHERE open.id = l.job",
+        [engine],
+    )?;
+    // A stop that was on its way stays a wish: it was the reason to end, and the job is queued now.
+    transaction.execute(
+        "UPDATE open SET wish = 2, wish_by = l.stop_by, wish_reason = NULL FROM lease AS l \
+         WHERE open.id = l.job AND l.stop_by IS NOT NULL AND open.wish <> 2",
+        [],
+    )?;
+    transaction.execute("DELETE FROM lease", [])?;
+    let reason = format!("restored from a backup of store {old_id}; look whether it ran meanwhile, then release it");
+    let sql = "UPDATE open SET wish = 1, wish_by = ?1, wish_reason = ?2 WHERE wish = 0";
+    let held = transaction.execute(sql, params![BY, reason])?;
+    let sql =
+        "UPDATE meta SET store_id = ?1, running = 0, last_id = max(last_id, ?2), generation = max(generation, ?3)";
+    transaction.execute(sql, params![store_id, given.id, given.generation])?;
+    let finished = count("SELECT count(*) FROM finished")?;
+    let count = |rows: usize| u64::try_from(rows).unwrap_or(u64::MAX);
+    let finished = u64::try_from(finished).unwrap_or_default();
+    Ok(RestoreReport { store_id, held: count(held), lost: count(lost), finished, replaced: None })
+}
+
+/// Renames the database that is replaced, with its log, to a name that tells when.
+fn put_aside(place: &Place) -> Result<Option<PathBuf>, StoreError> {
+    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string();
+    let kept = beside(&place.db, &format!(".replaced-{now}"));
+    let mut any = None;
+    for (from, to) in [(place.wal(), beside(&kept, "-wal")), (place.db.clone(), kept.clone())] {
+        match std::fs::rename(&from, &to) {
+            Ok(()) => any = Some(kept.clone()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(source) => return Err(io_error("rename", &from, source)),
+        }
+    }
+    match std::fs::remove_file(beside(&place.db, "-shm")) {
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Err(io_error("remove", &beside(&place.db, "-shm"), source))
+        }
+        Ok(()) | Err(_) => Ok(any),
+    }
+}

@@ -1,0 +1,224 @@
+//! A daemon in a temporary directory: everything but the process around it.
+
+use crate::client::{Connection, PATIENCE};
+use ci_runner::config::{Config, ConfigOverrides, Host};
+use ci_runner::daemon::clock::Clock;
+use ci_runner::daemon::engine::{Control, Engine, Parts, rebuild};
+use ci_runner::daemon::handle::Handle;
+use ci_runner::daemon::settings::{host_settings, settings};
+use ci_runner::daemon::writer::pool_number;
+use ci_runner::executor::native::{Native, NativeOptions};
+use ci_runner::http;
+use ci_runner::metrics::Metrics;
+use ci_runner::store::sqlite::SqliteStore;
+use ci_runner::store::{Reader, Store};
+use ci_runner::systemd::{Notifier, NotifySettings};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// What differs between tests.
+pub struct Options {
+    pub config: String,
+    pub public_status: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { config: "max_parallel_jobs = 4\n".to_owned(), public_status: false }
+    }
+}
+
+/// A running daemon.
+pub struct Server {
+    dir: TempDir,
+    life: Option<Life>,
+    options: Options,
+}
+
+/// From a start to a stop.
+struct Life {
+    socket: PathBuf,
+    tcp: SocketAddr,
+    control: mpsc::Sender<Control>,
+    handle: Handle,
+    shutdown: CancellationToken,
+    served: tokio::task::JoinHandle<std::io::Result<()>>,
+    engine: std::thread::JoinHandle<()>,
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        Self::with(Options::default()).await
+    }
+
+    pub async fn with(options: Options) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let life = start(dir.path(), &options).await;
+        Self { dir, life: Some(life), options }
+    }
+
+    fn life(&self) -> &Life {
+        self.life.as_ref().expect("it runs")
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn log_dir(&self) -> PathBuf {
+        self.dir().join("state/logs")
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.life().socket
+    }
+
+    pub fn tcp(&self) -> SocketAddr {
+        self.life().tcp
+    }
+
+    pub async fn connect(&self) -> Connection {
+        Connection::unix(self.socket()).await
+    }
+
+    /// Ends HTTP, then the loop; jobs go on.
+    pub async fn end(&mut self) {
+        let life = self.life.take().expect("it runs");
+        life.shutdown.cancel();
+        life.served.await.unwrap().unwrap();
+        life.control.send(Control::Stop).await.unwrap();
+        drop((life.handle, life.control));
+        tokio::task::spawn_blocking(|| life.engine.join().unwrap()).await.unwrap();
+    }
+
+    /// Ends and starts again on the same directory.
+    pub async fn restart(&mut self) {
+        self.end().await;
+        self.restart_after_end().await;
+    }
+
+    pub async fn restart_after_end(&mut self) {
+        self.life = Some(start(self.dir.path(), &self.options).await);
+    }
+
+    /// Ends everything: jobs, loop, spawner.
+    pub async fn stop(mut self) {
+        let mut client = self.connect().await;
+        assert_eq!(client.post("/api/v1/jobs/cancel", &json!({"all": true})).await.status, 200);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while client.get("/api/v1/jobs?state=starting,running,stopping&limit=1").await.json()["jobs"] != json!([]) {
+            assert!(tokio::time::Instant::now() < deadline, "jobs do not end");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop(client);
+        self.end().await;
+        end_spawner(self.dir()).await;
+    }
+}
+
+/// The spawner would end by itself some seconds after daemon and jobs; a test need not wait for that. Its command line names
+/// our directory.
+async fn end_spawner(dir: &Path) {
+    let text = dir.to_string_lossy().into_owned();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut told = false;
+    loop {
+        let left = processes_of(&text);
+        if left.is_empty() {
+            return;
+        }
+        if !std::mem::replace(&mut told, true) {
+            for pid in left.into_iter().filter_map(rustix::process::Pid::from_raw) {
+                // It may have ended meanwhile.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+        }
+        assert!(tokio::time::Instant::now() < deadline, "a process of {text} is left");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn processes_of(text: &str) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let ours = processes.filter(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(text)
+    });
+    ours.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+async fn start(dir: &Path, options: &Options) -> Life {
+    let overrides = ConfigOverrides {
+        state_dir: Some(dir.join("state")),
+        runtime_dir: Some(dir.join("run")),
+        ..ConfigOverrides::default()
+    };
+    let file = dir.join("config.toml");
+    let config = Config::resolve(&Host::of_process(), Some((&file, &options.config)), &overrides).unwrap();
+    let places = host_settings(&config);
+    for dir in [&config.state_dir, &config.runtime_dir, &places.log_dir, &places.tmp_dir, &places.secrets_dir] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    let (mut store, reader) = SqliteStore::open(&config.state_dir).unwrap();
+    let reader: Arc<dyn Reader> = Arc::new(reader);
+    let (mut pools, mut open) = (Vec::new(), Vec::new());
+    let loaded = store.load(&mut |name| pool_number(&mut pools, name), &mut |job| open.push(job)).unwrap();
+    let generation = loaded.generation;
+    let native = NativeOptions {
+        program: PathBuf::from(env!("CARGO_BIN_EXE_ci-runner-spawner")),
+        runtime_dir: config.runtime_dir.clone(),
+        log_dir: places.log_dir.clone(),
+        tmp_dir: places.tmp_dir.clone(),
+        store: loaded.store_id.clone(),
+        generation,
+    };
+    let log_dir = places.log_dir.clone();
+    let record = rebuild(settings(&config).unwrap(), &pools, &open, &loaded);
+    let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
+    let notifier = Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap();
+    let metrics = Arc::new(Metrics::new("test"));
+    let (ready, started) = tokio::sync::oneshot::channel();
+    let engine = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let native = Native::new(native);
+            let parts = Parts {
+                store: Box::new(store),
+                reader,
+                loaded,
+                record,
+                clock,
+                native,
+                host: places,
+                notifier,
+                metrics,
+            };
+            let (engine, handle, control) = Engine::new(parts).unwrap();
+            assert!(ready.send((handle, control)).is_ok());
+            engine.run().await;
+        });
+    });
+    let (handle, control) = started.await.unwrap();
+    let unix = http::bind_unix(&config.socket).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let context = http::Context {
+        handle: handle.clone(),
+        control: control.clone(),
+        log_dir,
+        public_status: options.public_status,
+        hosts: vec!["ci.example.org".to_owned()],
+        started: std::time::Instant::now(),
+        generation,
+    };
+    let shutdown = CancellationToken::new();
+    let served = tokio::spawn(http::serve(context, unix, Some(tcp), shutdown.clone()));
+    Life { socket: config.socket, tcp: address, control, handle, shutdown, served, engine }
+}

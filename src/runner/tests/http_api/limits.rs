@@ -1,0 +1,147 @@
+//! Limits: bodies, heads, connections, peers, the end.
+
+use crate::client::{Connection, PATIENCE};
+use crate::harness::Server;
+use ci_runner::http;
+use serde_json::json;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+
+#[tokio::test]
+async fn errors_are_problem_documents() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    client.get("/nothing").await.expect_problem(404, None, "openapi.json");
+    client.ask("DELETE", "/api/v1/jobs", &[], "").await.expect_problem(405, None, "does not take DELETE");
+    client.ask("POST", "/api/v1/jobs", &[], "").await.expect_problem(400, None, "no JSON");
+    client.ask("POST", "/api/v1/jobs", &[], "{\"shell\":").await.expect_problem(400, None, "no JSON");
+    client.ask("POST", "/api/v1/jobs", &[], "\"x\"").await.expect_problem(400, None, "an object is needed");
+    client.post("/api/v1/jobs", &json!({"shell": "true", "memory": "1G"})).await.expect_problem(
+        400,
+        Some("memory"),
+        "",
+    );
+    client.get("/api/v1/jobs/%FF").await.expect_problem(400, None, "path");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn large_batches_are_taken_and_too_large_ones_refused() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let jobs: Vec<_> = (0..5_000).map(|_| json!({"shell": "true", "hold": true})).collect();
+    let answer = client.post("/api/v1/jobs", &json!(jobs)).await;
+    assert_eq!((answer.status, answer.json()["ids"].as_array().unwrap().len()), (201, 5_000));
+    let many = format!("[{}]", vec!["{}"; http::JOBS_MAX + 1].join(","));
+    client.ask("POST", "/api/v1/jobs", &[], many).await.expect_problem(400, None, "more than 100000");
+    // Said by its length, it is refused before a byte of it was read.
+    let mut raw = UnixStream::connect(server.socket()).await.unwrap();
+    let head = format!("POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", http::BODY_BYTES_MAX + 1);
+    raw.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    tokio::time::timeout(PATIENCE, raw.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, b"HTTP/1.1 413");
+    server.stop().await;
+}
+
+/// A chunked body says no length: it is cut when it grows too large.
+#[tokio::test]
+async fn an_endless_body_is_cut() {
+    let server = Server::start().await;
+    let mut raw = UnixStream::connect(server.socket()).await.unwrap();
+    raw.write_all(b"POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+    let chunk = [b"100000\r\n".as_slice(), &vec![b' '; 0x10_0000], b"\r\n"].concat();
+    let (mut reader, mut writer) = raw.into_split();
+    let flood = tokio::spawn(async move { while writer.write_all(&chunk).await.is_ok() {} });
+    let mut answer = vec![0; 12];
+    tokio::time::timeout(PATIENCE, reader.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, b"HTTP/1.1 413");
+    drop(reader);
+    tokio::time::timeout(PATIENCE, flood).await.unwrap().unwrap();
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let server = Server::start().await;
+    let mut raw = UnixStream::connect(server.socket()).await.unwrap();
+    let head = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(100_000));
+    // The refusal may come before the last byte is taken.
+    let _ = raw.write_all(head.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = tokio::time::timeout(PATIENCE, raw.read_to_end(&mut answer)).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&answer));
+    server.stop().await;
+}
+
+/// More clients than places: those beyond wait, and are served when one leaves.
+#[tokio::test]
+async fn connections_beyond_the_limit_wait() {
+    let server = Server::start().await;
+    let mut idle = Vec::new();
+    for _ in 0..http::UNIX_CONNECTIONS_MAX {
+        let mut client = server.connect().await;
+        assert_eq!(client.get("/livez").await.status, 200);
+        idle.push(client);
+    }
+    let mut late = UnixStream::connect(server.socket()).await.unwrap();
+    late.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut answer = vec![0; 12];
+    let early = tokio::time::timeout(Duration::from_millis(100), late.read_exact(&mut answer)).await;
+    assert!(early.is_err(), "there was no place for it");
+    drop(idle.pop());
+    tokio::time::timeout(PATIENCE, late.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, b"HTTP/1.1 200");
+    drop((idle, late));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_socket_is_closed_to_others() {
+    let server = Server::start().await;
+    let mode = std::fs::metadata(server.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o007, 0, "{mode:o}");
+    let error = http::bind_unix(server.socket()).unwrap_err();
+    assert!(matches!(error, http::BindError::InUse { .. }), "{error}");
+    server.stop().await;
+}
+
+/// The end: idle connections and streams are closed, and nothing is left to wait for.
+#[tokio::test]
+async fn the_end_is_orderly() {
+    let mut server = Server::start().await;
+    let mut idle = server.connect().await;
+    assert_eq!(idle.get("/livez").await.status, 200);
+    let mut streaming = server.connect().await;
+    let stream = streaming.open("GET", "/api/v1/events", &[], "").await.unwrap();
+    let socket = server.socket().to_owned();
+    tokio::time::timeout(Duration::from_secs(10), server.end()).await.expect("it ends");
+    drop(stream);
+    assert!(UnixStream::connect(&socket).await.is_err(), "nobody answers any more");
+    let gone = tokio::time::timeout(PATIENCE, idle.open("GET", "/livez", &[], "")).await.unwrap();
+    assert!(gone.is_err());
+    server.restart_after_end().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_are_served_as_text() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let render = std::sync::Arc::new(|| "ci_runner_build_info 1\n".to_owned());
+    let served = tokio::spawn(http::serve_metrics(listener, render, shutdown.clone()));
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut client = Connection::over(stream, "ci.example.org:9100").await;
+    let answer = client.get("/metrics").await;
+    assert_eq!((answer.status, &answer.bytes[..]), (200, &b"ci_runner_build_info 1\n"[..]));
+    assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    let page = client.get("/").await;
+    assert!(String::from_utf8_lossy(&page.bytes).contains("/metrics"), "{page:?}");
+    client.get("/other").await.expect_problem(404, None, "");
+    drop(client);
+    shutdown.cancel();
+    tokio::time::timeout(PATIENCE, served).await.unwrap().unwrap().unwrap();
+}

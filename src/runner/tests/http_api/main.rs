@@ -1,0 +1,11 @@
+//! The HTTP API on real sockets, with the real loop, the real store and the real spawner behind it.
+
+mod client;
+mod document;
+mod events;
+mod harness;
+mod host;
+mod jobs;
+mod limits;
+mod log;
+mod tcp;

@@ -1,0 +1,11 @@
+//! The spawner and its shims from outside: real processes, a spawner for each test, all in parallel.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod basics;
+mod common;
+mod failpoints;
+mod fork_loop;
+mod kill;
+mod rules;
+mod survive;
