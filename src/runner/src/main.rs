@@ -1,25 +1,19 @@
-//! The `ci-runner` binary: a thin door to the library.
+//! The `ci-runner` binary: joins the command line to the parts of the program that it starts.
 
 use ci_runner::cli::{self, Failure, Hooks, Restored};
+use ci_runner::daemon::{local, service};
 use ci_runner::store::{StoreError, sqlite};
 use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    cli::main(&Hooks {
-        daemon: |_| ExitCode::FAILURE,
-        run: |_, _, _| anyhow::bail!("not in this build"),
-        restore,
-        openapi: ci_runner::http::openapi_json,
-    })
+    cli::main(&Hooks { daemon: service::run, run: local::run, restore, openapi: ci_runner::http::openapi_json })
 }
 
-fn restore(backup: &Path, state_dir: &Path) -> Result<Restored, Failure> {
-    match sqlite::restore(backup, state_dir) {
-        Ok(report) => {
-            Ok(Restored { held: report.held, lost: report.lost, finished: report.finished, replaced: report.replaced })
-        }
-        Err(error @ (StoreError::Held { .. } | StoreError::Full)) => Err(Failure::Temporary(error.to_string())),
-        Err(error) => Err(Failure::Error(format!("{:#}", anyhow::Error::from(error)))),
-    }
+fn restore(from: &Path, state_dir: &Path) -> Result<Restored, Failure> {
+    let report = sqlite::restore(from, state_dir).map_err(|error| match error {
+        StoreError::Held { .. } | StoreError::Full => Failure::Temporary(format!("{:#}", anyhow::Error::new(error))),
+        other => Failure::Error(format!("{:#}", anyhow::Error::new(other))),
+    })?;
+    Ok(Restored { held: report.held, lost: report.lost, finished: report.finished, replaced: report.replaced })
 }

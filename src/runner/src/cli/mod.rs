@@ -34,24 +34,16 @@ mod wait;
 mod watch;
 mod why;
 
-use crate::config::ConfigOverrides;
 use context::Context;
-use serde::Serialize;
 pub use fail::{EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TEMPORARY, EXIT_USAGE, Ended, Failure};
+use serde::Serialize;
 use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 pub use verbs::command;
 
-/// Where the daemon's configuration comes from: the file is read again at a reload.
-#[derive(Debug)]
-pub struct Origin {
-    /// `--config`.
-    pub file: Option<PathBuf>,
-    /// The other options.
-    pub overrides: ConfigOverrides,
-}
+use crate::daemon::service::Origin;
 
 /// What the command line starts but does not contain.
 pub struct Hooks {

@@ -62,7 +62,8 @@ pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
         context.note(&format!("what was there before is kept at {}", replaced.display()));
     }
     if restored.held > 0 {
-        context.note("look at held jobs with `ci-runner list --state queued`, let them go with `ci-runner release ID…`");
+        context
+            .note("look at held jobs with `ci-runner list --state queued`, let them go with `ci-runner release ID…`");
     }
     Ok(EXIT_DONE)
 }

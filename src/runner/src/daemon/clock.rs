@@ -28,7 +28,8 @@ impl Clock {
 
 /// Identifies this boot of the machine; a fixed word where the kernel does not say.
 pub fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned())
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_or_else(|_| "unknown".to_owned(), |id| id.trim().to_owned())
 }
 
 /// Milliseconds since 1970.

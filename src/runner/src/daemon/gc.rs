@@ -88,8 +88,10 @@ mod tests {
             file.set_modified(SystemTime::now() - hour * hours).expect("time");
         }
         let left = || {
-            let mut names: Vec<String> =
-                files_in(&shard).iter().map(|file| file.path.file_name().expect("name").to_string_lossy().into()).collect();
+            let mut names: Vec<String> = files_in(&shard)
+                .iter()
+                .map(|file| file.path.file_name().expect("name").to_string_lossy().into())
+                .collect();
             names.sort();
             names
         };

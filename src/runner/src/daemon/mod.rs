@@ -6,6 +6,8 @@ pub mod fail;
 pub mod gc;
 pub mod handle;
 pub mod job_env;
+pub mod local;
 pub mod secrets;
+pub mod service;
 pub mod settings;
 pub mod writer;

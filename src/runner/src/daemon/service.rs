@@ -35,6 +35,7 @@ const LOG_FLUSH: Duration = Duration::from_secs(2);
 const TEMPORARY: u8 = 2;
 
 /// Where the configuration comes from, for the start and for reloads.
+#[derive(Debug)]
 pub struct Origin {
     /// `--config`.
     pub file: Option<PathBuf>,
@@ -113,6 +114,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>) -> Result<()> {
         tmp_dir: host.tmp_dir.clone(),
         store: loaded.store_id.clone(),
         generation: loaded.generation,
+        linger: None,
     };
     log::info!("ci-runner {} starts: {} open jobs, start {}", version(), record.len(), loaded.generation);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
@@ -123,8 +125,17 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>) -> Result<()> {
         let generation = loaded.generation;
         let log_dir = host.log_dir.clone();
         let notifier = Notifier::new(&NotifySettings::of_process()).context("cannot reach the service manager")?;
-        let parts =
-            Parts { store: Box::new(store), reader: reader.clone(), loaded, record, clock, native, host, notifier, metrics };
+        let parts = Parts {
+            store: Box::new(store),
+            reader: reader.clone(),
+            loaded,
+            record,
+            clock,
+            native: Native::new(native),
+            host,
+            notifier,
+            metrics,
+        };
         let metrics = parts.metrics.clone();
         let (handle, control, engine) = start_engine(parts).await?;
         let context = http::Context {
@@ -182,7 +193,9 @@ impl Listeners {
         })?;
         let tcp = match config.http {
             Listen::Off => None,
-            Listen::At(address) => Some(TcpListener::bind(address).await.map_err(|error| taken(error, address, "--http"))?),
+            Listen::At(address) => {
+                Some(TcpListener::bind(address).await.map_err(|error| taken(error, address, "--http"))?)
+            }
         };
         Ok(Self { unix, tcp })
     }
@@ -205,7 +218,7 @@ fn make_dir(path: &Path, mode: u32) -> Result<()> {
 }
 
 /// The spawner's program: beside this one.
-fn spawner_program() -> Result<PathBuf> {
+pub fn spawner_program() -> Result<PathBuf> {
     let own = std::env::current_exe().context("cannot find out where this program is")?;
     let program = own.with_file_name("ci-runner-spawner");
     anyhow::ensure!(program.exists(), "{} is missing: install both programs side by side", program.display());
@@ -231,7 +244,7 @@ async fn start_engine(parts: Parts) -> Result<Running> {
         if let Err(error) = body() {
             log::error!("the loop ended: {error:#}");
         }
-        drop(ended.send(()));
+        ended.send(()).ok();
     })?;
     let (handle, control) = started.await.context("the loop did not start")?;
     Ok((handle, control, end))
@@ -240,7 +253,9 @@ async fn start_engine(parts: Parts) -> Result<Running> {
 /// After an unclean stop the database is looked at while everything goes on.
 fn check_store(reader: Arc<dyn Reader>, control: mpsc::Sender<Control>) {
     tokio::task::spawn_blocking(move || match reader.check() {
-        Ok(damage) if damage.is_empty() => log::info!("the last stop was unclean; the database was checked and is sound"),
+        Ok(damage) if damage.is_empty() => {
+            log::info!("the last stop was unclean; the database was checked and is sound")
+        }
         Ok(damage) => {
             let text = format!("the database is damaged: {}; restore a backup", damage.join("; "));
             log::error!("{text}");
@@ -286,7 +301,8 @@ async fn serve_metrics(
 
 /// The one line on standard output.
 fn announce_ready(config: &Config, tcp: Option<&TcpListener>) {
-    let tcp = tcp.and_then(|tcp| tcp.local_addr().ok()).map_or_else(String::new, |address| format!(", http://{address}"));
+    let tcp =
+        tcp.and_then(|tcp| tcp.local_addr().ok()).map_or_else(String::new, |address| format!(", http://{address}"));
     let metrics = match config.metrics {
         Listen::Off => String::new(),
         Listen::At(address) => format!(", metrics on {address}"),

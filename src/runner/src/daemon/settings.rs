@@ -5,8 +5,9 @@ use crate::config::{Backoff, Config, GcConfig};
 use crate::request::parse_rules;
 use ci_runner_core::job::Fault;
 use ci_runner_core::labels::Label;
-use ci_runner_core::policy::{GroupLimit, Pool, Settings};
+use ci_runner_core::policy::{DEFAULT_POOL, GroupLimit, Pool, Settings};
 use ci_runner_core::retry::{self, RetryPolicy};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -49,6 +50,41 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
     })
 }
 
+/// For `ci-runner run`: one pool, nothing is tried again unless the job says so, and no deadline: somebody watches.
+pub fn local_settings(parallel: u32) -> Settings {
+    let defaults = Settings::default();
+    Settings {
+        pools: vec![Pool { name: DEFAULT_POOL.to_owned(), slots: parallel, labels: Vec::new() }],
+        retry: RetryPolicy { retries: 0, ..defaults.retry.clone() },
+        default_timeout_ms: None,
+        ..defaults
+    }
+}
+
+impl HostSettings {
+    /// For `ci-runner run`: everything below one private directory, jobs find the caller's `PATH`.
+    pub fn local(dir: &Path) -> Self {
+        let (user, home) = user_and_home();
+        Self {
+            log_dir: log_dir(dir),
+            tmp_dir: dir.join("tmp"),
+            secrets_dir: dir.join("secrets"),
+            pool_paths: BTreeMap::new(),
+            job_path: std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned()),
+            name: host_name(),
+            home,
+            user,
+            finished_max_age_ms: None,
+            log_max_age: None,
+            log_bytes_max: None,
+        }
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Where things are, and what jobs find.
 pub fn host_settings(config: &Config) -> HostSettings {
     let GcConfig { finished_max_age, log_max_age, log_bytes_max } = &config.gc;
@@ -59,7 +95,7 @@ pub fn host_settings(config: &Config) -> HostSettings {
         secrets_dir: config.state_dir.join("secrets"),
         pool_paths: config.pools.iter().map(|(name, pool)| (name.clone(), pool.path.clone())).collect(),
         job_path: config.job_path.clone(),
-        name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        name: host_name(),
         home,
         user,
         finished_max_age_ms: finished_max_age.map(milliseconds),
@@ -77,7 +113,8 @@ pub fn log_dir(state_dir: &Path) -> std::path::PathBuf {
 fn user_and_home() -> (String, String) {
     let uid = rustix::process::getuid().as_raw().to_string();
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let found = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|row| row.get(2) == Some(&uid.as_str()));
+    let found =
+        passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|row| row.get(2) == Some(&uid.as_str()));
     let field = |at: usize| found.as_ref().and_then(|row| row.get(at)).map(|text| (*text).to_owned());
     let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
     let user = field(0).or_else(|| variable("USER")).unwrap_or_else(|| uid.clone());

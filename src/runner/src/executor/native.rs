@@ -44,6 +44,8 @@ pub struct NativeOptions {
     pub store: String,
     /// This start's number.
     pub generation: u64,
+    /// How long the spawner stays when neither daemon nor job is left; None: its own default.
+    pub linger: Option<Duration>,
 }
 
 /// An attempt to start, with all it needs.
@@ -187,8 +189,11 @@ impl Native {
                     self.connected(done);
                 }
                 Link::Up(client) => {
-                    let interest =
-                        if client.get_ref().0.wants_write() { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+                    let interest = if client.get_ref().0.wants_write() {
+                        Interest::READABLE | Interest::WRITABLE
+                    } else {
+                        Interest::READABLE
+                    };
                     match client.ready_mut(interest).await {
                         Ok(mut guard) => {
                             let done = pump(&mut guard.get_inner_mut().0, &mut self.events);
@@ -289,11 +294,8 @@ fn connect(options: &NativeOptions) -> io::Result<(Client, String, bool)> {
         }
         Err(error) => return Err(error),
     };
-    let hello = Request::Hello {
-        protocol: PROTOCOL_VERSION,
-        store: options.store.clone(),
-        generation: options.generation,
-    };
+    let hello =
+        Request::Hello { protocol: PROTOCOL_VERSION, store: options.store.clone(), generation: options.generation };
     client.send(&[hello])?;
     let until = std::time::Instant::now() + HELLO_TIMEOUT;
     loop {
@@ -320,7 +322,9 @@ fn connect(options: &NativeOptions) -> io::Result<(Client, String, bool)> {
 
 /// Starts a spawner; returns when its socket is open (it puts itself into the background).
 fn launch(options: &NativeOptions) -> io::Result<()> {
+    let linger = options.linger.map(|linger| ["--linger-ms".to_owned(), linger.as_millis().to_string()]);
     let done = Command::new(&options.program)
+        .args(linger.into_iter().flatten())
         .arg("--runtime-dir")
         .arg(&options.runtime_dir)
         .arg("--log-dir")

@@ -87,7 +87,9 @@ fn names_member(groups: &str, group: u32, user: &str) -> bool {
     groups.lines().any(|line| {
         let mut fields = line.split(':').skip(2);
         fields.next().is_some_and(|gid| gid.parse() == Ok(group))
-            && fields.next().is_some_and(|members| members.split(',').any(|member| !member.is_empty() && member == user))
+            && fields
+                .next()
+                .is_some_and(|members| members.split(',').any(|member| !member.is_empty() && member == user))
     })
 }
 

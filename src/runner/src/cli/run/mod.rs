@@ -11,9 +11,9 @@ use super::fail::{EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, Ended, Failure};
 use super::job_options::{JobOptions, current_dir};
 use super::jobs_file::JobsFile;
 use crate::api::JobRequest;
+use crate::daemon::local::{Event, JobResult, Plan, Stop};
 use clap::Args;
 use display::Display;
-use serde::Serialize;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -26,82 +26,6 @@ const TICK: Duration = Duration::from_millis(100);
 /// not run them. Called on a thread of its own, outside any async runtime. It must send one [`Event::Finished`] for each job,
 /// watch the last argument, and send with `blocking_send` or `send`; a closed channel is no reason to stop.
 pub type Engine = fn(Plan, mpsc::Sender<Event>, watch::Receiver<Stop>) -> anyhow::Result<()>;
-
-/// What to run.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The jobs; events name them by their place.
-    pub jobs: Vec<JobRequest>,
-    /// How many at once.
-    pub parallel: u32,
-}
-
-/// What the user wants now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Go on.
-    No,
-    /// Start nothing more, and ask what runs to end (cancel: SIGTERM, grace, kill).
-    Ask,
-    /// Kill it.
-    Kill,
-}
-
-/// What happened, in order for each job.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// An attempt runs.
-    Started {
-        /// Which job.
-        index: usize,
-        /// Its id in the engine.
-        id: u64,
-        /// Which attempt.
-        attempt: u32,
-    },
-    /// It wrote something.
-    Output {
-        /// Which job.
-        index: usize,
-        /// Bytes as it wrote them.
-        bytes: Vec<u8>,
-    },
-    /// An attempt failed and there will be another one.
-    Retrying {
-        /// Which job.
-        index: usize,
-        /// How it failed, in words.
-        cause: String,
-        /// The pause before the next one.
-        delay: Duration,
-    },
-    /// It has its outcome.
-    Finished {
-        /// Which job.
-        index: usize,
-        /// How.
-        result: JobResult,
-    },
-}
-
-/// How a job ended.
-#[derive(Clone, Debug, Serialize)]
-pub struct JobResult {
-    /// Id in the engine.
-    pub id: u64,
-    /// `succeeded`, `failed`, `timed_out`, `cancelled`, `superseded` or `expired`.
-    pub outcome: String,
-    /// Exit code of the last attempt, if it exited.
-    pub exit_code: Option<u8>,
-    /// Signal that ended it, if one did.
-    pub signal: Option<u8>,
-    /// In words.
-    pub cause: Option<String>,
-    /// Attempts made.
-    pub attempt_count: u32,
-    /// Run time of the last attempt.
-    pub run_seconds: Option<f64>,
-}
 
 /// Arguments of `run`.
 #[derive(Args, Debug)]

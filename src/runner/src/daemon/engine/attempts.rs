@@ -116,7 +116,9 @@ impl Engine {
         match reconcile(&self.record, id, key.attempt, &observation, self.clock.now()) {
             Step::Forget => self.native.send(Request::Forget(key.clone())),
             Step::Kill => self.native.send(Request::Kill(key.clone())),
-            Step::Report => log::warn!(job = id.get(); "attempt {key} is of our store, but no job knows it: left alone"),
+            Step::Report => {
+                log::warn!(job = id.get(); "attempt {key} is of our store, but no job knows it: left alone")
+            }
             Step::Leave | Step::Record(_) | Step::Start | Step::Void | Step::Signal { .. } => {}
         }
     }
@@ -277,7 +279,8 @@ impl Engine {
         };
         let Some(lease) = self.record.lease(id) else { return };
         let pool = self.record.pool_name(lease.pool).to_owned();
-        let secrets = match secrets_of(&self.host, id, claimed).map(|(dir, id)| crate::daemon::secrets::read(&dir, id)) {
+        let secrets = match secrets_of(&self.host, id, claimed).map(|(dir, id)| crate::daemon::secrets::read(&dir, id))
+        {
             None => None,
             Some(Ok(secrets)) => Some(secrets),
             Some(Err(error)) => {
@@ -317,9 +320,7 @@ impl Engine {
         let Some(lease) = self.record.lease(id) else { return };
         let attempt = lease.attempt;
         let result = AttemptResult::FailedToStart { cause };
-        if let Some(next) =
-            ci_runner_core::schedule::after_end(&self.record, id, attempt, &result, self.clock.now())
-        {
+        if let Some(next) = ci_runner_core::schedule::after_end(&self.record, id, attempt, &result, self.clock.now()) {
             self.record_event(id, Event::Ended { attempt, result, next });
         }
     }
@@ -332,6 +333,15 @@ impl Engine {
         watch.seen = Seen::NotBegan;
         watch.settled = true;
         log::warn!(job = id.get(), attempt = key.attempt; "job {id} could not be started, tried again in {pause} ms: {why}");
+    }
+
+    /// Kills what was told to end, before its grace is over.
+    pub(super) fn kill_stopping(&mut self) {
+        let stopping = self.record.leases().filter(|(_, lease)| lease.stop.is_some());
+        for (id, attempt) in stopping.map(|(id, lease)| (id, lease.attempt.0)).collect::<Vec<_>>() {
+            let key = self.key(id, attempt);
+            self.command(id, attempt, Request::Kill(key), |watch| &mut watch.killed);
+        }
     }
 
     /// Stopping attempts whose grace is over, and refused starts whose pause is.

@@ -66,6 +66,8 @@ pub enum Control {
     ReloadFailed(String),
     /// Something outside the loop is wrong (or right again, when None), under a fixed name.
     Problem(&'static str, Option<String>),
+    /// Kill every attempt that was told to end, without waiting for its grace.
+    KillAll,
     /// Remove old jobs and logs now; answers with how many jobs went.
     Collect(oneshot::Sender<Result<usize, String>>),
 }
@@ -97,6 +99,7 @@ impl Engine {
             }
             Control::Problem(name, Some(text)) => drop(self.problems.insert(name, text)),
             Control::Problem(name, None) => drop(self.problems.remove(name)),
+            Control::KillAll => self.kill_stopping(),
             Control::Collect(reply) => {
                 self.next_collect = Instant(i64::MIN);
                 self.collect_asked.push(reply);

@@ -252,13 +252,10 @@ impl Engine {
         let Some(mut bulk) = self.bulk.take() else { return };
         for id in bulk.ids.by_ref().take(BULK_PER_TURN) {
             let change = match &bulk.action {
-                Action::Cancel => {
-                    Change::Wished { id, wish: change::Wish::Cancel { by: By::User(bulk.by.clone()) } }
+                Action::Cancel => Change::Wished { id, wish: change::Wish::Cancel { by: By::User(bulk.by.clone()) } },
+                Action::Hold { reason } => {
+                    Change::Wished { id, wish: change::Wish::Hold { by: bulk.by.clone(), reason: reason.clone() } }
                 }
-                Action::Hold { reason } => Change::Wished {
-                    id,
-                    wish: change::Wish::Hold { by: bulk.by.clone(), reason: reason.clone() },
-                },
                 Action::Release => Change::Wished { id, wish: change::Wish::Run },
                 Action::Priority(priority) => Change::Reprioritized { id, priority: *priority },
             };
