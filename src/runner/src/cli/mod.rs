@@ -114,6 +114,7 @@ fn tell(failure: &Failure) {
     let _ = match failure {
         Failure::NobodyListens => Ok(()),
         Failure::Words(error) => error.print(),
-        other => writeln!(std::io::stderr(), "ci-runner: {other}"),
+        // In one piece, so that lines of several programs do not mix.
+        other => std::io::stderr().write_all(format!("ci-runner: {other}\n").as_bytes()),
     };
 }
