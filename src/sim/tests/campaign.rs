@@ -43,7 +43,7 @@ fn the_same_seed_is_the_same_run() {
 }
 
 /// Which promise each deliberate bug breaks. It may break others first in some seeds; here the one that names it must fall.
-const CAUGHT_BY: [(Mutant, &str); 30] = [
+const CAUGHT_BY: [(Mutant, &str); 31] = [
     (Mutant::ActBeforeCommit, "no_process_without_a_committed_claim"),
     (Mutant::AckBeforeCommit, "no_acknowledged_job_is_lost"),
     (Mutant::ForgetBeforeCommit, "a_known_result_is_never_recorded_as_lost"),
@@ -72,6 +72,7 @@ const CAUGHT_BY: [(Mutant, &str); 30] = [
     (Mutant::IgnorePauseForClaims, "pause_holds"),
     (Mutant::DropWakeUps, "after_faults_stop_every_job_finishes"),
     (Mutant::SkipList, "after_faults_stop_every_job_finishes"),
+    (Mutant::TrustOldList, "nothing_lives_on"),
     (Mutant::ForgetKeys, "a_repeated_request_makes_one_job"),
     (Mutant::NeverKill, "after_faults_stop_every_job_finishes"),
 ];
