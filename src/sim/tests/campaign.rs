@@ -31,7 +31,8 @@ fn every_seed_keeps_every_promise() {
     for (what, times) in &coverage.0 {
         println!("{times:>9} {what}");
     }
-    assert!(coverage.missing().is_empty(), "never visited: {:?}", coverage.missing());
+    // A look at a few seeds need not visit everything.
+    assert!(count < SEEDS || coverage.missing().is_empty(), "never visited: {:?}", coverage.missing());
 }
 
 #[test]
