@@ -155,9 +155,8 @@ async fn choose(app: &App, id: JobId, wanted: &Wanted, watch: &mut Watch) -> Res
             Some(number) => attempts.iter().find(|attempt| attempt.number.0 == number),
             None => attempts.iter().rfind(tried),
         };
-        match found {
-            Some(attempt) => return Ok(attempt.clone()),
-            None => {}
+        if let Some(attempt) = found {
+            return Ok(attempt.clone());
         }
         match wanted.attempt {
             Some(number) if row.phase == Phase::Finished || number <= row.attempt || !wanted.follow => {
