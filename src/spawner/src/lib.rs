@@ -10,6 +10,11 @@
 //!
 //! No threads, no async runtime. `unsafe` is confined to [`sys`] and [`launch`].
 
+/// A line into the spawner's log, best effort.
+macro_rules! say {
+    ($($word:tt)*) => { $crate::sys::say(format_args!($($word)*)) };
+}
+
 mod attempts;
 mod cgroup;
 pub mod client;

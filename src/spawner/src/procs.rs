@@ -125,7 +125,7 @@ mod tests {
     fn a_name_with_parentheses_does_not_confuse() {
         let text = b"7 (a) Z 1 (b) S 3 4 5 0 -1 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22222 23";
         let stat = parse_stat(7, text).expect("parses");
-        assert_eq!((stat.state, stat.parent, stat.session, stat.start_ticks), (b'S', 3, 5, 21));
+        assert_eq!((stat.state, stat.parent, stat.session, stat.start_ticks), (b'S', 3, 5, 20));
         assert!(parse_stat(7, b"7 (a").is_none());
         assert!(parse_stat(7, b"7 (a) S").is_none());
     }

@@ -211,6 +211,12 @@ pub(crate) fn fork() -> io::Result<Option<i32>> {
     Ok((pid != 0).then_some(pid))
 }
 
+/// A line into the spawner's log. Unlike `eprintln!` it never panics: a full disk must not end a shim.
+pub(crate) fn say(line: std::fmt::Arguments<'_>) {
+    let line = format!("{line}\n");
+    let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
+}
+
 /// Ends the process without running destructors or exit handlers: the way out of a forked shim.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: never returns and touches no memory.

@@ -72,7 +72,7 @@ impl Connection {
     /// Says that it is over, and why.
     pub(super) fn refuse(&mut self, why: impl Into<String>) {
         let why = crate::record::shortened(&why.into());
-        eprintln!("connection refused: {why}");
+        say!("connection refused: {why}");
         self.say(Reply::Refused { why });
         self.closing = true;
     }
@@ -92,7 +92,7 @@ impl Connection {
                     self.unsent.extend(packets);
                 }
                 Err(error) => {
-                    eprintln!("a reply cannot be sent: {error}");
+                    say!("a reply cannot be sent: {error}");
                     self.closing = true;
                 }
             }
@@ -112,7 +112,7 @@ impl Connection {
             }
         }
         if self.unsent_bytes > UNSENT_BYTES_MAX {
-            eprintln!("a daemon does not read: connection dropped");
+            say!("a daemon does not read: connection dropped");
             self.closing = true;
         }
     }

@@ -156,7 +156,7 @@ impl Server {
         server.take_over().map_err(NoHome::Fault)?;
         server.load_generations();
         teller.tell(0, "");
-        eprintln!(
+        say!(
             "spawner {} started, process {}, cgroups {}, {} attempts taken over",
             env!("CARGO_PKG_VERSION"),
             std::process::id(),
@@ -249,7 +249,7 @@ impl Server {
     fn read_signals(&mut self) {
         while let Some(arrived) = sys::next_signal(&self.signals) {
             if arrived.signal == libc::SIGTERM {
-                eprintln!("asked to end: nothing is started any more");
+                say!("asked to end: nothing is started any more");
                 self.closed.get_or_insert("the spawner was asked to end");
             }
         }
@@ -363,10 +363,11 @@ impl Server {
     fn check_home(&mut self) {
         self.home_check_ms = sys::boottime_ms() + HOME_CHECK_MS;
         setup::bound_log();
+        self.write_kept_records();
         if !self.homeless && !self.home.is_there() {
             self.homeless = true;
             self.closed = Some("the runtime directory was removed or emptied");
-            eprintln!("{} is gone: nothing is started any more", self.home.path.display());
+            say!("{} is gone: nothing is started any more", self.home.path.display());
         }
     }
 }

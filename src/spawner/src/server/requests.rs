@@ -282,7 +282,7 @@ impl Server {
                 if let Some(pidfd) = shim.pidfd.as_ref().or(pinned.as_ref())
                     && let Err(error) = sys::queue_signal(pidfd, signal, grace_ms)
                 {
-                    eprintln!("{key}: cannot signal its shim: {error}");
+                    say!("{key}: cannot signal its shim: {error}");
                 }
                 let due = now.saturating_add(grace_ms).saturating_add(KILL_PATIENCE_MS);
                 shim.force_ms = Some(shim.force_ms.map_or(due, |before| before.min(due)));
@@ -314,7 +314,7 @@ impl Server {
         }
         hit(failpoint::SPAWNER_BEFORE_FORGET);
         if let Err(error) = self.shared.attempts.remove(key) {
-            eprintln!("{key}: cannot remove its directory: {error}");
+            say!("{key}: cannot remove its directory: {error}");
         }
         self.attempts.remove(key);
         hit(failpoint::SPAWNER_AFTER_FORGET);
@@ -338,7 +338,7 @@ impl Server {
             if self.shared.attempts.read_exit(&key).is_none()
                 && let Err(error) = self.shared.attempts.remove(&key)
             {
-                eprintln!("{key}: cannot remove its directory of an earlier boot: {error}");
+                say!("{key}: cannot remove its directory of an earlier boot: {error}");
             }
         }
         let _ = rustix::fs::unlinkat(&self.home.dir, "epoch.tmp", AtFlags::empty());

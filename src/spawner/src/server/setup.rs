@@ -258,12 +258,11 @@ pub(crate) fn into_background() -> io::Result<Teller> {
         let _ = std::fs::File::from(listener).read_to_string(&mut word);
         match word.split_once(' ') {
             Some(("0", text)) => {
-                print!("{text}");
-                let _ = io::stdout().flush();
+                let _ = write!(io::stdout(), "{text}").and_then(|()| io::stdout().flush());
                 sys::exit_now(0)
             }
-            Some((_, text)) => eprint!("ci-runner-spawner: {text}"),
-            None => eprintln!("ci-runner-spawner: the background process died while starting"),
+            Some((_, text)) => sys::say(format_args!("ci-runner-spawner: {}", text.trim_end())),
+            None => sys::say(format_args!("ci-runner-spawner: the background process died while starting")),
         }
         sys::exit_now(1)
     }

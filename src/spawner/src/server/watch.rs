@@ -55,7 +55,7 @@ impl Server {
         if has(names::LOCK) && !has(names::BEGAN) {
             return self.not_began(key, &identity, "its shim ended before it began".to_owned());
         }
-        eprintln!("{key}: its shim died without a record");
+        say!("{key}: its shim died without a record");
         let again_ms = sys::boottime_ms();
         let leftovers = Leftovers {
             identity,
@@ -102,6 +102,18 @@ impl Server {
         }
     }
 
+    /// Records that could not be written when their jobs ended: perhaps there is room now.
+    pub(super) fn write_kept_records(&mut self) {
+        for state in self.attempts.values_mut() {
+            if let State::Ended(Some(record)) = state {
+                let attempts = &self.shared.attempts;
+                if attempts.write_exit_aside(record).and_then(|()| attempts.publish_exit(&record.key)).is_ok() {
+                    *state = State::Ended(None);
+                }
+            }
+        }
+    }
+
     /// Everything whose time has come.
     pub(super) fn do_what_is_due(&mut self) {
         let now = sys::boottime_ms();
@@ -144,7 +156,7 @@ impl Server {
         }
         match shim.forced_ms {
             None => {
-                eprintln!("{key}: its shim is late{}; stepping in", if stopped { " (stopped)" } else { "" });
+                say!("{key}: its shim is late{}; stepping in", if stopped { " (stopped)" } else { "" });
                 shim.forced_ms = Some(now);
                 let pinned = procs::pin(pid);
                 if let Some(pidfd) = shim.pidfd.as_ref().or(pinned.as_ref()) {
@@ -199,7 +211,7 @@ impl Server {
     fn look_at(&mut self, key: &AttemptKey) {
         match self.shared.attempts.lock(key) {
             // Not ours to understand; a `start` of it will be refused for the same reason.
-            Err(error) => eprintln!("{key}: cannot look at its lock: {error}"),
+            Err(error) => say!("{key}: cannot look at its lock: {error}"),
             Ok(Locked::Held(lock)) => self.adopt(key, &lock),
             Ok(Locked::Taken(lock)) => {
                 let has = |name| self.shared.attempts.has(key, name);
@@ -253,7 +265,7 @@ impl Server {
                 self.settle(key, Attempts::identity(&lock).unwrap_or_default(), None);
             }
             Err(error) => {
-                eprintln!("{key}: cannot look at its lock: {error}");
+                say!("{key}: cannot look at its lock: {error}");
                 self.attempts.remove(key);
                 self.settle(key, Identity::default(), None);
             }

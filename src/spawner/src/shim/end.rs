@@ -73,7 +73,7 @@ fn is_empty(leaf: Option<&Leaf>, usage: &mut Usage) -> bool {
 /// A cgroup without processes counts as empty even when it cannot be removed (another user made one below it).
 fn emptied(leaf: &Leaf) -> bool {
     if !leaf.remove() {
-        eprintln!("a cgroup of a job that has ended cannot be removed");
+        say!("a cgroup of a job that has ended cannot be removed");
     }
     true
 }

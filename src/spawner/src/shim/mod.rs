@@ -154,7 +154,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     let job = watch::Job { main: launched.pid, failed, leaf, output, _writer: job_output, signals, log, started };
     let record = job.watch(start);
     if let Err(error) = slot.wipe() {
-        eprintln!("{}: cannot empty {}: {error}", start.key, slot.path().display());
+        say!("{}: cannot empty {}: {error}", start.key, slot.path().display());
     }
     hit(failpoint::SHIM_BEFORE_EXIT_RECORD);
     publish(shared, &record);
@@ -265,7 +265,7 @@ fn publish(shared: &Shared, record: &ExitRecord) {
         shared.attempts.publish_exit(&record.key)
     });
     if let Err(error) = written {
-        eprintln!("{}: cannot write the exit record: {error}; telling the spawner", record.key);
+        say!("{}: cannot write the exit record: {error}; telling the spawner", record.key);
         note(&shared.notes, &Note::Record(record.clone()));
     }
     hit(failpoint::SHIM_AFTER_EXIT_RECORD);
