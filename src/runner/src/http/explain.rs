@@ -178,6 +178,8 @@ mod tests {
     /// 2026-11-21 11:00:00 UTC.
     const NOW: Now = Now { engine: Instant(1_000_000), wall: WallTime(1_795_258_800_000) };
 
+    const HOUR_MS: i64 = 3_600_000;
+
     fn id(id: u64) -> JobId {
         JobId::new(id).unwrap()
     }
@@ -191,128 +193,79 @@ mod tests {
         Reason::Paused(Pause { by: "anna".into(), reason: "disk swap".into(), since, drain })
     }
 
+    fn ids(numbers: &[u64]) -> Vec<JobId> {
+        numbers.iter().map(|number| id(*number)).collect()
+    }
+
+    fn check(reason: Reason, ahead: usize, kind: &str, text: &str) {
+        let explanation = Explanation { phase: Phase::Queued, reasons: vec![reason], ahead, now: NOW };
+        let view = why(id(7), &explanation, &TimeZone::UTC);
+        assert_eq!((view.reasons[0].kind.as_str(), view.reasons[0].text.as_str()), (kind, text));
+    }
+
     #[test]
-    fn every_reason_is_a_sentence() {
-        let ids = |numbers: &[u64]| numbers.iter().map(|number| id(*number)).collect::<Vec<_>>();
-        let hour_ms = 3_600_000;
-        for (reason, ahead, kind, text) in [
-            (
-                Reason::Running { attempt: AttemptNumber(2), pool: "default".into(), slot: 3 },
-                0,
-                "running",
-                "runs as attempt 2 in pool default, slot 3",
-            ),
-            (
-                Reason::Starting { attempt: AttemptNumber(1), pool: "default".into() },
-                0,
-                "starting",
-                "attempt 1 starts in pool default",
-            ),
-            (
-                Reason::Stopping { by: By::User("anna".into()), kill_at: NOW.engine.plus_ms(8_000) },
-                0,
-                "stopping",
-                "is being stopped by anna; it is killed in 8.0s",
-            ),
-            (
-                Reason::Cancelled { by: By::Dependency(id(3)) },
-                0,
-                "cancelled",
-                "was cancelled by dependency on job 3 and is about to be dropped",
-            ),
-            (
-                Reason::Held { by: "anna".into(), reason: String::new() },
-                0,
-                "held",
-                "on hold by anna; let it go with `ci-runner release 7`",
-            ),
-            (
-                Reason::WaitsFor { job: id(3), on: Condition::Success, phase: Some(Phase::Running) },
-                0,
-                "waits_for",
-                "waits for job 3 to succeed (it is running)",
-            ),
-            (
-                Reason::NotBefore(WallTime(NOW.wall.0 + 16 * hour_ms)),
-                0,
-                "not_before",
-                "not before 2026-11-22 03:00 (in 16h)",
-            ),
-            (Reason::Delayed { until: NOW.engine.plus_ms(4_000), tries: 2 }, 0, "delayed", "retry 2 in 4.0s"),
-            (Reason::Delayed { until: NOW.engine.plus_ms(90_000), tries: 0 }, 0, "delayed", "starts in 1m 30s (`in`)"),
-            (
-                Reason::Group { name: "deploy".into(), limit: 1, holders: ids(&[41]), ahead: 2 },
-                0,
-                "group",
-                "group deploy (limit 1) is held by job 41; 2 of its jobs go before this one",
-            ),
-            (
-                pause(false, hour_ms),
-                0,
-                "paused",
-                "paused by anna since 10:00 because disk swap; go on with `ci-runner resume`",
-            ),
-            (
-                pause(true, 24 * hour_ms),
-                0,
-                "paused",
-                "drained by anna since 2026-11-20 11:00 because disk swap; go on with `ci-runner resume`",
-            ),
-            (
-                Reason::NoPool {
-                    pool: None,
-                    labels: labels(&["tpu"]),
-                    nearest: Some(("default".into(), labels(&["tpu"]))),
-                },
-                0,
-                "no_pool",
-                "no pool has label tpu; nearest is pool default, which lacks it",
-            ),
-            (
-                Reason::NoPool {
-                    pool: None,
-                    labels: labels(&["gpu", "tpu"]),
-                    nearest: Some(("big".into(), labels(&["tpu"]))),
-                },
-                0,
-                "no_pool",
-                "no pool has labels gpu, tpu; nearest is pool big, which lacks label tpu",
-            ),
-            (
-                Reason::NoPool {
-                    pool: Some("big".into()),
-                    labels: labels(&["tpu"]),
-                    nearest: Some(("big".into(), labels(&["tpu"]))),
-                },
-                0,
-                "no_pool",
-                "pool big lacks label tpu",
-            ),
-            (
-                Reason::NoPool { pool: Some("gone".into()), labels: Vec::new(), nearest: None },
-                0,
-                "no_pool",
-                "there is no pool gone with slots; add it to the configuration, or cancel the job",
-            ),
-            (
-                Reason::NoSlot { pools: vec![("default".into(), 4, ids(&[12, 13, 14, 15]))] },
-                3,
-                "no_slot",
-                "no slot is free in pool default (4 of 4): held by jobs 12, 13, 14, 15; 3 jobs go before this one",
-            ),
-            (
-                Reason::NoSlot { pools: vec![("a".into(), 1, ids(&[1])), ("b".into(), 1, ids(&[2]))] },
-                1,
-                "no_slot",
-                "no slot is free in pool a (1 of 1): held by job 1, nor in pool b (1 of 1): held by job 2; 1 job goes before this one",
-            ),
-            (Reason::Behind { ahead: 10_000 }, 0, "behind", "at least 10000 jobs go before this one"),
-            (Reason::Next, 0, "next", "nothing is in the way: it starts next"),
-        ] {
-            let explanation = Explanation { phase: Phase::Queued, reasons: vec![reason], ahead, now: NOW };
-            let view = why(id(7), &explanation, &TimeZone::UTC);
-            assert_eq!((view.reasons[0].kind.as_str(), view.reasons[0].text.as_str()), (kind, text));
-        }
+    fn attempts_are_told() {
+        let (pool, attempt) = ("default".to_owned(), AttemptNumber(2));
+        let text = "runs as attempt 2 in pool default, slot 3";
+        check(Reason::Running { attempt, pool: pool.clone(), slot: 3 }, 0, "running", text);
+        check(Reason::Starting { attempt, pool }, 0, "starting", "attempt 2 starts in pool default");
+        let reason = Reason::Stopping { by: By::User("anna".into()), kill_at: NOW.engine.plus_ms(8_000) };
+        check(reason, 0, "stopping", "is being stopped by anna; it is killed in 8.0s");
+        let text = "was cancelled by dependency on job 3 and is about to be dropped";
+        check(Reason::Cancelled { by: By::Dependency(id(3)) }, 0, "cancelled", text);
+    }
+
+    #[test]
+    fn waits_are_told() {
+        let held = |reason: &str| Reason::Held { by: "anna".into(), reason: reason.into() };
+        check(held(""), 0, "held", "on hold by anna; let it go with `ci-runner release 7`");
+        check(held("it is hot"), 0, "held", "on hold by anna because it is hot; let it go with `ci-runner release 7`");
+        let reason = Reason::WaitsFor { job: id(3), on: Condition::Success, phase: Some(Phase::Running) };
+        check(reason, 0, "waits_for", "waits for job 3 to succeed (it is running)");
+        let at = WallTime(NOW.wall.0 + 16 * HOUR_MS);
+        check(Reason::NotBefore(at), 0, "not_before", "not before 2026-11-22 03:00 (in 16h)");
+        let delayed = |ms, tries| Reason::Delayed { until: NOW.engine.plus_ms(ms), tries };
+        check(delayed(4_000, 2), 0, "delayed", "retry 2 in 4.0s");
+        check(delayed(90_000, 0), 0, "delayed", "starts in 1m 30s (`in`)");
+        let text = "paused by anna since 10:00 because disk swap; go on with `ci-runner resume`";
+        check(pause(false, HOUR_MS), 0, "paused", text);
+        let text = "drained by anna since 2026-11-20 11:00 because disk swap; go on with `ci-runner resume`";
+        check(pause(true, 24 * HOUR_MS), 0, "paused", text);
+    }
+
+    #[test]
+    fn groups_and_queues_are_told() {
+        let group = |ahead| Reason::Group { name: "deploy".into(), limit: 1, holders: ids(&[41]), ahead };
+        let text = "group deploy (limit 1) is held by job 41";
+        check(group(0), 0, "group", text);
+        check(group(1), 0, "group", &format!("{text}; 1 of its jobs goes before this one"));
+        check(group(2), 0, "group", &format!("{text}; 2 of its jobs go before this one"));
+        check(Reason::Behind { ahead: 10_000 }, 0, "behind", "at least 10000 jobs go before this one");
+        check(Reason::Next, 0, "next", "nothing is in the way: it starts next");
+    }
+
+    #[test]
+    fn pools_and_slots_are_told() {
+        let no_pool = |pool: Option<&str>, wanted: &[&str], nearest: Option<(&str, &[&str])>| Reason::NoPool {
+            pool: pool.map(str::to_owned),
+            labels: labels(wanted),
+            nearest: nearest.map(|(name, lacks)| (name.to_owned(), labels(lacks))),
+        };
+        let text = "no pool has label tpu; nearest is pool default, which lacks it";
+        check(no_pool(None, &["tpu"], Some(("default", &["tpu"]))), 0, "no_pool", text);
+        let text = "no pool has labels gpu, tpu; nearest is pool big, which lacks label tpu";
+        check(no_pool(None, &["gpu", "tpu"], Some(("big", &["tpu"]))), 0, "no_pool", text);
+        check(no_pool(Some("big"), &["tpu"], Some(("big", &["tpu"]))), 0, "no_pool", "pool big lacks label tpu");
+        let text = "there is no pool gone with slots; add it to the configuration, or cancel the job";
+        check(no_pool(Some("gone"), &[], None), 0, "no_pool", text);
+        let slots = |pools: &[(&str, u32, &[u64])]| Reason::NoSlot {
+            pools: pools.iter().map(|(name, slots, holders)| ((*name).to_owned(), *slots, ids(holders))).collect(),
+        };
+        let text = "no slot is free in pool default (4 of 4): held by jobs 12, 13, 14, 15; 3 jobs go before this one";
+        check(slots(&[("default", 4, &[12, 13, 14, 15])]), 3, "no_slot", text);
+        let text = "no slot is free in pool a (1 of 1): held by job 1, nor in pool b (1 of 1): held by job 2; \
+                    1 job goes before this one";
+        check(slots(&[("a", 1, &[1]), ("b", 1, &[2])]), 1, "no_slot", text);
     }
 
     #[test]
