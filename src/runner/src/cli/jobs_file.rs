@@ -99,8 +99,14 @@ mod tests {
     fn one_bad_line_refuses_all_and_is_named() {
         let good = r#"{"command":["true"]}"#;
         for (bad, part) in [
-            (r#"{"command":["true"],"timout":5}"#, "f:3: timout: there is no key \"timout\"; did you mean \"timeout\"?"),
-            (r#"{"command":["true"],"frobnicate":5}"#, "f:3: frobnicate: there is no key \"frobnicate\"; known are command"),
+            (
+                r#"{"command":["true"],"timout":5}"#,
+                "f:3: timout: there is no key \"timout\"; did you mean \"timeout\"?",
+            ),
+            (
+                r#"{"command":["true"],"frobnicate":5}"#,
+                "f:3: frobnicate: there is no key \"frobnicate\"; known are command",
+            ),
             (r#"{"command":["true"],"timeout":"5 parsecs"}"#, "f:3: timeout: "),
             (r#"{"command":"true"}"#, "f:3: command: "),
             (r#"{"command":["true"],"retry":-1}"#, "f:3: retry: "),

@@ -1,5 +1,7 @@
 //! The command line against a daemon of paper: exit codes, what is sent, and what survives a daemon that goes away.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod follow;
 mod server;
 
@@ -98,7 +100,8 @@ fn a_jobs_file_is_all_or_nothing() {
     // Errors found here: nothing is sent at all.
     let (code, out, err) = run("{\"command\":[\"a\"]}\n{\"command\":[\"b\"],\"timout\":1}\n", &[]);
     assert_eq!((code, out.as_str()), (3, ""));
-    let expected = format!("{path}:2: timout: there is no key \"timout\"; did you mean \"timeout\"?; nothing was queued");
+    let expected =
+        format!("{path}:2: timout: there is no key \"timout\"; did you mean \"timeout\"?; nothing was queued");
     assert!(err.contains(&expected), "{err}");
     assert!(run(good, &["--name", "x"]).2.contains("--name cannot stand beside -f"));
     assert_eq!(fake.asked().len(), 1);
