@@ -59,6 +59,8 @@ pub enum Mutant {
     DropWakeUps,
     /// The daemon never asks what runs.
     SkipList,
+    /// The rest of the answer to an older `list` is taken for the answer to the last one.
+    TrustOldList,
     /// A repeated idempotency key makes a second job.
     ForgetKeys,
     /// Nothing is killed when the grace is over.
@@ -67,7 +69,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::ActBeforeCommit,
         Self::AckBeforeCommit,
         Self::ForgetBeforeCommit,
@@ -96,6 +98,7 @@ impl Mutant {
         Self::IgnorePauseForClaims,
         Self::DropWakeUps,
         Self::SkipList,
+        Self::TrustOldList,
         Self::ForgetKeys,
         Self::NeverKill,
     ];

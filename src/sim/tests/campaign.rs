@@ -31,7 +31,8 @@ fn every_seed_keeps_every_promise() {
     for (what, times) in &coverage.0 {
         println!("{times:>9} {what}");
     }
-    assert!(coverage.missing().is_empty(), "never visited: {:?}", coverage.missing());
+    // A look at a few seeds need not visit everything.
+    assert!(count < SEEDS || coverage.missing().is_empty(), "never visited: {:?}", coverage.missing());
 }
 
 #[test]
@@ -43,7 +44,7 @@ fn the_same_seed_is_the_same_run() {
 }
 
 /// Which promise each deliberate bug breaks. It may break others first in some seeds; here the one that names it must fall.
-const CAUGHT_BY: [(Mutant, &str); 30] = [
+const CAUGHT_BY: [(Mutant, &str); 31] = [
     (Mutant::ActBeforeCommit, "no_process_without_a_committed_claim"),
     (Mutant::AckBeforeCommit, "no_acknowledged_job_is_lost"),
     (Mutant::ForgetBeforeCommit, "a_known_result_is_never_recorded_as_lost"),
@@ -72,6 +73,7 @@ const CAUGHT_BY: [(Mutant, &str); 30] = [
     (Mutant::IgnorePauseForClaims, "pause_holds"),
     (Mutant::DropWakeUps, "after_faults_stop_every_job_finishes"),
     (Mutant::SkipList, "after_faults_stop_every_job_finishes"),
+    (Mutant::TrustOldList, "nothing_lives_on"),
     (Mutant::ForgetKeys, "a_repeated_request_makes_one_job"),
     (Mutant::NeverKill, "after_faults_stop_every_job_finishes"),
 ];

@@ -394,6 +394,23 @@ fn a_pause_takes_claims_back() {
     assert_eq!(bench.record.phase(job(1)), Some(Phase::Queued));
 }
 
+/// One that was told to stop before it was sent used to stay, hold back the others of its pool, and keep the loop awake.
+#[test]
+fn a_pause_takes_stopped_claims_back() {
+    let mut bench = Bench::new(2);
+    bench.submit(|_| ());
+    bench.submit(|_| ());
+    schedule(&mut bench.record, &permit(), bench.now);
+    bench.wish(1, Wish::Cancel { by: By::User("me".into()) });
+    schedule(&mut bench.record, &permit(), bench.now);
+    assert_eq!(bench.record.phase(job(1)), Some(Phase::Stopping));
+    bench.apply(Change::Paused(Some(Pause { by: "me".into(), reason: String::new(), since: bench.now, drain: true })));
+    schedule(&mut bench.record, &permit(), bench.now);
+    assert_eq!(bench.record.phase(job(1)), None, "cancelled");
+    assert_eq!(bench.record.phase(job(2)), Some(Phase::Queued));
+    assert_eq!(bench.record.next_stale(), None);
+}
+
 /// A claim that was never sent is not lost with the host: it used to cost a try.
 #[test]
 fn a_claim_that_was_not_sent_is_given_back_in_another_epoch() {

@@ -325,8 +325,7 @@ impl Record {
     /// [`AHEAD_AGE_MS_MAX`] went by or something better came.
     pub(crate) fn stale_claim(&self) -> Option<JobId> {
         if self.paused.is_some() {
-            let undispatched = self.pools.iter().filter_map(|pool| pool.claimed.first());
-            return undispatched.map(|(_, id)| *id).find(|id| self.phase(*id) == Some(Phase::Starting));
+            return self.pools.iter().find_map(|pool| pool.claimed.first()).map(|(_, id)| *id);
         }
         (0u16..).zip(&self.pools).find_map(|(at, pool)| {
             if pool.dispatched.len() < pool.slots as usize {

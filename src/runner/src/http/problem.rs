@@ -62,6 +62,7 @@ impl Fail {
             detail.push_str(&format!(": {error}"));
             source = error.source();
         }
+        log::error!("a request failed: {detail}");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
 

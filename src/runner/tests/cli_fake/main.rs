@@ -1,6 +1,6 @@
 //! The command line against a daemon of paper: exit codes, what is sent, and what survives a daemon that goes away.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod follow;
 mod server;

@@ -178,6 +178,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
         tmp_dir: places.tmp_dir.clone(),
         store: loaded.store_id.clone(),
         generation,
+        linger: None,
     };
     let log_dir = places.log_dir.clone();
     let record = rebuild(settings(&config).unwrap(), &pools, &open, &loaded);

@@ -141,6 +141,31 @@ fn ids(page: &Value) -> Vec<u64> {
     page["jobs"].as_array().unwrap().iter().map(|job| job["id"].as_u64().unwrap()).collect()
 }
 
+/// Commands may have a megabyte each: a page ends early rather than grow without bound, and nothing is left out.
+#[tokio::test]
+async fn a_page_of_very_long_commands_is_cut() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let long = json!({"command": ["true", "x".repeat(100_000)], "hold": true});
+    for _ in 0..3 {
+        let jobs = vec![long.clone(); 70];
+        assert_eq!(client.post("/api/v1/jobs", &json!(jobs)).await.status, 201);
+    }
+    let first = client.get("/api/v1/jobs?limit=1000").await;
+    assert!(first.bytes.len() < 16 * 1024 * 1024, "{}", first.bytes.len());
+    let first = first.json();
+    let mut seen = ids(&first);
+    let mut cursor = first["next_cursor"].as_u64();
+    assert!(cursor.is_some(), "it was cut");
+    while let Some(from) = cursor {
+        let page = client.get(&format!("/api/v1/jobs?limit=1000&cursor={from}")).await.json();
+        seen.extend(ids(&page));
+        cursor = page["next_cursor"].as_u64();
+    }
+    assert_eq!(seen, (1..=210).rev().collect::<Vec<u64>>());
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn jobs_are_acted_upon() {
     let server = Server::start().await;

@@ -9,12 +9,19 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+/// Names the socket for [`as_a_stranger`].
+const STRANGER: &str = "HTTP_API_TEST_SOCKET";
+/// A user who is in no group of ours.
+const NOBODY: u32 = 65_534;
+
 #[tokio::test]
 async fn errors_are_problem_documents() {
     let server = Server::start().await;
     let mut client = server.connect().await;
     client.get("/nothing").await.expect_problem(404, None, "openapi.json");
-    client.ask("DELETE", "/api/v1/jobs", &[], "").await.expect_problem(405, None, "does not take DELETE");
+    let refused = client.ask("DELETE", "/api/v1/jobs", &[], "").await;
+    refused.expect_problem(405, None, "does not take DELETE");
+    assert!(refused.header("allow").contains("POST"), "{refused:?}");
     client.ask("POST", "/api/v1/jobs", &[], "").await.expect_problem(400, None, "no JSON");
     client.ask("POST", "/api/v1/jobs", &[], "{\"shell\":").await.expect_problem(400, None, "no JSON");
     client.ask("POST", "/api/v1/jobs", &[], "\"x\"").await.expect_problem(400, None, "an object is needed");
@@ -106,6 +113,39 @@ async fn the_socket_is_closed_to_others() {
     let error = http::bind_unix(server.socket()).unwrap_err();
     assert!(matches!(error, http::BindError::InUse { .. }), "{error}");
     server.stop().await;
+}
+
+/// A user who got hold of the socket all the same (somebody opened its mode) is told so and may do nothing.
+#[tokio::test]
+async fn strangers_may_do_nothing() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can ask as somebody else");
+        return;
+    }
+    let server = Server::start().await;
+    let open = |path: &std::path::Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    for path in [server.dir(), &server.dir().join("run")] {
+        open(path, 0o755);
+    }
+    open(server.socket(), 0o666);
+    let program = server.dir().join("ask");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    open(&program, 0o755);
+    let mut asking = tokio::process::Command::new(&program);
+    asking.args(["--exact", "limits::as_a_stranger"]).env(STRANGER, server.socket()).current_dir("/");
+    let output = asking.gid(NOBODY).uid(NOBODY).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(server.connect().await.get("/api/v1/jobs").await.json()["jobs"], json!([]), "nothing was queued");
+    server.stop().await;
+}
+
+/// The other half of the test above, run by it as another user.
+#[tokio::test]
+async fn as_a_stranger() {
+    let Some(socket) = std::env::var_os(STRANGER) else { return };
+    let mut client = Connection::unix(socket.as_ref()).await;
+    client.post("/api/v1/jobs", &json!({"shell": "true"})).await.expect_problem(403, None, "not in the group");
+    client.get("/api/v1/jobs").await.expect_problem(403, None, "ask an administrator");
 }
 
 /// The end: idle connections and streams are closed, and nothing is left to wait for.

@@ -196,6 +196,15 @@ async fn each_attempt_has_its_own_log() {
     assert_eq!(client.get(&format!("/api/v1/jobs/{id}/log?attempt=1")).await.bytes, "try 1\n");
     let last = client.get(&format!("/api/v1/jobs/{id}/log")).await;
     assert_eq!((last.header("ci-runner-attempt"), &last.bytes[..]), ("2", &b"try 2\n"[..]));
+    // A follower of an attempt that is still to come waits for it.
+    let mut follower = server.connect().await;
+    let job = json!({"shell": "echo $CI_RUNNER_ATTEMPT; exit 1", "retry": 1, "retry_delay": 1});
+    let id = client.submit(&job).await;
+    let path = format!("/api/v1/jobs/{id}/log?follow=true&attempt=2");
+    assert_eq!(follow(&mut follower, &path).await.unwrap(), (0, b"2\n".to_vec()));
+    let path = format!("/api/v1/jobs/{id}/log?follow=true&attempt=3");
+    client.wait_until(id, "finished").await;
+    client.get(&path).await.expect_problem(404, None, "no attempt 3");
     server.stop().await;
 }
 

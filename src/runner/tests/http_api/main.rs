@@ -1,5 +1,7 @@
 //! The HTTP API on real sockets, with the real loop, the real store and the real spawner behind it.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod client;
 mod document;
 mod events;

@@ -362,6 +362,7 @@ impl Server {
 
     fn check_home(&mut self) {
         self.home_check_ms = sys::boottime_ms() + HOME_CHECK_MS;
+        setup::bound_log();
         if !self.homeless && !self.home.is_there() {
             self.homeless = true;
             self.closed = Some("the runtime directory was removed or emptied");

@@ -29,7 +29,7 @@ Example: ci-runner-spawner --runtime-dir /run/user/1000/ci-runner --log-dir ~/.l
          --tmp-dir ~/.local/state/ci-runner/tmp
 ";
 
-/// The log is emptied at start when it is larger.
+/// The spawner's own log is emptied when it is larger.
 const LOG_BYTES_MAX: u64 = 1024 * 1024;
 /// How long a lock may be held by somebody who does not listen (a shim that was just forked, a spawner that just starts).
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
@@ -296,11 +296,17 @@ pub(crate) fn redirect(home: &Home) -> io::Result<()> {
     rustix::stdio::dup2_stdout(&null)?;
     let flags = OFlags::CREATE | OFlags::APPEND | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let log = rustix::fs::openat(&home.dir, "spawner.log", flags, Mode::RUSR | Mode::WUSR)?;
-    if rustix::fs::fstat(&log)?.st_size as u64 > LOG_BYTES_MAX {
-        rustix::fs::ftruncate(&log, 0)?;
-    }
     rustix::stdio::dup2_stderr(&log)?;
+    bound_log();
     Ok(())
+}
+
+/// Empties the spawner's log (now standard error) when it has grown too large.
+pub(crate) fn bound_log() {
+    let log = rustix::stdio::stderr();
+    if rustix::fs::fstat(log).is_ok_and(|stat| stat.st_size as u64 > LOG_BYTES_MAX) {
+        let _ = rustix::fs::ftruncate(log, 0);
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod basics;
+mod chaos;
 mod common;
+mod daemon;
 mod failpoints;
 mod fork_loop;
 mod kill;

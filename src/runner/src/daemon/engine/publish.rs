@@ -142,8 +142,8 @@ fn status_line(snapshot: &Snapshot) -> String {
     let of = |word: &str| snapshot.finished.get(word).copied().unwrap_or(0);
     let judged = of("succeeded") + of("failed") + of("timed_out");
     let mut line = format!("{queued} queued, {running} running");
-    if judged > 0 {
-        line.push_str(&format!(", {} % succeeded of {judged}", of("succeeded") * 100 / judged));
+    if let Some(rate) = (of("succeeded") * 100).checked_div(judged) {
+        line.push_str(&format!(", {rate} % succeeded of {judged}"));
     }
     if let Some(pause) = &snapshot.paused {
         line.push_str(if pause.drain { "; draining" } else { "; paused" });

@@ -8,13 +8,14 @@ use crate::http::view::{attempt_view, job_view, running_since};
 use crate::http::{App, BODY_BYTES_SMALL, Fail, JOBS_MAX, explain};
 use crate::quantity::{parse_time, rfc3339_utc};
 use crate::request::{ReadFault, body_hash, check_key, new_job, read_job, read_jobs};
-use crate::store::{JobFilter, JobRow, Reader};
+use crate::store::{JobFilter, JobRow, Reader, StoreError};
 use crate::suggest::did_you_mean;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ci_runner_core::id::JobId;
+use ci_runner_core::job::Command;
 use ci_runner_core::outcome::Outcome;
 use ci_runner_core::policy::Settings;
 use ci_runner_core::state::Phase;
@@ -31,6 +32,10 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const PAGE: usize = 100;
 /// Most jobs on a page.
 const PAGE_MAX: usize = 1_000;
+/// Jobs read at once.
+const STEP: usize = 100;
+/// A page ends early once its commands have so many bytes.
+const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A parsed submission.
 struct Submission {
@@ -142,18 +147,10 @@ pub(crate) struct ListParams {
 #[utoipa::path(get, path = "/jobs", tag = "jobs", operation_id = "list_jobs", params(ListParams),
     responses((status = 200, body = JobList), (status = 400, body = Problem)))]
 pub(crate) async fn list(State(app): State<App>, Params(params): Params<ListParams>) -> Result<Json<JobList>, Fail> {
-    let mut filter = filter_of(params, &zoned_now())?;
-    let limit = filter.limit;
-    // One more tells whether there is another page.
-    filter.limit += 1;
+    let filter = filter_of(params, &zoned_now())?;
     let reader = app.context.handle.reader.clone();
-    let mut rows = in_time(blocking(move || reader.jobs(&filter))).await?;
-    let next_cursor = if rows.len() > limit {
-        rows.truncate(limit);
-        rows.last().map(|row| row.id.get())
-    } else {
-        None
-    };
+    let (rows, more) = in_time(blocking(move || page(reader.as_ref(), filter))).await?;
+    let next_cursor = rows.last().filter(|_| more).map(|row| row.id.get());
     let since = running_since(&app.context.handle.snapshot());
     let now = wall_now();
     let jobs = rows.into_iter().map(|row| {
@@ -161,6 +158,35 @@ pub(crate) async fn list(State(app): State<App>, Params(params): Params<ListPara
         job_view(row, since, now)
     });
     Ok(Json(JobList { jobs: jobs.collect(), next_cursor }))
+}
+
+/// The rows of a page, and whether more follow. It is read in steps, and cut short where the commands are very long: a
+/// thousand of them may have a gigabyte.
+fn page(reader: &dyn Reader, mut filter: JobFilter) -> Result<(Vec<JobRow>, bool), StoreError> {
+    let mut left = filter.limit;
+    let mut bytes = 0;
+    let mut rows: Vec<JobRow> = Vec::with_capacity(left);
+    loop {
+        // One more tells whether more follow.
+        filter.limit = left.min(STEP) + 1;
+        let mut step = reader.jobs(&filter)?;
+        let more = step.len() == filter.limit;
+        step.truncate(filter.limit - 1);
+        bytes += step.iter().map(|row| command_bytes(&row.spec.work.command)).sum::<usize>();
+        left -= step.len();
+        rows.append(&mut step);
+        if !more || left == 0 || bytes > PAGE_BYTES_MAX {
+            return Ok((rows, more));
+        }
+        filter.cursor = rows.last().map(|row| row.id);
+    }
+}
+
+fn command_bytes(command: &Command) -> usize {
+    match command {
+        Command::Argv(words) => words.iter().map(String::len).sum(),
+        Command::Shell(text) => text.len(),
+    }
 }
 
 fn running(row: &JobRow) -> bool {

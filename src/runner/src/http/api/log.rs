@@ -49,7 +49,7 @@ pub(crate) struct LogParams {
     tail: Option<u64>,
     /// From the first line that is not older: RFC 3339, a local time, or an age such as `10m`.
     since: Option<String>,
-    /// Goes on until the attempt has ended; waits for the first attempt of a queued job.
+    /// Goes on until the attempt has ended; waits for one that is still to come while the job is open.
     follow: Option<bool>,
     /// `raw` (bytes as they are) or `ndjson`.
     format: Option<String>,
@@ -140,7 +140,7 @@ fn since_ms(text: &str) -> Result<i64, Fail> {
     }
 }
 
-/// The attempt whose log is wanted. A follower of a job that was never tried waits for its first attempt.
+/// The attempt whose log is wanted. A follower waits for one that is still to come.
 async fn choose(app: &App, id: JobId, wanted: &Wanted, watch: &mut Watch) -> Result<AttemptRow, Fail> {
     let none = |why: String| Err(Fail::new(StatusCode::NOT_FOUND, "no-attempt", why));
     loop {
@@ -155,22 +155,18 @@ async fn choose(app: &App, id: JobId, wanted: &Wanted, watch: &mut Watch) -> Res
             Some(number) => attempts.iter().find(|attempt| attempt.number.0 == number),
             None => attempts.iter().rfind(tried),
         };
-        match found {
-            Some(attempt) => return Ok(attempt.clone()),
-            None if row.phase == Phase::Finished && wanted.attempt.is_none() => {
-                return none(format!("job {id} was never tried: it has no log"));
+        if let Some(attempt) = found {
+            return Ok(attempt.clone());
+        }
+        match wanted.attempt {
+            Some(number) if row.phase == Phase::Finished || number <= row.attempt || !wanted.follow => {
+                return none(format!("job {id} has no attempt {number}; its last is {}", row.attempt));
             }
-            None if wanted.attempt.is_some() => {
-                return none(format!(
-                    "job {id} has no attempt {}; its last is {}",
-                    wanted.attempt.unwrap_or(0),
-                    row.attempt
-                ));
-            }
+            None if row.phase == Phase::Finished => return none(format!("job {id} was never tried: it has no log")),
             None if !wanted.follow => {
                 return none(format!("job {id} was not tried yet; with follow=true the first attempt is waited for"));
             }
-            None => {}
+            Some(_) | None => {}
         }
         let shutdown = app.shutdown.clone();
         tokio::select! {
