@@ -38,7 +38,7 @@ pub struct Globals {
     /// No hints and notes, only what was asked for
     #[arg(short, long, global = true, help_heading = "Common options")]
     pub quiet: bool,
-    /// Say more on standard error
+    /// Say on standard error which sockets are tried
     #[arg(short, long, global = true, conflicts_with = "quiet", help_heading = "Common options")]
     pub verbose: bool,
 }
@@ -94,7 +94,8 @@ impl<'a> Context<'a> {
     /// None that clap has not reported before.
     pub fn new(matches: &ArgMatches, hooks: &'a Hooks) -> Result<Context<'a>, Failure> {
         let globals = Globals::from_arg_matches(matches)?;
-        Ok(Context { client: Client::new(globals.socket.as_deref()), globals, hooks })
+        let client = Client::new(globals.socket.as_deref()).verbose(globals.verbose);
+        Ok(Context { client, globals, hooks })
     }
 
     /// The socket that was named on the command line.
@@ -130,13 +131,6 @@ impl<'a> Context<'a> {
         if !self.globals.quiet {
             // Nobody may listen there.
             let _ = writeln!(std::io::stderr(), "{text}");
-        }
-    }
-
-    /// A remark on standard error with `-v`.
-    pub fn detail(&self, text: &str) {
-        if self.globals.verbose {
-            self.note(text);
         }
     }
 }

@@ -127,7 +127,9 @@ fn attempt_row(attempt: &AttemptView, look: &Look) -> [Cell; 8] {
         ("signaled", _, Some(signal)) => format!("signal {signal}"),
         (word, ..) => word.replace('_', " "),
     };
-    if let Some(cause) = attempt.cause.as_deref().filter(|cause| !cause.is_empty() && *cause != text) {
+    // Code and signal say it already.
+    let told = matches!(result, "exited" | "signaled");
+    if let Some(cause) = attempt.cause.as_deref().filter(|cause| !cause.is_empty() && !told) {
         text = format!("{text}: {cause}");
     }
     if let Some(count @ 1..) = attempt.leftover_processes {

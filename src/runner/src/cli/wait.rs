@@ -4,7 +4,7 @@ use super::context::{Context, print};
 use super::fail::{EXIT_DONE, EXIT_ERROR, Ended, Failure};
 use super::interrupt::exit_on_ctrl_c;
 use super::show::outcome_line;
-use super::watch::{LOOK_AGAIN, News, Watch, job, patiently};
+use super::watch::{Backoff, LOOK_AGAIN, News, Watch, job, patiently};
 use crate::api::JobView;
 use crate::quantity::DurationField;
 use clap::Args;
@@ -57,6 +57,8 @@ pub fn until_finished(
     let note = |text: &str| context.note(text);
     // A daemon that is not there at the start is an error; one that goes away later is waited for.
     let mut watch = Some(Watch::open(&context.client, &open)?);
+    // A daemon whose streams break at once must not be asked in a tight loop.
+    let mut backoff = Backoff::default();
     loop {
         let mut still = Vec::new();
         for id in open {
@@ -77,10 +79,13 @@ pub fn until_finished(
             // What happened while nobody listened is found by asking again.
             continue;
         }
-        if let Some(listening) = &mut watch
-            && !one_of(listening, &open, deadline)?
-        {
-            watch = None;
+        if let Some(listening) = &mut watch {
+            if one_of(listening, &open, deadline)? {
+                backoff = Backoff::default();
+            } else {
+                watch = None;
+                backoff.pause(deadline);
+            }
         }
     }
 }

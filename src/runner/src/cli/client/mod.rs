@@ -31,6 +31,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 pub struct Client {
     candidates: Vec<PathBuf>,
     timeout: Duration,
+    verbose: bool,
 }
 
 /// A connection that no request was sent on yet.
@@ -72,7 +73,12 @@ impl Client {
 
     /// As [`Client::new`], with the environment given.
     pub fn of(host: &Host, socket: Option<&Path>) -> Client {
-        Client { candidates: host.socket_candidates(socket), timeout: ANSWER_TIMEOUT }
+        Client { candidates: host.socket_candidates(socket), timeout: ANSWER_TIMEOUT, verbose: false }
+    }
+
+    /// Whether to say on standard error which sockets are tried and what is asked.
+    pub fn verbose(self, verbose: bool) -> Client {
+        Client { verbose, ..self }
     }
 
     /// The sockets that are tried, in order.
@@ -87,7 +93,13 @@ impl Client {
     pub fn connect(&self) -> Result<Connection, ClientError> {
         let mut tried = Vec::new();
         for path in &self.candidates {
-            match dial(path, self.timeout) {
+            let dialled = dial(path, self.timeout);
+            if self.verbose {
+                let how = dialled.as_ref().map_or_else(ToString::to_string, |_| "connected".to_owned());
+                // Nobody may listen there.
+                let _ = writeln!(io::stderr(), "{}: {how}", path.display());
+            }
+            match dialled {
                 Ok(stream) => return Ok(Connection { stream, path: path.clone() }),
                 Err(error) => tried.push((path.clone(), error)),
             }

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::style::{state_style, visible};
 use clap::Args;
 use serde::Serialize;
+use std::path::Path;
 
 /// Arguments of `doctor`: those of `daemon`, so that the same host is looked at.
 #[derive(Args, Debug)]
@@ -66,10 +67,13 @@ impl Finding {
 pub fn doctor(context: &Context<'_>, args: DoctorArgs) -> Ended {
     let mut findings = Vec::new();
     let status = context.client.get::<StatusView>("/api/v1/status");
+    // Where the daemon's runtime directory is, if one runs: that of its socket.
+    let socket = status.is_ok().then(|| context.client.connect().ok()).flatten();
+    let runs = socket.map(|connection| connection.path().parent().unwrap_or(Path::new("/")).to_owned());
     findings.extend(daemon(&context.client, &status));
     findings.extend(checks::programs());
     match args.daemon.config(context.socket()) {
-        Ok(config) => findings.extend(host(&config, status.is_ok())),
+        Ok(config) => findings.extend(host(&config, runs.as_deref())),
         Err(failure) => findings.push(Finding::fail(
             "configuration",
             failure.to_string(),
@@ -86,10 +90,13 @@ pub fn doctor(context: &Context<'_>, args: DoctorArgs) -> Ended {
     Ok(if good { EXIT_DONE } else { EXIT_ERROR.into() })
 }
 
-fn host(config: &Config, daemon_runs: bool) -> Vec<Finding> {
+/// `runs`: the runtime directory of the daemon that runs.
+fn host(config: &Config, runs: Option<&Path>) -> Vec<Finding> {
+    let daemon_runs = runs.is_some();
+    let runtime_dir = runs.unwrap_or(&config.runtime_dir);
     let mut findings = checks::directory("state", &config.state_dir, daemon_runs);
-    findings.extend(checks::directory("runtime", &config.runtime_dir, daemon_runs));
-    findings.push(checks::runtime_file_system(&config.runtime_dir));
+    findings.extend(checks::directory("runtime", runtime_dir, daemon_runs));
+    findings.push(checks::runtime_file_system(runtime_dir));
     findings.extend(checks::lingering(&crate::config::Host::of_process()));
     findings.push(checks::port("http", config.http, daemon_runs));
     findings.push(checks::port("metrics", config.metrics, daemon_runs));

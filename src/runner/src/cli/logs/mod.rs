@@ -134,6 +134,8 @@ impl Reading<'_> {
         };
         // A tail belongs to what was there at the start, a position to everything after.
         let mut pending = (position.is_none()).then_some(first);
+        // A daemon whose streams break before the first byte must not be asked in a tight loop.
+        let mut backoff = Backoff::default();
         loop {
             let response = patiently(None, &note, || match (&position, &pending) {
                 (None, Some(first)) => self.open(first.clone(), true),
@@ -144,9 +146,16 @@ impl Reading<'_> {
             })?;
             let mut at = position_of(&response, position);
             pending = None;
+            let from = at;
             let end = self.copy(response, &mut at, printer)?;
             position = Some(at);
+            if at != from {
+                backoff = Backoff::default();
+            }
             if matches!(end, StreamEnd::Broken) {
+                if at == from {
+                    backoff.pause(None);
+                }
                 continue;
             }
             if only.is_some() {
