@@ -4,6 +4,7 @@
 //! [`Reader`] is the reading side: any number of them, beside the writer, each seeing whole commits only. Both exist twice,
 //! in memory (for `ci-runner run` and tests) and in SQLite; one contract suite runs on both. A store decides nothing.
 
+mod filter;
 pub mod memory;
 pub mod sqlite;
 
@@ -16,6 +17,8 @@ use ci_runner_core::job::JobSpec;
 use ci_runner_core::outcome::{AttemptResult, Outcome};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::{ClockBase, Now, WallTime};
+
+pub use filter::JobFilter;
 
 /// One thing to keep. A batch of them is kept whole or not at all.
 #[derive(Clone, Debug)]
@@ -208,35 +211,6 @@ pub trait Reader: Send + Sync {
 
     /// Looks for damage; an empty list means none was found.
     fn check(&self) -> Result<Vec<String>, StoreError>;
-}
-
-/// Which jobs a list shows.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobFilter {
-    /// Any of these states; empty: all.
-    pub phases: Vec<Phase>,
-    /// Any of these outcome words; empty: all.
-    pub outcomes: Vec<String>,
-    /// Exact name, or a prefix when it ends in `*`.
-    pub name: Option<String>,
-    /// Pool that it names or ran in.
-    pub pool: Option<String>,
-    /// Label that it requires.
-    pub label: Option<String>,
-    /// Group.
-    pub group: Option<String>,
-    /// Correlation id.
-    pub correlation: Option<String>,
-    /// Submitted at or after.
-    pub since: Option<WallTime>,
-    /// Submitted before.
-    pub until: Option<WallTime>,
-    /// Go on after this id, in the direction of the list.
-    pub cursor: Option<JobId>,
-    /// Oldest first instead of newest first.
-    pub ascending: bool,
-    /// Most rows, at least 1.
-    pub limit: usize,
 }
 
 /// A job as people see it.

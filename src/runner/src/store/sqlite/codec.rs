@@ -3,10 +3,8 @@
 //! The core knows no serialisation; this is the one place that does. What is filtered on has columns, small words have
 //! numbers (the schema names them, the views show the words), what only an executor needs is JSON. Forms of our own:
 //!
-//! - retry policy: `retries/delay_ms/backoff/rule,rule…`, a rule is a pattern (`exit`, `exit:3`, `signal:9`, `lost`,
-//!   `timeout`, `oom`, `start`), with `!` before it when it forbids;
 //! - dependencies: `id:condition,id:condition…`; ids of a key: `first-last,single…`;
-//! - who: `user:NAME`, `dependency:ID`, `newer:ID`.
+//! - ends and retry policies, which have files of their own.
 //!
 //! Nothing here is lenient: what this version did not write it cannot read, and says which field it was.
 
@@ -15,8 +13,6 @@ use ci_runner_core::group::GroupPolicy;
 use ci_runner_core::id::JobId;
 use ci_runner_core::job::{After, Command, Condition, Work};
 use ci_runner_core::labels::Label;
-use ci_runner_core::outcome::{AttemptResult, By, LostCause, Outcome};
-use ci_runner_core::retry::{Backoff, Pattern, RetryPolicy, Rule};
 use rusqlite::types::{ToSql, ToSqlOutput, Value, ValueRef};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
@@ -47,7 +43,7 @@ pub(super) fn job_id(value: i64) -> Result<JobId, StoreError> {
 }
 
 /// From text of ours.
-fn parse_id(text: &str) -> Result<JobId, StoreError> {
+pub(super) fn parse_id(text: &str) -> Result<JobId, StoreError> {
     text.parse().ok().and_then(JobId::new).ok_or_else(|| bad(format!("job id {text:?}")))
 }
 
@@ -240,165 +236,6 @@ pub(super) fn policy_number(policy: GroupPolicy) -> i64 {
 pub(super) fn policy(number: i64) -> Result<GroupPolicy, StoreError> {
     let all = [GroupPolicy::Queue, GroupPolicy::Latest, GroupPolicy::Cancel];
     all.into_iter().find(|policy| policy_number(*policy) == number).ok_or_else(|| bad("group policy"))
-}
-
-/// As text.
-pub(super) fn retry_text(retry: &RetryPolicy) -> String {
-    let backoff = match retry.backoff {
-        Backoff::Fixed => "fixed",
-        Backoff::Exponential => "exponential",
-    };
-    let mut text = format!("{}/{}/{backoff}/", retry.retries, retry.delay_ms);
-    for (at, rule) in retry.rules.iter().enumerate() {
-        let not = if rule.retry { "" } else { "!" };
-        let comma = if at == 0 { "" } else { "," };
-        let (word, number) = match rule.pattern {
-            Pattern::Exit(code) => ("exit", code),
-            Pattern::Signal(signal) => ("signal", signal),
-            Pattern::Lost => ("lost", None),
-            Pattern::Timeout => ("timeout", None),
-            Pattern::Oom => ("oom", None),
-            Pattern::Start => ("start", None),
-        };
-        let written = match number {
-            Some(number) => write!(text, "{comma}{not}{word}:{number}"),
-            None => write!(text, "{comma}{not}{word}"),
-        };
-        written.expect("a String takes everything");
-    }
-    text
-}
-
-/// From text.
-pub(super) fn retry(text: &str) -> Result<RetryPolicy, StoreError> {
-    let fault = || bad(format!("retry policy {text:?}"));
-    let mut parts = text.splitn(4, '/');
-    let mut part = || parts.next().ok_or_else(fault);
-    let retries = part()?.parse().map_err(|_| fault())?;
-    let delay_ms = part()?.parse().map_err(|_| fault())?;
-    let backoff = match part()? {
-        "fixed" => Backoff::Fixed,
-        "exponential" => Backoff::Exponential,
-        _ => return Err(fault()),
-    };
-    let words = part()?.split(',').filter(|word| !word.is_empty());
-    let rules = words.map(|word| rule(word).ok_or_else(fault)).collect::<Result<_, _>>()?;
-    Ok(RetryPolicy { retries, delay_ms, backoff, rules })
-}
-
-fn rule(word: &str) -> Option<Rule> {
-    let (retry, word) = match word.strip_prefix('!') {
-        Some(rest) => (false, rest),
-        None => (true, word),
-    };
-    let pattern = match word.split_once(':') {
-        Some(("exit", code)) => Pattern::Exit(Some(code.parse().ok()?)),
-        Some(("signal", signal)) => Pattern::Signal(Some(signal.parse().ok()?)),
-        Some(_) => return None,
-        None => match word {
-            "exit" => Pattern::Exit(None),
-            "signal" => Pattern::Signal(None),
-            "lost" => Pattern::Lost,
-            "timeout" => Pattern::Timeout,
-            "oom" => Pattern::Oom,
-            "start" => Pattern::Start,
-            _ => return None,
-        },
-    };
-    Some(Rule { pattern, retry })
-}
-
-/// As text.
-pub(super) fn by_text(by: &By) -> String {
-    match by {
-        By::User(name) => format!("user:{name}"),
-        By::Dependency(job) => format!("dependency:{job}"),
-        By::Newer(job) => format!("newer:{job}"),
-    }
-}
-
-/// From text.
-pub(super) fn by(text: &str) -> Result<By, StoreError> {
-    match text.split_once(':') {
-        Some(("user", name)) => Ok(By::User(name.to_owned())),
-        Some(("dependency", id)) => Ok(By::Dependency(parse_id(id)?)),
-        Some(("newer", id)) => Ok(By::Newer(parse_id(id)?)),
-        Some(_) | None => Err(bad(format!("name {text:?}"))),
-    }
-}
-
-/// Number, code and cause of a result, as its three columns.
-pub(super) fn result_columns(result: &AttemptResult) -> (i64, Option<i64>, Option<&str>) {
-    match result {
-        AttemptResult::Exited { code } => (0, Some(i64::from(*code)), None),
-        AttemptResult::Signaled { signal } => (1, Some(i64::from(*signal)), None),
-        AttemptResult::OomKilled => (2, None, None),
-        AttemptResult::TimedOut => (3, None, None),
-        AttemptResult::FailedToStart { cause } => (4, None, Some(cause)),
-        AttemptResult::Lost { cause: LostCause::Host } => (5, None, Some("host")),
-        AttemptResult::Lost { cause: LostCause::Executor } => (5, None, Some("executor")),
-    }
-}
-
-/// From its columns.
-pub(super) fn result(number: i64, code: Option<i64>, cause: Option<&str>) -> Result<AttemptResult, StoreError> {
-    let fault = || bad("attempt's result");
-    let code = || code.and_then(|code| u8::try_from(code).ok()).ok_or_else(fault);
-    match (number, cause) {
-        (0, None) => Ok(AttemptResult::Exited { code: code()? }),
-        (1, None) => Ok(AttemptResult::Signaled { signal: code()? }),
-        (2, None) => Ok(AttemptResult::OomKilled),
-        (3, None) => Ok(AttemptResult::TimedOut),
-        (4, Some(cause)) => Ok(AttemptResult::FailedToStart { cause: cause.to_owned() }),
-        (5, Some("host")) => Ok(AttemptResult::Lost { cause: LostCause::Host }),
-        (5, Some("executor")) => Ok(AttemptResult::Lost { cause: LostCause::Executor }),
-        _ => Err(fault()),
-    }
-}
-
-/// Number of an outcome: its place in [`Outcome::WORDS`].
-pub(super) fn outcome_number(outcome: &Outcome) -> i64 {
-    match outcome {
-        Outcome::Succeeded => 0,
-        Outcome::Failed { .. } => 1,
-        Outcome::TimedOut => 2,
-        Outcome::Cancelled { .. } => 3,
-        Outcome::Superseded { .. } => 4,
-        Outcome::Expired => 5,
-    }
-}
-
-/// What the number does not say.
-pub(super) fn outcome_detail(outcome: &Outcome) -> Option<String> {
-    match outcome {
-        Outcome::Succeeded | Outcome::TimedOut | Outcome::Expired => None,
-        Outcome::Failed { cause } => {
-            let (number, code, cause) = result_columns(cause);
-            let code = code.map(|code| code.to_string()).unwrap_or_default();
-            Some(format!("{number}:{code}:{}", cause.unwrap_or_default()))
-        }
-        Outcome::Cancelled { by } => Some(by_text(by)),
-        Outcome::Superseded { by } => Some(by.to_string()),
-    }
-}
-
-/// From its columns.
-pub(super) fn outcome(number: i64, detail: Option<&str>) -> Result<Outcome, StoreError> {
-    match (number, detail) {
-        (0, None) => Ok(Outcome::Succeeded),
-        (1, Some(detail)) => {
-            let mut parts = detail.splitn(3, ':');
-            let number = parts.next().and_then(|part| part.parse().ok()).ok_or_else(|| bad("outcome"))?;
-            let code = parts.next().and_then(|part| part.parse().ok());
-            let cause = parts.next().filter(|cause| number == 4 || !cause.is_empty());
-            Ok(Outcome::Failed { cause: result(number, code, cause)? })
-        }
-        (2, None) => Ok(Outcome::TimedOut),
-        (3, Some(detail)) => Ok(Outcome::Cancelled { by: by(detail)? }),
-        (4, Some(detail)) => Ok(Outcome::Superseded { by: parse_id(detail)? }),
-        (5, None) => Ok(Outcome::Expired),
-        _ => Err(bad("outcome")),
-    }
 }
 
 /// Ids of a key, runs of them as `first-last`.

@@ -1,7 +1,7 @@
 //! Telling the daemon what is open.
 
-use super::codec;
 use super::place::Fault;
+use super::{codec, ends, retry_text};
 use crate::store::{Claimed, Loaded, StoreError};
 use ci_runner_core::change::{Lease, OpenJob, Pause, Wish};
 use ci_runner_core::group::GroupSpec;
@@ -87,7 +87,10 @@ pub(super) fn spec(row: &Row<'_>) -> Result<(JobSpec, String), Fault> {
     }
     let (work, submitter) = (codec::work(must(work, "work")?)?, must(submitter, "submitter")?);
     let correlation = codec::correlation(row.get_ref(TERMS + 1)?)?;
-    Ok((JobSpec { name: row.get(TERMS)?, correlation, work, terms: terms(row, codec::retry)? }, submitter.to_owned()))
+    Ok((
+        JobSpec { name: row.get(TERMS)?, correlation, work, terms: terms(row, retry_text::policy)? },
+        submitter.to_owned(),
+    ))
 }
 
 /// What to execute, for a job that is open.
@@ -147,7 +150,7 @@ pub(super) fn open_jobs(
             if retries.len() >= RETRIES_REMEMBERED_MAX {
                 retries.clear();
             }
-            let policy = codec::retry(text)?;
+            let policy = retry_text::policy(text)?;
             retries.insert(text.to_owned(), policy.clone());
             Ok(policy)
         })?;
@@ -195,7 +198,7 @@ fn wish(row: &Row<'_>) -> Result<Wish, Fault> {
     match row.get(TERMS + 6)? {
         0 => Ok(Wish::Run),
         1 => Ok(Wish::Hold { by: row.get(TERMS + 7)?, reason: row.get(TERMS + 8)? }),
-        2 => Ok(Wish::Cancel { by: codec::by(&row.get::<_, String>(TERMS + 7)?)? }),
+        2 => Ok(Wish::Cancel { by: ends::by(&row.get::<_, String>(TERMS + 7)?)? }),
         other => Err(Fault::Store(codec::bad(format!("wish {other}")))),
     }
 }
@@ -215,7 +218,7 @@ fn lease(row: &Row<'_>, pool_id: &mut dyn FnMut(&str) -> PoolId) -> Result<Optio
     let Some(attempt) = row.get(FIRST)? else { return Ok(None) };
     let claimed = Instant(row.get(FIRST + 4)?);
     let stop = match row.get::<_, Option<String>>(FIRST + 6)? {
-        Some(by) => Some((codec::by(&by)?, Instant(row.get(FIRST + 7)?))),
+        Some(by) => Some((ends::by(&by)?, Instant(row.get(FIRST + 7)?))),
         None => None,
     };
     Ok(Some(Lease {

@@ -1,15 +1,17 @@
 //! The store on disk: one SQLite database in the state directory, written by one connection.
 //!
 //! `open` takes the directory and looks for damage, `migrate` knows the schema, `write` applies batches, `load` tells what
-//! is open, `read` and `list` answer everybody else on connections of their own, `codec` knows how a value looks in a
-//! column, `gc`, `check`, `backup` and `restore` are what their names say.
+//! is open, `read` and `list` answer everybody else on connections of their own, `codec`, `ends` and `retry_text` know how a value
+//! looks in a column, `gc`, `check`, `backup` and `restore` are what their names say.
 //!
 //! A commit is one immediate transaction in WAL mode with `synchronous=FULL`: it is on stable storage when it returns, and
 //! an error means that nothing of it is there.
 
 mod backup;
 mod check;
+mod checkpoint;
 mod codec;
+mod ends;
 mod gc;
 mod list;
 mod load;
@@ -18,9 +20,12 @@ mod open;
 mod place;
 mod read;
 mod restore;
+mod retry_text;
+mod submit;
 mod write;
 
 use crate::store::{Claimed, CollectLimits, Loaded, Store, StoreError, Write};
+use checkpoint::Checkpointer;
 use ci_runner_core::change::OpenJob;
 use ci_runner_core::id::{JobId, PoolId};
 use ci_runner_core::time::{ClockBase, Now};
@@ -35,6 +40,7 @@ use std::sync::Arc;
 /// The writing side. Holds the state directory until it is dropped.
 pub struct SqliteStore {
     // Dropped in this order: the lock is given back when nothing is open any more.
+    checkpointer: Checkpointer,
     conn: Connection,
     place: Arc<Place>,
     unclean: bool,
@@ -56,9 +62,10 @@ impl SqliteStore {
         };
         let (conn, store_id, unclean) =
             Self::connect(&place, log).map_err(|fault| place.error("open the database", fault))?;
+        let checkpointer = Checkpointer::start(&place).map_err(|fault| place.error("open the database", fault))?;
         lock.write(&dir.join("lock"), Some(&store_id))?;
         let reader = SqliteReader::new(Arc::clone(&place));
-        Ok((Self { conn, place, unclean, _lock: lock }, reader))
+        Ok((Self { checkpointer, conn, place, unclean, _lock: lock }, reader))
     }
 
     fn connect(place: &Place, log: bool) -> Result<(Connection, String, bool), Fault> {
@@ -82,6 +89,7 @@ impl SqliteStore {
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
         let done = self.try_transact(work);
+        self.checkpointer.after_commit(&self.conn);
         done.map_err(|fault| self.place.error(doing, fault))
     }
 
@@ -99,10 +107,15 @@ impl SqliteStore {
     /// Moves what is in the log into the database, as far as no reader stands in the way.
     fn checkpoint(&mut self, doing: &'static str) -> Result<(), StoreError> {
         let moved = self.conn.wal_checkpoint_v2(Some(MAIN_DB), rusqlite::wal::CheckpointMode::PASSIVE);
-        match moved.map_err(|error| self.place.error(doing, error)) {
-            // It is safe in the log, and can be moved when there is space.
-            Ok(_) | Err(StoreError::Full) => Ok(()),
-            Err(error) => Err(error),
+        match moved {
+            Ok(_) => Ok(()),
+            // The thread is at it.
+            Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => Ok(()),
+            Err(error) => match self.place.error(doing, error) {
+                // It is safe in the log, and can be moved when there is space.
+                StoreError::Full => Ok(()),
+                error => Err(error),
+            },
         }
     }
 

@@ -27,7 +27,9 @@ const SQLITE_NEEDED_TEXT: &str = "3.51.3";
 /// How long one connection waits for another: they never hold locks for long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Page cache of the writing connection, KiB.
-const WRITER_CACHE_KIB: i64 = 4_096;
+const WRITER_CACHE_KIB: i64 = 2_048;
+/// Page cache of the connection that moves pages, KiB: it goes past the cache.
+const CHECKPOINT_CACHE_KIB: i64 = 64;
 /// Page cache of a reading connection, KiB.
 const READER_CACHE_KIB: i64 = 512;
 /// Bytes of the header of a write-ahead log.
@@ -216,25 +218,40 @@ pub(super) fn check_sqlite() -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The one connection that writes.
+/// The one connection that commits.
 pub(super) fn writer(place: &Place) -> Result<Connection, Fault> {
-    let conn =
-        Connection::open_with_flags(&place.db, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    conn.busy_timeout(BUSY_TIMEOUT)?;
-    steady(&conn)?;
-    // The log stays when the last connection closes, so that a missing one tells of damage.
-    conn.file_control(Some(MAIN_DB), FileControl::PersistWal(&mut 1))?;
+    let conn = read_write(place)?;
     let mode: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
         return Err(Fault::Store(StoreError::Row { what: format!("journal mode {mode:?}") }));
     }
-    conn.pragma_update(None, "synchronous", "FULL")?;
     conn.pragma_update(None, "foreign_keys", true)?;
+    conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(conn)
+}
+
+/// A connection that only moves pages from the log into the database.
+pub(super) fn checkpointer(place: &Place) -> Result<Connection, Fault> {
+    let conn = read_write(place)?;
+    // Reads the header, so that the connection knows that there is a log.
+    let _: i64 = conn.query_row("SELECT one FROM meta", [], |row| row.get(0))?;
+    Ok(conn)
+}
+
+fn read_write(place: &Place) -> Result<Connection, Fault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(&place.db, flags)?;
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    steady(&conn)?;
+    // The log stays when the last connection closes, so that a missing one tells of damage.
+    conn.file_control(Some(MAIN_DB), FileControl::PersistWal(&mut 1))?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.pragma_update(None, "cell_size_check", true)?;
-    conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+    conn.pragma_update(None, "cache_size", -CHECKPOINT_CACHE_KIB)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
-    conn.set_prepared_statement_cache_capacity(64);
     Ok(conn)
 }
 

@@ -5,7 +5,7 @@
 
 use super::load::{SPEC, spec, spec_columns};
 use super::place::{Fault, Place};
-use super::{backup, check, codec, list, open};
+use super::{backup, check, codec, ends, list, open};
 use crate::store::{AttemptRow, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, Receipt, ScheduleRow, StoreError};
 use ci_runner_core::id::{AttemptNumber, JobId};
 use ci_runner_core::outcome::Outcome;
@@ -199,9 +199,9 @@ fn job_row(row: &Row<'_>) -> Result<JobRow, Fault> {
     let (spec, submitter) = spec(row)?;
     let text = |column: usize| row.get_ref(SPEC + column)?.as_str_or_null().map_err(rusqlite::Error::from);
     let number = |column: usize| row.get::<_, Option<i64>>(SPEC + column);
-    let outcome = number(15)?.map(|outcome| codec::outcome(outcome, text(16)?).map_err(Fault::from)).transpose()?;
+    let outcome = number(15)?.map(|outcome| ends::outcome(outcome, text(16)?).map_err(Fault::from)).transpose()?;
     let result = match number(18)? {
-        Some(result) => Some(codec::result(result, number(19)?, text(20)?)?),
+        Some(result) => Some(ends::result(result, number(19)?, text(20)?)?),
         None => None,
     };
     let phase = match (&outcome, number(4)?, number(5)?, text(6)?) {
@@ -247,7 +247,7 @@ fn attempt_row(row: &Row<'_>) -> Result<AttemptRow, Fault> {
     let result = match number(6)? {
         Some(result) => {
             let cause = row.get_ref(8)?.as_str_or_null().map_err(rusqlite::Error::from)?;
-            Some(codec::result(result, number(7)?, cause)?)
+            Some(ends::result(result, number(7)?, cause)?)
         }
         None => None,
     };

@@ -3,17 +3,15 @@
 //! What the record derives from a fact is derived here too, because a crash may come before its consequence is decided:
 //! a newer job of a group that ends the older ones, an end that fulfils a dependency or makes it impossible.
 
-use super::codec;
 use super::place::Fault;
+use super::{codec, ends};
 use crate::store::{KEY_KEPT_MS, KeyRow, Receipt, ScheduleRow, StoreError, Write};
-use ci_runner_core::change::{Change, Entry, Pause, Submission, Wish};
-use ci_runner_core::group::GroupPolicy;
+use ci_runner_core::change::{Change, Entry, Pause, Wish};
 use ci_runner_core::id::{AttemptNumber, JobId, PoolId};
-use ci_runner_core::job::{Condition, JobSpec};
 use ci_runner_core::outcome::{AttemptResult, By, Outcome};
 use ci_runner_core::state::{Event, Next};
 use ci_runner_core::time::{ClockBase, Now, WallTime};
-use rusqlite::{Connection, OptionalExtension as _, Params, params};
+use rusqlite::{Connection, Params, params};
 use std::collections::HashMap;
 
 /// Expired keys that one new key removes at most; more than one, so that they cannot pile up.
@@ -42,13 +40,13 @@ const FINISH: &str = "INSERT INTO finished (id, outcome, detail, finished_wall, 
 
 /// One batch on its way into the database.
 pub(super) struct Batch<'a> {
-    conn: &'a Connection,
+    pub(super) conn: &'a Connection,
     pools: &'a [String],
     receipts: HashMap<(JobId, AttemptNumber), &'a Receipt>,
-    last_id: u64,
+    pub(super) last_id: u64,
     last: Option<Now>,
     ended: [i64; 6],
-    submitted: i64,
+    pub(super) submitted: i64,
     /// Minute, first and last id, of submissions in a row.
     minutes: Vec<(i64, u64, u64)>,
 }
@@ -107,7 +105,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn run(&self, sql: &str, params: impl Params) -> Result<usize, Fault> {
+    pub(super) fn run(&self, sql: &str, params: impl Params) -> Result<usize, Fault> {
         Ok(self.conn.prepare_cached(sql)?.execute(params)?)
     }
 
@@ -126,91 +124,11 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn submit(&mut self, submission: &Submission, at: Now) -> Result<(), Fault> {
-        let id = codec::int(submission.id.get());
-        self.last_id = self.last_id.max(submission.id.get());
-        self.submitted += 1;
-        self.count_minute(submission.id.get(), at.wall);
-        insert_job(self.conn, submission, at)?;
-        let terms = &submission.spec.terms;
-        let ready_at = at.engine.plus_ms(terms.delay_ms.unwrap_or(0)).0;
-        let group = terms.group.as_ref();
-        let hold = terms.hold.then_some((submission.submitter.as_str(), "submitted on hold"));
-        self.run(
-            "INSERT INTO open (id, ready_at, wish, wish_by, wish_reason, group_name) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            params![
-                id,
-                ready_at,
-                i64::from(terms.hold),
-                hold.map(|hold| hold.0),
-                hold.map(|hold| hold.1),
-                group.map(|group| group.name.as_str()),
-            ],
-        )?;
-        for label in &terms.labels {
-            self.run("INSERT INTO label (label, job) VALUES (?1, ?2)", params![label.as_str(), id])?;
-        }
-        self.depend(submission)?;
-        match group.map(|group| (group.policy, &group.name)) {
-            Some((GroupPolicy::Latest | GroupPolicy::Cancel, name)) => self.supersede(submission, name),
-            Some((GroupPolicy::Queue, _)) | None => Ok(()),
-        }
-    }
-
-    /// Keeps what it waits for. The record looks at what the submission says before it looks at what it knows itself.
-    fn depend(&mut self, submission: &Submission) -> Result<(), Fault> {
-        let after = &submission.spec.terms.after;
-        let told = after.iter().zip(&submission.finished);
-        let impossible = |success: bool, on: Condition| !on.fulfilled_by(success);
-        let mut never = told.clone().find(|(after, end)| end.is_some_and(|success| impossible(success, after.on)));
-        let unknown = (0i64..).zip(told).filter(|(_, (_, end))| end.is_none());
-        for (position, (other, end)) in unknown {
-            if self.is_open(other.job)? {
-                let sql = "INSERT INTO dependency (waiter, position, other, condition) VALUES (?1, ?2, ?3, ?4)";
-                let (id, on) = (codec::int(submission.id.get()), codec::condition_number(other.on));
-                self.run(sql, params![id, position, codec::int(other.job.get()), on])?;
-            } else if self.succeeded(other.job)?.is_none_or(|success| impossible(success, other.on)) {
-                never = never.or(Some((other, end)));
-            }
-        }
-        match never {
-            Some((other, _)) => self.cancel(submission.id, &By::Dependency(other.job)),
-            None => Ok(()),
-        }
-    }
-
-    fn is_open(&self, id: JobId) -> Result<bool, Fault> {
-        Ok(self.conn.prepare_cached("SELECT 1 FROM open WHERE id = ?1")?.exists([codec::int(id.get())])?)
-    }
-
-    fn succeeded(&self, id: JobId) -> Result<Option<bool>, Fault> {
-        let mut statement = self.conn.prepare_cached("SELECT outcome = 0 FROM finished WHERE id = ?1")?;
-        Ok(statement.query_row([codec::int(id.get())], |row| row.get(0)).optional()?)
-    }
-
-    /// The first reason to end stays the reason.
-    fn cancel(&self, id: JobId, by: &By) -> Result<(), Fault> {
-        let sql = "UPDATE open SET wish = 2, wish_by = ?2, wish_reason = NULL WHERE id = ?1 AND wish <> 2";
-        self.run(sql, params![codec::int(id.get()), codec::by_text(by)])?;
-        Ok(())
-    }
-
-    /// `latest` and `cancel`: the others of the group make way.
-    fn supersede(&self, submission: &Submission, group: &str) -> Result<(), Fault> {
-        let running = submission.spec.terms.group.as_ref().is_some_and(|group| group.policy == GroupPolicy::Cancel);
-        self.run(
-            "UPDATE open SET wish = 2, wish_by = ?3, wish_reason = NULL WHERE group_name = ?1 AND id < ?2 AND wish <> 2 \
-             AND (?4 OR NOT EXISTS (SELECT 1 FROM lease WHERE lease.job = open.id))",
-            params![group, codec::int(submission.id.get()), codec::by_text(&By::Newer(submission.id)), running],
-        )?;
-        Ok(())
-    }
-
     fn wish(&self, id: JobId, wish: &Wish) -> Result<(), Fault> {
         let (number, by, reason) = match wish {
             Wish::Run => (0, None, None),
             Wish::Hold { by, reason } => (1, Some(by.clone()), Some(reason.as_str())),
-            Wish::Cancel { by } => (2, Some(codec::by_text(by)), None),
+            Wish::Cancel { by } => (2, Some(ends::by_text(by)), None),
         };
         let sql = "UPDATE open SET wish = ?2, wish_by = ?3, wish_reason = ?4 WHERE id = ?1 AND wish <> 2";
         self.run(sql, params![codec::int(id.get()), number, by, reason])?;
@@ -236,7 +154,7 @@ impl<'a> Batch<'a> {
             Event::Renewed { .. } => Ok(()),
             Event::StopRequested { attempt, by, kill_at } => {
                 let sql = "UPDATE lease SET stop_by = ?3, kill_at = ?4 WHERE job = ?1 AND attempt = ?2";
-                self.run_one(id, sql, params![job, attempt.0, codec::by_text(by), kill_at.0])
+                self.run_one(id, sql, params![job, attempt.0, ends::by_text(by), kill_at.0])
             }
             Event::Released { attempt } => {
                 self.end_attempt(id, *attempt, None, at)?;
@@ -271,7 +189,7 @@ impl<'a> Batch<'a> {
         at: Now,
     ) -> Result<(), Fault> {
         let receipt = self.receipts.remove(&(id, attempt));
-        let (number, code, cause) = match result.map(codec::result_columns) {
+        let (number, code, cause) = match result.map(ends::result_columns) {
             Some((number, code, cause)) => (Some(number), code, cause),
             None => (None, None, None),
         };
@@ -301,8 +219,8 @@ impl<'a> Batch<'a> {
 
     fn finish(&mut self, id: JobId, outcome: &Outcome, tried: bool, at: Now) -> Result<(), Fault> {
         let job = codec::int(id.get());
-        let number = codec::outcome_number(outcome);
-        let detail = codec::outcome_detail(outcome);
+        let number = ends::outcome_number(outcome);
+        let detail = ends::outcome_detail(outcome);
         self.run_one(id, FINISH, params![job, number, detail, at.wall.0, i64::from(tried)])?;
         if tried {
             self.run_one(id, "DELETE FROM lease WHERE job = ?1", [job])?;
@@ -358,7 +276,7 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    fn count_minute(&mut self, id: u64, wall: WallTime) {
+    pub(super) fn count_minute(&mut self, id: u64, wall: WallTime) {
         let minute = wall.0.div_euclid(MINUTE_MS);
         match self.minutes.last_mut() {
             Some((last, _, to)) if *last == minute => *to = id,
@@ -444,41 +362,4 @@ fn receipt_columns(receipt: Option<&Receipt>) -> [Option<i64>; 9] {
     let counts = [run_us, cpu_user_us, cpu_system_us, peak_memory_bytes, log_bytes, log_dropped_bytes];
     let [run, user, system, memory, log, dropped] = counts.map(codec::int);
     [started.0, ended.0, run, user, system, memory, log, dropped, i64::from(leftovers)].map(Some)
-}
-
-fn insert_job(conn: &Connection, submission: &Submission, at: Now) -> Result<(), Fault> {
-    let JobSpec { name, correlation, work, terms } = &submission.spec;
-    let group = terms.group.as_ref();
-    let id = codec::int(submission.id.get());
-    let (labels, work) = (codec::labels_text(&terms.labels), codec::work_text(work)?);
-    let sum = codec::sum(id, [Some(&submission.submitter), terms.pool.as_deref(), labels.as_deref(), Some(&work)]);
-    let mut statement = conn.prepare_cached(
-        "INSERT INTO job (id, submitted, submitted_wall, priority, pool, name, correlation, submitter, labels, retry, \
-         group_name, group_asked, group_policy, group_limit, after, at_wall, delay_ms, expires_wall, hold, sum, work) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
-    )?;
-    statement.execute(params![
-        id,
-        at.engine.0,
-        at.wall.0,
-        terms.priority,
-        terms.pool,
-        name,
-        codec::Correlation::of(correlation),
-        submission.submitter,
-        labels,
-        codec::retry_text(&terms.retry),
-        group.map(|group| group.name.as_str()),
-        group.and_then(|group| group.limit),
-        group.map(|group| codec::policy_number(group.policy)),
-        submission.group_limit,
-        codec::after_text(&terms.after),
-        terms.at.map(|at| at.0),
-        terms.delay_ms.map(codec::int),
-        terms.expires.map(|at| at.0),
-        terms.hold,
-        sum,
-        work,
-    ])?;
-    Ok(())
 }

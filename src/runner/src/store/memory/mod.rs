@@ -3,17 +3,21 @@
 //! It keeps the rules of the store on disk, written a second time in plain collections. The contract suite holds the two
 //! against each other and against the core's record, so neither may learn something that the other does not.
 
+mod job;
+mod read;
+
 use super::{
-    AttemptRow, Claimed, CollectLimits, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Loaded, Reader, Receipt, ScheduleRow,
-    Store, StoreError, Write,
+    Claimed, CollectLimits, KEY_KEPT_MS, KeyRow, Loaded, Reader, Receipt, ScheduleRow, Store, StoreError, Write,
 };
-use ci_runner_core::change::{Change, Entry, Lease, OpenJob, Pause, Submission, Wish};
+use crate::store::{AttemptRow, JobRow};
+use ci_runner_core::change::{Change, Entry, OpenJob, Pause, Submission, Wish};
 use ci_runner_core::group::GroupPolicy;
-use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};
-use ci_runner_core::job::{Condition, JobSpec};
-use ci_runner_core::outcome::{AttemptResult, By, Outcome};
-use ci_runner_core::state::{Event, Next, Phase};
-use ci_runner_core::time::{ClockBase, Instant, Now, WallTime};
+use ci_runner_core::id::{AttemptNumber, JobId, PoolId};
+use ci_runner_core::job::Condition;
+use ci_runner_core::outcome::{By, Outcome};
+use ci_runner_core::state::{Event, Next};
+use ci_runner_core::time::{ClockBase, Now, WallTime};
+use job::Job;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -50,30 +54,6 @@ struct State {
     totals: [u64; 6],
     keys: BTreeMap<String, KeyRow>,
     schedules: BTreeMap<String, ScheduleRow>,
-}
-
-struct Job {
-    spec: JobSpec,
-    group_limit: Option<u32>,
-    submitter: String,
-    submitted: Now,
-    ready_at: Instant,
-    tries: u32,
-    wish: Wish,
-    waits_for: Vec<(JobId, Condition)>,
-    held_by: Option<OpenAttempt>,
-    /// All attempts, the open one included.
-    attempts: Vec<AttemptRow>,
-    started: Option<Now>,
-    finished: Option<(WallTime, Outcome)>,
-}
-
-/// What the lease says beyond its attempt's row.
-struct OpenAttempt {
-    epoch: Epoch,
-    claimed: Instant,
-    started: Option<Instant>,
-    stop: Option<(By, Instant)>,
 }
 
 impl MemoryStore {
@@ -352,202 +332,6 @@ impl State {
     }
 }
 
-impl AttemptRow {
-    fn open(number: AttemptNumber, pool: String, slot: u32, claimed: WallTime) -> Self {
-        Self { number, pool, slot, claimed, started: None, ended: None, result: None, released: false, receipt: None }
-    }
-}
-
-impl Job {
-    fn is_cancelled(&self) -> bool {
-        matches!(self.wish, Wish::Cancel { .. })
-    }
-
-    fn claim(&mut self, row: AttemptRow, epoch: &Epoch, at: Instant) {
-        self.held_by = Some(OpenAttempt { epoch: epoch.clone(), claimed: at, started: None, stop: None });
-        self.attempts.push(row);
-    }
-
-    fn start(&mut self, at: Now) {
-        if let (Some(open), Some(row)) = (&mut self.held_by, self.attempts.last_mut()) {
-            open.started = Some(at.engine);
-            row.started = Some(at.wall);
-            self.started.get_or_insert(at);
-        }
-    }
-
-    /// Ends the open attempt; without a result it was given back and counts as no try.
-    fn end(&mut self, result: Option<&AttemptResult>, at: Now) {
-        self.held_by = None;
-        self.tries += u32::from(result.is_some());
-        if let Some(row) = self.attempts.last_mut() {
-            row.ended = Some(at.wall);
-            row.released = result.is_none();
-            row.result = result.cloned();
-        }
-    }
-
-    fn phase(&self) -> Phase {
-        match (&self.finished, &self.held_by) {
-            (Some(_), _) => Phase::Finished,
-            (None, None) => Phase::Queued,
-            (None, Some(OpenAttempt { stop: Some(_), .. })) => Phase::Stopping,
-            (None, Some(OpenAttempt { started: Some(_), .. })) => Phase::Running,
-            (None, Some(_)) => Phase::Starting,
-        }
-    }
-
-    fn as_open(&self, id: JobId, pool_id: &mut dyn FnMut(&str) -> PoolId) -> OpenJob {
-        let impossible = match &self.wish {
-            Wish::Cancel { by: By::Dependency(other) } => Some(*other),
-            Wish::Cancel { .. } | Wish::Hold { .. } | Wish::Run => None,
-        };
-        let mut terms = self.spec.terms.clone();
-        terms.after.retain(|after| self.waits_for.contains(&(after.job, after.on)) || Some(after.job) == impossible);
-        let lease = self.held_by.as_ref().zip(self.attempts.last()).map(|(open, row)| Lease {
-            attempt: row.number,
-            pool: pool_id(&row.pool),
-            slot: row.slot,
-            epoch: open.epoch.clone(),
-            claimed: open.claimed,
-            started: open.started,
-            stop: open.stop.clone(),
-            dispatched: Some(open.claimed),
-        });
-        OpenJob {
-            id,
-            submitted: self.submitted.engine,
-            terms,
-            group_limit: self.group_limit,
-            waits_for: self.waits_for.clone(),
-            impossible,
-            phase: self.phase(),
-            ready_at: self.ready_at,
-            attempt: self.attempts.last().map_or(0, |row| row.number.0),
-            tries: self.tries,
-            wish: self.wish.clone(),
-            lease,
-        }
-    }
-
-    fn as_row(&self, id: JobId) -> JobRow {
-        let ended = self.attempts.iter().rev().find(|row| row.result.is_some());
-        let held = match (&self.finished, &self.wish) {
-            (None, Wish::Hold { by, reason }) => Some((by.clone(), reason.clone())),
-            _ => None,
-        };
-        JobRow {
-            id,
-            spec: self.spec.clone(),
-            group_limit: self.group_limit,
-            submitter: self.submitter.clone(),
-            phase: self.phase(),
-            outcome: self.finished.as_ref().map(|(_, outcome)| outcome.clone()),
-            result: ended.and_then(|row| row.result.clone()),
-            attempt: self.attempts.last().map_or(0, |row| row.number.0),
-            tries: self.tries,
-            ran_in: self.attempts.last().map(|row| row.pool.clone()),
-            held,
-            submitted: self.submitted.wall,
-            started: self.started.map(|at| at.wall),
-            finished: self.finished.as_ref().map(|(at, _)| *at),
-            queue_ms: self.started.map(|at| at.engine.since_ms(self.submitted.engine)),
-            run_us: ended.and_then(|row| row.receipt).map(|receipt| receipt.run_us),
-        }
-    }
-}
-
 fn is_kept(row: &KeyRow, now: WallTime) -> bool {
     row.at.plus_ms(KEY_KEPT_MS) > now
-}
-
-impl JobFilter {
-    /// Every job, newest first.
-    pub fn all(limit: usize) -> Self {
-        Self {
-            phases: Vec::new(),
-            outcomes: Vec::new(),
-            name: None,
-            pool: None,
-            label: None,
-            group: None,
-            correlation: None,
-            since: None,
-            until: None,
-            cursor: None,
-            ascending: false,
-            limit,
-        }
-    }
-
-    /// Whether a job is one of those asked for; cursor and limit are the list's.
-    pub(crate) fn matches(&self, row: &JobRow) -> bool {
-        let terms = &row.spec.terms;
-        let word = row.outcome.as_ref().map(Outcome::word);
-        let is = |asked: &Option<String>, is: Option<&str>| asked.as_deref().is_none_or(|asked| Some(asked) == is);
-        let named = |asked: &str| match (&row.spec.name, asked.strip_suffix('*')) {
-            (None, _) => false,
-            (Some(name), None) => name == asked,
-            (Some(name), Some(prefix)) => name.starts_with(prefix),
-        };
-        (self.phases.is_empty() || self.phases.contains(&row.phase))
-            && (self.outcomes.is_empty() || word.is_some_and(|word| self.outcomes.iter().any(|asked| asked == word)))
-            && self.name.as_deref().is_none_or(named)
-            && is(&self.pool, terms.pool.as_deref().or(row.ran_in.as_deref()))
-            && self.label.as_deref().is_none_or(|asked| terms.labels.iter().any(|label| label.as_str() == asked))
-            && is(&self.group, terms.group.as_ref().map(|group| group.name.as_str()))
-            && is(&self.correlation, Some(&row.spec.correlation))
-            && self.since.is_none_or(|since| row.submitted >= since)
-            && self.until.is_none_or(|until| row.submitted < until)
-    }
-}
-
-impl Reader for Shared {
-    fn job(&self, id: JobId) -> Result<Option<JobRow>, StoreError> {
-        Ok(self.lock().row(id))
-    }
-
-    fn attempts(&self, id: JobId) -> Result<Vec<AttemptRow>, StoreError> {
-        Ok(self.lock().jobs.get(&id).map(|job| job.attempts.clone()).unwrap_or_default())
-    }
-
-    fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
-        let state = self.lock();
-        let beyond =
-            |id: &JobId| filter.cursor.is_none_or(|cursor| if filter.ascending { *id > cursor } else { *id < cursor });
-        let rows = |ids: &mut dyn Iterator<Item = &JobId>| {
-            let rows = ids.filter(|id| beyond(id)).filter_map(|id| state.row(*id));
-            rows.filter(|row| filter.matches(row)).take(filter.limit).collect()
-        };
-        let mut ids = state.jobs.keys();
-        Ok(if filter.ascending { rows(&mut ids) } else { rows(&mut ids.rev()) })
-    }
-
-    fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError> {
-        let state = self.lock();
-        let finished = state.jobs.get(&id).and_then(|job| job.finished.as_ref());
-        Ok(finished.map(|(_, outcome)| outcome.is_success()))
-    }
-
-    fn key(&self, key: &str, now: WallTime) -> Result<Option<KeyRow>, StoreError> {
-        Ok(self.lock().keys.get(key).filter(|row| is_kept(row, now)).cloned())
-    }
-
-    fn totals(&self) -> Result<Vec<(String, u64)>, StoreError> {
-        let totals = self.lock().totals;
-        Ok(Outcome::WORDS.iter().map(|word| (*word).to_owned()).zip(totals).collect())
-    }
-
-    fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
-        Ok(self.lock().schedules.values().cloned().collect())
-    }
-
-    fn backup(&self, to: &std::path::Path) -> Result<(), StoreError> {
-        let source = std::io::Error::new(std::io::ErrorKind::Unsupported, "a store in memory has nothing to back up");
-        Err(StoreError::Io { doing: "back up to", path: to.display().to_string(), source })
-    }
-
-    fn check(&self) -> Result<Vec<String>, StoreError> {
-        Ok(Vec::new())
-    }
 }

@@ -1,0 +1,139 @@
+//! One job of the store in memory.
+
+use crate::store::{AttemptRow, JobRow};
+use ci_runner_core::change::{Lease, OpenJob, Wish};
+use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};
+use ci_runner_core::job::{Condition, JobSpec};
+use ci_runner_core::outcome::{AttemptResult, By, Outcome};
+use ci_runner_core::state::Phase;
+use ci_runner_core::time::{Instant, Now, WallTime};
+
+/// As submitted, and what became of it.
+pub(super) struct Job {
+    pub spec: JobSpec,
+    pub group_limit: Option<u32>,
+    pub submitter: String,
+    pub submitted: Now,
+    pub ready_at: Instant,
+    pub tries: u32,
+    pub wish: Wish,
+    pub waits_for: Vec<(JobId, Condition)>,
+    pub held_by: Option<OpenAttempt>,
+    /// All attempts, the open one included.
+    pub attempts: Vec<AttemptRow>,
+    pub started: Option<Now>,
+    pub finished: Option<(WallTime, Outcome)>,
+}
+
+/// What the lease says beyond its attempt's row.
+pub(super) struct OpenAttempt {
+    pub epoch: Epoch,
+    pub claimed: Instant,
+    pub started: Option<Instant>,
+    pub stop: Option<(By, Instant)>,
+}
+
+impl AttemptRow {
+    pub(super) fn open(number: AttemptNumber, pool: String, slot: u32, claimed: WallTime) -> Self {
+        Self { number, pool, slot, claimed, started: None, ended: None, result: None, released: false, receipt: None }
+    }
+}
+
+impl Job {
+    pub(super) fn is_cancelled(&self) -> bool {
+        matches!(self.wish, Wish::Cancel { .. })
+    }
+
+    pub(super) fn claim(&mut self, row: AttemptRow, epoch: &Epoch, at: Instant) {
+        self.held_by = Some(OpenAttempt { epoch: epoch.clone(), claimed: at, started: None, stop: None });
+        self.attempts.push(row);
+    }
+
+    pub(super) fn start(&mut self, at: Now) {
+        if let (Some(open), Some(row)) = (&mut self.held_by, self.attempts.last_mut()) {
+            open.started = Some(at.engine);
+            row.started = Some(at.wall);
+            self.started.get_or_insert(at);
+        }
+    }
+
+    /// Ends the open attempt; without a result it was given back and counts as no try.
+    pub(super) fn end(&mut self, result: Option<&AttemptResult>, at: Now) {
+        self.held_by = None;
+        self.tries += u32::from(result.is_some());
+        if let Some(row) = self.attempts.last_mut() {
+            row.ended = Some(at.wall);
+            row.released = result.is_none();
+            row.result = result.cloned();
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match (&self.finished, &self.held_by) {
+            (Some(_), _) => Phase::Finished,
+            (None, None) => Phase::Queued,
+            (None, Some(OpenAttempt { stop: Some(_), .. })) => Phase::Stopping,
+            (None, Some(OpenAttempt { started: Some(_), .. })) => Phase::Running,
+            (None, Some(_)) => Phase::Starting,
+        }
+    }
+
+    pub(super) fn as_open(&self, id: JobId, pool_id: &mut dyn FnMut(&str) -> PoolId) -> OpenJob {
+        let impossible = match &self.wish {
+            Wish::Cancel { by: By::Dependency(other) } => Some(*other),
+            Wish::Cancel { .. } | Wish::Hold { .. } | Wish::Run => None,
+        };
+        let mut terms = self.spec.terms.clone();
+        terms.after.retain(|after| self.waits_for.contains(&(after.job, after.on)) || Some(after.job) == impossible);
+        let lease = self.held_by.as_ref().zip(self.attempts.last()).map(|(open, row)| Lease {
+            attempt: row.number,
+            pool: pool_id(&row.pool),
+            slot: row.slot,
+            epoch: open.epoch.clone(),
+            claimed: open.claimed,
+            started: open.started,
+            stop: open.stop.clone(),
+            dispatched: Some(open.claimed),
+        });
+        OpenJob {
+            id,
+            submitted: self.submitted.engine,
+            terms,
+            group_limit: self.group_limit,
+            waits_for: self.waits_for.clone(),
+            impossible,
+            phase: self.phase(),
+            ready_at: self.ready_at,
+            attempt: self.attempts.last().map_or(0, |row| row.number.0),
+            tries: self.tries,
+            wish: self.wish.clone(),
+            lease,
+        }
+    }
+
+    pub(super) fn as_row(&self, id: JobId) -> JobRow {
+        let ended = self.attempts.iter().rev().find(|row| row.result.is_some());
+        let held = match (&self.finished, &self.wish) {
+            (None, Wish::Hold { by, reason }) => Some((by.clone(), reason.clone())),
+            _ => None,
+        };
+        JobRow {
+            id,
+            spec: self.spec.clone(),
+            group_limit: self.group_limit,
+            submitter: self.submitter.clone(),
+            phase: self.phase(),
+            outcome: self.finished.as_ref().map(|(_, outcome)| outcome.clone()),
+            result: ended.and_then(|row| row.result.clone()),
+            attempt: self.attempts.last().map_or(0, |row| row.number.0),
+            tries: self.tries,
+            ran_in: self.attempts.last().map(|row| row.pool.clone()),
+            held,
+            submitted: self.submitted.wall,
+            started: self.started.map(|at| at.wall),
+            finished: self.finished.as_ref().map(|(at, _)| *at),
+            queue_ms: self.started.map(|at| at.engine.since_ms(self.submitted.engine)),
+            run_us: ended.and_then(|row| row.receipt).map(|receipt| receipt.run_us),
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! Answers of the store in memory.
+
+use super::{Shared, is_kept};
+use crate::store::{AttemptRow, JobFilter, JobRow, KeyRow, Reader, ScheduleRow, StoreError};
+use ci_runner_core::id::JobId;
+use ci_runner_core::outcome::Outcome;
+use ci_runner_core::time::WallTime;
+
+impl Reader for Shared {
+    fn job(&self, id: JobId) -> Result<Option<JobRow>, StoreError> {
+        Ok(self.lock().row(id))
+    }
+
+    fn attempts(&self, id: JobId) -> Result<Vec<AttemptRow>, StoreError> {
+        Ok(self.lock().jobs.get(&id).map(|job| job.attempts.clone()).unwrap_or_default())
+    }
+
+    fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+        let state = self.lock();
+        let beyond =
+            |id: &JobId| filter.cursor.is_none_or(|cursor| if filter.ascending { *id > cursor } else { *id < cursor });
+        let rows = |ids: &mut dyn Iterator<Item = &JobId>| {
+            let rows = ids.filter(|id| beyond(id)).filter_map(|id| state.row(*id));
+            rows.filter(|row| filter.matches(row)).take(filter.limit).collect()
+        };
+        let mut ids = state.jobs.keys();
+        Ok(if filter.ascending { rows(&mut ids) } else { rows(&mut ids.rev()) })
+    }
+
+    fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError> {
+        let state = self.lock();
+        let finished = state.jobs.get(&id).and_then(|job| job.finished.as_ref());
+        Ok(finished.map(|(_, outcome)| outcome.is_success()))
+    }
+
+    fn key(&self, key: &str, now: WallTime) -> Result<Option<KeyRow>, StoreError> {
+        Ok(self.lock().keys.get(key).filter(|row| is_kept(row, now)).cloned())
+    }
+
+    fn totals(&self) -> Result<Vec<(String, u64)>, StoreError> {
+        let totals = self.lock().totals;
+        Ok(Outcome::WORDS.iter().map(|word| (*word).to_owned()).zip(totals).collect())
+    }
+
+    fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
+        Ok(self.lock().schedules.values().cloned().collect())
+    }
+
+    fn backup(&self, to: &std::path::Path) -> Result<(), StoreError> {
+        let source = std::io::Error::new(std::io::ErrorKind::Unsupported, "a store in memory has nothing to back up");
+        Err(StoreError::Io { doing: "back up to", path: to.display().to_string(), source })
+    }
+
+    fn check(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+}

@@ -1,0 +1,123 @@
+//! Backup and restore.
+
+use super::*;
+use crate::damage::Crashed;
+
+#[test]
+fn a_backup_is_one_moment_and_refuses_to_overwrite() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut store, reader, ..) = opened(&dir.path().join("state")).expect("opens");
+    let to = dir.path().join("copy.db");
+    // Pairs are committed together while the backup runs: it must never hold half a pair.
+    std::thread::scope(|scope| {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let writer = scope.spawn(move || {
+            let mut pairs = 0;
+            while stopped.try_recv().is_err() {
+                let first = pairs * 2 + 1;
+                let batch = [submission(first, "n", "true"), submission(first + 1, "n", "true")];
+                store.commit(&batch, &pools()).expect("commits");
+                pairs += 1;
+            }
+            pairs
+        });
+        for _ in 0..5 {
+            reader.backup(&to).expect("backs up");
+            assert_eq!(fs::metadata(&to).expect("is there").permissions().mode() & 0o777, 0o600);
+            let copy = rusqlite::Connection::open(&to).expect("opens");
+            let jobs: i64 = copy.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0)).expect("counts");
+            assert_eq!(jobs % 2, 0, "half a commit");
+            drop(copy);
+            let refused = reader.backup(&to);
+            assert!(matches!(&refused, Err(StoreError::Io { .. })), "{refused:?}");
+            fs::remove_file(&to).expect("removes");
+        }
+        stop.send(()).expect("listens");
+        assert!(writer.join().expect("no panic") > 0);
+    });
+    let left: Vec<_> =
+        fs::read_dir(dir.path()).expect("reads").map(|entry| entry.expect("entry").file_name()).collect();
+    assert_eq!(left, ["state"], "nothing else is left behind");
+}
+
+#[test]
+fn a_restored_store_holds_what_was_open() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (state, copy) = (dir.path().join("state"), dir.path().join("copy.db"));
+    let (mut store, reader, first, _) = opened(&state).expect("opens");
+    let batch: Vec<Write> = (1..=6).map(|number| submission(number, "n", "true")).collect();
+    store.commit(&batch, &pools()).expect("commits");
+    let stop = Event::StopRequested { attempt: AttemptNumber(1), by: By::User("me".into()), kill_at: Instant(9) };
+    let held = Wish::Hold { by: "me".into(), reason: "later".into() };
+    let more = [
+        claim(1),
+        end(1),
+        claim(2),
+        claim(3),
+        entry(Change::Job { id: id(3), event: stop }),
+        entry(Change::Wished { id: id(4), wish: held }),
+        entry(Change::Wished { id: id(5), wish: Wish::Cancel { by: By::User("me".into()) } }),
+    ];
+    store.commit(&more, &pools()).expect("commits");
+    reader.backup(&copy).expect("backs up");
+    store.commit(&[submission(7, "n", "true"), end(2)], &pools()).expect("commits");
+    let refused = restore(&copy, &state);
+    assert!(matches!(&refused, Err(StoreError::Held { .. })), "a daemon runs: {refused:?}");
+    drop((store, reader));
+
+    let report = restore(&copy, &state).expect("restores");
+    assert_eq!((report.held, report.lost, report.finished), (2, 2, 1), "{report:?}");
+    let replaced = report.replaced.expect("there was one");
+    assert!(replaced.starts_with(&state) && replaced.exists(), "{}", replaced.display());
+    let (_store, reader, loaded, open) = opened(&state).expect("opens");
+    assert_eq!(reader.check().expect("checks"), [""; 0]);
+    assert_ne!(loaded.store_id, first.store_id, "nothing of the other life is adopted");
+    assert_eq!((loaded.store_id, loaded.unclean), (report.store_id, false));
+    assert_eq!(loaded.last_id, 7, "an id that was printed is never given again");
+    assert!(loaded.generation > first.generation);
+    assert!(open.iter().all(|job| job.lease.is_none() && job.wish != Wish::Run), "{open:?}");
+    assert_eq!(open.iter().map(|job| job.id.get()).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
+    let lost = reader.attempts(id(2)).expect("reads");
+    assert_eq!(lost[0].result, Some(AttemptResult::Lost { cause: LostCause::Host }));
+    assert_eq!(open[1].wish, Wish::Cancel { by: By::User("me".into()) }, "was being stopped");
+    let held = reader.job(id(4)).expect("reads").expect("is there").held;
+    assert_eq!(held, Some(("me".into(), "later".into())), "a hold of a person stays theirs");
+    let held = reader.job(id(6)).expect("reads").expect("is there").held.expect("held");
+    assert!(held.0 == "restore" && held.1.contains(&first.store_id), "{held:?}");
+}
+
+#[test]
+fn only_a_whole_backup_of_a_known_version_is_restored() {
+    let store = Crashed::new(false);
+    let before = fs::read(store.path("queue.db")).expect("reads");
+    let (good, bad) = (store.path("good.db"), store.path("bad.db"));
+    {
+        let (_held, reader, ..) = opened(store.dir.path()).expect("opens");
+        reader.backup(&good).expect("backs up");
+    }
+    let changed = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = fs::read(&good).expect("reads");
+        change(&mut bytes);
+        fs::write(&bad, bytes).expect("writes");
+        restore(&bad, store.dir.path()).expect_err("refused")
+    };
+    let short = changed(&|bytes| bytes.truncate(bytes.len() / 2));
+    assert!(matches!(&short, StoreError::Damaged { path, .. } if path.ends_with("bad.db")), "{short:?}");
+    let garbage = changed(&|bytes| bytes[4096..8192].fill(0x5a));
+    assert!(matches!(&garbage, StoreError::Damaged { path, .. } if path.ends_with("bad.db")), "{garbage:?}");
+    let other = changed(&|bytes| bytes[68..72].fill(7));
+    assert!(matches!(&other, StoreError::Damaged { .. }), "{other:?}");
+    let newer = changed(&|bytes| bytes[60..64].copy_from_slice(&99u32.to_be_bytes()));
+    assert!(matches!(&newer, StoreError::Newer { found: 99, .. }), "{newer:?}");
+    let missing = restore(&store.path("nothing.db"), store.dir.path()).expect_err("refused");
+    assert!(matches!(&missing, StoreError::Io { .. }), "{missing:?}");
+    fs::write(&bad, &before).expect("writes");
+    let torn = restore(&bad, store.dir.path()).expect_err("refused");
+    assert!(torn.to_string().contains("without its write-ahead log"), "{torn}");
+    assert_eq!(store.look().expect("untouched by all that"), store.jobs);
+    let mut reread = Vec::new();
+    fs::File::open(&good).and_then(|mut file| file.read_to_end(&mut reread)).expect("reads");
+    restore(&good, store.dir.path()).expect("restores");
+    assert_eq!(fs::read(&good).expect("reads"), reread, "the backup itself is not changed");
+    assert_eq!(store.look().expect("whole"), store.jobs);
+}
