@@ -13,15 +13,18 @@ pub fn pss(pid: u32) -> Result<u64> {
     Ok(kib * 1024)
 }
 
-/// Context switches of all threads since their start: each wake-up of a sleeping thread is one at least.
-pub fn switches(pid: u32) -> Result<u64> {
-    let mut sum = 0;
+/// Context switches of each thread since its start: each wake-up of a sleeping thread is one at least.
+pub fn switches(pid: u32) -> Result<HashMap<u32, u64>> {
+    let mut all = HashMap::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(task?.path().join("status"))?;
+        let task = task?;
+        let number = task.file_name().to_string_lossy().parse().context("a thread without number")?;
+        // A thread may end between the listing and the reading.
+        let Ok(text) = fs::read_to_string(task.path().join("status")) else { continue };
         let counts = text.lines().filter(|line| line.contains("ctxt_switches:"));
-        sum += counts.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>();
+        all.insert(number, counts.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum());
     }
-    Ok(sum)
+    Ok(all)
 }
 
 /// Words of a process's command line.
