@@ -57,6 +57,8 @@ pub struct Host {
     pub marker: String,
     /// Slots of the default pool.
     pub slots: u32,
+    /// The configuration file, beside what the command line says. The grace is short as a rule.
+    pub config: String,
     /// More words for the command line.
     pub words: Vec<String>,
     /// Variables of the next daemon that is started.
@@ -83,8 +85,8 @@ impl Host {
         let run = if memory.is_dir() { run.tempdir_in(memory) } else { run.tempdir() }.unwrap();
         let state = dir.path().join("state");
         let marker = format!("marker{}", Random::new().hex());
-        let words = Vec::new();
-        Self { dir, run, marker, slots: 4, words, env: Vec::new(), state, daemon: None, starts: 0 }
+        let (words, config) = (Vec::new(), "grace = 1\n".to_owned());
+        Self { dir, run, marker, slots: 4, config, words, env: Vec::new(), state, daemon: None, starts: 0 }
     }
 
     /// A daemon that is ready.
@@ -139,8 +141,10 @@ impl Host {
         if !self.words.iter().any(|word| word == "--metrics") {
             command.args(["--metrics", "off"]);
         }
-        if !self.words.iter().any(|word| word == "--config") {
-            command.args(["--max-parallel-jobs", &self.slots.to_string(), "--retry-delay", "0s"]);
+        fs::write(self.path("config.toml"), &self.config).unwrap();
+        command.arg("--config").arg(self.path("config.toml"));
+        if !self.config.contains("[pools.") {
+            command.args(["--max-parallel-jobs", &self.slots.to_string()]);
         }
         command.args(&self.words);
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
@@ -351,6 +355,24 @@ impl Host {
         let why = self.get(&format!("/api/v1/jobs/{id}/why"));
         let word = |reason: &Value, key: &str| reason[key].as_str().unwrap().to_owned();
         why["reasons"].as_array().unwrap().iter().map(|reason| (word(reason, "kind"), word(reason, "text"))).collect()
+    }
+
+    /// A named pipe that jobs read: they wait until the returned file is dropped.
+    pub fn gate(&self, name: &str) -> fs::File {
+        let path = self.path(name);
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        fs::OpenOptions::new().read(true).write(true).open(path).unwrap()
+    }
+
+    /// Waits until a file has so many lines and gives them.
+    pub fn wait_lines(&self, name: &str, count: usize) -> Vec<String> {
+        let path = self.path(name);
+        wait_for(&format!("{count} lines in {name}"), || {
+            let text = fs::read_to_string(&path).ok()?;
+            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            (lines.len() >= count).then_some(lines)
+        })
     }
 
     /// Waits until a file has some content and gives it.
