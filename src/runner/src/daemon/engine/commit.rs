@@ -7,7 +7,7 @@ use crate::store::{StoreError, Write};
 use ci_runner_core::change::{Change, Entry};
 use ci_runner_core::outcome::Outcome;
 use ci_runner_core::state::{Event, Next};
-use ci_runner_spawner::protocol::{AttemptKey, Request};
+use ci_runner_spawner::protocol::Request;
 
 /// The pool, in metrics, of jobs that ended before they had one.
 const NO_POOL: &str = "none";
@@ -200,6 +200,7 @@ impl Engine {
                 }
                 self.consider_all(flight.jobs);
                 self.consider_all(flight.again);
+                self.judge_strangers();
             }
         }
     }
