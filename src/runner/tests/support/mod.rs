@@ -25,8 +25,11 @@ pub use random::Random;
 
 /// Nothing that is waited for takes so long on any machine, unless it is broken.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// The program under test; the spawner is beside it.
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_ci-runner");
+
+/// The program under test, the spawner beside it: this build's, or the one that `CI_RUNNER_TEST_PROGRAM` names.
+pub fn program() -> PathBuf {
+    std::env::var_os("CI_RUNNER_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_ci-runner").into(), PathBuf::from)
+}
 
 /// Polls until there is something.
 pub fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
@@ -118,7 +121,7 @@ impl Host {
 
     /// The program with this host's socket, as a client.
     pub fn cli(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         command.env_remove("CI_RUNNER_FAIL").env("CI_RUNNER_SOCKET", self.socket()).args(words);
         command
     }
@@ -130,7 +133,7 @@ impl Host {
 
     /// The daemon's command.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         command.arg("daemon").arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(self.runtime());
         for word in ["JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"] {
             command.env_remove(word);
