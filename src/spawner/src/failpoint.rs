@@ -76,7 +76,8 @@ static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
 /// Reads the plan from the environment; called once, before the first fork. A name that is no point is an error in words.
 pub(crate) fn arm_from_environment() -> Result<(), String> {
     let plan = match std::env::var("CI_RUNNER_FAIL") {
-        Ok(text) if !text.is_empty() => Some(parse(&text)?),
+        // The daemon that starts a spawner is armed by the same variable, with points of its own.
+        Ok(text) if !text.is_empty() && !text.starts_with("daemon-") => Some(parse(&text)?),
         _ => None,
     };
     let _ = PLAN.set(plan);

@@ -8,9 +8,9 @@ use crate::metrics::AttemptUse;
 use crate::store::{Receipt, Write};
 use ci_runner_core::change::Change;
 use ci_runner_core::outcome::{AttemptResult, Outcome};
-use ci_runner_core::reconcile::{Observation, Seen, Step, reconcile};
+use ci_runner_core::reconcile::{Observation, Step, reconcile};
 use ci_runner_core::state::{Event, Next};
-use ci_runner_spawner::protocol::{AttemptKey, Request, Start};
+use ci_runner_spawner::protocol::{Request, Start};
 
 /// A refused start is tried again after this, doubled each time up to the maximum.
 const REFUSED_MS: u64 = 100;
@@ -51,6 +51,7 @@ impl Engine {
     pub(super) fn list_again(&mut self) {
         self.listed = false;
         self.watches.clear();
+        self.strangers.clear();
         if self.epoch.is_some() {
             self.native.send(Request::List);
         }
@@ -108,18 +109,26 @@ impl Engine {
 
     /// Another attempt than the open one: cleaned up, or reported when no job knows it.
     fn saw_stranger(&mut self, id: JobId, key: &AttemptKey, seen: Seen) {
-        if self.uncommitted.contains_key(&id) || self.in_flight.is_some() {
-            // Its end may be on its way to the disk; the commit forgets it, or the next list shows it again.
+        if self.uncommitted.contains_key(&id) {
+            // Its end may be on its way to the disk: judged when that is there, for nobody may tell of it again.
+            self.strangers.push((key.clone(), seen));
             return;
         }
         let observation = Observation { seen, same_epoch: true, settled: true };
         match reconcile(&self.record, id, key.attempt, &observation, self.clock.now()) {
             Step::Forget => self.native.send(Request::Forget(key.clone())),
             Step::Kill => self.native.send(Request::Kill(key.clone())),
-            Step::Report => {
-                log::warn!(job = id.get(); "attempt {key} is of our store, but no job knows it: left alone")
-            }
+            Step::Report => log::warn!(job = id.get(); "attempt {key} is of our store, but no job knows it: left alone"),
             Step::Leave | Step::Record(_) | Step::Start | Step::Void | Step::Signal { .. } => {}
+        }
+    }
+
+    /// Judges the strangers that had to wait for a commit.
+    pub(super) fn judge_strangers(&mut self) {
+        for (key, seen) in std::mem::take(&mut self.strangers) {
+            if let Some(id) = JobId::new(key.job) {
+                self.saw_stranger(id, &key, seen);
+            }
         }
     }
 
@@ -332,6 +341,8 @@ impl Engine {
         watch.refused = Some((self.clock.now().engine.plus_ms(pause), pause));
         watch.seen = Seen::NotBegan;
         watch.settled = true;
+        // The refusal may have been the answer to a `void`: that is asked for again, too.
+        watch.voided = false;
         log::warn!(job = id.get(), attempt = key.attempt; "job {id} could not be started, tried again in {pause} ms: {why}");
     }
 

@@ -7,7 +7,7 @@ use crate::store::{StoreError, Write};
 use ci_runner_core::change::{Change, Entry};
 use ci_runner_core::outcome::Outcome;
 use ci_runner_core::state::{Event, Next};
-use ci_runner_spawner::protocol::{AttemptKey, Request};
+use ci_runner_spawner::protocol::Request;
 
 /// The pool, in metrics, of jobs that ended before they had one.
 const NO_POOL: &str = "none";
@@ -113,6 +113,12 @@ impl Engine {
         if self.in_flight.is_some() {
             return;
         }
+        if self.stopping && self.health != Health::Good {
+            // A full disk must not hold up the end: nothing that was acknowledged waits here, and what ended meanwhile is
+            // told again to the next daemon.
+            self.close(now);
+            return;
+        }
         match self.health {
             Health::Good => {}
             Health::Reloading => return,
@@ -200,6 +206,7 @@ impl Engine {
                 }
                 self.consider_all(flight.jobs);
                 self.consider_all(flight.again);
+                self.judge_strangers();
             }
         }
     }
@@ -264,8 +271,13 @@ impl Engine {
     }
 
     fn close_when_done(&mut self, now: Now) {
-        if self.stopping && !self.closed && self.bulk.is_none() && !self.closing {
-            self.closing = true;
+        if self.stopping && !self.closed && self.bulk.is_none() {
+            self.close(now);
+        }
+    }
+
+    fn close(&mut self, now: Now) {
+        if !std::mem::replace(&mut self.closing, true) {
             self.writer.order(Order::Close { base: self.clock.base().clone(), now });
         }
     }

@@ -31,9 +31,11 @@ use ci_runner_core::announce::Announcement;
 use ci_runner_core::change::OpenJob;
 use ci_runner_core::id::{Epoch, JobId};
 use ci_runner_core::policy::Settings;
+use ci_runner_core::reconcile::Seen;
 use ci_runner_core::record::Record;
 use ci_runner_core::schedule::{Permit, schedule};
 use ci_runner_core::time::{Instant, Now};
+use ci_runner_spawner::protocol::AttemptKey;
 use commit::{Batch, InFlight};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -109,6 +111,8 @@ pub struct Engine {
     uncommitted: HashMap<JobId, u32>,
     works: HashMap<JobId, Claimed>,
     watches: HashMap<JobId, Watch>,
+    /// Attempts that are not the open ones of their jobs, seen while something of those was not on disk.
+    strangers: Vec<(AttemptKey, Seen)>,
     bulk: Option<wishes::Bulk>,
     schedules: schedules::Schedules,
     epoch: Option<Epoch>,
@@ -182,6 +186,7 @@ impl Engine {
             uncommitted: HashMap::new(),
             works: HashMap::new(),
             watches: HashMap::new(),
+            strangers: Vec::new(),
             bulk: None,
             schedules: schedules::Schedules::default(),
             epoch: None,

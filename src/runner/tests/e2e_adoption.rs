@@ -1,0 +1,163 @@
+//! Promise 2: jobs go on while the daemon is dead, and everything about their end is right when it is back.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::time::Instant;
+use support::{Host, is_alive, kill, wait_for};
+
+/// What a job does while nobody watches, and what must be told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    EndsWell,
+    EndsBadly,
+    DiesOfSignal,
+    TimesOut,
+    TimesOutIgnoringTerm,
+    Cancelled,
+    CancelledIgnoringTerm,
+    RunsOn,
+}
+
+const KINDS: [Kind; 8] = [
+    Kind::EndsWell,
+    Kind::EndsBadly,
+    Kind::DiesOfSignal,
+    Kind::TimesOut,
+    Kind::TimesOutIgnoringTerm,
+    Kind::Cancelled,
+    Kind::CancelledIgnoringTerm,
+    Kind::RunsOn,
+];
+
+const TIMEOUT_S: f64 = 4.0;
+
+struct Adopted {
+    id: u64,
+    kind: Kind,
+    number: usize,
+}
+
+fn submit(host: &Host, number: usize) -> Adopted {
+    let kind = KINDS[number % KINDS.len()];
+    let begin = format!("echo $CI_RUNNER_JOB_ID >>{}; echo before", host.path("began").display());
+    let gate = |name: &str| format!("read x <{}", host.path(name).display());
+    let script = match kind {
+        Kind::EndsWell => format!("{begin}; {}; echo after", gate("now")),
+        Kind::EndsBadly => format!("{begin}; {}; echo after; exit {}", gate("now"), number + 1),
+        Kind::DiesOfSignal => format!("{begin}; {}; echo after; kill -USR1 $$", gate("now")),
+        Kind::TimesOut | Kind::Cancelled => format!("{begin}; {}; echo after", gate("never")),
+        Kind::TimesOutIgnoringTerm | Kind::CancelledIgnoringTerm => {
+            format!("trap '' TERM; {begin}; while :; do {}; sleep 1; done", gate("never"))
+        }
+        Kind::RunsOn => format!("{begin}; {}; echo after", gate("later")),
+    };
+    let timeout = match kind {
+        Kind::TimesOut | Kind::TimesOutIgnoringTerm => json!(TIMEOUT_S),
+        _ => json!(600),
+    };
+    let id = host.add(&host.shell_with(&script, json!({ "timeout": timeout })));
+    Adopted { id, kind, number }
+}
+
+fn check(host: &Host, adopted: &Adopted) {
+    let job = host.finish(adopted.id);
+    let log = host.log(adopted.id);
+    let outcome = job["outcome"].as_str().unwrap();
+    let (code, signal) = (job["exit_code"].as_u64(), job["signal"].as_u64());
+    let expected: (&str, Option<u64>, Option<u64>, &str) = match adopted.kind {
+        Kind::EndsWell | Kind::RunsOn => ("succeeded", Some(0), None, "before\nafter\n"),
+        Kind::EndsBadly => ("failed", Some(adopted.number as u64 + 1), None, "before\nafter\n"),
+        Kind::DiesOfSignal => ("failed", None, Some(10), "before\nafter\n"),
+        Kind::TimesOut | Kind::TimesOutIgnoringTerm => ("timed_out", None, None, "before\n"),
+        Kind::Cancelled | Kind::CancelledIgnoringTerm => ("cancelled", code, signal, "before\n"),
+    };
+    let what = format!("{:?} {job:#}\nlog: {log:?}", adopted.kind);
+    assert_eq!((outcome, code, signal), (expected.0, expected.1, expected.2), "{what}");
+    assert!(log.starts_with(expected.3), "{what}");
+    assert_eq!(job["attempts"].as_array().unwrap().len(), 1, "{what}");
+    if outcome == "timed_out" {
+        let ran = job["run_seconds"].as_f64().unwrap();
+        assert!((TIMEOUT_S..TIMEOUT_S + 4.0).contains(&ran), "the deadline moved: {what}");
+    }
+}
+
+fn adopt(count: usize, kill_spawner: bool) {
+    let mut host = Host::new();
+    host.slots = count as u32 + 4;
+    host.start();
+    let (now, later, never) = (host.gate("now"), host.gate("later"), host.gate("never"));
+    let jobs: Vec<Adopted> = (0..count).map(|number| submit(&host, number)).collect();
+    host.wait_lines("began", count);
+    let cancelled = jobs.iter().filter(|job| matches!(job.kind, Kind::Cancelled | Kind::CancelledIgnoringTerm));
+    let ids: Vec<u64> = cancelled.map(|job| job.id).collect();
+    host.post("/api/v1/jobs/cancel", &json!({ "ids": ids }));
+    host.kill();
+    if kill_spawner && let Some(spawner) = host.spawner() {
+        kill(spawner, "KILL");
+        wait_for("the spawner's death", || (!is_alive(spawner)).then_some(()));
+    }
+    drop(now);
+    // What ends by itself has ended; the shim keeps deadlines without daemon and spawner.
+    wait_for("the jobs that end", || {
+        let alive: Vec<u64> = host.shims().into_iter().map(|(job, _)| job).collect();
+        let ends = |kind| !matches!(kind, Kind::RunsOn | Kind::Cancelled | Kind::CancelledIgnoringTerm);
+        jobs.iter().all(|job| !ends(job.kind) || !alive.contains(&job.id)).then_some(())
+    });
+    let begin = Instant::now();
+    host.start();
+    let runs_on = jobs.iter().filter(|job| job.kind == Kind::RunsOn);
+    for job in jobs.iter().filter(|job| job.kind != Kind::RunsOn) {
+        check(&host, job);
+    }
+    println!("{count} jobs adopted and accounted for in {:?}", begin.elapsed());
+    for job in runs_on.clone() {
+        assert_eq!(host.state_of(job.id), "running");
+    }
+    drop(later);
+    for job in runs_on {
+        check(&host, job);
+    }
+    drop(never);
+    let mut began = host.wait_lines("began", count);
+    began.sort();
+    let all = began.len();
+    began.dedup();
+    assert_eq!((all, began.len()), (count, count), "each job runs once");
+    host.assert_clean();
+}
+
+#[test]
+fn a_hundred_jobs_of_every_kind_are_adopted() {
+    adopt(100, false);
+}
+
+#[test]
+fn jobs_are_adopted_when_the_spawner_was_killed_too() {
+    adopt(40, true);
+}
+
+/// The control: without the witness (the exit records are gone) nobody may be told of a success.
+#[test]
+fn without_its_exit_record_a_job_that_ended_well_is_lost_not_succeeded() {
+    let mut host = Host::started();
+    let gate = host.gate("now");
+    let job = host.shell(&format!("echo x >>{}; read x <{}", host.path("began").display(), host.path("now").display()));
+    let id = host.add(&job);
+    host.wait_lines("began", 1);
+    host.kill();
+    drop(gate);
+    wait_for("the end of the job", || host.shims().is_empty().then_some(()));
+    let spawner = host.wait_spawner();
+    kill(spawner, "KILL");
+    wait_for("the spawner's death", || (!is_alive(spawner)).then_some(()));
+    for attempt in host.attempts() {
+        std::fs::remove_file(host.runtime().join("spawner/attempts").join(attempt).join("exit")).unwrap();
+    }
+    host.start();
+    let job = host.finish(id);
+    let attempt: &Value = &job["attempts"][0];
+    assert_eq!((job["outcome"].as_str(), attempt["result"].as_str()), (Some("failed"), Some("lost")), "{job:#}");
+    assert_eq!(host.wait_lines("began", 1).len(), 1);
+    host.assert_clean();
+}

@@ -1,0 +1,328 @@
+//! The daemon as a service: it stops in order, reloads, tells its supervisor, and refuses what it cannot do with words that
+//! help.
+
+mod support;
+
+use serde_json::json;
+use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+use support::{Host, kill, wait_for, wait_until};
+
+/// A job that waits at a gate; returns when it runs.
+fn waiting_job(host: &Host, gate: &str) -> u64 {
+    let script = format!("echo begin; read x <{}; echo end", host.path(gate).display());
+    let id = host.add(&host.shell(&script));
+    host.wait_state(id, "running");
+    id
+}
+
+#[test]
+fn a_stop_ends_the_daemon_in_two_seconds_and_no_job() {
+    let mut host = Host::new();
+    host.slots = 1;
+    host.start();
+    let gate = host.gate("gate");
+    let running = waiting_job(&host, "gate");
+    let queued = host.add(&host.shell("echo later"));
+    let mut follower = host.client().stream(&format!("/api/v1/jobs/{running}/log?follow=true")).unwrap();
+    let mut begin = [0; 6];
+    follower.read_exact(&mut begin).unwrap();
+    let asked = Instant::now();
+    host.signal("TERM");
+    let status = host.wait_exit(Duration::from_secs(10));
+    let took = asked.elapsed();
+    assert_eq!(status.code(), Some(0), "{}", host.daemon_log());
+    assert!(took < Duration::from_secs(2), "took {took:?}");
+    assert_eq!(host.shims().len(), 1, "the job goes on");
+    host.start();
+    assert_eq!(host.state_of(running), "running");
+    assert_eq!(host.state_of(queued), "queued", "nothing was claimed after SIGTERM");
+    drop(gate);
+    for id in [running, queued] {
+        assert_eq!(host.finish(id)["outcome"], "succeeded");
+    }
+    assert_eq!(host.log(running), "begin\nend\n");
+    host.assert_clean();
+}
+
+#[test]
+fn a_second_stop_does_not_wait() {
+    let mut host = Host::started();
+    let _gate = host.gate("gate");
+    waiting_job(&host, "gate");
+    host.signal("TERM");
+    host.signal("TERM");
+    let status = host.wait_exit(Duration::from_secs(2));
+    assert_eq!(status.code(), Some(0), "{}", host.daemon_log());
+    host.start();
+    assert_eq!(host.get("/api/v1/status")["jobs"]["running"], 1);
+}
+
+#[test]
+fn a_reload_changes_slots_and_a_bad_one_changes_nothing() {
+    let mut host = Host::new();
+    host.config = "grace = 1\n[pools.default]\nslots = 1\n".to_owned();
+    host.start();
+    let total = |host: &Host| host.get("/api/v1/status")["slots"]["total"].as_u64().unwrap();
+    assert_eq!(total(&host), 1);
+    let _gate = host.gate("gate");
+    waiting_job(&host, "gate");
+    let second = host.add(&host.shell("true"));
+    assert_eq!(host.why(second)[0].0, "no_slot");
+    fs::write(host.path("config.toml"), "grace = 1\n[pools.default]\nslots = 3\n").unwrap();
+    host.signal("HUP");
+    assert_eq!(host.finish(second)["outcome"], "succeeded");
+    assert_eq!(total(&host), 3);
+    fs::write(host.path("config.toml"), "grace = 1\n[pools.default]\nslotz = 9\n").unwrap();
+    host.signal("HUP");
+    wait_for("words about the bad configuration", || host.daemon_log().contains("slotz").then_some(()));
+    assert!(host.daemon_log().contains("the old one stays"), "{}", host.daemon_log());
+    assert_eq!(total(&host), 3);
+    let third = host.add(&host.shell("true"));
+    assert_eq!(host.finish(third)["outcome"], "succeeded");
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_told_who_holds_the_state() {
+    let host = Host::started();
+    let (status, text) = host.refused();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains(&host.pid().to_string()), "{text}");
+    assert_eq!(host.get("/api/v1/status")["pid"], host.pid());
+    // Another state, the same socket.
+    let mut other = Host::new();
+    other.words = vec!["--socket".to_owned(), host.socket().to_str().unwrap().to_owned()];
+    let (status, text) = other.refused();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains("api.sock") && text.contains("in use"), "{text}");
+    assert_eq!(host.get("/api/v1/status")["pid"], host.pid());
+}
+
+#[test]
+fn taken_ports_are_told_apart() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut host = Host::new();
+    host.words = vec!["--http".to_owned(), address.clone()];
+    let (status, text) = host.refused();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains(&address) && text.contains("--http"), "{text}");
+    host.words = vec!["--metrics".to_owned(), address.clone()];
+    host.start();
+    let problems = wait_for("a degraded state", || {
+        let status = host.get("/api/v1/status");
+        (status["state"] == "degraded" && status["problems"].to_string().contains(&address)).then_some(status)
+    });
+    assert!(problems["problems"].to_string().contains("metrics"), "{problems}");
+    let id = host.add(&host.shell("true"));
+    assert_eq!(host.finish(id)["outcome"], "succeeded");
+}
+
+#[test]
+fn impossible_places_are_refused_by_name() {
+    let mut host = Host::new();
+    fs::write(host.path("file"), "").unwrap();
+    host.state = host.path("file").join("state");
+    let (status, text) = host.refused();
+    assert!(!status.success() && text.contains("file/state"), "{status}: {text}");
+    host.state = host.path("state");
+    let long = host.path(&"x".repeat(120)).join("api.sock");
+    host.words = vec!["--socket".to_owned(), long.to_str().unwrap().to_owned()];
+    let (status, text) = host.refused();
+    assert!(!status.success() && text.contains("107") || text.contains("108"), "{status}: {text}");
+    host.words = vec!["--max-parallel-jobz".to_owned(), "3".to_owned()];
+    let (status, text) = host.refused();
+    assert_eq!(status.code(), Some(3), "{text}");
+    assert!(text.contains("--max-parallel-jobs"), "no suggestion: {text}");
+}
+
+fn database(state: &Path) -> std::path::PathBuf {
+    let entries = fs::read_dir(state).unwrap().flatten().map(|entry| entry.path());
+    let is_database = |path: &std::path::PathBuf| {
+        path.is_file() && fs::read(path).unwrap_or_default().starts_with(b"SQLite format 3\0")
+    };
+    entries.filter(is_database).min().expect("a database")
+}
+
+#[test]
+fn a_damaged_or_newer_database_is_refused_and_never_replaced() {
+    let mut host = Host::started();
+    host.post("/api/v1/pause", &json!({ "reason": "test" }));
+    let ids: Vec<u64> = (0..20).map(|_| host.add(&host.shell("true"))).collect();
+    host.stop();
+    let file = database(&host.state);
+    let sound = fs::read(&file).unwrap();
+
+    let newer = rusqlite::Connection::open(&file).unwrap();
+    newer.pragma_update(None, "user_version", 999).unwrap();
+    drop(newer);
+    let (status, text) = host.refused();
+    assert!(!status.success() && text.contains("999"), "{status}: {text}");
+
+    let mut damaged = sound.clone();
+    for (at, byte) in damaged.iter_mut().enumerate().take(8192) {
+        *byte = (at * 7) as u8;
+    }
+    fs::write(&file, &damaged).unwrap();
+    let (status, text) = host.refused();
+    assert!(!status.success() && !text.is_empty(), "{status}: {text}");
+    assert!(text.contains(file.to_str().unwrap()), "the damaged file is not named: {text}");
+    assert_eq!(fs::read(&file).unwrap(), damaged, "the damaged file was touched");
+
+    fs::write(&file, &sound).unwrap();
+    host.start();
+    assert_eq!(host.get("/api/v1/status")["jobs"]["queued"], ids.len());
+}
+
+#[test]
+fn a_supervisor_is_told_everything() {
+    let mut host = Host::new();
+    let path = host.path("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    host.env = vec![
+        ("NOTIFY_SOCKET".to_owned(), path.to_str().unwrap().to_owned()),
+        ("WATCHDOG_USEC".to_owned(), "400000".to_owned()),
+    ];
+    let mut seen: Vec<String> = Vec::new();
+    let mut wait = |what: &str| {
+        let until = Instant::now() + Duration::from_secs(10);
+        wait_until(what, until, || {
+            let mut buffer = [0; 4096];
+            while let Ok(got) = socket.recv(&mut buffer) {
+                let text = String::from_utf8_lossy(&buffer[..got]).into_owned();
+                seen.extend(text.lines().map(str::to_owned));
+                if text.lines().any(|line| line.starts_with(what)) {
+                    return Some(text);
+                }
+            }
+            None
+        })
+    };
+    host.start();
+    wait("READY=1");
+    wait("STATUS=");
+    for _ in 0..3 {
+        wait("WATCHDOG=1");
+    }
+    let environment = host.add(&host.shell("env"));
+    host.finish(environment);
+    let log = host.log(environment);
+    assert!(!log.contains("NOTIFY_SOCKET") && !log.contains("WATCHDOG") && log.contains("CI_JOB_ID="), "{log}");
+    host.signal("HUP");
+    let reloading = wait("RELOADING=1");
+    assert!(reloading.contains("MONOTONIC_USEC="), "{reloading}");
+    wait("READY=1");
+    host.signal("TERM");
+    wait("STOPPING=1");
+    host.wait_exit(Duration::from_secs(5));
+    // The control: a daemon that makes no progress does not feed the watchdog.
+    host.start();
+    wait("READY=1");
+    wait("WATCHDOG=1");
+    host.signal("STOP");
+    let mut buffer = [0; 4096];
+    while socket.recv(&mut buffer).is_ok() {}
+    socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(socket.recv(&mut buffer).is_err(), "a stopped daemon fed the watchdog");
+    host.signal("CONT");
+}
+
+/// A small file system for the state; None where mounting is not permitted.
+struct Small<'a>(&'a Path);
+
+impl<'a> Small<'a> {
+    fn mount(path: &'a Path, size: &str) -> Option<Self> {
+        fs::create_dir_all(path).unwrap();
+        let options = format!("size={size}");
+        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "ci-e2e"]).arg(path).output();
+        done.is_ok_and(|done| done.status.success()).then_some(Self(path))
+    }
+
+    fn fill(&self) {
+        use std::io::Write;
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(self.0.join("ballast")).unwrap();
+        for size in [65_536, 4_096, 512, 1] {
+            while file.write_all(&vec![b'x'; size]).is_ok() {}
+        }
+    }
+
+    fn free(&self) {
+        fs::remove_file(self.0.join("ballast")).unwrap();
+    }
+}
+
+impl Drop for Small<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).output();
+    }
+}
+
+/// Submits until the disk is felt to be full: a page of the log may have had room.
+fn submit_until_full(host: &Host) -> (Vec<u64>, support::Response) {
+    let mut taken = Vec::new();
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let answer = host.call("POST", "/api/v1/jobs", Some(&host.shell("true")));
+        match answer.status {
+            201 => taken.push(answer.json()["id"].as_u64().unwrap()),
+            _ => return (taken, answer),
+        }
+        assert!(Instant::now() < until, "the disk never fills");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_submissions_and_keeps_results() {
+    let mount = tempfile::tempdir().unwrap();
+    let mount = mount.path().to_owned();
+    let Some(small) = Small::mount(&mount, "4m") else {
+        println!("SKIPPED a_full_disk_refuses_submissions_and_keeps_results: mounting is not permitted");
+        return;
+    };
+    let mut host = Host::new();
+    host.state = mount.join("state");
+    host.start();
+    let gate = host.gate("gate");
+    let running = waiting_job(&host, "gate");
+    small.fill();
+    let (taken, answer) = submit_until_full(&host);
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    wait_for("a degraded state", || (host.get("/api/v1/status")["state"] == "degraded").then_some(()));
+    let done = host.run_cli(&["add", "--", "true"]);
+    assert_eq!(done.status.code(), Some(2), "{done:?}");
+    drop(gate);
+    wait_for("the job's end", || host.shims().is_empty().then_some(()));
+    small.free();
+    let id = wait_for("a submission that is taken", || {
+        let answer = host.call("POST", "/api/v1/jobs", Some(&host.shell("true")));
+        (answer.status == 201).then(|| answer.json()["id"].as_u64().unwrap())
+    });
+    for id in taken.into_iter().chain([running, id]) {
+        assert_eq!(host.finish(id)["outcome"], "succeeded");
+    }
+    // What had no room in the log is counted, not silently gone.
+    let (log, attempt) = (host.log(running), host.job(running)["attempts"][0].clone());
+    let dropped = attempt["log_dropped_bytes"].as_u64().unwrap();
+    assert!(log == "begin\nend\n" || dropped > 0, "{log:?} {attempt:#}");
+    host.assert_clean();
+    // Told to end while the disk is full: it must not wait for space.
+    small.fill();
+    submit_until_full(&host);
+    let asked = Instant::now();
+    host.signal("TERM");
+    host.wait_exit(Duration::from_secs(10));
+    assert!(asked.elapsed() < Duration::from_secs(5), "a full disk held up the stop: {:?}", asked.elapsed());
+    small.free();
+    host.start();
+    let id = host.add(&host.shell("true"));
+    assert_eq!(host.finish(id)["outcome"], "succeeded");
+    kill(host.wait_spawner(), "KILL");
+    host.stop();
+    drop(host);
+}

@@ -1,0 +1,497 @@
+//! A host of one's own: the real programs, in directories and with a marker that nobody else has.
+//!
+//! Tests run in parallel and must find their own processes, and only those. Nothing here sleeps to wait for something:
+//! states are polled with a deadline. When a [`Host`] is dropped, every process of it is killed and every file removed.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::allow_attributes, reason = "`expect` would fail in the files that use everything")]
+
+pub mod client;
+pub mod load;
+pub mod procs;
+pub mod random;
+
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+pub use client::{Client, Response};
+pub use procs::*;
+pub use random::Random;
+
+/// Nothing that is waited for takes so long on any machine, unless it is broken.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The program under test, the spawner beside it: this build's, or the one that `CI_RUNNER_TEST_PROGRAM` names.
+pub fn program() -> PathBuf {
+    std::env::var_os("CI_RUNNER_TEST_PROGRAM").map_or_else(|| env!("CARGO_BIN_EXE_ci-runner").into(), PathBuf::from)
+}
+
+/// Polls until there is something.
+pub fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    wait_until(what, Instant::now() + PATIENCE, look)
+}
+
+/// Polls until there is something, or the deadline has passed.
+pub fn wait_until<T>(what: &str, until: Instant, mut look: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A number for the tests that do something many times: small as a rule, larger for a campaign.
+pub fn count_of(variable: &str, usual: usize) -> usize {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// What a daemon is started with.
+pub struct Host {
+    dir: tempfile::TempDir,
+    run: tempfile::TempDir,
+    /// In the environment of every job of [`Host::shell`], and in nothing else.
+    pub marker: String,
+    /// Slots of the default pool.
+    pub slots: u32,
+    /// The configuration file, beside what the command line says. The grace is short as a rule.
+    pub config: String,
+    /// More words for the command line.
+    pub words: Vec<String>,
+    /// Variables of the next daemon that is started.
+    pub env: Vec<(String, String)>,
+    /// Where the state is; a part of the private directory unless a test says otherwise.
+    pub state: PathBuf,
+    daemon: Option<Child>,
+    starts: u32,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Host {
+    /// Directories; nothing runs yet.
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("ci-e2e-").tempdir().unwrap();
+        let memory = Path::new("/dev/shm");
+        let mut builder = tempfile::Builder::new();
+        let run = builder.prefix("ci-e2e-");
+        let run = if memory.is_dir() { run.tempdir_in(memory) } else { run.tempdir() }.unwrap();
+        let state = dir.path().join("state");
+        let marker = format!("marker{}", Random::new().hex());
+        let (words, config) = (Vec::new(), "grace = 1\n".to_owned());
+        Self { dir, run, marker, slots: 4, config, words, env: Vec::new(), state, daemon: None, starts: 0 }
+    }
+
+    /// A daemon that is ready.
+    pub fn started() -> Self {
+        let mut host = Self::new();
+        host.start();
+        host
+    }
+
+    /// A file in the private directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The runtime directory.
+    pub fn runtime(&self) -> PathBuf {
+        self.run.path().join("r")
+    }
+
+    /// The API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.runtime().join("api.sock")
+    }
+
+    /// What daemons wrote to standard error.
+    pub fn daemon_log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.path("daemon.log")).unwrap_or_default()).into_owned()
+    }
+
+    /// The program with this host's socket, as a client.
+    pub fn cli(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.env_remove("CI_RUNNER_FAIL").env("CI_RUNNER_SOCKET", self.socket()).args(words);
+        command
+    }
+
+    /// Runs the program as a client to its end.
+    pub fn run_cli(&self, words: &[&str]) -> Output {
+        self.cli(words).output().unwrap()
+    }
+
+    /// The daemon's command.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(program());
+        command.arg("daemon").arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(self.runtime());
+        for word in ["JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"] {
+            command.env_remove(word);
+        }
+        if !self.words.iter().any(|word| word == "--http") {
+            command.args(["--http", "off"]);
+        }
+        if !self.words.iter().any(|word| word == "--metrics") {
+            command.args(["--metrics", "off"]);
+        }
+        fs::write(self.path("config.toml"), &self.config).unwrap();
+        command.arg("--config").arg(self.path("config.toml"));
+        if !self.config.contains("[pools.") {
+            command.args(["--max-parallel-jobs", &self.slots.to_string()]);
+        }
+        command.args(&self.words);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts a daemon and does not wait for anything; its ready line comes through the channel.
+    pub fn spawn(&mut self) -> mpsc::Receiver<String> {
+        assert!(self.daemon.is_none(), "a daemon runs already");
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.path("daemon.log")).unwrap();
+        let mut command = self.command();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (tell, told) = mpsc::channel();
+        std::thread::spawn(move || out.lines().map_while(Result::ok).for_each(|line| drop(tell.send(line))));
+        self.daemon = Some(child);
+        self.starts += 1;
+        told
+    }
+
+    /// Starts a daemon and waits until it is ready. Gives the ready line.
+    pub fn start(&mut self) -> String {
+        self.try_start().unwrap_or_else(|status| panic!("the daemon ended ({status}):\n{}", self.daemon_log()))
+    }
+
+    /// As [`Host::start`]; Err: it ended before it was ready.
+    pub fn try_start(&mut self) -> Result<String, ExitStatus> {
+        let told = self.spawn();
+        match told.recv_timeout(PATIENCE) {
+            Ok(line) => Ok(line),
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(self.wait_exit(PATIENCE)),
+            Err(mpsc::RecvTimeoutError::Timeout) => panic!("the daemon is not ready:\n{}", self.daemon_log()),
+        }
+    }
+
+    /// Runs a daemon that is expected to refuse; status and what it wrote to standard error.
+    pub fn refused(&self) -> (ExitStatus, String) {
+        let mut child =
+            self.command().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let until = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            if Instant::now() > until {
+                child.kill().unwrap();
+                panic!("a daemon that should refuse runs");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let text = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+        (status, text)
+    }
+
+    /// Process id of the daemon.
+    pub fn pid(&self) -> i32 {
+        self.daemon.as_ref().expect("a daemon").id() as i32
+    }
+
+    /// Sends the daemon a signal.
+    pub fn signal(&self, signal: &str) {
+        kill(self.pid(), signal);
+    }
+
+    /// SIGKILL to the daemon; returns when it is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.daemon.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Waits for the daemon's end.
+    pub fn wait_exit(&mut self, patience: Duration) -> ExitStatus {
+        let mut child = self.daemon.take().expect("a daemon");
+        let until = Instant::now() + patience;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            if Instant::now() > until {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("the daemon did not end within {patience:?}:\n{}", self.daemon_log());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// SIGTERM, and waits until it has ended well.
+    pub fn stop(&mut self) {
+        self.signal("TERM");
+        let status = self.wait_exit(PATIENCE);
+        assert!(status.success(), "the daemon ended with {status}:\n{}", self.daemon_log());
+    }
+
+    /// A way to the API.
+    pub fn client(&self) -> Client {
+        Client::new(self.socket())
+    }
+
+    /// A request that is answered.
+    pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Response {
+        let answer = self.client().call(method, path, &[], body);
+        answer.unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.daemon_log()))
+    }
+
+    /// What a GET tells.
+    pub fn get(&self, path: &str) -> Value {
+        let response = self.call("GET", path, None);
+        assert_eq!(response.status, 200, "GET {path}: {}", response.text());
+        response.json()
+    }
+
+    /// A POST that must succeed.
+    pub fn post(&self, path: &str, body: &Value) -> Value {
+        let response = self.call("POST", path, Some(body));
+        assert!((200..300).contains(&response.status), "POST {path}: {}", response.text());
+        if response.body.is_empty() { Value::Null } else { response.json() }
+    }
+
+    /// Queues one job.
+    pub fn add(&self, job: &Value) -> u64 {
+        self.post("/api/v1/jobs", job)["id"].as_u64().unwrap()
+    }
+
+    /// A job of a shell, marked as this host's; not retried.
+    pub fn shell(&self, script: &str) -> Value {
+        json!({ "shell": script, "retry": 0, "env": { "E2E_MARKER": self.marker } })
+    }
+
+    /// As [`Host::shell`], with more keys.
+    pub fn shell_with(&self, script: &str, more: Value) -> Value {
+        let mut job = self.shell(script);
+        for (key, value) in more.as_object().unwrap() {
+            job[key] = value.clone();
+        }
+        job
+    }
+
+    /// What is told of a job.
+    pub fn job(&self, id: u64) -> Value {
+        self.get(&format!("/api/v1/jobs/{id}"))
+    }
+
+    /// A job's state.
+    pub fn state_of(&self, id: u64) -> String {
+        self.job(id)["state"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until a job is in this state.
+    pub fn wait_state(&self, id: u64, state: &str) -> Value {
+        let until = Instant::now() + PATIENCE;
+        let mut last = Value::Null;
+        loop {
+            // A daemon that is killed and started again may not answer now.
+            if let Ok(response) = self.client().call("GET", &format!("/api/v1/jobs/{id}"), &[], None) {
+                last = response.json();
+                if last["state"] == state {
+                    return last;
+                }
+            }
+            assert!(Instant::now() < until, "job {id} is not {state}: {last:#}\n{}", self.daemon_log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until a job has finished, and tells of it.
+    pub fn finish(&self, id: u64) -> Value {
+        self.wait_state(id, "finished")
+    }
+
+    /// Waits until no job is open.
+    pub fn finish_all(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        loop {
+            let open = self.get("/api/v1/jobs?state=open&limit=20");
+            if open["jobs"].as_array().unwrap().is_empty() {
+                return;
+            }
+            assert!(Instant::now() < until, "jobs are stuck: {open:#}\n{}", self.daemon_log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Every job, oldest first.
+    pub fn all_jobs(&self) -> Vec<Value> {
+        let mut jobs = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page = self.get(&format!("/api/v1/jobs?order=asc&limit=1000{cursor}"));
+            jobs.extend(page["jobs"].as_array().unwrap().iter().cloned());
+            match page["next_cursor"].as_u64() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return jobs,
+            }
+        }
+    }
+
+    /// The log of a job's last attempt.
+    pub fn log(&self, id: u64) -> String {
+        let response = self.call("GET", &format!("/api/v1/jobs/{id}/log"), None);
+        if response.status == 200 { response.text() } else { String::new() }
+    }
+
+    /// The reasons why a job does not run: kinds and texts.
+    pub fn why(&self, id: u64) -> Vec<(String, String)> {
+        let why = self.get(&format!("/api/v1/jobs/{id}/why"));
+        let word = |reason: &Value, key: &str| reason[key].as_str().unwrap().to_owned();
+        why["reasons"].as_array().unwrap().iter().map(|reason| (word(reason, "kind"), word(reason, "text"))).collect()
+    }
+
+    /// A named pipe that jobs read: they wait until the returned file is dropped.
+    pub fn gate(&self, name: &str) -> fs::File {
+        let path = self.path(name);
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        fs::OpenOptions::new().read(true).write(true).open(path).unwrap()
+    }
+
+    /// Waits until a file has so many lines and gives them.
+    pub fn wait_lines(&self, name: &str, count: usize) -> Vec<String> {
+        let path = self.path(name);
+        wait_for(&format!("{count} lines in {name}"), || {
+            let text = fs::read_to_string(&path).ok()?;
+            let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+            (lines.len() >= count).then_some(lines)
+        })
+    }
+
+    /// Waits until a file has some content and gives it.
+    pub fn wait_file(&self, name: &str) -> String {
+        let path = self.path(name);
+        wait_for(&path.display().to_string(), || fs::read_to_string(&path).ok().filter(|text| !text.is_empty()))
+    }
+
+    /// Process id of the spawner, when one runs.
+    pub fn spawner(&self) -> Option<i32> {
+        let text = fs::read_to_string(self.runtime().join("spawner/lock")).ok()?;
+        let pid = text.trim().parse().ok()?;
+        let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        (is_alive(pid) && contains(&words, self.run.path().to_str().unwrap())).then_some(pid)
+    }
+
+    /// Process id of the spawner, once one runs.
+    pub fn wait_spawner(&self) -> i32 {
+        wait_for("a spawner", || self.spawner())
+    }
+
+    /// Names of the attempt directories that there are.
+    pub fn attempts(&self) -> Vec<String> {
+        let dir = fs::read_dir(self.runtime().join("spawner/attempts"));
+        let entries = dir.into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    /// Process ids of living shims, by job.
+    pub fn shims(&self) -> Vec<(u64, i32)> {
+        let pid = |name: &String| -> Option<(u64, i32)> {
+            let text = fs::read_to_string(self.runtime().join("spawner/attempts").join(name).join("lock")).ok()?;
+            let pid = text.split(' ').next()?.parse().ok()?;
+            Some((name.split('-').nth(1)?.parse().ok()?, pid))
+        };
+        self.attempts().iter().filter_map(pid).filter(|(_, pid)| is_alive(*pid)).collect()
+    }
+
+    /// The shim of a running job.
+    pub fn wait_shim(&self, id: u64) -> i32 {
+        wait_for("a shim", || self.shims().iter().find(|(job, _)| *job == id).map(|(_, pid)| *pid))
+    }
+
+    /// Living processes of this host's jobs.
+    pub fn survivors(&self) -> Vec<i32> {
+        processes_with(&self.marker)
+    }
+
+    /// Waits until no process of a job and no attempt directory is left.
+    pub fn assert_clean(&self) {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let (survivors, attempts) = (self.survivors(), self.attempts());
+            if survivors.is_empty() && attempts.is_empty() {
+                return;
+            }
+            if Instant::now() > until {
+                let survivors: Vec<String> = survivors.into_iter().map(describe).collect();
+                let spawner = fs::read_to_string(self.runtime().join("spawner/spawner.log")).unwrap_or_default();
+                panic!(
+                    "left: processes {survivors:#?}, attempts {attempts:?}\ndaemon:\n{}\nspawner:\n{spawner}",
+                    tail(&self.daemon_log())
+                );
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// The last lines of a text.
+pub fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("daemon's log, its end:\n{}", tail(&self.daemon_log()));
+        }
+        self.kill();
+        let own = [self.dir.path(), self.run.path()].map(|path| path.to_str().unwrap().to_owned());
+        for _ in 0..500 {
+            let mut pids = self.survivors();
+            own.iter().for_each(|path| pids.extend(processes_with(path)));
+            if pids.is_empty() {
+                break;
+            }
+            pids.into_iter().for_each(|pid| kill(pid, "KILL"));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        remove_cgroups(&self.state);
+    }
+}
+
+/// Cgroups of jobs whose spawner could not remove them any more; by the store's id, which is in their names.
+fn remove_cgroups(state: &Path) {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let Some(store) = store_id(state) else { return };
+    for line in mounts.lines().filter(|line| line.split(' ').nth(2) == Some("cgroup2")) {
+        remove_cgroups_in(Path::new(line.split(' ').nth(1).unwrap()), &store);
+    }
+}
+
+fn remove_cgroups_in(dir: &Path, store: &str) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            remove_cgroups_in(&entry.path(), store);
+            if entry.file_name().to_string_lossy().starts_with(&format!("ci-job-{store}")) {
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
+    }
+}
+
+/// The second line of the state's lock file.
+fn store_id(state: &Path) -> Option<String> {
+    fs::read_to_string(state.join("lock")).ok()?.lines().nth(1).map(str::to_owned)
+}
