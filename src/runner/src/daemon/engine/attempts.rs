@@ -64,6 +64,7 @@ impl Engine {
             Heard::Up { epoch, cgroup } => {
                 log::info!("spawner connected, attempts have {}", if cgroup { "cgroups" } else { "sessions only" });
                 self.epoch = Some(Epoch::new(&epoch));
+                self.lists = 0;
                 self.list_again();
             }
             Heard::Down { why } => {
@@ -72,6 +73,11 @@ impl Engine {
                 self.listed = false;
             }
             Heard::Listed => {
+                // The end of an earlier list says nothing: what it told was forgotten when this one was asked for.
+                self.lists = self.lists.saturating_sub(1);
+                if self.lists > 0 {
+                    return;
+                }
                 self.listed = true;
                 let open: Vec<JobId> = self.record.leases().map(|(id, _)| id).collect();
                 if !open.is_empty() {

@@ -117,6 +117,8 @@ pub struct Engine {
     schedules: schedules::Schedules,
     epoch: Option<Epoch>,
     listed: bool,
+    /// Lists that were asked for and not yet told to the end: only the last answer counts.
+    lists: u32,
     health: Health,
     trouble: Option<StoreTrouble>,
     stopping: bool,
@@ -170,7 +172,7 @@ impl Engine {
         let job_host = parts.host.job_host(&parts.loaded.store_id);
         let now = parts.clock.now();
         let finished = parts.reader.totals().unwrap_or_default().into_iter().collect();
-        let engine = Self {
+        let mut engine = Self {
             committed_news: parts.record.news_seq(),
             record: parts.record,
             writer: Writer::start(parts.store, parts.host.secrets_dir.clone())?,
@@ -191,6 +193,7 @@ impl Engine {
             schedules: schedules::Schedules::default(),
             epoch: None,
             listed: false,
+            lists: 0,
             health: Health::Good,
             trouble: None,
             stopping: false,
@@ -212,6 +215,8 @@ impl Engine {
             problems: BTreeMap::new(),
             watchdog_at: None,
         };
+        // Whoever asks before the first turn sees the truth, not an empty host.
+        engine.publish(now);
         Ok((engine, handle, control_in))
     }
 

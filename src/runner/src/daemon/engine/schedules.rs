@@ -79,9 +79,13 @@ impl Engine {
         }
     }
 
-    pub(super) fn add_schedule(&mut self, row: ScheduleRow, replace: bool) -> Result<(), Refusal> {
-        if !replace && self.schedules.live.contains_key(&row.name) {
-            return Err(Refusal::ScheduleExists(row.name));
+    pub(super) fn add_schedule(&mut self, mut row: ScheduleRow, replace: bool) -> Result<(), Refusal> {
+        if let Some(present) = self.schedules.live.get(&row.name) {
+            if !replace {
+                return Err(Refusal::ScheduleExists(row.name));
+            }
+            // The row was read before it was changed; a run may have come between.
+            row.last_job = row.last_job.max(present.row.last_job);
         }
         let live = Live::new(row.clone()).map_err(|why| Refusal::Fault {
             index: 0,
