@@ -218,9 +218,10 @@ impl Engine {
             }
             log::info!(job = id.get(), attempt = number, pool = pool.as_str(); "job {id} runs (attempt {number}, pool {pool})");
         }
-        if (released || self.record.lease(id).is_none()) && epoch_is_present {
+        if released || self.record.lease(id).is_none() {
             let key = self.key(id, number);
-            self.batch.effects.push(commit::Effect::Forget(id, key));
+            let effect = if epoch_is_present { commit::Effect::Forget(id, key) } else { commit::Effect::Sweep(key) };
+            self.batch.effects.push(effect);
         }
     }
 

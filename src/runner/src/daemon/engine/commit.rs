@@ -21,6 +21,8 @@ pub(super) enum Effect {
     Done(oneshot::Sender<Result<(), Refusal>>),
     /// An attempt's end is kept: its directory may go.
     Forget(JobId, AttemptKey),
+    /// An attempt of another epoch is over by the record: what may be left of it is killed.
+    Sweep(AttemptKey),
     /// A job is finished: its secrets may go.
     Finished(JobId),
 }
@@ -256,6 +258,8 @@ impl Engine {
                     crate::daemon::fail::point(crate::daemon::fail::BEFORE_FORGET);
                     self.native.send(Request::Forget(key));
                 }
+                // Its directory is gone, but not its cgroup: a job that still runs must not meet its next attempt.
+                Effect::Sweep(key) => self.native.send(Request::Kill(key)),
                 Effect::Finished(id) => secrets::remove(&self.host.secrets_dir, id),
             }
         }
@@ -266,7 +270,7 @@ impl Engine {
             Effect::Submitted(_, reply) => drop(reply.send(Err(self.refusal()))),
             Effect::Acted(_, reply) => drop(reply.send(Err(self.refusal()))),
             Effect::Done(reply) => drop(reply.send(Err(self.refusal()))),
-            Effect::Forget(..) | Effect::Finished(_) => {}
+            Effect::Forget(..) | Effect::Sweep(_) | Effect::Finished(_) => {}
         }
     }
 
