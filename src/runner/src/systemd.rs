@@ -8,8 +8,10 @@
 //! The environment is read once, by [`NotifySettings::of_process`]. Nothing is sent without a socket.
 //! rustix and not a crate: the crates connect a blocking socket anew for each message.
 
+use std::io::Read as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A status text is for `systemctl status`, one line of a terminal.
@@ -44,6 +46,36 @@ impl NotifySettings {
             watchdog_timeout: micros.map(Duration::from_micros),
         }
     }
+}
+
+/// How long the service manager may take to say whether the system is going down.
+const SYSTEM_STATE_PATIENCE: Duration = Duration::from_millis(300);
+
+/// True when the service manager says that the whole system is going down (`SystemState=stopping`): a process that dies of a
+/// signal then was not killed by its own fault. False where there is no systemd, or no answer in time. Blocks that long.
+pub fn system_is_stopping() -> bool {
+    if !std::path::Path::new("/run/systemd/system").is_dir() {
+        return false;
+    }
+    let mut command = Command::new("systemctl");
+    command.arg("is-system-running").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let Ok(mut child) = command.spawn() else { return false };
+    let mut word = [0; 16];
+    let mut length = 0;
+    if let Some(output) = &mut child.stdout {
+        let patience = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: i64::try_from(SYSTEM_STATE_PATIENCE.as_nanos()).unwrap_or(i64::from(u32::MAX)),
+        };
+        let mut fds = [rustix::event::PollFd::new(output, rustix::event::PollFlags::IN)];
+        if rustix::event::poll(&mut fds, Some(&patience)).is_ok_and(|ready| ready > 0) {
+            length = output.read(&mut word).unwrap_or(0);
+        }
+    }
+    // It has answered, or never will.
+    child.kill().ok();
+    child.wait().ok();
+    word[..length].starts_with(b"stopping")
 }
 
 /// The daemon's end of the notify socket. Owned by the one loop that knows the truth.

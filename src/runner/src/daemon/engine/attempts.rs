@@ -7,7 +7,7 @@ use crate::executor::native::StartOrder;
 use crate::metrics::AttemptUse;
 use crate::store::{Receipt, Write};
 use ci_runner_core::change::Change;
-use ci_runner_core::outcome::{AttemptResult, Outcome};
+use ci_runner_core::outcome::{AttemptResult, LostCause, Outcome};
 use ci_runner_core::reconcile::{Observation, Step, reconcile};
 use ci_runner_core::state::{Event, Next};
 use ci_runner_spawner::protocol::{Request, Start};
@@ -101,6 +101,7 @@ impl Engine {
             self.saw_stranger(id, key, seen);
             return;
         }
+        let seen = self.blame_the_host(id, seen);
         let watch = self.watches.entry(id).or_insert_with(|| Watch::new(key.attempt, Seen::Absent));
         if watch.attempt != key.attempt {
             *watch = Watch::new(key.attempt, Seen::Absent);
@@ -110,6 +111,18 @@ impl Engine {
         watch.receipt = receipt.or(watch.receipt);
         if self.listed {
             self.consider(id);
+        }
+    }
+
+    /// A death by a signal that nobody here sent, while the whole system goes down, is the host's doing: a clean reboot must
+    /// not look like a failed job.
+    fn blame_the_host(&self, id: JobId, seen: Seen) -> Seen {
+        let unasked = self.record.lease(id).is_some_and(|lease| lease.stop.is_none());
+        match seen {
+            Seen::Ended(AttemptResult::Signaled { .. }) if unasked && crate::systemd::system_is_stopping() => {
+                Seen::Ended(AttemptResult::Lost { cause: LostCause::Host })
+            }
+            seen => seen,
         }
     }
 
