@@ -1,0 +1,234 @@
+//! Logs of jobs end to end: secrets, followers over restarts, floods; and the metrics' account.
+
+mod support;
+
+use serde_json::json;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{Host, contains, wait_for};
+
+/// Every file below, with its content.
+fn files_below(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => found.extend(files_below(&path)),
+            Ok(kind) if kind.is_file() => found.push((path.clone(), fs::read(&path).unwrap_or_default())),
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn a_secret_is_seen_by_its_job_only() {
+    let mut host = Host::started();
+    let secret = "s3cr3t/Val+ue\"with quotes";
+    fs::write(host.path("secret"), secret).unwrap();
+    let _gate = host.gate("gate");
+    let script = format!(
+        "test \"$TOKEN\" = '{secret}' || exit 9; echo \"plain $TOKEN\"; printf %s \"$TOKEN\" | base64; \
+         echo 'url s3cr3t%2FVal%2Bue%22with%20quotes'; echo 'json s3cr3t/Val+ue\\\"with quotes'; \
+         printf 'half s3cr3t/Val'; sleep 0.2; printf '+ue\"with quotes\\n'; \
+         echo x >{}; read x <{}; exit 0",
+        host.path("ready").display(),
+        host.path("gate").display()
+    );
+    let secret_option = format!("TOKEN=@{}", host.path("secret").display());
+    // The script itself names the secret, which only a test does; so it comes from a file.
+    fs::write(host.path("script"), &script).unwrap();
+    let marker = format!("E2E_MARKER={}", host.marker);
+    let file = host.path("script");
+    let words =
+        ["add", "--retry", "0", "--env", &marker, "--secret", &secret_option, "--", "sh", file.to_str().unwrap()];
+    let done = host.run_cli(&words);
+    assert!(done.status.success(), "{done:?}");
+    let id: u64 = String::from_utf8(done.stdout).unwrap().trim().parse().unwrap();
+    host.wait_file("ready");
+
+    let kept = files_below(&host.state.join("secrets"));
+    assert_eq!(kept.len(), 1, "while it runs, its secrets are kept in one file");
+    assert!(contains(&kept[0].1, "s3cr3t"), "the control: this way of looking finds it");
+    for pid in [host.pid(), host.wait_spawner(), host.wait_shim(id)] {
+        for what in ["cmdline", "environ"] {
+            let text = fs::read(format!("/proc/{pid}/{what}")).unwrap();
+            assert!(!contains(&text, "s3cr3t"), "{what} of process {pid}");
+        }
+    }
+    let backup = host.path("backup.db");
+    assert!(host.run_cli(&["backup", backup.to_str().unwrap()]).status.success());
+    host.kill();
+    host.start();
+    fs::write(host.path("gate"), "go\n").unwrap();
+    let job = host.finish(id);
+    assert_eq!(job["outcome"], "succeeded", "{job:#}\n{}", host.log(id));
+    let log = host.log(id);
+    assert_eq!(log.lines().count(), 5, "{log}");
+    assert!(!log.contains("s3cr3t") && !log.contains("czNjcjN0"), "{log}");
+    assert!(log.contains("plain ") && log.contains("half "), "{log}");
+    wait_for("the removal of the secret", || files_below(&host.state.join("secrets")).is_empty().then_some(()));
+    let mut files = files_below(&host.state);
+    files.push((backup.clone(), fs::read(&backup).unwrap()));
+    files.push((host.path("daemon.log"), fs::read(host.path("daemon.log")).unwrap()));
+    // Logs of the spawner and attempts.
+    files.extend(files_below(&host.runtime()));
+    for (path, content) in files {
+        assert!(!contains(&content, "s3cr3t"), "the secret is in {}", path.display());
+    }
+    assert!(!job.to_string().contains("s3cr3t"));
+    let short = host.call("POST", "/api/v1/jobs", Some(&host.shell_with("true", json!({ "secrets": { "A": "ab" } }))));
+    assert_eq!(short.status, 400, "a secret that cannot be masked is refused: {}", short.text());
+    assert!(!short.text().contains("\"ab\""), "{}", short.text());
+}
+
+#[test]
+fn a_follower_misses_and_repeats_no_line_while_the_daemon_is_killed() {
+    let mut host = Host::started();
+    let count = 3_000;
+    let script = format!("i=0; while [ $i -lt {count} ]; do echo line $i; i=$((i+1)); [ $((i % 50)) -eq 0 ] && sleep 0.05; done");
+    let id = host.add(&host.shell(&script));
+    host.wait_state(id, "running");
+    let mut follower = host.cli(&["logs", "-f", &id.to_string()]);
+    let follower = follower.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(300));
+        host.kill();
+        host.start();
+    }
+    let job = host.finish(id);
+    assert_eq!(job["outcome"], "succeeded", "{job:#}");
+    let done = follower.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    let expected: Vec<String> = (0..count).map(|number| format!("line {number}")).collect();
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(lines.len(), expected.len());
+    assert!(lines.iter().zip(&expected).all(|(line, wanted)| line == wanted), "lines differ");
+    assert_eq!(host.log(id).lines().count(), count);
+}
+
+#[test]
+fn wait_goes_on_over_a_restart() {
+    let mut host = Host::started();
+    let gate = host.gate("gate");
+    let id = host.add(&host.shell(&format!("read x <{}; exit 0", host.path("gate").display())));
+    host.wait_state(id, "running");
+    let mut waiter = host.cli(&["wait", &id.to_string()]);
+    let waiter = waiter.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    host.kill();
+    host.start();
+    drop(gate);
+    let done = waiter.wait_with_output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    let unknown = host.run_cli(&["wait", "999"]);
+    assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
+}
+
+#[test]
+fn a_flood_is_capped_and_holds_nobody_up() {
+    let host = Host::started();
+    let cap = 1_000_000;
+    let flood = host.add(&host.shell_with("head -c 100000000 /dev/zero | tr '\\0' 'x' | fold -w 120", json!({ "log_max": cap })));
+    let line = host.add(&host.shell_with("head -c 50000000 /dev/zero | tr '\\0' 'y'; echo; echo last", json!({ "log_max": cap })));
+    let mut times = Vec::new();
+    let until = Instant::now() + Duration::from_secs(120);
+    loop {
+        let begin = Instant::now();
+        host.get("/api/v1/status");
+        times.push(begin.elapsed());
+        let finished = [flood, line].iter().all(|id| host.state_of(*id) == "finished");
+        if finished && times.len() >= 100 {
+            break;
+        }
+        assert!(Instant::now() < until, "the floods do not end");
+    }
+    times.sort();
+    let p99 = times[times.len() * 99 / 100];
+    println!("status during a flood: p50 {:?}, p99 {p99:?} of {}", times[times.len() / 2], times.len());
+    assert!(p99 < Duration::from_millis(250), "p99 {p99:?}");
+    for (id, bytes) in [(flood, 100_000_000), (line, 50_000_006)] {
+        let job = host.finish(id);
+        assert_eq!(job["outcome"], "succeeded", "{job:#}");
+        let attempt = &job["attempts"][0];
+        let kept = attempt["log_bytes"].as_u64().unwrap();
+        let dropped = attempt["log_dropped_bytes"].as_u64().unwrap();
+        assert!(kept <= cap + 200 && kept + dropped >= bytes, "{attempt:#}");
+        let log = host.log(id);
+        assert!(log.len() as u64 <= cap + 400, "{}", log.len());
+        assert!(log[log.len() - 200..].contains("truncated"), "no mark: {:?}", &log[log.len() - 200..]);
+    }
+}
+
+#[test]
+fn bytes_survive_and_terminals_are_spared() {
+    let host = Host::started();
+    let id = host.add(&host.shell("printf 'a\\377\\376b\\033[31mred\\033]0;title\\007\\n'"));
+    host.finish(id);
+    let raw = host.call("GET", &format!("/api/v1/jobs/{id}/log"), None).body;
+    assert_eq!(raw, b"a\xff\xfeb\x1b[31mred\x1b]0;title\x07\n");
+    let piped = host.run_cli(&["logs", "--raw", &id.to_string()]);
+    assert_eq!(piped.stdout, raw);
+}
+
+fn metrics(host: &Host, address: &str) -> String {
+    let mut socket = wait_for("the metrics' port", || TcpStream::connect(address).ok());
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = Vec::new();
+    socket.read_to_end(&mut text).unwrap();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}\n{}", host.daemon_log());
+    text.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
+/// The sum of a metric's samples whose labels hold this.
+fn sum(text: &str, name: &str, label: &str) -> f64 {
+    let of_name = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+    of_name.filter(|line| line.contains(label)).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+#[test]
+fn metrics_agree_with_what_happened() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap().to_string();
+    drop(free);
+    let mut host = Host::new();
+    host.words = vec!["--metrics".to_owned(), address.clone()];
+    host.start();
+    let scripts = ["true", "true", "true", "exit 1", "kill -9 $$", "sleep 600", "sleep 600"];
+    let jobs: Vec<u64> = scripts
+        .iter()
+        .enumerate()
+        .map(|(at, script)| host.add(&host.shell_with(script, json!({ "timeout": if at == 5 { 0.3 } else { 60.0 } }))))
+        .collect();
+    let retried = host.add(&host.shell_with("test $CI_RUNNER_ATTEMPT -gt 2", json!({ "retry": 3, "retry_delay": 0 })));
+    host.wait_state(jobs[6], "running");
+    host.post(&format!("/api/v1/jobs/{}/cancel", jobs[6]), &json!({}));
+    jobs.iter().chain([&retried]).for_each(|id| drop(host.finish(*id)));
+    let outcomes = [("succeeded", 4.0), ("failed", 2.0), ("timed_out", 1.0), ("cancelled", 1.0)];
+    let text = wait_for("the last figures", || {
+        let text = metrics(&host, &address);
+        (sum(&text, "ci_runner_jobs", "running") == 0.0 && sum(&text, "ci_runner_jobs_total", "") >= 8.0).then_some(text)
+    });
+    for (outcome, count) in outcomes {
+        assert_eq!(sum(&text, "ci_runner_jobs_total", outcome), count, "{outcome}:\n{text}");
+    }
+    assert_eq!(sum(&text, "ci_runner_job_retries_total", "exit"), 2.0, "{text}");
+    assert_eq!(sum(&text, "ci_runner_job_duration_seconds_count", ""), 10.0, "one for each attempt:\n{text}");
+    assert!(sum(&text, "ci_runner_build_info", "") == 1.0 && sum(&text, "ci_runner_commit_duration_seconds_count", "") > 5.0);
+    assert!(!text.contains("job=\""), "a job's id is a label:\n{text}");
+    let promtool = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    match promtool {
+        Err(_) => println!("SKIPPED a part of metrics_agree_with_what_happened: promtool is not installed"),
+        Ok(mut child) => {
+            child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+            let done = child.wait_with_output().unwrap();
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        }
+    }
+}
