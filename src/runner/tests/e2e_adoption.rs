@@ -1,5 +1,7 @@
 //! Promise 2: jobs go on while the daemon is dead, and everything about their end is right when it is back.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use serde_json::{Value, json};

@@ -3,6 +3,8 @@
 //!
 //! `CI_RUNNER_TEST_FAILS` says how often each point is tried (3; the campaign: 20).
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use ci_runner::daemon::fail;
