@@ -1,6 +1,8 @@
 //! What runs when, through the API: groups, dependencies, priorities, times, retries, labels, pauses, keys, limits; and the
 //! exact reason for each job that waits.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use serde_json::{Value, json};
