@@ -339,14 +339,21 @@ fn consequences_that_were_not_yet_decided_survive() {
             (6, cancel(By::Dependency(id(77)))),
         ];
         assert_eq!(wishes(subject), expected);
+        subject.change(at(3), claimed(3, 1));
         subject.change(at(3), submitted(7, grouped(GroupPolicy::Cancel)));
+        subject.change(at(3), submitted(8, grouped(GroupPolicy::Queue)));
+        subject.change(at(3), claimed(8, 1));
+        subject.change(at(3), submitted(9, grouped(GroupPolicy::Latest)));
+        subject.change(at(3), event(8, Event::Released { attempt: AttemptNumber(1) }));
         subject.change(at(3), Change::Wished { id: id(2), wish: Wish::Run });
         subject.change(at(4), ended(1, 1, 0, succeeded()));
         subject.reopen();
         let (_, open) = subject.load();
-        assert_eq!(open.iter().map(|job| job.id.get()).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7]);
+        assert_eq!(open.iter().map(|job| job.id.get()).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7, 8, 9]);
         assert_eq!(open[0].wish, cancel(By::Newer(id(3))), "the first reason stays");
         assert_eq!(open[1].wish, cancel(By::Newer(id(7))));
+        assert_eq!(open[5].wish, cancel(By::Newer(id(9))));
+        assert_eq!(open[6].wish, cancel(By::Newer(id(9))), "came back after 9 was there");
         assert_eq!((&open[2].wish, open[2].waits_for.len(), open[2].terms.after.len()), (&Wish::Run, 0, 0));
         assert_eq!((&open[3].wish, open[3].impossible), (&cancel(By::Dependency(id(1))), Some(id(1))));
     });
