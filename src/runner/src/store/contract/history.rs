@@ -129,7 +129,7 @@ impl World {
         let phase = self.record.phase(id).unwrap();
         let event = match (phase, self.dice.below(8)) {
             (Phase::Starting, 0..4) => Event::Started { attempt },
-            (Phase::Starting | Phase::Stopping, 4) => Event::Released { attempt },
+            (Phase::Starting | Phase::Running | Phase::Stopping, 4) => Event::Released { attempt },
             (_, 5) => Event::Renewed { attempt },
             _ => {
                 let result = random_result(&mut self.dice);

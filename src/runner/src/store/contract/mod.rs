@@ -6,6 +6,7 @@
 mod history;
 mod lists;
 mod rules;
+mod views;
 
 use super::memory::MemoryStore;
 use super::sqlite::{SqliteReader, SqliteStore};

@@ -270,6 +270,21 @@ impl State {
         }
     }
 
+    /// A job that comes back to the queue while a newer one of its group asked for `latest` waits in vain.
+    fn supersede_returned(&mut self, id: JobId) {
+        let group = |job: &Job| job.spec.terms.group.clone();
+        let open = self.jobs.get(&id).and_then(group).and_then(|group| self.groups.get(&group.name));
+        let asks = |other: &JobId| {
+            *other > id && self.jobs.get(other).and_then(group).is_some_and(|group| group.policy != GroupPolicy::Queue)
+        };
+        let newer = open.and_then(|open| open.range(id..).copied().find(asks));
+        if let (Some(newer), Some(job)) = (newer, self.jobs.get_mut(&id))
+            && !job.is_cancelled()
+        {
+            job.wish = Wish::Cancel { by: By::Newer(newer) };
+        }
+    }
+
     fn event(&mut self, id: JobId, event: &Event, at: Now, pools: &[String]) {
         let Some(job) = self.open_job(id) else { return };
         match event {
@@ -284,11 +299,17 @@ impl State {
                     open.stop = Some((by.clone(), *kill_at));
                 }
             }
-            Event::Released { .. } => job.end(None, at),
+            Event::Released { .. } => {
+                job.end(None, at);
+                self.supersede_returned(id);
+            }
             Event::Ended { result, next, .. } => {
                 job.end(Some(result), at);
                 match next {
-                    Next::Retry { ready_at } => job.ready_at = *ready_at,
+                    Next::Retry { ready_at } => {
+                        job.ready_at = *ready_at;
+                        self.supersede_returned(id);
+                    }
                     Next::Finish { outcome } => self.finish(id, outcome, at),
                 }
             }

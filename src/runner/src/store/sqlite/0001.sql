@@ -79,11 +79,13 @@ CREATE TABLE open (
     wish_by TEXT,
     wish_reason TEXT,
     group_name TEXT,
+    newest INTEGER NOT NULL DEFAULT 0,           -- 1 when older ones of the group make way for it
     ran_in TEXT,
     started_wall INTEGER,
     queue_ms INTEGER
 ) STRICT;
 CREATE INDEX open_group ON open (group_name) WHERE group_name IS NOT NULL;
+CREATE INDEX open_newest ON open (group_name) WHERE newest = 1;
 CREATE INDEX open_ran_in ON open (ran_in) WHERE ran_in IS NOT NULL;
 
 -- Dependencies on jobs that are still open.

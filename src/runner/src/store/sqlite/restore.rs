@@ -14,6 +14,7 @@ use super::load;
 use super::migrate::{self, MIGRATIONS, migrate};
 use super::open::{self, Lock};
 use super::place::{Fault, Place, beside, damaged, io_error};
+use super::submit::supersede_returned;
 use crate::store::StoreError;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use std::fs::OpenOptions;
@@ -148,6 +149,7 @@ fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreRepo
          WHERE open.id = l.job AND l.stop_by IS NOT NULL AND open.wish <> 2",
         [],
     )?;
+    transaction.execute(concat!(supersede_returned!(), "IN (SELECT job FROM lease)"), [])?;
     transaction.execute("DELETE FROM lease", [])?;
     let reason = format!("restored from a backup of store {old_id}; look whether it ran meanwhile, then release it");
     let sql = "UPDATE open SET wish = 1, wish_by = ?1, wish_reason = ?2 WHERE wish = 0";

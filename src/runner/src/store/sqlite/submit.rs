@@ -11,6 +11,27 @@ use ci_runner_core::outcome::By;
 use ci_runner_core::time::Now;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+/// Whether a newer one of its group, the first of those that ask for it, makes a job that comes back wait in vain; `open`
+/// is the job.
+macro_rules! first_newer {
+    () => {
+        "SELECT min(n.id) FROM open AS n WHERE n.newest = 1 AND n.group_name = open.group_name AND n.id > open.id"
+    };
+}
+/// Cancels such jobs; which are looked at follows.
+macro_rules! supersede_returned {
+    () => {
+        concat!(
+            "UPDATE open SET wish = 2, wish_reason = NULL, wish_by = 'newer:' || (",
+            $crate::store::sqlite::submit::first_newer!(),
+            ") WHERE group_name IS NOT NULL AND wish <> 2 AND (",
+            $crate::store::sqlite::submit::first_newer!(),
+            ") IS NOT NULL AND id "
+        )
+    };
+}
+pub(super) use {first_newer, supersede_returned};
+
 impl Batch<'_> {
     pub(super) fn submit(&mut self, submission: &Submission, at: Now) -> Result<(), Fault> {
         let id = codec::int(submission.id.get());
@@ -23,7 +44,7 @@ impl Batch<'_> {
         let group = terms.group.as_ref();
         let hold = terms.hold.then_some((submission.submitter.as_str(), "submitted on hold"));
         self.run(
-            "INSERT INTO open (id, ready_at, wish, wish_by, wish_reason, group_name) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT INTO open (id, ready_at, wish, wish_by, wish_reason, group_name, newest) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             params![
                 id,
                 ready_at,
@@ -31,6 +52,7 @@ impl Batch<'_> {
                 hold.map(|hold| hold.0),
                 hold.map(|hold| hold.1),
                 group.map(|group| group.name.as_str()),
+                group.is_some_and(|group| group.policy != GroupPolicy::Queue),
             ],
         )?;
         for label in &terms.labels {
@@ -63,6 +85,12 @@ impl Batch<'_> {
             Some((other, _)) => self.cancel(submission.id, &By::Dependency(other.job)),
             None => Ok(()),
         }
+    }
+
+    /// A job that comes back to the queue while a newer one of its group asked for `latest` waits in vain.
+    pub(super) fn supersede_returned(&self, id: JobId) -> Result<(), Fault> {
+        self.run(concat!(supersede_returned!(), "= ?1"), [codec::int(id.get())])?;
+        Ok(())
     }
 
     fn is_open(&self, id: JobId) -> Result<bool, Fault> {

@@ -158,21 +158,24 @@ impl<'a> Batch<'a> {
             }
             Event::Released { attempt } => {
                 self.end_attempt(id, *attempt, None, at)?;
-                self.run_one(id, REQUEUE, params![job, None::<i64>, 0])?;
-                self.run_one(id, "DELETE FROM lease WHERE job = ?1", [job])
+                self.requeue(id, None, 0)
             }
             Event::Ended { attempt, result, next } => {
                 self.end_attempt(id, *attempt, Some(result), at)?;
                 match next {
-                    Next::Retry { ready_at } => {
-                        self.run_one(id, REQUEUE, params![job, ready_at.0, 1])?;
-                        self.run_one(id, "DELETE FROM lease WHERE job = ?1", [job])
-                    }
+                    Next::Retry { ready_at } => self.requeue(id, Some(ready_at.0), 1),
                     Next::Finish { outcome } => self.finish(id, outcome, true, at),
                 }
             }
             Event::Dropped { outcome } => self.finish(id, outcome, false, at),
         }
+    }
+
+    fn requeue(&mut self, id: JobId, ready_at: Option<i64>, tries: i64) -> Result<(), Fault> {
+        let job = codec::int(id.get());
+        self.run_one(id, REQUEUE, params![job, ready_at, tries])?;
+        self.run_one(id, "DELETE FROM lease WHERE job = ?1", [job])?;
+        self.supersede_returned(id)
     }
 
     fn pool(&self, pool: PoolId) -> Result<&'a str, Fault> {
