@@ -1,6 +1,8 @@
 //! The daemon as a service: it stops in order, reloads, tells its supervisor, and refuses what it cannot do with words that
 //! help.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod support;
 
 use serde_json::json;
