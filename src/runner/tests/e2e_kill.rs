@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 use support::load::{Load, executions, judge};
-use support::{Host, Random, count_of};
+use support::{Host, Random, count_of, kill};
 
 #[test]
 fn every_acknowledged_job_runs_exactly_once_whenever_the_daemon_is_killed() {
@@ -15,7 +15,15 @@ fn every_acknowledged_job_runs_exactly_once_whenever_the_daemon_is_killed() {
     let load = Load::start(&host, &mut random, true, 3);
     for _ in 0..cycles {
         std::thread::sleep(random.pause(200));
-        host.kill();
+        if random.below(5) == 0 {
+            // Told to end, in the midst of it all.
+            host.stop();
+        } else {
+            host.kill();
+        }
+        if let Some(spawner) = host.spawner().filter(|_| random.below(5) == 0) {
+            kill(spawner, "KILL");
+        }
         if random.below(4) == 0 {
             // Killed again while it starts.
             host.spawn();
