@@ -1,6 +1,9 @@
 //! Jobs that do not want to end, and processes of ours that are killed or stopped at random: nothing survives, nothing is
 //! stuck, and nothing counts as a success that did not exit with 0.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[expect(dead_code, reason = "each test file uses a part")]
 mod support;
 
 use serde_json::json;
@@ -17,7 +20,10 @@ const SHAPES: [(&str, &str); 8] = [
     ("held pipes", "setsid sh -c 'trap \"\" TERM; echo x >$F; sleep 600' >/dev/null 2>&1 <&- & sleep 600"),
     ("stopped child", "sh -c 'echo x >$F; kill -STOP $$; sleep 600' & sleep 600"),
     ("stopped itself", "echo x >$F; kill -STOP $$; sleep 600"),
-    ("fork loop", "echo x >$F; f() { sleep 600 & sleep 0.05; }; i=0; while [ $i -lt 200 ]; do f; i=$((i+1)); done; sleep 600"),
+    (
+        "fork loop",
+        "echo x >$F; f() { sleep 600 & sleep 0.05; }; i=0; while [ $i -lt 200 ]; do f; i=$((i+1)); done; sleep 600",
+    ),
     ("cleared environment", "env -i MARK=$E2E_MARKER setsid sh -c 'trap \"\" TERM; sleep 600' & echo x >$F; sleep 600"),
 ];
 
@@ -63,9 +69,7 @@ fn a_timeout_leaves_nothing_of_any_job() {
     let mut host = Host::new();
     host.slots = 10;
     host.start();
-    let add = |(name, script): (String, String)| {
-        (name, host.add(&host.shell_with(&script, json!({ "timeout": 2 }))))
-    };
+    let add = |(name, script): (String, String)| (name, host.add(&host.shell_with(&script, json!({ "timeout": 2 }))));
     let jobs: Vec<(String, u64)> = scripts(&host).into_iter().map(add).collect();
     for (name, id) in jobs {
         let job = host.finish(id);
@@ -158,12 +162,17 @@ fn spawner_and_shims_may_be_killed_or_stopped_at_random() {
 fn a_job_whose_shim_was_killed_is_lost_and_its_processes_end() {
     let mut host = Host::started();
     let _gate = host.gate("gate");
-    let script = format!("setsid sleep 600 & echo x >{}; read x <{}", host.path("ready").display(), host.path("gate").display());
+    let script =
+        format!("setsid sleep 600 & echo x >{}; read x <{}", host.path("ready").display(), host.path("gate").display());
     let id = host.add(&host.shell(&script));
     host.wait_file("ready");
     kill(host.wait_shim(id), "KILL");
     let job = host.finish(id);
-    assert_eq!((job["outcome"].as_str(), job["attempts"][0]["result"].as_str()), (Some("failed"), Some("lost")), "{job:#}");
+    assert_eq!(
+        (job["outcome"].as_str(), job["attempts"][0]["result"].as_str()),
+        (Some("failed"), Some("lost")),
+        "{job:#}"
+    );
     assert_eq!(host.survivors(), Vec::<i32>::new());
     // A stopped shim cannot keep the deadline of a cancel: the spawner steps in.
     let id = host.add(&host.shell(&script));

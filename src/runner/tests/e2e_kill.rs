@@ -1,6 +1,9 @@
 //! Promise 1 and 2 under fire: the daemon is killed at random moments while eight clients submit. What was acknowledged
 //! runs exactly once; what was not runs at most once. The control acknowledges before the commit and must be caught.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[expect(dead_code, reason = "each test file uses a part")]
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,8 @@
 //! Logs of jobs end to end: secrets, followers over restarts, floods; and the metrics' account.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[expect(dead_code, reason = "each test file uses a part")]
 mod support;
 
 use serde_json::json;
@@ -90,7 +93,9 @@ fn a_secret_is_seen_by_its_job_only() {
 fn a_follower_misses_and_repeats_no_line_while_the_daemon_is_killed() {
     let mut host = Host::started();
     let count = 3_000;
-    let script = format!("i=0; while [ $i -lt {count} ]; do echo line $i; i=$((i+1)); [ $((i % 50)) -eq 0 ] && sleep 0.05; done");
+    let script = format!(
+        "i=0; while [ $i -lt {count} ]; do echo line $i; i=$((i+1)); [ $((i % 50)) -eq 0 ] && sleep 0.05; done"
+    );
     let id = host.add(&host.shell(&script));
     host.wait_state(id, "running");
     let mut follower = host.cli(&["logs", "-f", &id.to_string()]);
@@ -134,8 +139,10 @@ fn wait_goes_on_over_a_restart() {
 fn a_flood_is_capped_and_holds_nobody_up() {
     let host = Host::started();
     let cap = 1_000_000;
-    let flood = host.add(&host.shell_with("head -c 100000000 /dev/zero | tr '\\0' 'x' | fold -w 120", json!({ "log_max": cap })));
-    let line = host.add(&host.shell_with("head -c 50000000 /dev/zero | tr '\\0' 'y'; echo; echo last", json!({ "log_max": cap })));
+    let flood = host
+        .add(&host.shell_with("head -c 100000000 /dev/zero | tr '\\0' 'x' | fold -w 120", json!({ "log_max": cap })));
+    let line = host
+        .add(&host.shell_with("head -c 50000000 /dev/zero | tr '\\0' 'y'; echo; echo last", json!({ "log_max": cap })));
     let mut times = Vec::new();
     let until = Instant::now() + Duration::from_secs(120);
     loop {
@@ -213,16 +220,21 @@ fn metrics_agree_with_what_happened() {
     let outcomes = [("succeeded", 4.0), ("failed", 2.0), ("timed_out", 1.0), ("cancelled", 1.0)];
     let text = wait_for("the last figures", || {
         let text = metrics(&host, &address);
-        (sum(&text, "ci_runner_jobs", "running") == 0.0 && sum(&text, "ci_runner_jobs_total", "") >= 8.0).then_some(text)
+        (sum(&text, "ci_runner_jobs", "running") == 0.0 && sum(&text, "ci_runner_jobs_total", "") >= 8.0)
+            .then_some(text)
     });
     for (outcome, count) in outcomes {
         assert_eq!(sum(&text, "ci_runner_jobs_total", outcome), count, "{outcome}:\n{text}");
     }
     assert_eq!(sum(&text, "ci_runner_job_retries_total", "exit"), 2.0, "{text}");
     assert_eq!(sum(&text, "ci_runner_job_duration_seconds_count", ""), 10.0, "one for each attempt:\n{text}");
-    assert!(sum(&text, "ci_runner_build_info", "") == 1.0 && sum(&text, "ci_runner_commit_duration_seconds_count", "") > 5.0);
+    assert!(
+        sum(&text, "ci_runner_build_info", "") == 1.0
+            && sum(&text, "ci_runner_commit_duration_seconds_count", "") > 5.0
+    );
     assert!(!text.contains("job=\""), "a job's id is a label:\n{text}");
-    let promtool = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let promtool =
+        Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
     match promtool {
         Err(_) => println!("SKIPPED a part of metrics_agree_with_what_happened: promtool is not installed"),
         Ok(mut child) => {

@@ -1,6 +1,9 @@
 //! What runs when, through the API: groups, dependencies, priorities, times, retries, labels, pauses, keys, limits; and the
 //! exact reason for each job that waits.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[expect(dead_code, reason = "each test file uses a part")]
 mod support;
 
 use serde_json::{Value, json};
@@ -197,7 +200,10 @@ fn retries_follow_their_rules() {
     assert_eq!(attempts(untimed), ("timed_out".to_owned(), 1));
     let missing = host.add(&json!({ "command": ["/no/such/program"], "retry": 2, "retry_delay": 0 }));
     let job = host.finish(missing);
-    assert_eq!((job["outcome"].as_str(), job["attempts"][0]["result"].as_str()), (Some("failed"), Some("failed_to_start")));
+    assert_eq!(
+        (job["outcome"].as_str(), job["attempts"][0]["result"].as_str()),
+        (Some("failed"), Some("failed_to_start"))
+    );
     assert!(job["cause"].as_str().unwrap().contains("/no/such/program"), "{job:#}");
     let nowhere = add(&host, "true", json!({ "dir": "/no/such/directory" }));
     assert!(host.finish(nowhere)["cause"].as_str().unwrap().contains("/no/such/directory"));
@@ -230,7 +236,8 @@ fn a_soft_timeout_warns_and_the_hard_one_ends() {
 #[test]
 fn labels_find_their_pool_and_what_is_missing_is_named() {
     let mut host = Host::new();
-    host.config = "grace = 1\n[pools.default]\nslots = 1\n[pools.big]\nslots = 1\nlabels = [\"gpu\", \"arch=arm64\"]\n".into();
+    host.config =
+        "grace = 1\n[pools.default]\nslots = 1\n[pools.big]\nslots = 1\nlabels = [\"gpu\", \"arch=arm64\"]\n".into();
     host.start();
     let fits = add(&host, "true", json!({ "labels": ["gpu"] }));
     assert_eq!(host.finish(fits)["pool"], "big");
@@ -346,7 +353,8 @@ fn bad_input_names_the_field_and_queues_nothing() {
         assert!(batch.json()["index"] == 1, "the second is wrong: {}", batch.text());
     }
     assert_eq!(host.all_jobs(), Vec::<Value>::new());
-    std::fs::write(host.path("jobs.jsonl"), "{\"command\":[\"true\"]}\n{\"command\":[\"true\"],\"tmeout\":3}\n").unwrap();
+    std::fs::write(host.path("jobs.jsonl"), "{\"command\":[\"true\"]}\n{\"command\":[\"true\"],\"tmeout\":3}\n")
+        .unwrap();
     let done = host.run_cli(&["add", "-f", host.path("jobs.jsonl").to_str().unwrap()]);
     let text = String::from_utf8_lossy(&done.stderr).into_owned();
     assert_eq!(done.status.code(), Some(3), "{text}");

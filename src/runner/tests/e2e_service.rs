@@ -1,6 +1,9 @@
 //! The daemon as a service: it stops in order, reloads, tells its supervisor, and refuses what it cannot do with words that
 //! help.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[expect(dead_code, reason = "each test file uses a part")]
 mod support;
 
 use serde_json::json;

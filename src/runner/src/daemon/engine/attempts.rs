@@ -137,7 +137,9 @@ impl Engine {
         match reconcile(&self.record, id, key.attempt, &observation, self.clock.now()) {
             Step::Forget => self.native.send(Request::Forget(key.clone())),
             Step::Kill => self.native.send(Request::Kill(key.clone())),
-            Step::Report => log::warn!(job = id.get(); "attempt {key} is of our store, but no job knows it: left alone"),
+            Step::Report => {
+                log::warn!(job = id.get(); "attempt {key} is of our store, but no job knows it: left alone")
+            }
             Step::Leave | Step::Record(_) | Step::Start | Step::Void | Step::Signal { .. } => {}
         }
     }
