@@ -1,7 +1,8 @@
 //! Promise 2: jobs go on while the daemon is dead, and everything about their end is right when it is back.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[expect(dead_code, reason = "each test file uses a part")]
 mod support;
 
 use serde_json::{Value, json};

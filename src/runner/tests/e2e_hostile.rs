@@ -1,6 +1,9 @@
 //! Jobs that do not want to end, and processes of ours that are killed or stopped at random: nothing survives, nothing is
 //! stuck, and nothing counts as a success that did not exit with 0.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[expect(dead_code, reason = "each test file uses a part")]
 mod support;
 
 use serde_json::json;
@@ -246,4 +249,37 @@ fn jobs_of_an_emptied_runtime_directory_are_lost_to_the_next_daemon_and_end() {
         host.survivors().into_iter().for_each(|pid| kill(pid, "KILL"));
     }
     check_emptied(&host, &jobs, old);
+}
+
+/// Times the process went to sleep by itself.
+fn sleeps_of(pid: i32) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let count = |task: fs::DirEntry| -> Option<u64> {
+        let status = fs::read_to_string(task.path().join("status")).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+    };
+    tasks.filter_map(count).sum()
+}
+
+#[test]
+fn the_daemon_waits_for_a_stopped_spawner_without_spinning() {
+    let mut host = Host::new();
+    host.config = "grace = 0\n".to_owned();
+    host.start();
+    let id = host.add(&host.shell("sleep 600"));
+    host.wait_state(id, "running");
+    let spawner = host.wait_spawner();
+    kill(spawner, "STOP");
+    host.kill();
+    host.start();
+    host.post(&format!("/api/v1/jobs/{id}/cancel"), &json!({}));
+    host.wait_state(id, "stopping");
+    let before = sleeps_of(host.pid());
+    // The measure is over time: what it does when there is nothing to do.
+    std::thread::sleep(Duration::from_secs(2));
+    let woken = sleeps_of(host.pid()) - before;
+    assert!(woken < 100, "woken {woken} times in two seconds");
+    kill(spawner, "CONT");
+    assert_eq!(host.finish(id)["outcome"], "cancelled");
+    host.assert_clean();
 }

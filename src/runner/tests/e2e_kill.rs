@@ -1,11 +1,14 @@
 //! Promise 1 and 2 under fire: the daemon is killed at random moments while eight clients submit. What was acknowledged
 //! runs exactly once; what was not runs at most once. The control acknowledges before the commit and must be caught.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[expect(dead_code, reason = "each test file uses a part")]
 mod support;
 
 use std::time::Duration;
 use support::load::{Load, executions, judge};
-use support::{Host, Random, count_of};
+use support::{Host, Random, count_of, kill};
 
 #[test]
 fn every_acknowledged_job_runs_exactly_once_whenever_the_daemon_is_killed() {
@@ -15,7 +18,15 @@ fn every_acknowledged_job_runs_exactly_once_whenever_the_daemon_is_killed() {
     let load = Load::start(&host, &mut random, true, 3);
     for _ in 0..cycles {
         std::thread::sleep(random.pause(200));
-        host.kill();
+        if random.below(5) == 0 {
+            // Told to end, in the midst of it all.
+            host.stop();
+        } else {
+            host.kill();
+        }
+        if let Some(spawner) = host.spawner().filter(|_| random.below(5) == 0) {
+            kill(spawner, "KILL");
+        }
         if random.below(4) == 0 {
             // Killed again while it starts.
             host.spawn();

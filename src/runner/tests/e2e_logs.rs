@@ -1,7 +1,8 @@
 //! Logs of jobs end to end: secrets, followers over restarts, floods; and the metrics' account.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[expect(dead_code, reason = "each test file uses a part")]
 mod support;
 
 use serde_json::json;

@@ -1,8 +1,9 @@
 //! What runs when, through the API: groups, dependencies, priorities, times, retries, labels, pauses, keys, limits; and the
 //! exact reason for each job that waits.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[expect(dead_code, reason = "each test file uses a part")]
 mod support;
 
 use serde_json::{Value, json};

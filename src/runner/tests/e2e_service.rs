@@ -1,8 +1,9 @@
 //! The daemon as a service: it stops in order, reloads, tells its supervisor, and refuses what it cannot do with words that
 //! help.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[expect(dead_code, reason = "each test file uses a part")]
 mod support;
 
 use serde_json::json;
@@ -79,7 +80,7 @@ fn a_reload_changes_slots_and_a_bad_one_changes_nothing() {
     fs::write(host.path("config.toml"), "grace = 1\n[pools.default]\nslots = 3\n").unwrap();
     host.signal("HUP");
     assert_eq!(host.finish(second)["outcome"], "succeeded");
-    assert_eq!(total(&host), 3);
+    wait_for("three slots", || (total(&host) == 3).then_some(()));
     fs::write(host.path("config.toml"), "grace = 1\n[pools.default]\nslotz = 9\n").unwrap();
     host.signal("HUP");
     wait_for("words about the bad configuration", || host.daemon_log().contains("slotz").then_some(()));

@@ -3,10 +3,6 @@
 //! Tests run in parallel and must find their own processes, and only those. Nothing here sleeps to wait for something:
 //! states are polled with a deadline. When a [`Host`] is dropped, every process of it is killed and every file removed.
 
-#![allow(dead_code, reason = "each test file uses a part")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
-#![allow(clippy::allow_attributes, reason = "`expect` would fail in the files that use everything")]
-
 pub mod client;
 pub mod load;
 pub mod procs;

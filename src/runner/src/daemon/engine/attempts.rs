@@ -395,13 +395,17 @@ impl Engine {
         self.consider_all(due);
     }
 
-    /// When [`Engine::press_stopping`] has something to do.
+    /// When [`Engine::press_stopping`] has something to do. What cannot be done now comes with an event, not with time.
     pub(super) fn next_press(&self) -> Option<Instant> {
+        if !self.listed || self.health != Health::Good {
+            return None;
+        }
         let now = self.record.now().engine;
         let stops = self.record.leases().filter_map(|(id, lease)| {
             let (_, kill_at) = lease.stop.as_ref()?;
-            let killed = self.watches.get(&id).is_some_and(|watch| watch.killed);
-            (!killed).then_some(*kill_at)
+            let watch = self.watches.get(&id);
+            let told = watch.is_some_and(|watch| watch.killed || watch.voided || !watch.settled);
+            (!told).then_some(*kill_at)
         });
         let refused = self.watches.values().filter_map(|watch| watch.refused).map(|(until, _)| until);
         stops.chain(refused.filter(|until| *until > now)).min()
