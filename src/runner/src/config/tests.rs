@@ -293,3 +293,19 @@ proptest::proptest! {
         let _ = resolve(&text);
     }
 }
+
+#[test]
+fn the_reference_page_names_every_key() {
+    let page = include_str!("../../../../docs/reference/configuration.md");
+    let tables = [
+        crate::suggest::fields_of::<file::ConfigFile>(),
+        crate::suggest::fields_of::<file::PoolFile>(),
+        crate::suggest::fields_of::<file::GroupFile>(),
+        crate::suggest::fields_of::<file::GcFile>(),
+        crate::suggest::fields_of::<file::HttpFile>(),
+    ];
+    for key in tables.into_iter().flatten() {
+        let named = page.contains(&format!("`{key}`")) || page.contains(&format!("[{key}.NAME]"));
+        assert!(named || page.contains(&format!("[{key}]")), "docs/reference/configuration.md does not name `{key}`");
+    }
+}
