@@ -66,12 +66,15 @@ fn the_control_that_acknowledges_before_the_commit_is_caught_losing_jobs() {
     for cycle in 1..=60 {
         host.start();
         let load = Load::start(&host, &mut random, false, 0);
-        std::thread::sleep(Duration::from_millis(30) + random.pause(100));
+        std::thread::sleep(random.pause(60));
+        // The moment that a promise is for: right after an answer.
+        let probe = format!("probe{cycle}");
+        host.add(&host.shell(&format!("echo {probe} $CI_RUNNER_JOB_ID 1 >>{}", host.path("ran").display())));
         host.kill();
         let account = load.end();
         let missing = |host: &Host| {
             let found = executions(&host.path("ran"));
-            account.acknowledged.keys().filter(|token| !found.contains_key(*token)).count()
+            account.acknowledged.keys().chain([&probe]).filter(|token| !found.contains_key(*token)).count()
         };
         host.start();
         host.finish_all(Duration::from_secs(60));
