@@ -1,10 +1,11 @@
-//! Old logs. A log belongs to a job by its name; a running job's log is never trimmed, because it is young.
+//! Old logs. A log belongs to a job by its name; a running job's log is never trimmed, however long it was silent.
 
 use ci_runner_core::id::JobId;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// Logs touched since then are left alone whatever the limits say: their job may be running.
+/// Logs touched since then are left alone whatever the limits say: their job may just have started.
 const YOUNG: Duration = Duration::from_secs(3600);
 
 struct LogFile {
@@ -28,8 +29,9 @@ pub fn remove_logs(dir: &Path, jobs: &[JobId]) {
     }
 }
 
-/// Removes logs beyond an age, and the oldest beyond a total size.
-pub fn trim_logs(dir: &Path, max_age: Option<Duration>, bytes_max: Option<u64>) {
+/// Removes logs beyond an age, and the oldest beyond a total size; never those of `running` jobs.
+pub fn trim_logs(dir: &Path, max_age: Option<Duration>, bytes_max: Option<u64>, running: &[JobId]) {
+    let running: HashSet<u64> = running.iter().map(|job| job.get()).collect();
     let mut files: Vec<LogFile> = directories_in(dir).iter().flat_map(|shard| files_in(shard)).collect();
     files.sort_by_key(|file| file.modified);
     let now = SystemTime::now();
@@ -38,7 +40,8 @@ pub fn trim_logs(dir: &Path, max_age: Option<Duration>, bytes_max: Option<u64>) 
         let age = now.duration_since(file.modified).unwrap_or_default();
         let too_old = max_age.is_some_and(|max| age > max);
         let too_much = bytes_max.is_some_and(|max| total > max);
-        if age > YOUNG && (too_old || too_much) {
+        let in_use = job_of(&file.path).is_some_and(|job| running.contains(&job));
+        if age > YOUNG && !in_use && (too_old || too_much) {
             total -= file.bytes;
             remove(&file.path);
         }
@@ -47,6 +50,11 @@ pub fn trim_logs(dir: &Path, max_age: Option<Duration>, bytes_max: Option<u64>) 
         // Fails while it holds anything, which is what we want.
         drop(std::fs::remove_dir(shard));
     }
+}
+
+/// The job a log's name tells: `<job>-<attempt>.log`.
+fn job_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.split('-').next()?.parse().ok()
 }
 
 fn remove(path: &Path) {
@@ -95,11 +103,13 @@ mod tests {
             names.sort();
             names
         };
-        trim_logs(dir.path(), Some(hour * 25), None);
+        trim_logs(dir.path(), Some(hour * 25), None, &[JobId::new(1).expect("id")]);
+        assert_eq!(left(), ["1-1.log", "2-1.log", "3-1.log", "4-1.log"], "silent, but running");
+        trim_logs(dir.path(), Some(hour * 25), None, &[]);
         assert_eq!(left(), ["2-1.log", "3-1.log", "4-1.log"]);
-        trim_logs(dir.path(), None, Some(200));
+        trim_logs(dir.path(), None, Some(200), &[]);
         assert_eq!(left(), ["3-1.log", "4-1.log"]);
-        trim_logs(dir.path(), Some(Duration::ZERO), Some(0));
+        trim_logs(dir.path(), Some(Duration::ZERO), Some(0), &[]);
         assert_eq!(left(), ["4-1.log"], "young: its job may be running");
         remove_logs(dir.path(), &[JobId::new(4).expect("id")]);
         assert!(left().is_empty());

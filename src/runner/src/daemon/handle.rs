@@ -302,6 +302,11 @@ impl Handle {
         self.snapshot.borrow().clone()
     }
 
+    /// Snapshots as they are made.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshot.clone()
+    }
+
     /// A listener.
     pub fn news(&self) -> News {
         self.news.clone()

@@ -127,12 +127,31 @@ pub fn run(plan: Plan, events: mpsc::Sender<Event>, stop: watch::Receiver<Stop>)
         let (engine, handle, control) = Engine::new(parts)?;
         let engine = tokio::spawn(engine.run());
         let ids = handle.submit(planned, None, "run".to_owned()).await.map_err(refused)?;
-        let watcher = Watcher { handle, control: control.clone(), reader, log_dir, stop, events, jobs: HashMap::new() };
+        let watcher = Watcher {
+            handle: handle.clone(),
+            control: control.clone(),
+            reader,
+            log_dir,
+            stop,
+            events,
+            jobs: HashMap::new(),
+        };
         let done = watcher.watch(&ids).await;
+        if done.is_err() {
+            end_all(&handle, &control).await;
+        }
         control.send(Control::Stop).await.ok();
         engine.await?;
         done
     })
+}
+
+/// Watching failed: nothing may go on unseen. Waits until no attempt is left.
+async fn end_all(handle: &Handle, control: &mpsc::Sender<Control>) {
+    handle.act(Target::All, Action::Cancel, "you".to_owned()).await.ok();
+    control.send(Control::KillAll).await.ok();
+    let mut snapshots = handle.snapshots();
+    snapshots.wait_for(|snapshot| snapshot.leases.is_empty()).await.ok();
 }
 
 fn refused(refusal: Refusal) -> anyhow::Error {

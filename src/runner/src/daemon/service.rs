@@ -237,8 +237,11 @@ async fn start_engine(parts: Parts) -> Result<Running> {
             let (engine, handle, control) = Engine::new(parts)?;
             drop(ready.send((handle, control)));
             engine.run().await;
-            Ok(())
-        })
+            Ok::<_, anyhow::Error>(())
+        })?;
+        // A connect to a spawner that does not answer must not hold up the end.
+        runtime.shutdown_background();
+        Ok(())
     };
     std::thread::Builder::new().name("engine".to_owned()).spawn(move || {
         if let Err(error) = body() {

@@ -47,10 +47,13 @@ pub enum Order {
     },
 }
 
+/// Specifications that were asked for. One that cannot be read is its own job's trouble: the commit stands.
+pub type Works = HashMap<JobId, Result<Claimed, StoreError>>;
+
 /// What it answers, one for each order, in order.
 pub enum Answer {
     /// A commit: how long it took; the specifications, when it succeeded.
-    Committed(Result<HashMap<JobId, Claimed>, StoreError>, Duration),
+    Committed(Result<Works, StoreError>, Duration),
     /// All open jobs. Pool numbers beyond the given names are in `pools`.
     Reloaded(Result<Reloaded, StoreError>),
     /// Jobs that were removed.
@@ -118,7 +121,7 @@ fn work(
                 let begin = Instant::now();
                 let done = keep_secrets(secrets_dir, &secrets)
                     .and_then(|()| if writes.is_empty() { Ok(()) } else { store.commit(&writes, &pools) })
-                    .and_then(|()| specifications(store.as_mut(), &want));
+                    .map(|()| specifications(store.as_mut(), &want));
                 Answer::Committed(done, begin.elapsed())
             }
             Order::Reload { pools } => Answer::Reloaded(reload(store.as_mut(), pools)),
@@ -141,14 +144,8 @@ fn keep_secrets(dir: &std::path::Path, secrets: &[(JobId, Vec<(String, String)>)
     Ok(())
 }
 
-fn specifications(store: &mut dyn Store, want: &[JobId]) -> Result<HashMap<JobId, Claimed>, StoreError> {
-    let mut found = HashMap::with_capacity(want.len());
-    for id in want {
-        if let Some(claimed) = store.claimed(*id)? {
-            found.insert(*id, claimed);
-        }
-    }
-    Ok(found)
+fn specifications(store: &mut dyn Store, want: &[JobId]) -> Works {
+    want.iter().filter_map(|id| Some((*id, store.claimed(*id).transpose()?))).collect()
 }
 
 fn reload(store: &mut dyn Store, mut pools: Vec<String>) -> Result<Reloaded, StoreError> {

@@ -5,13 +5,16 @@ use crate::daemon::fail;
 use crate::daemon::job_env::{Where, specification};
 use crate::executor::native::StartOrder;
 use crate::metrics::AttemptUse;
-use crate::store::{Receipt, Write};
+use crate::store::{Receipt, StoreError, Write};
 use ci_runner_core::change::Change;
 use ci_runner_core::outcome::{AttemptResult, LostCause, Outcome};
 use ci_runner_core::reconcile::{Observation, Step, reconcile};
 use ci_runner_core::state::{Event, Next};
 use ci_runner_spawner::protocol::{Request, Start};
+use std::io::ErrorKind;
 
+/// An answer of the service manager about the system's state holds so long.
+const SYSTEM_STATE_KEPT: Duration = Duration::from_secs(1);
 /// A refused start is tried again after this, doubled each time up to the maximum.
 const REFUSED_MS: u64 = 100;
 /// The longest pause between two tries of a refused start.
@@ -53,7 +56,10 @@ impl Engine {
         self.watches.clear();
         self.strangers.clear();
         if self.epoch.is_some() {
-            self.native.send(Request::List);
+            self.lists += 1;
+            if self.lists == 1 {
+                self.native.send(Request::List);
+            }
         }
     }
 
@@ -73,9 +79,10 @@ impl Engine {
                 self.listed = false;
             }
             Heard::Listed => {
-                // The end of an earlier list says nothing: what it told was forgotten when this one was asked for.
-                self.lists = self.lists.saturating_sub(1);
-                if self.lists > 0 {
+                // One list is on its way at a time. Where another was wanted meanwhile, what this one told was forgotten
+                // half-way, so its end says nothing.
+                if std::mem::take(&mut self.lists) > 1 {
+                    self.list_again();
                     return;
                 }
                 self.listed = true;
@@ -116,13 +123,26 @@ impl Engine {
 
     /// A death by a signal that nobody here sent, while the whole system goes down, is the host's doing: a clean reboot must
     /// not look like a failed job.
-    fn blame_the_host(&self, id: JobId, seen: Seen) -> Seen {
+    fn blame_the_host(&mut self, id: JobId, seen: Seen) -> Seen {
         let unasked = self.record.lease(id).is_some_and(|lease| lease.stop.is_none());
         match seen {
-            Seen::Ended(AttemptResult::Signaled { .. }) if unasked && crate::systemd::system_is_stopping() => {
+            Seen::Ended(AttemptResult::Signaled { .. }) if unasked && self.system_is_stopping() => {
                 Seen::Ended(AttemptResult::Lost { cause: LostCause::Host })
             }
             seen => seen,
+        }
+    }
+
+    /// Asks the service manager at most once a second: many jobs may die at once.
+    fn system_is_stopping(&mut self) -> bool {
+        let now = std::time::Instant::now();
+        match self.system_stopping {
+            Some((asked, answer)) if now.duration_since(asked) < SYSTEM_STATE_KEPT => answer,
+            _ => {
+                let answer = crate::systemd::system_is_stopping();
+                self.system_stopping = Some((now, answer));
+                answer
+            }
         }
     }
 
@@ -314,8 +334,12 @@ impl Engine {
         {
             None => None,
             Some(Ok(secrets)) => Some(secrets),
-            Some(Err(error)) => {
+            Some(Err(error)) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
                 self.never_starts(id, format!("its secrets are gone: {error}"));
+                return;
+            }
+            Some(Err(error)) => {
+                self.start_later(id, attempt, &format!("its secrets cannot be read: {error}"));
                 return;
             }
         };
@@ -354,6 +378,25 @@ impl Engine {
         if let Some(next) = ci_runner_core::schedule::after_end(&self.record, id, attempt, &result, self.clock.now()) {
             self.record_event(id, Event::Ended { attempt, result, next });
         }
+    }
+
+    /// What a claim needs could not be read: a damaged specification ends its job, anything else is tried again.
+    pub(super) fn unreadable(&mut self, id: JobId, error: &StoreError) {
+        let Some(attempt) = self.record.lease(id).map(|lease| lease.attempt.0) else { return };
+        let text = commit::chain(error);
+        match error {
+            StoreError::Damaged { .. } | StoreError::Row { .. } => {
+                self.never_starts(id, format!("its specification cannot be read: {text}"));
+            }
+            _ => self.start_later(id, attempt, &text),
+        }
+    }
+
+    /// Something of ours makes a start impossible for now.
+    fn start_later(&mut self, id: JobId, attempt: u32, why: &str) {
+        self.watches.entry(id).or_insert_with(|| Watch::new(attempt, Seen::Absent));
+        let key = self.key(id, attempt);
+        self.start_refused(&key, why);
     }
 
     fn start_refused(&mut self, key: &AttemptKey, why: &str) {

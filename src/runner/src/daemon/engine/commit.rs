@@ -3,6 +3,7 @@
 use super::*;
 use crate::daemon::handle::{Acted, IdempotencyKey, Refusal};
 use crate::daemon::secrets;
+use crate::daemon::writer::Works;
 use crate::store::{StoreError, Write};
 use ci_runner_core::change::{Change, Entry};
 use ci_runner_core::outcome::Outcome;
@@ -124,7 +125,12 @@ impl Engine {
         match self.health {
             Health::Good => {}
             Health::Reloading => return,
-            Health::Probing { at } if at > now.engine => return,
+            Health::Probing { at } | Health::Unread { at } if at > now.engine => return,
+            Health::Unread { .. } => {
+                self.health = Health::Reloading;
+                self.writer.order(reload_order(&self.record));
+                return;
+            }
             Health::Probing { .. } => {
                 self.batch.writes.push(Write::Clock { base: self.clock.base().clone(), now });
             }
@@ -165,8 +171,8 @@ impl Engine {
                 self.health = Health::Probing { at: self.clock.now().engine.plus_ms(PROBE_MS) };
             }
             Answer::Reloaded(Err(error)) => {
-                log::error!("the store cannot be read again: {}", chain(&error));
-                self.writer.order(reload_order(&self.record));
+                log::error!("the store cannot be read again, tried in {PROBE_MS} ms: {}", chain(&error));
+                self.health = Health::Unread { at: self.clock.now().engine.plus_ms(PROBE_MS) };
             }
             Answer::Collected(result) => self.collected(result),
             Answer::Closed(result) => {
@@ -178,14 +184,20 @@ impl Engine {
         }
     }
 
-    fn committed(&mut self, result: Result<HashMap<JobId, Claimed>, StoreError>, took: Duration) {
+    fn committed(&mut self, result: Result<Works, StoreError>, took: Duration) {
         self.metrics.committed(took);
         let Some(flight) = self.in_flight.take() else { return };
         match result {
             Err(error) => self.commit_failed(flight, &error),
             Ok(works) => {
                 crate::daemon::fail::point(crate::daemon::fail::AFTER_COMMIT);
-                self.works.extend(works);
+                let mut unreadable = Vec::new();
+                for (id, work) in works {
+                    match work {
+                        Ok(work) => drop(self.works.insert(id, work)),
+                        Err(error) => unreadable.push((id, error)),
+                    }
+                }
                 if self.health != Health::Good {
                     log::info!("the store takes commits again");
                     self.health = Health::Good;
@@ -200,6 +212,9 @@ impl Engine {
                             self.uncommitted.remove(id);
                         }
                     }
+                }
+                for (id, error) in unreadable {
+                    self.unreadable(id, &error);
                 }
                 self.release(flight.effects);
                 if flight.news > self.committed_news {

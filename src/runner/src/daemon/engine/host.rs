@@ -87,7 +87,9 @@ impl Engine {
                 let (settings, host) = *settings;
                 self.record.configure(settings.clone());
                 self.job_host = host.job_host(&self.job_host.store);
-                self.host = host;
+                // Writer and spawner keep their directories until a restart, so the loop does.
+                let HostSettings { log_dir, tmp_dir, secrets_dir, .. } = self.host.clone();
+                self.host = HostSettings { log_dir, tmp_dir, secrets_dir, ..host };
                 self.settings.send_replace(Arc::new(settings));
                 log::info!("configuration reloaded");
                 self.notifier.ready();
@@ -140,10 +142,11 @@ impl Engine {
                     tokio::task::spawn_blocking(move || crate::daemon::gc::remove_logs(&dir, &ids));
                     return;
                 }
+                let running: Vec<JobId> = self.record.leases().map(|(id, _)| id).collect();
                 let total = std::mem::take(&mut self.collected_jobs);
                 tokio::task::spawn_blocking(move || {
                     crate::daemon::gc::remove_logs(&dir, &ids);
-                    crate::daemon::gc::trim_logs(&dir, limits.0, limits.1);
+                    crate::daemon::gc::trim_logs(&dir, limits.0, limits.1, &running);
                     for reply in asked {
                         drop(reply.send(Ok(total)));
                     }

@@ -24,7 +24,7 @@ use super::job_env::Host;
 use super::writer::{Answer, Order, Reloaded, Writer};
 use crate::executor::native::{Event as Heard, Native};
 use crate::metrics::Metrics;
-use crate::store::{Claimed, Loaded, Reader, Store};
+use crate::store::{Claimed, Loaded, Reader, Store, Write};
 use crate::systemd::Notifier;
 use attempts::Watch;
 use ci_runner_core::announce::Announcement;
@@ -81,6 +81,11 @@ enum Health {
     Good,
     /// A commit failed and the record is being read again.
     Reloading,
+    /// It could not be read; it is tried again.
+    Unread {
+        /// When to try.
+        at: Instant,
+    },
     /// The record is right again; a commit must succeed before anything is taken in.
     Probing {
         /// When to try.
@@ -117,7 +122,7 @@ pub struct Engine {
     schedules: schedules::Schedules,
     epoch: Option<Epoch>,
     listed: bool,
-    /// Lists that were asked for and not yet told to the end: only the last answer counts.
+    /// Lists that are wanted; only one is on its way.
     lists: u32,
     health: Health,
     trouble: Option<StoreTrouble>,
@@ -140,6 +145,7 @@ pub struct Engine {
     collected_jobs: usize,
     problems: BTreeMap<&'static str, String>,
     watchdog_at: Option<tokio::time::Instant>,
+    system_stopping: Option<(std::time::Instant, bool)>,
 }
 
 /// What woke the loop.
@@ -214,6 +220,7 @@ impl Engine {
             collected_jobs: 0,
             problems: BTreeMap::new(),
             watchdog_at: None,
+            system_stopping: None,
         };
         // Whoever asks before the first turn sees the truth, not an empty host.
         engine.publish(now);
@@ -224,6 +231,8 @@ impl Engine {
     pub async fn run(mut self) {
         self.load_schedules();
         self.sweep_secrets();
+        // With the first commit the store knows this boot's clock, however this daemon ends.
+        self.batch.writes.push(Write::Clock { base: self.clock.base().clone(), now: self.clock.now() });
         loop {
             let now = self.clock.now();
             self.turn(now);
@@ -246,12 +255,12 @@ impl Engine {
     /// Decides, hands over the batch, sends commands.
     fn turn(&mut self, now: Now) {
         self.record.advance(now);
-        if self.health == Health::Good && !self.stopping {
-            self.go_on_with_bulk();
-            self.run_schedules(now);
-            self.collect(now);
-        }
         if self.health == Health::Good {
+            self.go_on_with_bulk();
+            if !self.stopping {
+                self.run_schedules(now);
+                self.collect(now);
+            }
             let claim = if self.stopping || !self.listed { None } else { self.epoch.clone() };
             let permit = Permit { claim, changes_max: CHANGES_PER_TURN };
             for entry in schedule(&mut self.record, &permit, now) {
@@ -268,13 +277,13 @@ impl Engine {
     async fn wait(&mut self, now: Now) -> Woken {
         let until = self.next_look(now);
         let mut wishes = Vec::new();
-        let open = self.health == Health::Good && self.bulk.is_none();
         tokio::select! {
             biased;
-            Some(answer) = self.writer.answers.recv() => Woken::Answer(answer),
+            // None: the writer died. Without it nothing can be kept, so the loop ends and says so.
+            answer = self.writer.answers.recv() => answer.map_or(Woken::Gone, Woken::Answer),
             Some(control) = self.control.recv() => Woken::Control(control),
             heard = self.native.next() => Woken::Heard(heard),
-            count = self.wishes.recv_many(&mut wishes, WISHES_PER_TURN), if open || !self.stopping => {
+            count = self.wishes.recv_many(&mut wishes, WISHES_PER_TURN) => {
                 if count == 0 { Woken::Gone } else { Woken::Wishes(wishes) }
             }
             Some((told, reply)) = self.news_asked.recv() => Woken::News(told, reply),
@@ -285,16 +294,18 @@ impl Engine {
     /// When something falls due by itself.
     fn next_look(&self, now: Now) -> tokio::time::Instant {
         let (engine, wall) = self.record.next_times();
-        let wall = [wall, self.schedules.next()].into_iter().flatten().min();
+        let chores = self.health == Health::Good && !self.stopping;
+        let wall = [wall, self.schedules.next().filter(|_| chores)].into_iter().flatten().min();
         let mut wait_ms = u64::try_from(IDLE_LOOK.as_millis()).unwrap_or(u64::MAX);
         if let Some(wall) = wall {
             wait_ms = wait_ms.min(u64::try_from(wall.0.saturating_sub(now.wall.0)).unwrap_or(0));
         }
         let probe = match self.health {
-            Health::Probing { at } => Some(at),
+            Health::Probing { at } | Health::Unread { at } => Some(at),
             Health::Good | Health::Reloading => None,
         };
-        let due = [engine, self.record.next_stale(), probe, self.next_press(), Some(self.next_collect)];
+        let collect = Some(self.next_collect).filter(|_| chores && !self.collecting);
+        let due = [engine, self.record.next_stale(), probe, self.next_press(), collect];
         if let Some(due) = due.into_iter().flatten().min() {
             wait_ms = wait_ms.min(due.since_ms(now.engine));
         }
