@@ -90,6 +90,57 @@ fn a_reload_changes_slots_and_a_bad_one_changes_nothing() {
     assert_eq!(host.finish(third)["outcome"], "succeeded");
 }
 
+/// A stop during `cancel --all` of many jobs used to wait for a slice of work that a stopping loop no longer took.
+#[test]
+fn a_stop_ends_the_daemon_amid_a_cancel_of_everything() {
+    let mut host = Host::new();
+    host.slots = 1;
+    host.start();
+    host.post("/api/v1/pause", &json!({}));
+    for _ in 0..10 {
+        let jobs: Vec<_> = (0..1_000).map(|_| host.shell("true")).collect();
+        host.post("/api/v1/jobs", &json!(jobs));
+    }
+    let client = host.client();
+    let cancel =
+        std::thread::spawn(move || drop(client.call("POST", "/api/v1/jobs/cancel", &[], Some(&json!({"all": true})))));
+    wait_for("the first slice", || {
+        host.get("/api/v1/status")["jobs"]["queued"].as_u64().filter(|queued| *queued < 10_000)
+    });
+    host.signal("TERM");
+    let status = host.wait_exit(Duration::from_secs(20));
+    assert_eq!(status.code(), Some(0), "{}", support::tail(&host.daemon_log()));
+    cancel.join().unwrap();
+    host.start();
+    host.assert_clean();
+}
+
+/// A specification that cannot be read used to look like a failed commit, for ever, and refused what others submitted.
+#[test]
+fn a_damaged_row_costs_its_own_job_only() {
+    let mut host = Host::started();
+    let damaged = host.add(&host.shell_with("true", json!({"hold": true, "retry": 0})));
+    host.stop();
+    let database = rusqlite::Connection::open(host.state.join("queue.db")).unwrap();
+    database
+        .execute(
+            "UPDATE job SET work = replace(work, 'true', 'false') WHERE id = ?1",
+            [i64::try_from(damaged).unwrap()],
+        )
+        .unwrap();
+    drop(database);
+    host.start();
+    host.post(&format!("/api/v1/jobs/{damaged}/release"), &json!({}));
+    let beside: Vec<u64> = (0..3).map(|_| host.add(&host.shell("true"))).collect();
+    for id in beside {
+        assert_eq!(host.finish(id)["outcome"], "succeeded");
+    }
+    let words = wait_for("the end of the damaged job", || {
+        host.daemon_log().lines().find(|line| line.contains("specification cannot be read")).map(str::to_owned)
+    });
+    assert!(words.contains(&format!("job {damaged} failed")), "{words}");
+}
+
 #[test]
 fn a_second_daemon_is_refused_and_told_who_holds_the_state() {
     let host = Host::started();
