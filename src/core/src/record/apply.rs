@@ -101,7 +101,7 @@ impl Record {
             attempt: open.attempt,
             tries: u16::try_from(open.tries).unwrap_or(u16::MAX),
             unmet: u16::try_from(unmet).unwrap_or(u16::MAX),
-            priority: terms.priority,
+            priority: Job::kept_priority(terms.priority),
             phase: open.phase,
             place: Place::Nowhere,
             wish: 0,
@@ -203,7 +203,7 @@ impl Record {
         self.jobs.get(id).ok_or(Illegal::NoJob(id))?;
         self.unplace(id);
         if let Some(job) = self.jobs.get_mut(id) {
-            job.priority = priority;
+            job.priority = Job::kept_priority(priority);
         }
         self.settle(id);
         Ok(())

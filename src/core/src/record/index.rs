@@ -71,11 +71,11 @@ impl Record {
                 }
             }
             Place::Ready => {
-                self.waiting.remove(&id);
+                self.waiting.remove(id);
                 self.classes[class as usize].ready.remove(&(order, id));
             }
             Place::Grouped => {
-                self.waiting.remove(&id);
+                self.waiting.remove(id);
                 self.classes[class as usize].ready.remove(&(order, id));
                 if let Some(members) = self.group_mut(group) {
                     members.waiting.remove(&id);

@@ -11,6 +11,7 @@
 //! ```
 
 mod apply;
+mod ids;
 mod index;
 mod interner;
 mod members;
@@ -20,13 +21,14 @@ mod why;
 
 use crate::change::{Lease, Pause, Wish};
 use crate::id::{AttemptNumber, JobId, PoolId};
-use crate::job::Condition;
+use crate::job::{Condition, PRIORITY_MAX};
 use crate::labels::Label;
 use crate::outcome::{AttemptResult, Outcome};
 use crate::policy::Settings;
 use crate::retry::RetryPolicy;
 use crate::state::{EventKind, Phase};
 use crate::time::{Instant, Now, WallTime};
+use ids::Ids;
 use interner::Interner;
 use members::Members;
 use pages::Pages;
@@ -34,7 +36,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 pub use view::{Counts, GroupView, PoolView};
 
-/// One point of priority is worth so much waiting time: 1 minute. With [`crate::job::PRIORITY_MAX`] it bounds starvation: a
+/// One point of priority is worth so much waiting time: 1 minute. With [`PRIORITY_MAX`] it bounds starvation: a
 /// job can be overtaken only by jobs submitted less than 200 minutes after it, so everything that can run gets its turn.
 pub const AGEING_MS_PER_PRIORITY: i64 = 60_000;
 /// Different pairs of pool and labels among open jobs; each costs a comparison per claim.
@@ -75,13 +77,22 @@ struct Job {
     attempt: u32,
     tries: u16,
     unmet: u16,
-    priority: i16,
+    /// Within [`PRIORITY_MAX`].
+    priority: i8,
     phase: Phase,
     place: Place,
     wish: u8,
 }
 
+/// What the top of this file says, and what a million of them may take.
+const _: () = assert!(size_of::<Option<Job>>() == 48);
+
 impl Job {
+    /// A priority as it is kept. Submissions are checked; a store that was written to by hand is not trusted.
+    fn kept_priority(priority: i16) -> i8 {
+        i8::try_from(priority.clamp(-PRIORITY_MAX, PRIORITY_MAX)).expect("the limit fits")
+    }
+
     /// Position in the queue: lower goes first. Fixed while priority is, because ageing has one slope for all.
     fn order(&self) -> i64 {
         self.submitted.0 - i64::from(self.priority) * AGEING_MS_PER_PRIORITY
@@ -193,7 +204,7 @@ pub struct Record {
     /// Jobs whose wish or expiry asks for a change.
     attention: BTreeSet<JobId>,
     /// Jobs that could run if there were room, by age.
-    waiting: BTreeSet<JobId>,
+    waiting: Ids,
     paused: Option<Pause>,
     ends: HashMap<JobId, bool>,
     ends_order: VecDeque<JobId>,
@@ -222,7 +233,7 @@ impl Record {
             wall_timers: BTreeSet::new(),
             expiries: BTreeSet::new(),
             attention: BTreeSet::new(),
-            waiting: BTreeSet::new(),
+            waiting: Ids::default(),
             paused: None,
             ends: HashMap::new(),
             ends_order: VecDeque::new(),

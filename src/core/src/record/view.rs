@@ -11,6 +11,8 @@ const AHEAD_RUN_MS_MAX: u64 = 250;
 pub const AHEAD_AGE_MS_MAX: u64 = 1_000;
 /// Claims ahead of free places, per pool.
 const AHEAD_MAX: u32 = 16;
+/// A commit may take so long, with the wait for more to share it: so many claims are ahead as end meanwhile.
+const AHEAD_SPAN_MS: u64 = 10;
 
 /// How many of the oldest waiting jobs are looked at for [`Record::oldest_by_pool`].
 const OLDEST_LOOKED_AT: usize = 10_000;
@@ -102,7 +104,7 @@ impl Record {
 
     /// Priority of an open job.
     pub fn priority(&self, id: JobId) -> Option<i16> {
-        self.jobs.get(id).map(|job| job.priority)
+        self.jobs.get(id).map(|job| i16::from(job.priority))
     }
 
     /// Tries of an open job that ended.
@@ -213,14 +215,14 @@ impl Record {
 
     /// When the job that could run and has waited longest was submitted.
     pub fn oldest_waiting(&self) -> Option<Instant> {
-        self.waiting.first().and_then(|id| self.jobs.get(*id)).map(|job| job.submitted)
+        self.waiting.first().and_then(|id| self.jobs.get(id)).map(|job| job.submitted)
     }
 
     /// As [`Record::oldest_waiting`], by pool: of the jobs that name a pool, or whose first possible pool it is. Looks at the
     /// oldest 10,000 only.
     pub fn oldest_by_pool(&self) -> BTreeMap<String, Instant> {
         let mut oldest = BTreeMap::new();
-        for job in self.waiting.iter().take(OLDEST_LOOKED_AT).filter_map(|id| self.jobs.get(*id)) {
+        for job in self.waiting.iter().take(OLDEST_LOOKED_AT).filter_map(|id| self.jobs.get(id)) {
             let first = self.classes[job.class as usize].pools.first();
             if let Some(pool) = first {
                 oldest.entry(self.pool_name(*pool).to_owned()).or_insert(job.submitted);
@@ -297,8 +299,9 @@ impl Record {
         }
         let since = Instant(self.now.engine.0.saturating_sub_unsigned(AHEAD_AGE_MS_MAX));
         let first = JobId::new(1).expect("one is positive");
-        let young = pool.dispatched.range((since, first)..).take(AHEAD_MAX as usize).count();
-        u32::try_from(young).unwrap_or(AHEAD_MAX)
+        let young = pool.dispatched.range((since, first)..).take(AHEAD_MAX as usize).count() as u64;
+        let ends = young * (1 + AHEAD_SPAN_MS / (pool.run_ms + 1));
+        u32::try_from(ends).unwrap_or(AHEAD_MAX).min(AHEAD_MAX)
     }
 
     /// True when the pool may run one attempt more at this moment. Nothing new starts while the host is paused.

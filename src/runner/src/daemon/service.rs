@@ -16,6 +16,8 @@ use crate::store::{Reader, Store, StoreError};
 use crate::systemd::{Notifier, NotifySettings};
 use crate::telemetry::Telemetry;
 use anyhow::{Context, Result};
+use ci_runner_core::record::Record;
+use std::cell::RefCell;
 use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -102,10 +104,12 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>) -> Result<()> {
     }
     let (mut store, reader) = SqliteStore::open(&config.state_dir)?;
     let reader: Arc<dyn Reader> = Arc::new(reader);
-    let (mut pools, mut open) = (Vec::new(), Vec::new());
-    let loaded = store.load(&mut |name| super::writer::pool_number(&mut pools, name), &mut |job| open.push(job))?;
-    let record = engine::rebuild(settings, &pools, &open, &loaded);
-    drop(open);
+    // Job by job: a list of a million would take half a gigabyte beside the record.
+    let record = RefCell::new(Record::new(settings));
+    let pool_id = &mut |name: &str| record.borrow_mut().ensure_pool(name);
+    let loaded = store.load(pool_id, &mut |job| engine::load_job(&mut record.borrow_mut(), &job))?;
+    let mut record = record.into_inner();
+    engine::load_rest(&mut record, &loaded);
     let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
     let native = NativeOptions {
         program: spawner_program()?,

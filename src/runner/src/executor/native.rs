@@ -172,6 +172,11 @@ impl Native {
         self.events.push_back(Event::Down { why: why.to_owned() });
     }
 
+    /// What was told together with the last [`Native::next`], without waiting.
+    pub fn buffered(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
     /// The next thing to tell. May be dropped and called again at any time.
     pub async fn next(&mut self) -> Event {
         loop {

@@ -16,6 +16,10 @@ pub(super) const RECORDS_MAX: usize = 8192;
 /// Bytes that may wait: a stalled journald must not eat the memory budget of the daemon.
 pub(super) const BYTES_MAX: usize = 8 << 20;
 
+/// After silence the writing thread lets so much time pass before it writes, so that a busy daemon wakes it a hundred times
+/// a second and not for each record.
+const GATHER: Duration = Duration::from_millis(10);
+
 #[derive(Default)]
 struct State {
     waiting: VecDeque<OwnedRecord>,
@@ -23,6 +27,8 @@ struct State {
     /// Pushed and written (or refused by the sink) since the start; equal when nothing is under way.
     pushed: u64,
     done: u64,
+    /// Who waits for everything to be written; then nothing is gathered.
+    flushing: u32,
 }
 
 /// The queue and its counters.
@@ -83,14 +89,16 @@ impl Queue {
         let deadline = Instant::now() + timeout;
         let mut state = self.lock();
         let goal = state.pushed;
+        state.flushing += 1;
         while state.done < goal {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return false;
+                break;
             }
             state = self.progress.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        true
+        state.flushing -= 1;
+        state.done >= goal
     }
 
     fn write(&self, mut sink: Box<dyn Sink>) {
@@ -122,6 +130,11 @@ impl Queue {
                     // A burst's memory is given back.
                     state.waiting.shrink_to(64);
                     state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    if state.flushing == 0 {
+                        drop(state);
+                        std::thread::sleep(GATHER);
+                        state = self.lock();
+                    }
                 }
             }
         }
@@ -131,8 +144,11 @@ impl Queue {
         let mut state = self.lock();
         state.done += 1;
         state.waiting_bytes -= cost;
+        let is_awaited = state.flushing > 0;
         drop(state);
-        self.progress.notify_all();
+        if is_awaited {
+            self.progress.notify_all();
+        }
     }
 }
 

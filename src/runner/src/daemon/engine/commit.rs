@@ -15,6 +15,19 @@ const NO_POOL: &str = "none";
 /// After a failed commit the next one is tried after this.
 const PROBE_MS: u64 = 1_000;
 
+/// Ends, and claims that no free slot waits for, share a commit with what comes within this time after the last one.
+const GATHER: Duration = Duration::from_millis(4);
+/// A start rides along with the next commit; without one it is kept after this.
+const RIDE: Duration = Duration::from_millis(20);
+
+/// How long a batch may wait for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Haste {
+    Ride,
+    Gather,
+    Now,
+}
+
 /// What waits for a batch to be on disk.
 pub(super) enum Effect {
     Submitted(Vec<JobId>, oneshot::Sender<Result<Vec<JobId>, Refusal>>),
@@ -40,9 +53,33 @@ pub(super) struct Batch {
     /// Idempotency keys of the batch, until readers can see them.
     pub keys: HashMap<String, (IdempotencyKey, Vec<JobId>)>,
     news: u64,
+    /// When its first change was noted.
+    since: Option<std::time::Instant>,
 }
 
 impl Batch {
+    /// Somebody waits for an answer, or acts on what is kept: now. Nobody does for starts, ends and claims ahead.
+    fn haste(&self) -> Haste {
+        let answers = self.effects.iter().any(|effect| !matches!(effect, Effect::Forget(..) | Effect::Finished(_)));
+        if answers || !self.again.is_empty() {
+            return Haste::Now;
+        }
+        let haste_of = |write: &Write| match write {
+            Write::Entry(Entry { change: Change::Job { event, .. }, .. }) => match event {
+                Event::Started { .. } | Event::Renewed { .. } => Haste::Ride,
+                Event::Claimed { .. } | Event::Released { .. } | Event::Ended { .. } => Haste::Gather,
+                Event::StopRequested { .. } | Event::Dropped { .. } => Haste::Now,
+            },
+            Write::Receipt { .. } => Haste::Ride,
+            Write::Entry(_)
+            | Write::Key(_)
+            | Write::Schedule(_)
+            | Write::ScheduleRemoved { .. }
+            | Write::Clock { .. } => Haste::Now,
+        };
+        self.writes.iter().map(haste_of).max().unwrap_or(Haste::Now)
+    }
+
     /// The commit looks at this job again although nothing of it changes.
     pub fn ask_again(&mut self, id: JobId) {
         self.again.push(id);
@@ -74,6 +111,7 @@ impl Engine {
             self.batch.jobs.push(*id);
         }
         self.changed = true;
+        self.batch.since.get_or_insert_with(std::time::Instant::now);
         self.batch.writes.push(Write::Entry(entry));
         self.batch.news = self.record.news_seq();
     }
@@ -139,7 +177,11 @@ impl Engine {
             self.close_when_done(now);
             return;
         }
+        if self.flush_due().is_some_and(|due| due > std::time::Instant::now()) {
+            return;
+        }
         let batch = std::mem::take(&mut self.batch);
+        self.flushed = Some(std::time::Instant::now());
         crate::daemon::fail::point(crate::daemon::fail::BEFORE_COMMIT);
         let order = Order::Commit {
             writes: batch.writes,
@@ -160,6 +202,27 @@ impl Engine {
             let effects = self.in_flight.as_mut().map(|flight| std::mem::take(&mut flight.effects));
             self.release(effects.unwrap_or_default());
         }
+    }
+
+    /// When the batch that waits for more is handed over; None: there is none, or it does not wait.
+    pub(super) fn flush_due(&self) -> Option<std::time::Instant> {
+        if self.in_flight.is_some() || self.stopping || self.health != Health::Good || self.batch.is_empty() {
+            return None;
+        }
+        match self.batch.haste() {
+            Haste::Now => None,
+            Haste::Gather if self.is_slot_waiting() => None,
+            Haste::Gather => self.flushed.map(|flushed| flushed + GATHER),
+            Haste::Ride => self.batch.since.map(|since| since + RIDE),
+        }
+    }
+
+    /// A slot is free, and what it is to run is claimed but not sent.
+    fn is_slot_waiting(&self) -> bool {
+        (0..self.record.pools().count()).any(|number| {
+            let pool = ci_runner_core::id::PoolId(u16::try_from(number).unwrap_or(u16::MAX));
+            self.record.may_dispatch(pool) && self.record.undispatched(pool).next().is_some()
+        })
     }
 
     /// The writer is done with something.
@@ -312,4 +375,40 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ci_runner_core::id::{AttemptNumber, PoolId};
+    use ci_runner_core::outcome::{AttemptResult, By};
+    use ci_runner_core::time::Now;
+
+    fn batch(events: Vec<Event>) -> Batch {
+        let id = JobId::new(1).unwrap();
+        let entry = |event| Write::Entry(Entry { at: Now::default(), change: Change::Job { id, event } });
+        Batch { writes: events.into_iter().map(entry).collect(), ..Batch::default() }
+    }
+
+    #[test]
+    fn only_what_nobody_waits_for_shares_a_later_commit() {
+        let attempt = AttemptNumber(1);
+        let started = || Event::Started { attempt };
+        let result = AttemptResult::Exited { code: 0 };
+        let ended =
+            || Event::Ended { attempt, result: result.clone(), next: Next::Finish { outcome: Outcome::Succeeded } };
+        let claimed = Event::Claimed { attempt, pool: PoolId(0), slot: 0, epoch: Epoch::new("e") };
+        let stop = Event::StopRequested { attempt, by: By::User("me".to_owned()), kill_at: Instant::default() };
+        assert_eq!(batch(vec![started()]).haste(), Haste::Ride);
+        assert_eq!(batch(vec![started(), ended(), claimed]).haste(), Haste::Gather);
+        assert_eq!(batch(vec![started(), stop]).haste(), Haste::Now, "a kill waits for it");
+        let mut told = batch(vec![ended()]);
+        told.effects.push(Effect::Finished(JobId::new(1).unwrap()));
+        assert_eq!(told.haste(), Haste::Gather);
+        told.effects.push(Effect::Done(oneshot::channel().0));
+        assert_eq!(told.haste(), Haste::Now, "somebody waits for an answer");
+        let mut asked = batch(Vec::new());
+        asked.ask_again(JobId::new(1).unwrap());
+        assert_eq!(asked.haste(), Haste::Now, "a start waits for its specification");
+    }
 }

@@ -113,6 +113,7 @@ pub struct Engine {
     metrics: Arc<Metrics>,
     batch: Batch,
     in_flight: Option<InFlight>,
+    flushed: Option<std::time::Instant>,
     uncommitted: HashMap<JobId, u32>,
     works: HashMap<JobId, Claimed>,
     watches: HashMap<JobId, Watch>,
@@ -191,6 +192,7 @@ impl Engine {
             metrics: parts.metrics,
             batch: Batch::default(),
             in_flight: None,
+            flushed: None,
             uncommitted: HashMap::new(),
             works: HashMap::new(),
             watches: HashMap::new(),
@@ -243,12 +245,21 @@ impl Engine {
             match self.wait(now).await {
                 Woken::Wishes(wishes) => wishes.into_iter().for_each(|wish| self.wish(wish)),
                 Woken::Answer(answer) => self.answered(answer),
-                Woken::Heard(heard) => self.heard(heard),
+                Woken::Heard(heard) => self.heard_all(heard),
                 Woken::Control(control) => self.control(control),
                 Woken::News(told, reply) => self.tell_news(told, reply),
                 Woken::Time => {}
                 Woken::Gone => return,
             }
+        }
+    }
+
+    /// Takes what the spawner said in one go: one decision, one message and one commit serve all of it.
+    fn heard_all(&mut self, first: Heard) {
+        self.heard(first);
+        for _ in 1..WISHES_PER_TURN {
+            let Some(heard) = self.native.buffered() else { return };
+            self.heard(heard);
         }
     }
 
@@ -311,7 +322,8 @@ impl Engine {
         }
         // A due time that this turn could not serve (the store fails, the batch is full) must not spin the loop.
         let mut until = tokio::time::Instant::now() + Duration::from_millis(wait_ms.max(1));
-        for other in [self.next_publish(), self.watchdog_at, self.next_status()].into_iter().flatten() {
+        let others = [self.next_publish(), self.watchdog_at, self.next_status(), self.flush_due().map(Into::into)];
+        for other in others.into_iter().flatten() {
             until = until.min(other);
         }
         until
@@ -345,13 +357,23 @@ pub fn rebuild(settings: Settings, pools: &[String], open: &[OpenJob], loaded: &
         if let Some(lease) = &mut job.lease {
             lease.pool = numbers.get(usize::from(lease.pool.0)).copied().unwrap_or(lease.pool);
         }
-        if let Err(error) = record.load(&job) {
-            log::error!(job = job.id.get(); "the store holds an impossible state: {error}");
-        }
+        load_job(&mut record, &job);
     }
+    load_rest(&mut record, loaded);
+    record
+}
+
+/// Takes an open job of a store into a new record.
+pub fn load_job(record: &mut Record, job: &OpenJob) {
+    if let Err(error) = record.load(job) {
+        log::error!(job = job.id.get(); "the store holds an impossible state: {error}");
+    }
+}
+
+/// Takes what a store told beside its jobs.
+pub fn load_rest(record: &mut Record, loaded: &Loaded) {
     record.set_last_id(loaded.last_id);
     record.set_paused(loaded.paused.clone());
-    record
 }
 
 /// Hands a reloading order the names of the pools.
