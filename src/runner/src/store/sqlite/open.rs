@@ -18,7 +18,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Before 3.51.3 a reset of the log could lose commits.
 const SQLITE_NEEDED: i32 = 3_051_003;
@@ -43,6 +43,23 @@ pub(super) struct Lock {
     pub store_id: Option<String>,
 }
 
+/// How long a lock may outlive its owner: a process that was being started when the owner died shares the owner's open
+/// files until it executes its program.
+const OUTLIVED: Duration = Duration::from_millis(500);
+/// Pause between two tries.
+const OUTLIVED_STEP: Duration = Duration::from_millis(5);
+
+/// Takes the lock, waiting out a process that shares it for a moment only.
+fn take_soon(file: &File) -> Result<(), rustix::io::Errno> {
+    let until = Instant::now() + OUTLIVED;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(OUTLIVED_STEP),
+            taken => return taken,
+        }
+    }
+}
+
 impl Lock {
     /// Makes the directory if it is not there, and takes it.
     pub fn take(dir: &Path) -> Result<Self, StoreError> {
@@ -59,7 +76,7 @@ impl Lock {
             .custom_flags(nofollow)
             .open(&path);
         let mut file = opened.map_err(|source| io_error("open", &path, source))?;
-        let taken = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        let taken = take_soon(&file);
         let mut text = String::new();
         let read = (&mut file).take(256).read_to_string(&mut text);
         read.map_err(|source| io_error("read", &path, source))?;
