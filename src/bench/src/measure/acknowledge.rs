@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Between two calls, so that the job of the last one is over.
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(20);
 const CLIENTS: usize = 64;
 
 /// One call of the client after another, each from the start of its process to its end; in turn with a bare process.
@@ -18,7 +18,7 @@ pub fn cli(bench: &Bench, report: &mut Report) -> Result<()> {
     let home = bench.home(4)?;
     let spooler = TaskSpooler::start(4)?;
     let (mut ours, mut bare, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..bench.pick(100, 500) {
+    for _ in 0..bench.pick(80, 300) {
         let mut add = home.client(&["add", "--", "/bin/true"]);
         ours.push(timed(add.stdout(Stdio::null()))?);
         bare.push(timed(&mut Command::new("/bin/true"))?);

@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const SLOTS: u32 = 4;
+/// Bare processes before and after each round.
+const RAW: usize = 3_000;
 /// The daemon counts ten times a second; looking more often would only take from its time.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A queue that stands still for so long is a failure, not a figure.
@@ -18,14 +20,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The machine's own limit, and what others make of it.
 pub fn peers(bench: &Bench, report: &mut Report) -> Result<()> {
-    let (rounds, jobs) = bench.pick((1, 2_000), (5, 4_000));
+    let (rounds, jobs) = bench.pick((1, 2_000), (4, 4_000));
     let mut add = |name: &str, measure: &dyn Fn(usize) -> Result<f64>, jobs: usize| -> Result<()> {
         let (mut rates, mut ratios) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            let before = raw(4_000)?;
+            let before = raw(RAW)?;
             let rate = measure(jobs)?;
             rates.push(rate);
-            ratios.push(rate * 2.0 / (before + raw(4_000)?));
+            ratios.push(rate * 2.0 / (before + raw(RAW)?));
         }
         let (rate, ratio) = (median(&rates), median(&ratios));
         let measured = format!("{rate:.0}/s");
@@ -125,7 +127,7 @@ fn spread(rates: &[(f64, f64)]) -> String {
 
 /// Rates and ratios. In each round `depth` jobs and some more are queued while the host is paused; the some more are timed.
 fn rounds(bench: &Bench, api: &mut Api, job: &Value, depth: usize) -> Result<Vec<(f64, f64)>> {
-    let (rounds, jobs) = bench.pick((2, 3_000), (5, 8_000));
+    let (rounds, jobs) = bench.pick((2, 2_000), (4, 6_000));
     let mut rates = Vec::new();
     for _ in 0..rounds {
         api.pause()?;
@@ -133,11 +135,11 @@ fn rounds(bench: &Bench, api: &mut Api, job: &Value, depth: usize) -> Result<Vec
         let missing = (depth + jobs).saturating_sub(idle.queued as usize);
         api.submit_many(job, missing)?;
         let full = api.wait_until("the queue to fill", PATIENCE, |counts| counts.queued as usize >= depth + jobs)?;
-        let before = raw(4_000)?;
+        let before = raw(RAW)?;
         api.resume()?;
         let rate = rate(api, full.succeeded, jobs as u64)?;
         api.pause()?;
-        rates.push((rate, rate * 2.0 / (before + raw(4_000)?)));
+        rates.push((rate, rate * 2.0 / (before + raw(RAW)?)));
     }
     Ok(rates)
 }

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// After a start or a burst of work: chores are done, threads that idle have ended.
-const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_secs(2);
 /// A queue of a million is full after this at the latest.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -23,7 +23,7 @@ pub fn idle(bench: &Bench, report: &mut Report) -> Result<()> {
     let sizes = || -> Result<(u64, u64)> { Ok((pss(daemon)?, pss(spawner)?)) };
     let first = sizes()?;
     let begin = Instant::now();
-    let rate = wake_ups(&[daemon, spawner], bench.pick(10, 120))? as f64 / begin.elapsed().as_secs_f64();
+    let rate = wake_ups(&[daemon, spawner], bench.pick(8, 60))? as f64 / begin.elapsed().as_secs_f64();
     let last = sizes()?;
     report.add(Row {
         name: "wake-ups of daemon and spawner at rest".to_owned(),

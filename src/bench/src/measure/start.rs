@@ -27,7 +27,7 @@ pub fn first_instruction(bench: &Bench, report: &mut Report) -> Result<()> {
     let me = me.to_str().context("the path of this program is no text")?;
     let file = fifo.to_str().context("the temporary directory is no text")?;
     let (mut ours, mut bare, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..bench.pick(80, 500) {
+    for _ in 0..bench.pick(60, 300) {
         let mut add = home.client(&["add", "--", me, "stamp", file]);
         ours.push(delay(add.stdout(Stdio::null()), &mut stamps)?);
         bare.push(delay(Command::new(me).args(["stamp", file]), &mut stamps)?);
