@@ -63,10 +63,15 @@ impl Row {
         let unit = self.unit;
         match self.limit {
             Limit::Nothing => "-".to_owned(),
-            Limit::AtLeast(limit) => format!("≥ {limit} {unit}"),
-            Limit::AtMost(limit) => format!("≤ {limit} {unit}"),
+            Limit::AtLeast(limit) => format!("≥ {} {unit}", short(limit)),
+            Limit::AtMost(limit) => format!("≤ {} {unit}", short(limit)),
         }
     }
+}
+
+/// At most two digits after the point, and none that say nothing.
+fn short(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
 }
 
 impl Report {

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 /// Between two calls, so that the job of the last one is over.
 const PAUSE: Duration = Duration::from_millis(20);
 const CLIENTS: usize = 64;
+/// Asked is 2.5 ms on a machine where a bare process takes 0.7 ms from its start to its end.
+const BARE_PROCESSES_MAX: f64 = 2.5 / 0.7;
 
 /// One call of the client after another, each from the start of its process to its end; in turn with a bare process.
 pub fn cli(bench: &Bench, report: &mut Report) -> Result<()> {
@@ -29,9 +31,9 @@ pub fn cli(bench: &Bench, report: &mut Report) -> Result<()> {
     let (p50, p99) = (median(&ours), percentile(&ours, 0.99));
     report.add(Row {
         name: "`ci-runner add`, start to exit, p50".to_owned(),
-        limit: Limit::AtMost(2.5),
-        judged: p50,
-        unit: "ms",
+        limit: Limit::AtMost(BARE_PROCESSES_MAX),
+        judged: p50 / median(&bare),
+        unit: "× a bare process",
         measured: format!("{p50:.2} ms, p99 {p99:.2} ms; a bare process {:.2} ms", median(&bare)),
         ratio: Some(p50 / median(&bare)),
     });

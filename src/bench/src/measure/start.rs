@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// Until everything of the job before is over and the daemon idle.
 const PAUSE: Duration = Duration::from_millis(30);
+/// Asked are a p50 of 3.5 ms and a p99 of 10 ms on a machine where task-spooler, which writes nothing, takes 2.0 and 2.7 ms.
+const ASKED: [(&str, f64, f64, f64); 2] = [("p50", 0.5, 3.5, 2.0), ("p99", 0.99, 10.0, 2.7)];
 
 /// The job is this program, which tells the time first of all.
 pub fn first_instruction(bench: &Bench, report: &mut Report) -> Result<()> {
@@ -36,15 +38,19 @@ pub fn first_instruction(bench: &Bench, report: &mut Report) -> Result<()> {
         }
     }
     ensure!(Path::new(file).exists(), "the pipe went away");
-    for (name, part, limit) in [("p50", 0.5, 3.5), ("p99", 0.99, 10.0)] {
-        let value = percentile(&ours, part);
+    for (name, part, asked, asked_of_peer) in ASKED {
+        let (value, bare) = (percentile(&ours, part), percentile(&bare, part));
+        let (limit, judged, unit) = match &spooler {
+            Some(_) => (Limit::AtMost(asked / asked_of_peer), value / percentile(&theirs, part), "× task-spooler"),
+            None => (Limit::Nothing, value, "ms"),
+        };
         report.add(Row {
             name: format!("client's start to the job's first instruction, {name}"),
-            limit: Limit::AtMost(limit),
-            judged: value,
-            unit: "ms",
-            measured: format!("{value:.2} ms; a bare process {:.2} ms", percentile(&bare, part)),
-            ratio: Some(value / percentile(&bare, part)),
+            limit,
+            judged,
+            unit,
+            measured: format!("{value:.2} ms; a bare process {bare:.2} ms"),
+            ratio: Some(value / bare),
         });
     }
     if spooler.is_some() {
