@@ -42,7 +42,9 @@ impl Truth {
         let holders = members().filter(|(_, other)| other.lease.is_some()).count();
         let ahead = members().filter(|(other, row)| {
             let before = self.claimable(**other, row, at);
-            **other < id && (before || (doubt && self.skewed && self.claimable_but_date(**other, row, at)))
+            placeable(settings, row)
+                && **other < id
+                && (before || (doubt && self.skewed && self.claimable_but_date(**other, row, at)))
         });
         let ahead = ahead.count();
         holders + ahead < limit(settings, row) as usize
@@ -177,7 +179,7 @@ impl Truth {
                     && !self.group_lets((store, settings, now), id, row, true)
             }
             Reason::Paused(_) => store.paused.is_some(),
-            Reason::NoPool { .. } => settings.pools.iter().all(|pool| !fits(settings, row, &pool.name)),
+            Reason::NoPool { .. } => !placeable(settings, row),
             Reason::NoSlot { pools } => pools.iter().all(|(name, slots, _)| leases(name) >= *slots as usize),
             Reason::Behind { .. } | Reason::Next => true,
         }
@@ -205,6 +207,11 @@ fn limit(settings: &Settings, row: &Row) -> u32 {
     let Some(group) = &row.terms.group else { return u32::MAX };
     let fixed = settings.groups.iter().find(|fixed| fixed.name == group.name);
     fixed.map(|fixed| fixed.limit).or(row.group_limit).unwrap_or(1)
+}
+
+/// Whether any pool can take it. What none can take holds up nobody of its group.
+fn placeable(settings: &Settings, row: &Row) -> bool {
+    settings.pools.iter().any(|pool| fits(settings, row, &pool.name))
 }
 
 fn fits(settings: &Settings, row: &Row, pool: &str) -> bool {

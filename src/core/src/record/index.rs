@@ -17,7 +17,11 @@ impl Record {
         if job.ready_at > self.now.engine || at.is_some_and(|at| at > self.now.wall) {
             return Place::Delayed;
         }
-        if job.group == NO_GROUP { Place::Ready } else { Place::Grouped }
+        match (job.group, self.classes[job.class as usize].pools.is_empty()) {
+            (NO_GROUP, _) => Place::Ready,
+            (_, true) => Place::Stranded,
+            (_, false) => Place::Grouped,
+        }
     }
 
     /// Moves a job to where it belongs.
@@ -48,6 +52,7 @@ impl Record {
                 self.waiting.insert(id);
                 self.classes[class as usize].ready.insert((order, id));
             }
+            Place::Stranded => self.waiting.insert(id),
             Place::Grouped => {
                 self.waiting.insert(id);
                 let offer = self.group_mut(group).and_then(|members| members.wait(id));
@@ -74,6 +79,7 @@ impl Record {
                 self.waiting.remove(id);
                 self.classes[class as usize].ready.remove(&(order, id));
             }
+            Place::Stranded => self.waiting.remove(id),
             Place::Grouped => {
                 self.waiting.remove(id);
                 self.classes[class as usize].ready.remove(&(order, id));

@@ -9,6 +9,8 @@
 //! job.place:   Blocked ─▶ Delayed ─▶ Grouped ─▶ (offered) ─▶ Ready ─▶ claimed: no place, a lease
 //!                 dependencies   time      group's waiting    class queue
 //! ```
+//!
+//! A job of a group that no pool can take is `Stranded`: it waits outside its group until the settings change.
 
 mod apply;
 mod ids;
@@ -59,6 +61,8 @@ enum Place {
     Grouped,
     /// In its class's queue.
     Ready,
+    /// In none but `waiting`: it has a group, and no pool can take it. Its group passes it over, so that it holds up nobody.
+    Stranded,
 }
 
 const NO_GROUP: u32 = u32::MAX;
@@ -264,8 +268,24 @@ impl Record {
             }
         }
         self.settings = settings;
+        let stranded =
+            |record: &Self| -> Vec<bool> { record.classes.iter().map(|class| class.pools.is_empty()).collect() };
+        let before = stranded(self);
         for number in 0..self.classes.len() {
             self.match_pools(number);
+        }
+        self.settle_stranded(&before, &stranded(self));
+    }
+
+    /// Groups pass over what no pool can take any more, and let in what one can take now.
+    fn settle_stranded(&mut self, before: &[bool], now: &[bool]) {
+        if before == now {
+            return;
+        }
+        let changed = |job: &&Job| job.group != NO_GROUP && before[job.class as usize] != now[job.class as usize];
+        let ids: Vec<JobId> = self.jobs.iter().filter(changed).map(|job| job.id).collect();
+        for id in ids {
+            self.settle(id);
         }
     }
 

@@ -10,6 +10,8 @@ use crate::reconcile::{Observation, Seen, Step, reconcile};
 use crate::schedule::{Permit, after_end, schedule};
 use crate::state::{Event, Next};
 
+mod stranded;
+
 fn job(id: u64) -> JobId {
     JobId::new(id).expect("positive")
 }
