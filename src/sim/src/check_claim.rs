@@ -108,6 +108,13 @@ impl Truth {
         if store.rows.values().any(|row| row.terms.expires.is_some_and(|date| date <= now.wall)) {
             return; // expiries of this very moment are dropped at the next turn
         }
+        let wakes = record.next_times().1;
+        let waiting = store.rows.iter().filter(|(_, row)| row.phase == Phase::Queued);
+        let expiring = waiting.filter_map(|(id, row)| Some((row.terms.expires?, id))).min();
+        if let Some((date, id)) = expiring {
+            let what = || format!("job {id} expires at {date:?}, the record wakes at {wakes:?}");
+            self.require(wakes.is_some_and(|at| at <= date), "every_expiry_wakes", what);
+        }
         let mut rebuilt = store.record(settings, now);
         rebuilt.advance(now);
         let same = record.len() == rebuilt.len() && record.next_id() == rebuilt.next_id();

@@ -144,6 +144,7 @@ impl Record {
     /// Takes the time: jobs whose delay is over move on, jobs whose expiry passed ask for attention. Engine time never
     /// goes back here; wall time may.
     pub fn advance(&mut self, now: Now) {
+        let set_back = now.wall < self.now.wall;
         self.now.wall = now.wall;
         self.now.engine = self.now.engine.max(now.engine);
         while let Some((ready_at, id)) = self.timers.first().copied()
@@ -164,6 +165,22 @@ impl Record {
             self.expiries.pop_first();
             if self.jobs.get(id).is_some_and(|job| job.phase == Phase::Queued) {
                 self.attention.insert(id);
+            }
+        }
+        if set_back {
+            self.expect_again();
+        }
+    }
+
+    /// The date was set back: what had expired and is not dropped yet has its time before it once more, and needs its timer.
+    fn expect_again(&mut self) {
+        let wall = self.now.wall;
+        let pending = self.attention.iter().filter_map(|id| Some((self.extras.get(id)?.expires?, *id)));
+        let pending: Vec<_> = pending.filter(|(expires, _)| *expires > wall).collect();
+        for (expires, id) in pending {
+            self.expiries.insert((expires, id));
+            if self.jobs.get(id).is_some_and(|job| job.wish & CANCELLED == 0) {
+                self.attention.remove(&id);
             }
         }
     }

@@ -486,6 +486,24 @@ fn what_was_due_stays_due() {
     assert_eq!(bench.turn(), [1]);
 }
 
+/// The loop looked at the time but could not decide (its store failed); then the date was set back. The job used to be
+/// dropped at the next change of anything instead of at its time.
+#[test]
+fn an_expiry_is_waited_for_again_when_the_date_was_set_back() {
+    let mut bench = Bench::new(1);
+    bench.submit(|spec| spec.terms.expires = Some(WallTime(1_002_000)));
+    bench.wish(1, Wish::Hold { by: "me".into(), reason: String::new() });
+    bench.record.advance(at(3_000));
+    assert_eq!(bench.record.next_times(), (None, None), "it is due");
+    bench.now = Now { engine: Instant(3_001), wall: WallTime(1_000_000) };
+    assert_eq!(bench.turn(), [0; 0]);
+    assert_eq!(bench.record.phase(job(1)), Some(Phase::Queued), "its time is before it");
+    assert_eq!(bench.record.next_times(), (None, Some(WallTime(1_002_000))), "and wakes the loop");
+    bench.now = Now { engine: Instant(5_001), wall: WallTime(1_002_000) };
+    bench.turn();
+    assert_eq!(bench.record.phase(job(1)), None);
+}
+
 #[test]
 fn illegal_facts_change_nothing() {
     let mut bench = Bench::new(1);
