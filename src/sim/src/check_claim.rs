@@ -140,7 +140,7 @@ impl Truth {
             if skewed && (row.terms.at.is_some() || row.terms.expires.is_some() || row.terms.group.is_some()) {
                 continue;
             }
-            let (ours, theirs) = (sorted(record.explain(*id)), sorted(rebuilt.explain(*id)));
+            let (ours, theirs) = (record.explain(*id), rebuilt.explain(*id));
             let claimable = self.claimable(*id, row, now);
             let told = ours.clone().unwrap_or_default();
             self.require(skewed || ours == theirs, "explain_tells_the_truth", || {
@@ -191,19 +191,6 @@ impl Truth {
             Reason::Behind { .. } | Reason::Next => true,
         }
     }
-}
-
-/// Pools in order of name: a reload keeps their old order until the next start.
-fn sorted(mut reasons: Option<Vec<Reason>>) -> Option<Vec<Reason>> {
-    for reason in reasons.iter_mut().flatten() {
-        if let Reason::NoSlot { pools } = reason {
-            pools.sort();
-        }
-        if let Reason::NoPool { nearest, .. } = reason {
-            *nearest = None;
-        }
-    }
-    reasons
 }
 
 fn order(id: JobId, row: &Row) -> (i64, JobId) {

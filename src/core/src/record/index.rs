@@ -137,7 +137,8 @@ impl Record {
                 && key.pool.as_ref().is_none_or(|name| *name == pool.name)
                 && crate::labels::missing(&key.labels, &pool.labels).is_empty()
         };
-        let pools = (0u16..).zip(&self.pools).filter(|(_, pool)| matches(pool)).map(|(at, _)| PoolId(at)).collect();
+        let pools = self.preference.iter().copied();
+        let pools = pools.filter(|pool| matches(&self.pools[usize::from(pool.0)])).collect();
         self.classes[number].pools = pools;
     }
 

@@ -529,3 +529,30 @@ fn illegal_facts_change_nothing() {
 fn a_job_costs_48_bytes() {
     assert!(std::mem::size_of::<Option<Job>>() <= 56, "{}", std::mem::size_of::<Option<Job>>());
 }
+
+/// A reload used to keep the old order until the next start, and to show a pool that was gone for ever.
+#[test]
+fn the_new_settings_order_is_the_order_of_preference() {
+    let pool = |name: &str| Pool { name: name.into(), slots: 1, labels: Vec::new() };
+    let settings =
+        |names: &[&str]| Settings { pools: names.iter().map(|name| pool(name)).collect(), ..Settings::default() };
+    let shown =
+        |bench: &Bench| -> Vec<String> { bench.record.pools_in_use().into_iter().map(|pool| pool.name).collect() };
+    let mut bench = Bench::new(1);
+    bench.record.configure(settings(&["b", "old"]));
+    let stays = bench.submit(|spec| spec.terms.pool = Some("old".into()));
+    bench.turn();
+    bench.record.configure(settings(&["a", "b"]));
+    assert_eq!(shown(&bench), ["a", "b", "old"], "what is gone stays while it runs something");
+    let chosen = bench.submit(|_| ());
+    bench.turn();
+    let pool = bench.record.lease(chosen).map(|lease| bench.record.pool_name(lease.pool).to_owned());
+    assert_eq!(pool.as_deref(), Some("a"), "the first of the new order, not of the old one");
+    let waits = bench.submit(|spec| spec.terms.pool = Some("old".into()));
+    bench.end(stays.get(), 0);
+    assert_eq!(shown(&bench), ["a", "b", "old"], "an open job names it");
+    bench.wish(waits.get(), Wish::Cancel { by: By::User("me".into()) });
+    bench.turn();
+    assert_eq!(shown(&bench), ["a", "b"]);
+    assert!(!bench.record.counts().contains_key("old"));
+}

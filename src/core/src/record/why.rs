@@ -74,7 +74,8 @@ impl Record {
         let lacks = |pool: &PoolState| -> Vec<Label> {
             crate::labels::missing(&key.labels, &pool.labels).into_iter().cloned().collect()
         };
-        let candidates = self.pools.iter().filter(|pool| pool.slots > 0);
+        let pools = self.preference.iter().filter_map(|pool| self.pools.get(usize::from(pool.0)));
+        let candidates = pools.filter(|pool| pool.slots > 0);
         let candidates = candidates.filter(|pool| key.pool.as_ref().is_none_or(|name| *name == pool.name));
         let nearest = candidates.map(|pool| (pool.name.clone(), lacks(pool))).min_by_key(|(_, lacks)| lacks.len());
         Reason::NoPool { pool: key.pool.clone(), labels: key.labels.clone(), nearest }
