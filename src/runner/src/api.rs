@@ -3,7 +3,7 @@
 //! Times are RFC 3339 UTC, durations seconds, sizes bytes, and the unit is part of the name. A request refuses unknown keys.
 //! What a field means and its limits are in `ci_runner_core::job`; this module only carries.
 
-use crate::quantity::{DurationField, SizeField};
+use crate::quantity::{DurationField, SizeField, WordsField};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -52,8 +52,9 @@ pub struct JobRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backoff: Option<String>,
     /// Rules, first match wins: `exit`, `exit:2`, `signal`, `signal:KILL`, `lost`, `timeout`, `oom`, `start`; `!` before one
-    /// forbids.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// forbids. A list, or a text with commas.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "WordsField::words")]
+    #[schema(value_type = Option<WordsSchema>)]
     pub retry_on: Option<Vec<String>>,
     /// Higher goes first; 0.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,6 +123,16 @@ pub enum SizeSchema {
     /// Bytes.
     Bytes(u64),
     /// Text.
+    Text(String),
+}
+
+/// Words as a list, or as a text such as `exit:2,lost`.
+#[derive(ToSchema, Serialize)]
+#[serde(untagged)]
+pub enum WordsSchema {
+    /// List.
+    List(Vec<String>),
+    /// Text with commas.
     Text(String),
 }
 

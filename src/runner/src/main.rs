@@ -15,5 +15,11 @@ fn restore(from: &Path, state_dir: &Path) -> Result<Restored, Failure> {
         StoreError::Held { .. } | StoreError::Full => Failure::Temporary(format!("{:#}", anyhow::Error::new(error))),
         other => Failure::Error(format!("{:#}", anyhow::Error::new(other))),
     })?;
-    Ok(Restored { held: report.held, lost: report.lost, finished: report.finished, replaced: report.replaced })
+    Ok(Restored {
+        held: report.held,
+        paused_schedules: report.paused,
+        lost: report.lost,
+        finished: report.finished,
+        replaced: report.replaced,
+    })
 }

@@ -42,7 +42,9 @@ impl Truth {
         let holders = members().filter(|(_, other)| other.lease.is_some()).count();
         let ahead = members().filter(|(other, row)| {
             let before = self.claimable(**other, row, at);
-            **other < id && (before || (doubt && self.skewed && self.claimable_but_date(**other, row, at)))
+            placeable(settings, row)
+                && **other < id
+                && (before || (doubt && self.skewed && self.claimable_but_date(**other, row, at)))
         });
         let ahead = ahead.count();
         holders + ahead < limit(settings, row) as usize
@@ -106,6 +108,13 @@ impl Truth {
         if store.rows.values().any(|row| row.terms.expires.is_some_and(|date| date <= now.wall)) {
             return; // expiries of this very moment are dropped at the next turn
         }
+        let wakes = record.next_times().1;
+        let waiting = store.rows.iter().filter(|(_, row)| row.phase == Phase::Queued);
+        let expiring = waiting.filter_map(|(id, row)| Some((row.terms.expires?, id))).min();
+        if let Some((date, id)) = expiring {
+            let what = || format!("job {id} expires at {date:?}, the record wakes at {wakes:?}");
+            self.require(wakes.is_some_and(|at| at <= date), "every_expiry_wakes", what);
+        }
         let mut rebuilt = store.record(settings, now);
         rebuilt.advance(now);
         let same = record.len() == rebuilt.len() && record.next_id() == rebuilt.next_id();
@@ -131,7 +140,7 @@ impl Truth {
             if skewed && (row.terms.at.is_some() || row.terms.expires.is_some() || row.terms.group.is_some()) {
                 continue;
             }
-            let (ours, theirs) = (sorted(record.explain(*id)), sorted(rebuilt.explain(*id)));
+            let (ours, theirs) = (record.explain(*id), rebuilt.explain(*id));
             let claimable = self.claimable(*id, row, now);
             let told = ours.clone().unwrap_or_default();
             self.require(skewed || ours == theirs, "explain_tells_the_truth", || {
@@ -177,24 +186,11 @@ impl Truth {
                     && !self.group_lets((store, settings, now), id, row, true)
             }
             Reason::Paused(_) => store.paused.is_some(),
-            Reason::NoPool { .. } => settings.pools.iter().all(|pool| !fits(settings, row, &pool.name)),
+            Reason::NoPool { .. } => !placeable(settings, row),
             Reason::NoSlot { pools } => pools.iter().all(|(name, slots, _)| leases(name) >= *slots as usize),
             Reason::Behind { .. } | Reason::Next => true,
         }
     }
-}
-
-/// Pools in order of name: a reload keeps their old order until the next start.
-fn sorted(mut reasons: Option<Vec<Reason>>) -> Option<Vec<Reason>> {
-    for reason in reasons.iter_mut().flatten() {
-        if let Reason::NoSlot { pools } = reason {
-            pools.sort();
-        }
-        if let Reason::NoPool { nearest, .. } = reason {
-            *nearest = None;
-        }
-    }
-    reasons
 }
 
 fn order(id: JobId, row: &Row) -> (i64, JobId) {
@@ -205,6 +201,11 @@ fn limit(settings: &Settings, row: &Row) -> u32 {
     let Some(group) = &row.terms.group else { return u32::MAX };
     let fixed = settings.groups.iter().find(|fixed| fixed.name == group.name);
     fixed.map(|fixed| fixed.limit).or(row.group_limit).unwrap_or(1)
+}
+
+/// Whether any pool can take it. What none can take holds up nobody of its group.
+fn placeable(settings: &Settings, row: &Row) -> bool {
+    settings.pools.iter().any(|pool| fits(settings, row, &pool.name))
 }
 
 fn fits(settings: &Settings, row: &Row, pool: &str) -> bool {

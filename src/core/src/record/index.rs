@@ -17,7 +17,11 @@ impl Record {
         if job.ready_at > self.now.engine || at.is_some_and(|at| at > self.now.wall) {
             return Place::Delayed;
         }
-        if job.group == NO_GROUP { Place::Ready } else { Place::Grouped }
+        match (job.group, self.classes[job.class as usize].pools.is_empty()) {
+            (NO_GROUP, _) => Place::Ready,
+            (_, true) => Place::Stranded,
+            (_, false) => Place::Grouped,
+        }
     }
 
     /// Moves a job to where it belongs.
@@ -48,6 +52,7 @@ impl Record {
                 self.waiting.insert(id);
                 self.classes[class as usize].ready.insert((order, id));
             }
+            Place::Stranded => self.waiting.insert(id),
             Place::Grouped => {
                 self.waiting.insert(id);
                 let offer = self.group_mut(group).and_then(|members| members.wait(id));
@@ -74,6 +79,7 @@ impl Record {
                 self.waiting.remove(id);
                 self.classes[class as usize].ready.remove(&(order, id));
             }
+            Place::Stranded => self.waiting.remove(id),
             Place::Grouped => {
                 self.waiting.remove(id);
                 self.classes[class as usize].ready.remove(&(order, id));
@@ -131,13 +137,15 @@ impl Record {
                 && key.pool.as_ref().is_none_or(|name| *name == pool.name)
                 && crate::labels::missing(&key.labels, &pool.labels).is_empty()
         };
-        let pools = (0u16..).zip(&self.pools).filter(|(_, pool)| matches(pool)).map(|(at, _)| PoolId(at)).collect();
+        let pools = self.preference.iter().copied();
+        let pools = pools.filter(|pool| matches(&self.pools[usize::from(pool.0)])).collect();
         self.classes[number].pools = pools;
     }
 
     /// Takes the time: jobs whose delay is over move on, jobs whose expiry passed ask for attention. Engine time never
     /// goes back here; wall time may.
     pub fn advance(&mut self, now: Now) {
+        let set_back = now.wall < self.now.wall;
         self.now.wall = now.wall;
         self.now.engine = self.now.engine.max(now.engine);
         while let Some((ready_at, id)) = self.timers.first().copied()
@@ -158,6 +166,22 @@ impl Record {
             self.expiries.pop_first();
             if self.jobs.get(id).is_some_and(|job| job.phase == Phase::Queued) {
                 self.attention.insert(id);
+            }
+        }
+        if set_back {
+            self.expect_again();
+        }
+    }
+
+    /// The date was set back: what had expired and is not dropped yet has its time before it once more, and needs its timer.
+    fn expect_again(&mut self) {
+        let wall = self.now.wall;
+        let pending = self.attention.iter().filter_map(|id| Some((self.extras.get(id)?.expires?, *id)));
+        let pending: Vec<_> = pending.filter(|(expires, _)| *expires > wall).collect();
+        for (expires, id) in pending {
+            self.expiries.insert((expires, id));
+            if self.jobs.get(id).is_some_and(|job| job.wish & CANCELLED == 0) {
+                self.attention.remove(&id);
             }
         }
     }

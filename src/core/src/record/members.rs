@@ -1,7 +1,8 @@
 //! One concurrency group's open jobs.
 //!
 //! `offered` is always the first `limit - holders` of `waiting`, in order of id: only they stand in a queue from which
-//! they can be claimed. So the limit holds however many claims are made in one turn, and the order is first in, first out.
+//! they can be claimed. So the limit holds however many claims are made in one turn, and the order is first in, first out
+//! among those that some pool can take: the record keeps the others out of `waiting`.
 
 use crate::id::JobId;
 use std::collections::BTreeSet;

@@ -9,6 +9,8 @@
 //! job.place:   Blocked ─▶ Delayed ─▶ Grouped ─▶ (offered) ─▶ Ready ─▶ claimed: no place, a lease
 //!                 dependencies   time      group's waiting    class queue
 //! ```
+//!
+//! A job of a group that no pool can take is `Stranded`: it waits outside its group until the settings change.
 
 mod apply;
 mod ids;
@@ -59,6 +61,8 @@ enum Place {
     Grouped,
     /// In its class's queue.
     Ready,
+    /// In none but `waiting`: it has a group, and no pool can take it. Its group passes it over, so that it holds up nobody.
+    Stranded,
 }
 
 const NO_GROUP: u32 = u32::MAX;
@@ -197,7 +201,10 @@ pub struct Record {
     retries: Interner<RetryPolicy>,
     group_names: Interner<String>,
     groups: Vec<Option<Members>>,
+    /// By number. A pool that is gone keeps its number.
     pools: Vec<PoolState>,
+    /// The same in order of preference: that of the settings, then those that are gone.
+    preference: Vec<PoolId>,
     timers: BTreeSet<(Instant, JobId)>,
     wall_timers: BTreeSet<(WallTime, JobId)>,
     expiries: BTreeSet<(WallTime, JobId)>,
@@ -229,6 +236,7 @@ impl Record {
             group_names: Interner::default(),
             groups: Vec::new(),
             pools: Vec::new(),
+            preference: Vec::new(),
             timers: BTreeSet::new(),
             wall_timers: BTreeSet::new(),
             expiries: BTreeSet::new(),
@@ -244,7 +252,8 @@ impl Record {
         record
     }
 
-    /// Takes new settings. A pool that is gone keeps its number and its running attempts, and takes no more.
+    /// Takes new settings. A pool that is gone keeps its number and its running attempts, and takes no more. The order of
+    /// the new settings is the order of preference, whatever it was before.
     pub fn configure(&mut self, settings: Settings) {
         for pool in &mut self.pools {
             let kept = settings.pools.iter().find(|wanted| wanted.name == pool.name);
@@ -252,20 +261,40 @@ impl Record {
             pool.labels = kept.map(|kept| kept.labels.clone()).unwrap_or_default();
         }
         for wanted in &settings.pools {
-            self.ensure_pool(&wanted.name);
-            let pool = self.pools.iter_mut().find(|pool| pool.name == wanted.name);
-            let pool = pool.expect("the pool was just made");
+            let number = self.ensure_pool(&wanted.name);
+            let pool = &mut self.pools[usize::from(number.0)];
             pool.slots = wanted.slots;
             pool.labels = wanted.labels.clone();
         }
+        let rank = |pool: &PoolId| {
+            let name = &self.pools[usize::from(pool.0)].name;
+            settings.pools.iter().position(|wanted| wanted.name == *name).unwrap_or(usize::MAX)
+        };
+        self.preference.sort_by_cached_key(|pool| (rank(pool), *pool));
         for group in &settings.groups {
             if let Some(number) = self.group_names.find(&group.name) {
                 self.set_group_limit(number, group.limit);
             }
         }
         self.settings = settings;
+        let stranded =
+            |record: &Self| -> Vec<bool> { record.classes.iter().map(|class| class.pools.is_empty()).collect() };
+        let before = stranded(self);
         for number in 0..self.classes.len() {
             self.match_pools(number);
+        }
+        self.settle_stranded(&before, &stranded(self));
+    }
+
+    /// Groups pass over what no pool can take any more, and let in what one can take now.
+    fn settle_stranded(&mut self, before: &[bool], now: &[bool]) {
+        if before == now {
+            return;
+        }
+        let changed = |job: &&Job| job.group != NO_GROUP && before[job.class as usize] != now[job.class as usize];
+        let ids: Vec<JobId> = self.jobs.iter().filter(changed).map(|job| job.id).collect();
+        for id in ids {
+            self.settle(id);
         }
     }
 
@@ -281,9 +310,10 @@ impl Record {
                 claimed: BTreeSet::new(),
                 run_ms: view::RUN_MS_UNKNOWN,
             });
+            self.preference.push(pool_id(self.pools.len() - 1));
             self.pools.len() - 1
         });
-        PoolId(u16::try_from(at).expect("pools are limited to POOLS_MAX"))
+        pool_id(at)
     }
 
     /// The next id to give.
@@ -326,6 +356,10 @@ impl Record {
             self.news.pop_front();
         }
     }
+}
+
+fn pool_id(at: usize) -> PoolId {
+    PoolId(u16::try_from(at).expect("pools are limited to POOLS_MAX"))
 }
 
 /// What is decided about an end, before it is recorded.

@@ -10,6 +10,8 @@ use crate::reconcile::{Observation, Seen, Step, reconcile};
 use crate::schedule::{Permit, after_end, schedule};
 use crate::state::{Event, Next};
 
+mod stranded;
+
 fn job(id: u64) -> JobId {
     JobId::new(id).expect("positive")
 }
@@ -484,6 +486,24 @@ fn what_was_due_stays_due() {
     assert_eq!(bench.turn(), [1]);
 }
 
+/// The loop looked at the time but could not decide (its store failed); then the date was set back. The job used to be
+/// dropped at the next change of anything instead of at its time.
+#[test]
+fn an_expiry_is_waited_for_again_when_the_date_was_set_back() {
+    let mut bench = Bench::new(1);
+    bench.submit(|spec| spec.terms.expires = Some(WallTime(1_002_000)));
+    bench.wish(1, Wish::Hold { by: "me".into(), reason: String::new() });
+    bench.record.advance(at(3_000));
+    assert_eq!(bench.record.next_times(), (None, None), "it is due");
+    bench.now = Now { engine: Instant(3_001), wall: WallTime(1_000_000) };
+    assert_eq!(bench.turn(), [0; 0]);
+    assert_eq!(bench.record.phase(job(1)), Some(Phase::Queued), "its time is before it");
+    assert_eq!(bench.record.next_times(), (None, Some(WallTime(1_002_000))), "and wakes the loop");
+    bench.now = Now { engine: Instant(5_001), wall: WallTime(1_002_000) };
+    bench.turn();
+    assert_eq!(bench.record.phase(job(1)), None);
+}
+
 #[test]
 fn illegal_facts_change_nothing() {
     let mut bench = Bench::new(1);
@@ -508,4 +528,31 @@ fn illegal_facts_change_nothing() {
 #[test]
 fn a_job_costs_48_bytes() {
     assert!(std::mem::size_of::<Option<Job>>() <= 56, "{}", std::mem::size_of::<Option<Job>>());
+}
+
+/// A reload used to keep the old order until the next start, and to show a pool that was gone for ever.
+#[test]
+fn the_new_settings_order_is_the_order_of_preference() {
+    let pool = |name: &str| Pool { name: name.into(), slots: 1, labels: Vec::new() };
+    let settings =
+        |names: &[&str]| Settings { pools: names.iter().map(|name| pool(name)).collect(), ..Settings::default() };
+    let shown =
+        |bench: &Bench| -> Vec<String> { bench.record.pools_in_use().into_iter().map(|pool| pool.name).collect() };
+    let mut bench = Bench::new(1);
+    bench.record.configure(settings(&["b", "old"]));
+    let stays = bench.submit(|spec| spec.terms.pool = Some("old".into()));
+    bench.turn();
+    bench.record.configure(settings(&["a", "b"]));
+    assert_eq!(shown(&bench), ["a", "b", "old"], "what is gone stays while it runs something");
+    let chosen = bench.submit(|_| ());
+    bench.turn();
+    let pool = bench.record.lease(chosen).map(|lease| bench.record.pool_name(lease.pool).to_owned());
+    assert_eq!(pool.as_deref(), Some("a"), "the first of the new order, not of the old one");
+    let waits = bench.submit(|spec| spec.terms.pool = Some("old".into()));
+    bench.end(stays.get(), 0);
+    assert_eq!(shown(&bench), ["a", "b", "old"], "an open job names it");
+    bench.wish(waits.get(), Wish::Cancel { by: By::User("me".into()) });
+    bench.turn();
+    assert_eq!(shown(&bench), ["a", "b"]);
+    assert!(!bench.record.counts().contains_key("old"));
 }

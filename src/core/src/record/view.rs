@@ -71,6 +71,19 @@ pub struct Counts {
     pub stopping: usize,
 }
 
+impl PoolState {
+    fn view(&self) -> PoolView {
+        PoolView {
+            name: self.name.clone(),
+            slots: self.slots,
+            used: u32::try_from(self.dispatched.len()).unwrap_or(u32::MAX),
+            claimed: u32::try_from(self.claimed.len()).unwrap_or(u32::MAX),
+            labels: self.labels.clone(),
+            holders: (0u32..).zip(&self.places).filter_map(|(slot, job)| job.map(|job| (slot, job))).collect(),
+        }
+    }
+}
+
 impl Record {
     /// The settings it decides by.
     pub fn settings(&self) -> &Settings {
@@ -165,16 +178,26 @@ impl Record {
         self.jobs.iter().map(|job| job.id)
     }
 
-    /// All pools, in order.
+    /// All pools by number: the n-th is `PoolId(n)`, gone ones too.
     pub fn pools(&self) -> impl Iterator<Item = PoolView> {
-        self.pools.iter().map(|pool| PoolView {
-            name: pool.name.clone(),
-            slots: pool.slots,
-            used: u32::try_from(pool.dispatched.len()).unwrap_or(u32::MAX),
-            claimed: u32::try_from(pool.claimed.len()).unwrap_or(u32::MAX),
-            labels: pool.labels.clone(),
-            holders: (0u32..).zip(&pool.places).filter_map(|(slot, job)| job.map(|job| (slot, job))).collect(),
-        })
+        self.pools.iter().map(PoolState::view)
+    }
+
+    /// Pools for people, in order of preference: those of the settings, and those that are gone while open jobs hold or
+    /// name them.
+    pub fn pools_in_use(&self) -> Vec<PoolView> {
+        let mut named: Vec<&str> = Vec::new();
+        for (at, _) in self.classes.iter().enumerate().filter(|(_, class)| class.queued > 0) {
+            named.extend(self.class_keys.get(u32::try_from(at).unwrap_or(u32::MAX)).pool.as_deref());
+        }
+        let pools = self.preference.iter().filter_map(|pool| self.pools.get(usize::from(pool.0)));
+        let in_use = |pool: &&PoolState| {
+            pool.slots > 0
+                || !pool.dispatched.is_empty()
+                || !pool.claimed.is_empty()
+                || named.contains(&pool.name.as_str())
+        };
+        pools.filter(in_use).map(PoolState::view).collect()
     }
 
     /// All groups with open jobs.
@@ -192,7 +215,7 @@ impl Record {
     /// Open jobs by pool. A queued job counts for the pool it names, else for the first that could take it, else for "".
     pub fn counts(&self) -> BTreeMap<String, Counts> {
         let mut counts: BTreeMap<String, Counts> = BTreeMap::new();
-        for pool in &self.pools {
+        for pool in self.pools.iter().filter(|pool| pool.slots > 0) {
             counts.entry(pool.name.clone()).or_default();
         }
         for (at, class) in self.classes.iter().enumerate().filter(|(_, class)| class.queued > 0) {
@@ -265,7 +288,8 @@ impl Record {
     /// The best job to claim and where, if any pool has room.
     pub(crate) fn best_claim(&self) -> Option<(JobId, FreePlace)> {
         let mut best: Option<((i64, JobId), FreePlace)> = None;
-        for place in (0u16..).zip(&self.pools).filter_map(|(at, pool)| self.free_place(PoolId(at), pool)) {
+        let pools = self.preference.iter().filter_map(|id| Some((*id, self.pools.get(usize::from(id.0))?)));
+        for place in pools.filter_map(|(id, pool)| self.free_place(id, pool)) {
             let Some(head) = self.head(place.pool) else { continue };
             let better = best.is_none_or(|(key, taken)| head < key || (head == key && place.room > taken.room));
             if better {

@@ -12,14 +12,16 @@ impl Record {
         for (other, on) in extra.map(|extra| extra.waits_for.as_slice()).unwrap_or_default() {
             reasons.push(Reason::WaitsFor { job: *other, on: *on, phase: self.phase(*other) });
         }
-        let was_due = job.attempt > 0 || matches!(job.place, Place::Ready | Place::Grouped);
+        let was_due = job.attempt > 0 || matches!(job.place, Place::Ready | Place::Grouped | Place::Stranded);
         if let Some(at) = extra.and_then(|extra| extra.at).filter(|at| !was_due && *at > self.now.wall) {
             reasons.push(Reason::NotBefore(at));
         }
         if job.ready_at > self.now.engine {
             reasons.push(Reason::Delayed { until: job.ready_at, tries: u32::from(job.tries) });
         }
-        if let Some(members) = self.groups.get(job.group as usize).and_then(Option::as_ref) {
+        // What no pool can take is outside its group's order: the group is not what it waits for.
+        let group = (!self.is_stranded(job)).then(|| self.groups.get(job.group as usize)).flatten();
+        if let Some(members) = group.and_then(Option::as_ref) {
             let ahead = members.waiting.range(..id).take(AHEAD_COUNTED_MAX).count();
             if members.holders.len() + ahead >= members.limit as usize {
                 reasons.push(Reason::Group {
@@ -31,6 +33,10 @@ impl Record {
             }
         }
         reasons
+    }
+
+    fn is_stranded(&self, job: &Job) -> bool {
+        self.classes.get(job.class as usize).is_none_or(|class| class.pools.is_empty())
     }
 
     /// Pools, slots and the queue. `free` says that nothing else is in the way: only then does the queue matter.
@@ -68,7 +74,8 @@ impl Record {
         let lacks = |pool: &PoolState| -> Vec<Label> {
             crate::labels::missing(&key.labels, &pool.labels).into_iter().cloned().collect()
         };
-        let candidates = self.pools.iter().filter(|pool| pool.slots > 0);
+        let pools = self.preference.iter().filter_map(|pool| self.pools.get(usize::from(pool.0)));
+        let candidates = pools.filter(|pool| pool.slots > 0);
         let candidates = candidates.filter(|pool| key.pool.as_ref().is_none_or(|name| *name == pool.name));
         let nearest = candidates.map(|pool| (pool.name.clone(), lacks(pool))).min_by_key(|(_, lacks)| lacks.len());
         Reason::NoPool { pool: key.pool.clone(), labels: key.labels.clone(), nearest }

@@ -62,6 +62,8 @@ pub struct Hooks {
 pub struct Restored {
     /// Open jobs that are on hold now and were not before.
     pub held: u64,
+    /// Schedules that are paused now.
+    pub paused_schedules: u64,
     /// Open attempts that were ended as lost.
     pub lost: u64,
     /// Finished jobs in the backup.

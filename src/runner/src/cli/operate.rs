@@ -52,10 +52,11 @@ pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
         return context.print_json(&restored);
     }
     print(&format!(
-        "{}: {} finished jobs, {} open ones put on hold, {} attempts ended as lost\n",
+        "{}: {} finished jobs, {} open ones put on hold, {} schedules paused, {} attempts ended as lost\n",
         config.state_dir.display(),
         restored.finished,
         restored.held,
+        restored.paused_schedules,
         restored.lost
     ))?;
     if let Some(replaced) = &restored.replaced {
@@ -64,6 +65,9 @@ pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
     if restored.held > 0 {
         context
             .note("look at held jobs with `ci-runner list --state queued`, let them go with `ci-runner release ID…`");
+    }
+    if restored.paused_schedules > 0 {
+        context.note("look at paused schedules with `ci-runner schedule list`, let them go with `ci-runner schedule resume NAME`");
     }
     Ok(EXIT_DONE)
 }

@@ -138,7 +138,7 @@ static VERBS: &[Verb] = &[
     ),
     verb(
         "restore",
-        "Make a state directory from a backup; the daemon must not run. Open jobs come back on hold",
+        "Make a state directory from a backup; the daemon must not run. Open jobs come back on hold, schedules paused",
         "systemctl stop ci-runner && ci-runner restore backup.db --state-dir /var/lib/ci-runner",
         leaf!(operate::RestoreArgs, operate::restore),
     ),

@@ -4,7 +4,7 @@ use super::context::{Context, print};
 use super::fail::{EXIT_DONE, EXIT_ERROR, Ended, Failure};
 use super::interrupt::exit_on_ctrl_c;
 use super::show::outcome_line;
-use super::watch::{Backoff, LOOK_AGAIN, News, Watch, job, patiently};
+use super::watch::{Backoff, LOOK_AGAIN, News, Watch, first_contact, job, patiently};
 use crate::api::JobView;
 use crate::quantity::DurationField;
 use clap::Args;
@@ -17,7 +17,7 @@ pub struct WaitArgs {
     /// Jobs to wait for
     #[arg(required = true, value_name = "ID")]
     ids: Vec<u64>,
-    /// Wait no longer than this; then exit 2
+    /// Wait no longer than this; then exit 2. Without it, a daemon that was never there is waited for 30 s
     #[arg(long, value_name = "TIME", value_parser = super::job_options::duration)]
     timeout: Option<DurationField>,
 }
@@ -43,7 +43,7 @@ pub fn wait(context: &Context<'_>, args: WaitArgs) -> Ended {
 /// Waits until all of them have finished. `tell` hears of each once, as they finish.
 ///
 /// # Errors
-/// No daemon at the first try, an unknown id, the time being up.
+/// No daemon at the start, an unknown id, the time being up.
 pub fn until_finished(
     context: &Context<'_>,
     ids: &[u64],
@@ -55,8 +55,8 @@ pub fn until_finished(
     open.dedup();
     let mut finished = BTreeMap::new();
     let note = |text: &str| context.note(text);
-    // A daemon that is not there at the start is an error; one that goes away later is waited for.
-    let mut watch = Some(Watch::open(&context.client, &open)?);
+    // A daemon that never comes is an error; one that goes away later is waited for as long as it takes.
+    let mut watch = Some(first_contact(deadline, &note, || Watch::open(&context.client, &open))?);
     // A daemon whose streams break at once must not be asked in a tight loop.
     let mut backoff = Backoff::default();
     loop {

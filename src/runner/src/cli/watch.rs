@@ -19,6 +19,10 @@ const FILTER_IDS_MAX: usize = 100;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// How long a verb that waits looks for a daemon that was never seen, where nothing else bounds it: a start with a long queue
+/// or a large database takes seconds, and a daemon that nobody starts must not hang a script.
+pub const FIRST_CONTACT: Duration = Duration::from_secs(30);
+
 /// Growing pauses.
 #[derive(Debug)]
 pub struct Backoff(Duration);
@@ -136,6 +140,38 @@ impl Watch {
 /// As [`Client::get`]; an unknown id is a 404.
 pub fn job(client: &Client, id: u64) -> Result<JobView, ClientError> {
     client.get(&format!("/api/v1/jobs/{id}"))
+}
+
+/// The first question to a daemon, which may just be starting: waits for it until `deadline`, or for [`FIRST_CONTACT`] where
+/// there is none, and says once on standard error what it waits for.
+///
+/// # Errors
+/// No daemon within that time, a socket that the caller may not use, and what no waiting mends.
+pub fn first_contact<T>(
+    deadline: Option<Instant>,
+    note: &dyn Fn(&str),
+    mut ask: impl FnMut() -> Result<T, ClientError>,
+) -> Result<T, Failure> {
+    let until = deadline.unwrap_or_else(|| Instant::now() + FIRST_CONTACT);
+    let mut backoff = Backoff::default();
+    let mut said = false;
+    loop {
+        let error = match ask() {
+            Ok(answer) => return Ok(answer),
+            Err(error) if error.may_be_starting() => error,
+            Err(error) => return Err(error.into()),
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Failure::Temporary(format!("no daemon came: {error}")));
+        }
+        if !said {
+            said = true;
+            let seconds = left.as_secs_f64().ceil();
+            note(&format!("waiting for a daemon, at most {seconds} s: {}", error.in_one_line()));
+        }
+        backoff.pause(Some(until));
+    }
 }
 
 /// Does `ask` until it works, for as long as the daemon is only away: it may be restarting. Says so once.

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 
-use crate::quantity::{DurationField, LimitField, SizeField};
+use crate::quantity::{DurationField, LimitField, SizeField, WordsField};
 
 /// The whole file. Whole numbers are read as `i64` so that a negative one gets our words and not a parser's.
 #[derive(Debug, Default, Deserialize)]
@@ -98,35 +98,5 @@ impl<'de> Deserialize<'de> for HttpField {
             }
         }
         deserializer.deserialize_any(HttpVisitor)
-    }
-}
-
-/// `"exit:2,lost"` or `["exit:2", "lost"]`.
-#[derive(Debug)]
-pub(super) struct WordsField(pub Vec<String>);
-
-impl<'de> Deserialize<'de> for WordsField {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct WordsVisitor;
-        impl<'de> Visitor<'de> for WordsVisitor {
-            type Value = WordsField;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a text like \"exit:2,lost\" or a list of such words")
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<WordsField, E> {
-                Ok(WordsField(text.split(',').map(|word| word.trim().to_owned()).collect()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<WordsField, A::Error> {
-                let mut words = Vec::new();
-                while let Some(word) = list.next_element::<String>()? {
-                    words.push(word);
-                }
-                Ok(WordsField(words))
-            }
-        }
-        deserializer.deserialize_any(WordsVisitor)
     }
 }

@@ -1,6 +1,7 @@
 //! The daemon's own Prometheus metrics: cheap to record from the loop, rendered when scraped.
 //!
-//! A [`Metrics`] belongs to one daemon (no process-wide recorder). What happens often is recorded through
+//! A [`Metrics`] belongs to one daemon (no process-wide recorder). Each pool has a recorder of its own, so that its series
+//! go with it ([`Metrics::keep_pools`]): a recorder cannot let a single series go. What happens often is recorded through
 //! handles that are made once per pool ([`PoolMetrics`]), never by name. What is a matter of "now" (ages,
 //! the process itself) is computed at the scrape.
 //!
@@ -8,6 +9,7 @@
 //! them; everything else is an enum here. Never a job, commit, user or URL.
 //! Why this renderer: `docs/decisions/0002-metrics-rendering.md`.
 
+mod families;
 mod process;
 #[cfg(test)]
 mod tests;
@@ -130,10 +132,8 @@ pub struct AttemptUse {
 
 /// All metrics of one daemon. Shared by reference between its loop and the scrape.
 pub struct Metrics {
-    recorder: PrometheusRecorder,
-    handle: PrometheusHandle,
     pools: Mutex<BTreeMap<String, Arc<PoolMetrics>>>,
-    samples: Arc<Samples>,
+    samples: Samples,
     retries: [Counter; RetryCause::NAMES.len()],
     commits: Histogram,
     log_records_dropped: Counter,
@@ -156,7 +156,7 @@ impl Samples {
 
 /// The handles of one pool. Ask [`Metrics::pool`] once and keep it.
 pub struct PoolMetrics {
-    samples: Arc<Samples>,
+    samples: Samples,
     finished: [Counter; JobOutcome::NAMES.len()],
     open: [Gauge; JobState::NAMES.len()],
     slots_used: Gauge,
@@ -170,25 +170,14 @@ pub struct PoolMetrics {
     cpu_seconds: Histogram,
 }
 
+/// Pools beyond [`POOLS_MAX`], together.
+const OTHER: &str = "other";
 const NONE_QUEUED: i64 = i64::MIN;
 
 impl Metrics {
     /// Metrics at zero. `version` is the program's, for `ci_runner_build_info`.
     pub fn new(version: &str) -> Metrics {
-        let recorder = [
-            ("ci_runner_job_duration_seconds", &RUN_SECONDS[..]),
-            ("ci_runner_job_queue_duration_seconds", &QUEUE_SECONDS),
-            ("ci_runner_commit_duration_seconds", &COMMIT_SECONDS),
-            ("ci_runner_job_max_rss_bytes", &MEMORY_BYTES),
-            ("ci_runner_job_cpu_seconds", &RUN_SECONDS),
-        ]
-        .into_iter()
-        .fold(PrometheusBuilder::new(), |builder, (name, buckets)| {
-            builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets).expect("the buckets are not empty")
-        })
-        .build_recorder();
-        describe(&recorder);
-        let handle = recorder.handle();
+        let (recorder, samples) = recorder();
         let counter = |name: &'static str, labels: &[(&'static str, &str)]| {
             recorder.register_counter(&key(name, labels), &METADATA)
         };
@@ -196,12 +185,10 @@ impl Metrics {
         recorder.register_gauge(&key("ci_runner_build_info", &built), &METADATA).set(1.0);
         Metrics {
             pools: Mutex::new(BTreeMap::new()),
-            samples: Arc::new(Samples { count: AtomicU64::new(0), handle: handle.clone() }),
+            samples,
             retries: RetryCause::NAMES.map(|cause| counter("ci_runner_job_retries_total", &[("cause", cause)])),
             commits: recorder.register_histogram(&key("ci_runner_commit_duration_seconds", &[]), &METADATA),
             log_records_dropped: counter("ci_runner_log_records_dropped_total", &[]),
-            handle,
-            recorder,
         }
     }
 
@@ -212,9 +199,15 @@ impl Metrics {
         if let Some(pool) = pools.get(name) {
             return Arc::clone(pool);
         }
-        let name = if pools.len() < POOLS_MAX { name } else { "other" };
-        let make = || Arc::new(PoolMetrics::new(&self.recorder, Arc::clone(&self.samples), name, executor));
+        let name = if pools.len() < POOLS_MAX { name } else { OTHER };
+        let make = || Arc::new(PoolMetrics::new(name, executor));
         Arc::clone(pools.entry(name.to_owned()).or_insert_with(make))
+    }
+
+    /// Lets the series of all other pools go. One that comes back begins at zero, which Prometheus takes for a restart.
+    pub fn keep_pools(&self, keep: impl Fn(&str) -> bool) {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.retain(|name, _| name == OTHER || keep(name));
     }
 
     /// An attempt ended and the job is tried again.
@@ -230,20 +223,24 @@ impl Metrics {
     /// The text of `/metrics`, format 0.0.4 ([`CONTENT_TYPE`]), with `process_*` of this process.
     pub fn render(&self, scrape: &Scrape) -> String {
         self.log_records_dropped.absolute(scrape.log_records_dropped);
+        let mut families = families::Families::default();
+        families.add(&self.samples.handle.render());
         for pool in self.pools.lock().unwrap_or_else(PoisonError::into_inner).values() {
             let oldest = pool.oldest_queued_ms.load(Ordering::Relaxed);
             // A clock that was set back must not give a negative age.
             let age_ms = if oldest == NONE_QUEUED { 0 } else { scrape.now_ms.saturating_sub(oldest).max(0) };
             pool.oldest_age.set(age_ms as f64 / 1000.0);
+            families.add(&pool.samples.handle.render());
         }
-        let mut text = self.handle.render();
+        let mut text = families.text();
         process::render_into(&mut text);
         text
     }
 }
 
 impl PoolMetrics {
-    fn new(recorder: &PrometheusRecorder, samples: Arc<Samples>, pool: &str, executor: &str) -> PoolMetrics {
+    fn new(pool: &str, executor: &str) -> PoolMetrics {
+        let (recorder, samples) = recorder();
         let gauge = |name: &'static str, state: Option<&'static str>| {
             let labels = [("pool", pool), ("state", state.unwrap_or_default())];
             recorder.register_gauge(&key(name, &labels[..1 + usize::from(state.is_some())]), &METADATA)
@@ -301,6 +298,25 @@ impl PoolMetrics {
     pub fn set_oldest_queued(&self, submitted_ms: Option<i64>) {
         self.oldest_queued_ms.store(submitted_ms.unwrap_or(NONE_QUEUED), Ordering::Relaxed);
     }
+}
+
+/// A recorder with our buckets and descriptions, and what bounds its samples.
+fn recorder() -> (PrometheusRecorder, Samples) {
+    let recorder = [
+        ("ci_runner_job_duration_seconds", &RUN_SECONDS[..]),
+        ("ci_runner_job_queue_duration_seconds", &QUEUE_SECONDS),
+        ("ci_runner_commit_duration_seconds", &COMMIT_SECONDS),
+        ("ci_runner_job_max_rss_bytes", &MEMORY_BYTES),
+        ("ci_runner_job_cpu_seconds", &RUN_SECONDS),
+    ]
+    .into_iter()
+    .fold(PrometheusBuilder::new(), |builder, (name, buckets)| {
+        builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets).expect("the buckets are not empty")
+    })
+    .build_recorder();
+    describe(&recorder);
+    let samples = Samples { count: AtomicU64::new(0), handle: recorder.handle() };
+    (recorder, samples)
 }
 
 fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {

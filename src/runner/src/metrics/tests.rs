@@ -128,6 +128,21 @@ fn label_values_are_bounded() {
     assert_eq!(read(&text)[other], (1000 - POOLS_MAX) as f64);
 }
 
+/// A pool that a reload took away used to stay at zero until a restart, and to take one of the names there are.
+#[test]
+fn a_pool_that_is_gone_has_no_series() {
+    let metrics = filled();
+    metrics.keep_pools(|name| name == "default");
+    let text = metrics.render(&SCRAPE);
+    read(&text);
+    assert!(text.contains("pool=\"default\"") && !text.contains("a\\\"b"), "{text}");
+    for number in 0..1000 {
+        metrics.pool(&format!("p{number}"), "native").finished(JobOutcome::Failed);
+        metrics.keep_pools(|name| name == "default");
+    }
+    assert!(!metrics.render(&SCRAPE).contains("pool=\"other\""), "names are free again");
+}
+
 #[test]
 fn samples_do_not_gather_without_a_scrape() {
     const NAME: &str = "metrics::tests::samples_do_not_gather_without_a_scrape";

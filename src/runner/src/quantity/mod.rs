@@ -7,11 +7,13 @@ mod duration;
 mod field;
 mod size;
 mod time;
+mod words;
 
 pub use duration::{DURATION_MAX, exact_duration, parse_duration, show_duration};
 pub use field::{DurationField, LimitField, SizeField};
 pub use size::{SIZE_MAX_BYTES, exact_size, parse_size, show_size};
 pub use time::{parse_time, rfc3339_utc, show_local, show_relative};
+pub use words::WordsField;
 
 /// A text that is no duration, size or time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

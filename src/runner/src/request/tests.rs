@@ -99,6 +99,8 @@ fn faults_name_the_field_and_the_mend() {
         (job(r#""retry_delay":"30d""#), "retry_delay", "7 days"),
         (job(r#""backoff":"fixd""#), "backoff", "did you mean \"fixed\"?"),
         (job(r#""retry_on":["exit","sginal"]"#), "retry_on[1]", "did you mean \"signal\"?"),
+        (job(r#""retry_on":"exit,sginal""#), "retry_on[1]", "did you mean \"signal\"?"),
+        (job(r#""retry_on":7"#), "retry_on", "exit:2,lost"),
         (job(r#""retry_on":["exit:256"]"#), "retry_on[0]", "1 to 255"),
         (job(r#""retry_on":["signal:NOPE"]"#), "retry_on[0]", "signal:KILL"),
         (job(r#""retry_on":["lost:x"]"#), "retry_on[0]", "nothing after a colon"),
@@ -130,7 +132,7 @@ fn faults_name_the_field_and_the_mend() {
         (job(r#""secrets":{"T=":"hunter22"}"#), "secrets.T=", "no variable name"),
         (job(r#""secrets":{"T":"hunter\u000022"}"#), "secrets.T", "NUL"),
         (job(r#""secrets":{"T":"hunter22"},"env":{"T":"x"}"#), "secrets.T", "one of them"),
-    ] as [(String, &str, &str); 60]
+    ] as [(String, &str, &str); 62]
     {
         let fault = made(&json).err().unwrap_or_else(|| panic!("{json} was taken"));
         assert_eq!(fault.field, field, "{json}: {fault}");
@@ -196,6 +198,21 @@ fn any_rule() -> impl Strategy<Value = Rule> {
         Just(Pattern::Start),
     ];
     (pattern, any::<bool>()).prop_map(|(pattern, retry)| Rule { pattern, retry })
+}
+
+#[test]
+fn retry_rules_are_a_list_or_the_command_lines_text() {
+    let rules = |json: &str| {
+        let job = read_job(json.as_bytes())
+            .map(|job| new_job(job, &Settings::default(), &now()).unwrap().spec.terms.retry.rules);
+        job.unwrap()
+    };
+    let list = rules(r#"{"command":["x"],"retry_on":["exit:2","signal:KILL","!timeout"]}"#);
+    assert_eq!(rules(r#"{"command":["x"],"retry_on":"exit:2, signal:KILL,!timeout"}"#), list);
+    assert_eq!(rules(r#"{"command":["x"],"retry_on":null}"#), Settings::default().retry.rules);
+    // The body of a key is the request as it is written again: both forms are the same request.
+    let form = |json: &str| serde_json::to_string(&read_job(json.as_bytes()).unwrap()).unwrap();
+    assert_eq!(form(r#"{"retry_on":"exit:2,lost"}"#), form(r#"{"retry_on":["exit:2","lost"]}"#));
 }
 
 fn any_request() -> impl Strategy<Value = JobRequest> {

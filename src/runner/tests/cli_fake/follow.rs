@@ -82,6 +82,46 @@ fn following_goes_on_when_the_daemon_comes_back() {
 }
 
 #[test]
+fn following_and_waiting_begin_before_the_daemon_does() {
+    for words in [&["logs", "-f", "7"][..], &["wait", "7"]] {
+        let mut fake = Fake::new(|asked| match asked.route() {
+            "/api/v1/jobs/7" => Answer::Json(200, job(7, "finished", Some("succeeded"), 1)),
+            "/api/v1/events" => Answer::Stream { headers: vec![], pieces: vec![], then: Then::Stay },
+            _ => Answer::Stream { headers: vec![], pieces: vec![b"x\n".to_vec()], then: Then::End },
+        });
+        fake.go();
+        let mut child = fake.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        let mut stderr = child.stderr.take().unwrap();
+        while !said.contains("waiting for a daemon") {
+            let mut piece = [0; 200];
+            let count = stderr.read(&mut piece).unwrap();
+            assert!(count > 0, "{words:?} ended: {said}");
+            said.push_str(&String::from_utf8_lossy(&piece[..count]));
+        }
+        assert!(said.contains("30 s") && said.contains("api.sock"), "{said}");
+        fake.come();
+        stderr.read_to_string(&mut said).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{words:?}: {said}");
+        assert_eq!(said.matches("waiting for").count(), 1, "it is said once: {said}");
+    }
+}
+
+#[test]
+fn a_daemon_that_never_comes_is_exit_2_when_the_time_is_up() {
+    let mut fake = Fake::new(|_| Answer::Nothing);
+    fake.go();
+    let output = fake.run(&["wait", "7", "--timeout", "1s"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("waiting for a daemon, at most 1 s") && said.contains("no daemon came"), "{said}");
+    // What does not wait says so at once: the control.
+    let output = fake.run(&["logs", "7"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("waiting"));
+}
+
+#[test]
 fn a_pipe_gets_the_bytes_and_a_person_none_that_a_terminal_obeys() {
     let fake = Fake::new(|asked| match asked.route() {
         "/api/v1/jobs/7" => Answer::Json(200, job(7, "finished", Some("succeeded"), 1)),

@@ -278,3 +278,20 @@ async fn a_full_queue_says_when_to_come_back() {
     client.post("/api/v1/jobs", &held).await.expect_problem(503, None, "nothing was queued");
     server.stop().await;
 }
+
+/// Who asks again whether a job is there is told so, however full the queue is.
+#[tokio::test]
+async fn a_full_queue_knows_the_keys_of_its_jobs() {
+    let config = "max_parallel_jobs = 1\nqueue_jobs_max = 2\n".to_owned();
+    let server = Server::with(Options { config, ..Options::default() }).await;
+    let mut client = server.connect().await;
+    let keyed = |key: &str| json!({"shell": "true", "hold": true, "key": key});
+    let first = client.post("/api/v1/jobs", &json!([keyed("a"), keyed("b")])).await.json();
+    let again = client.post("/api/v1/jobs", &json!([keyed("b"), keyed("a")])).await;
+    assert_eq!((again.status, &again.json()["ids"]), (201, &json!([first["ids"][1], first["ids"][0]])));
+    for new in [json!([keyed("a"), keyed("c")]), json!(keyed("c")), json!([keyed("a"), {"shell": "true"}])] {
+        client.post("/api/v1/jobs", &new).await.expect_problem(503, None, "the queue is full");
+    }
+    assert_eq!(client.get("/api/v1/jobs").await.json()["jobs"].as_array().map(Vec::len), Some(2));
+    server.stop().await;
+}

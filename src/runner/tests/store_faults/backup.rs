@@ -59,6 +59,21 @@ fn a_restored_store_holds_what_was_open() {
         entry(Change::Wished { id: id(5), wish: Wish::Cancel { by: By::User("me".into()) } }),
     ];
     store.commit(&more, &pools()).expect("commits");
+    let schedule = |name: &str, paused: Option<&str>| {
+        Write::Schedule(ScheduleRow {
+            name: name.into(),
+            calendar: "@daily".into(),
+            timezone: "UTC".into(),
+            overlap: "skip".into(),
+            missed: "skip".into(),
+            request: "{}".into(),
+            by: "me".into(),
+            paused: paused.map(str::to_owned),
+            after: WallTime(0),
+            last_job: None,
+        })
+    };
+    store.commit(&[schedule("nightly", None), schedule("paused", Some("me"))], &pools()).expect("commits");
     reader.backup(&copy).expect("backs up");
     store.commit(&[submission(7, "n", "true"), end(2)], &pools()).expect("commits");
     let refused = restore(&copy, &state);
@@ -67,6 +82,7 @@ fn a_restored_store_holds_what_was_open() {
 
     let report = restore(&copy, &state).expect("restores");
     assert_eq!((report.held, report.lost, report.finished), (2, 2, 1), "{report:?}");
+    assert_eq!(report.paused, 1, "the other one was: {report:?}");
     let replaced = report.replaced.expect("there was one");
     assert!(replaced.starts_with(&state) && replaced.exists(), "{}", replaced.display());
     let (_store, reader, loaded, open) = opened(&state).expect("opens");
@@ -84,6 +100,8 @@ fn a_restored_store_holds_what_was_open() {
     assert_eq!(held, Some(("me".into(), "later".into())), "a hold of a person stays theirs");
     let held = reader.job(id(6)).expect("reads").expect("is there").held.expect("held");
     assert!(held.0 == "restore" && held.1.contains(&first.store_id), "{held:?}");
+    let paused: Vec<_> = reader.schedules().expect("reads").into_iter().filter_map(|row| row.paused).collect();
+    assert!(paused[0].contains("restored from a backup") && paused[1] == "me", "{paused:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ mod full;
 mod kill;
 
 use ci_runner::store::sqlite::{SqliteReader, SqliteStore, restore};
-use ci_runner::store::{JobFilter, Loaded, Reader as _, Store as _, StoreError, Write};
+use ci_runner::store::{JobFilter, Loaded, Reader as _, ScheduleRow, Store as _, StoreError, Write};
 use ci_runner_core::change::{Change, Entry, OpenJob, Submission, Wish};
 use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};
 use ci_runner_core::job::{Command, JobSpec, Terms, Work};

@@ -53,6 +53,27 @@ impl ClientError {
         }
     }
 
+    /// As [`ClientError::is_passing`], for a daemon that was never seen: a socket that the caller may not use is none to wait for.
+    pub fn may_be_starting(&self) -> bool {
+        match self {
+            ClientError::Unreachable { tried } => {
+                !tried.iter().any(|(_, error)| error.kind() == io::ErrorKind::PermissionDenied)
+            }
+            _ => self.is_passing(),
+        }
+    }
+
+    /// What is wrong, without advice.
+    pub fn in_one_line(&self) -> String {
+        match self {
+            ClientError::Unreachable { tried } => {
+                let paths: Vec<String> = tried.iter().map(|(path, _)| path.display().to_string()).collect();
+                format!("nobody listens at {}", paths.join(", "))
+            }
+            _ => self.to_string(),
+        }
+    }
+
     /// The daemon's status, if it answered.
     pub fn status(&self) -> Option<u16> {
         match self {

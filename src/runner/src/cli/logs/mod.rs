@@ -14,7 +14,7 @@ use super::context::Context;
 use super::fail::{EXIT_DONE, Ended, Failure};
 use super::interrupt::exit_on_ctrl_c;
 use super::list::point;
-use super::watch::{Backoff, job, patiently};
+use super::watch::{Backoff, first_contact, job, patiently};
 use crate::api::{AttemptView, JobView};
 use clap::Args;
 use printer::Printer;
@@ -122,9 +122,9 @@ impl Reading<'_> {
     }
 
     fn follow(&self, first: Vec<(&str, String)>, only: Option<u32>, printer: &mut Printer) -> Ended {
-        // The first question decides whether there is such a job and a daemon at all.
-        let view = job(self.client(), self.id)?;
         let note = |text: &str| self.context.note(text);
+        // The first question decides whether there is such a job and a daemon at all.
+        let view = first_contact(None, &note, || job(self.client(), self.id))?;
         let mut position = match (only, last_attempt(&view)) {
             (None, 0) => match self.next_attempt(0)? {
                 Some(attempt) => Some(Position { attempt: attempt.number, offset: 0 }),

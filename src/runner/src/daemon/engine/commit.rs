@@ -11,7 +11,7 @@ use ci_runner_core::state::{Event, Next};
 use ci_runner_spawner::protocol::Request;
 
 /// The pool, in metrics, of jobs that ended before they had one.
-const NO_POOL: &str = "none";
+pub(super) const NO_POOL: &str = "none";
 /// After a failed commit the next one is tried after this.
 const PROBE_MS: u64 = 1_000;
 

@@ -70,7 +70,7 @@ impl Engine {
             now,
             counts: self.record.counts(),
             finished: self.finished.clone(),
-            pools: self.record.pools().collect(),
+            pools: self.record.pools_in_use(),
             groups: self.record.groups().collect(),
             leases: leases.collect(),
             oldest_waiting: self.record.oldest_waiting(),
@@ -84,6 +84,8 @@ impl Engine {
 
     fn measure(&self, snapshot: &Snapshot, now: Now) {
         let oldest = self.record.oldest_by_pool();
+        // A pool that a reload took away goes with its last open job.
+        self.metrics.keep_pools(|name| name == commit::NO_POOL || snapshot.pools.iter().any(|pool| pool.name == name));
         for pool in &snapshot.pools {
             let metrics = self.metrics.pool(&pool.name, EXECUTOR);
             metrics.set_slots(pool.used, pool.slots);

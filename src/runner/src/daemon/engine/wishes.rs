@@ -82,10 +82,8 @@ impl Engine {
         if let Some(ids) = key.map(|key| self.honoured(key)).transpose()?.flatten() {
             return Ok(ids);
         }
-        let limit = self.record.settings().queue_jobs_max;
-        if self.record.len() + jobs.len() > limit {
-            return Err(Refusal::QueueFull { limit });
-        }
+        // A job whose own key is known is there already: it needs no room.
+        self.room_for(jobs.iter().filter(|job| job.key.is_none()).count())?;
         let mut planned = Vec::with_capacity(jobs.len());
         let mut groups = HashMap::new();
         let mut keys: HashMap<String, IdempotencyKey> = HashMap::new();
@@ -103,6 +101,7 @@ impl Engine {
             let plan = self.plan(job, &mut groups).map_err(|fault| Refusal::Fault { index, fault })?;
             planned.push(Ok(plan));
         }
+        self.room_for(planned.iter().filter(|plan| plan.is_ok()).count())?;
         let ids: Vec<JobId> = planned
             .into_iter()
             .map(|plan| match plan {
@@ -114,6 +113,11 @@ impl Engine {
             self.honour(key, ids.clone());
         }
         Ok(ids)
+    }
+
+    fn room_for(&self, jobs: usize) -> Result<(), Refusal> {
+        let limit = self.record.settings().queue_jobs_max;
+        if jobs > 0 && self.record.len() + jobs > limit { Err(Refusal::QueueFull { limit }) } else { Ok(()) }
     }
 
     /// Everything that only the record can say about a new job.

@@ -1,7 +1,7 @@
 //! Putting a backup in the place of a store whose daemon is not running.
 //!
-//! What was open in the life of the backup may have run since, or run elsewhere: so every open job comes back on hold, an
-//! open attempt ends as lost with its host, and the store gets a new id, under which nothing of the other life is adopted.
+//! What was open in the life of the backup may have run since, or run elsewhere: so every open job comes back on hold, every
+//! schedule paused (it may have been removed since, and its host may still run it), an open attempt ends as lost with its host, and the store gets a new id, under which nothing of the other life is adopted.
 //! The replaced database is kept beside. The order of the steps makes a crash at any point leave the old store, the new
 //! one, or an error at the next start, never an empty queue:
 //!
@@ -32,6 +32,8 @@ pub struct RestoreReport {
     pub store_id: String,
     /// Open jobs that are on hold now and were not before.
     pub held: u64,
+    /// Schedules that are paused now and were not before.
+    pub paused: u64,
     /// Open attempts that were ended as lost.
     pub lost: u64,
     /// Finished jobs in the backup.
@@ -154,13 +156,16 @@ fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreRepo
     let reason = format!("restored from a backup of store {old_id}; look whether it ran meanwhile, then release it");
     let sql = "UPDATE open SET wish = 1, wish_by = ?1, wish_reason = ?2 WHERE wish = 0";
     let held = transaction.execute(sql, params![BY, reason])?;
+    let by = format!("{BY} (restored from a backup of store {old_id})");
+    let paused = transaction.execute("UPDATE schedule SET paused = ?1 WHERE paused IS NULL", [by])?;
     let sql =
         "UPDATE meta SET store_id = ?1, running = 0, last_id = max(last_id, ?2), generation = max(generation, ?3)";
     transaction.execute(sql, params![store_id, given.id, given.generation])?;
     let finished = count("SELECT count(*) FROM finished")?;
     let count = |rows: usize| u64::try_from(rows).unwrap_or(u64::MAX);
     let finished = u64::try_from(finished).unwrap_or_default();
-    Ok(RestoreReport { store_id, held: count(held), lost: count(lost), finished, replaced: None })
+    let (held, paused, lost) = (count(held), count(paused), count(lost));
+    Ok(RestoreReport { store_id, held, paused, lost, finished, replaced: None })
 }
 
 /// Renames the database that is replaced, with its log, to a name that tells when.
