@@ -1,5 +1,5 @@
 # What `nix flake check` builds: the package and its linters, every example configuration as a
-# whole NixOS system, and one virtual machine per file in nix/tests.
+# whole NixOS system, and one virtual machine per script in nix/tests.
 {
   lib,
   pkgs,
@@ -52,7 +52,7 @@ let
     )
   ) configurations.refused;
 
-  machines = lib.genAttrs' [ "unit" "integration" "performance" ] (
+  machines = lib.genAttrs' (import ./tests/scripts.nix) (
     name: lib.nameValuePair "vm-${name}" (import ./tests/${name}.nix { inherit pkgs self; })
   );
 in

@@ -1,7 +1,9 @@
 # Evaluates the module against the stubs, for scripts/check-nix:
 #   accepted.NAME and refused.NAME   true, or an error
 #   words.NAME                       what the error of refused.NAME has to contain
-#   service, config                  unit and settings as another distribution would have them
+#   renderings                       files as another distribution has them, by path below nix/:
+#                                    one unit and its settings under /usr for packagers, and for
+#                                    each test script the system that its guest gets
 { lib }:
 let
   pkgs = import ./stub/pkgs.nix {
@@ -21,36 +23,60 @@ let
 
   configurations = import ./configurations.nix;
 
-  elsewhere =
-    (system {
-      services.ci-runner = {
-        enable = true;
-        package = {
-          type = "derivation";
-          name = "ci-runner";
-          outPath = "/usr";
-          meta.mainProgram = "ci-runner";
-        };
-        settings.job_path = lib.mkForce "/usr/local/bin:/usr/bin:/bin";
+  # As a machine that is not NixOS has it: the package where `prefix` says, everybody's PATH.
+  elsewhere = prefix: {
+    services.ci-runner = {
+      package = {
+        type = "derivation";
+        name = "ci-runner";
+        outPath = prefix;
+        meta.mainProgram = "ci-runner";
       };
-    }).config;
-  unit = elsewhere.systemd.services.ci-runner;
+      settings.job_path = lib.mkForce "/usr/local/bin:/usr/bin:/bin";
+    };
+  };
+
+  render =
+    prefix: configuration:
+    let
+      inherit
+        (system {
+          imports = [
+            configuration
+            (elsewhere prefix)
+          ];
+        })
+        config
+        ;
+    in
+    import ./render.nix { inherit lib; } {
+      inherit config;
+      settings = ((pkgs.formats.toml { }).generate "config.toml" config.services.ci-runner.settings).text;
+    };
+
+  # The machine of a test, without its driver.
+  machine =
+    name:
+    (import ./${name}.nix {
+      pkgs = pkgs // {
+        testers.runNixOSTest = lib.id;
+      };
+      self.nixosModules.default = ../modules/ci-runner.nix;
+    }).nodes.machine;
+
+  default = render "/usr" { services.ci-runner.enable = true; };
 in
 {
   accepted = lib.mapAttrs (_: evaluates) configurations.accepted;
   refused = lib.mapAttrs (_: case: evaluates case.configuration) configurations.refused;
   words = lib.mapAttrs (_: case: case.words) configurations.refused;
 
-  service = lib.generators.toINI { listsAsDuplicateKeys = true; } {
-    Unit = {
-      Description = unit.description;
-      After = toString unit.after;
-      StartLimitIntervalSec = unit.startLimitIntervalSec;
-    };
-    Service = unit.serviceConfig;
-    Install.WantedBy = toString unit.wantedBy;
-  };
-
-  config =
-    ((pkgs.formats.toml { }).generate "config.toml" elsewhere.services.ci-runner.settings).text;
+  renderings = {
+    "tests/expected/ci-runner.service" = default."etc/systemd/system/ci-runner.service";
+    "tests/expected/config.toml" = default."etc/ci-runner/config.toml";
+  }
+  // lib.concatMapAttrs (
+    name: _:
+    lib.mapAttrs' (path: lib.nameValuePair "rendered/${name}/${path}") (render "/opt/ci" (machine name))
+  ) (lib.genAttrs (import ./scripts.nix) (_: null));
 }

@@ -15,22 +15,67 @@ let
     default = [ ];
   };
 
-  service.options = {
-    description = mkOption { type = types.str; };
+  optional =
+    type:
+    mkOption {
+      type = types.nullOr type;
+      default = null;
+    };
+
+  # What units of every kind have.
+  unit = {
+    description = mkOption {
+      type = types.str;
+      default = "";
+    };
+    documentation = list;
     wantedBy = list;
+    requiredBy = list;
+    wants = list;
+    requires = list;
     after = list;
+    before = list;
+    bindsTo = list;
+    partOf = list;
+    conflicts = list;
+    unitConfig = section;
     reloadTriggers = list;
     restartTriggers = list;
-    stopIfChanged = mkOption {
-      type = types.bool;
-      default = true;
-    };
-    startLimitIntervalSec = mkOption { type = types.int; };
-    # Lists are joined, as NixOS does.
-    serviceConfig = mkOption {
-      type = types.attrsOf (types.either (types.listOf types.str) types.anything);
-    };
+    startLimitIntervalSec = optional types.int;
+    startLimitBurst = optional types.int;
   };
+
+  # Lists are joined, as NixOS does.
+  section = mkOption {
+    type = types.attrsOf (types.either (types.listOf types.str) types.anything);
+    default = { };
+  };
+
+  service.options = unit // {
+    stopIfChanged = yes;
+    restartIfChanged = yes;
+    environment = loose;
+    serviceConfig = section;
+  };
+  socket.options = unit // {
+    listenStreams = list;
+    socketConfig = section;
+  };
+  slice.options = unit // {
+    sliceConfig = section;
+  };
+
+  yes = mkOption {
+    type = types.bool;
+    default = true;
+  };
+
+  units =
+    kind:
+    mkOption {
+      type = types.attrsOf (types.submodule kind);
+      default = { };
+    };
 
   others =
     { config, ... }:
@@ -57,9 +102,11 @@ let
           default = "26.05";
         };
         system.build = loose;
-        systemd.services = mkOption {
-          type = types.attrsOf (types.submodule service);
-          default = { };
+        systemd = {
+          services = units service;
+          sockets = units socket;
+          slices = units slice;
+          tmpfiles.rules = list;
         };
         users = loose;
         virtualisation = loose;
@@ -71,7 +118,7 @@ let
           let
             failed = lib.filter (assertion: !assertion.assertion) config.assertions;
             parts = [
-              (config.systemd.services.ci-runner or { })
+              config.systemd
               config.environment
               config.networking
               config.users
