@@ -1,6 +1,7 @@
 //! The daemon and the command line of `ci-runner`, as a library so that integration tests and the two
 //! thin binaries share it. It holds adapters only: every decision is made in `ci-runner-core`.
 
+pub mod activation;
 pub mod api;
 pub mod cli;
 pub mod config;

@@ -6,6 +6,7 @@ pub mod fail;
 pub mod gc;
 pub mod handle;
 pub mod job_env;
+mod listeners;
 pub mod local;
 pub mod secrets;
 pub mod service;

@@ -6,7 +6,9 @@
 use super::clock::Clock;
 use super::engine::{self, Control, Engine, Parts};
 use super::handle::Handle;
+use super::listeners::{Listeners, Taken};
 use super::settings::{host_settings, settings};
+use crate::activation::Passed;
 use crate::config::{Config, ConfigOverrides, Listen};
 use crate::executor::native::{Native, NativeOptions};
 use crate::http;
@@ -24,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +55,8 @@ impl Origin {
 
 /// Runs the daemon until it is told to stop.
 pub fn run(origin: Origin) -> ExitCode {
+    // Before there is a thread: it changes the environment.
+    let passed = Passed::of_process();
     let telemetry = match Telemetry::init(log::LevelFilter::Info) {
         Ok(telemetry) => Arc::new(telemetry),
         Err(error) => {
@@ -60,7 +64,7 @@ pub fn run(origin: Origin) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let done = serve(&origin, &telemetry);
+    let done = passed.map_err(anyhow::Error::new).and_then(|passed| serve(&origin, &telemetry, passed));
     let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -84,15 +88,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// A socket or port that somebody else has.
-#[derive(Debug, thiserror::Error)]
-#[error("{what} is in use; stop its owner or choose another with {option}")]
-struct Taken {
-    what: String,
-    option: &'static str,
-}
-
-fn serve(origin: &Origin, telemetry: &Arc<Telemetry>) -> Result<()> {
+fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<()> {
     let config = origin.load()?;
     telemetry.set_level(config.log_level);
     let settings = settings(&config)?;
@@ -123,7 +119,8 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>) -> Result<()> {
     log::info!("ci-runner {} starts: {} open jobs, start {}", version(), record.len(), loaded.generation);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
     runtime.block_on(async {
-        let listeners = Listeners::open(&config).await?;
+        let socket_is_ours = passed.unix.is_none();
+        let listeners = Listeners::open(&config, passed).await?;
         let metrics = Arc::new(Metrics::new(version()));
         let unclean = loaded.unclean;
         let generation = loaded.generation;
@@ -172,7 +169,9 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>) -> Result<()> {
         watch_signals(origin, &config, telemetry, &control, engine).await?;
         shutdown.cancel();
         tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await.ok();
-        remove_socket(&config.socket);
+        if socket_is_ours {
+            remove_socket(&config.socket);
+        }
         Ok(())
     })
 }
@@ -180,37 +179,6 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>) -> Result<()> {
 /// Program version.
 pub fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
-}
-
-struct Listeners {
-    unix: UnixListener,
-    tcp: Option<TcpListener>,
-}
-
-impl Listeners {
-    async fn open(config: &Config) -> Result<Self> {
-        let unix = http::bind_unix(&config.socket).map_err(|error| match error {
-            http::BindError::InUse { .. } => {
-                anyhow::Error::new(Taken { what: config.socket.display().to_string(), option: "--socket" })
-            }
-            other => anyhow::Error::new(other),
-        })?;
-        let tcp = match config.http {
-            Listen::Off => None,
-            Listen::At(address) => {
-                Some(TcpListener::bind(address).await.map_err(|error| taken(error, address, "--http"))?)
-            }
-        };
-        Ok(Self { unix, tcp })
-    }
-}
-
-fn taken(error: std::io::Error, address: std::net::SocketAddr, option: &'static str) -> anyhow::Error {
-    if error.kind() == std::io::ErrorKind::AddrInUse {
-        anyhow::Error::new(Taken { what: format!("address {address}"), option })
-    } else {
-        anyhow::Error::new(error).context(format!("cannot listen on {address} ({option})"))
-    }
 }
 
 fn make_dir(path: &Path, mode: u32) -> Result<()> {

@@ -11,6 +11,8 @@ pub mod random;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
@@ -49,6 +51,21 @@ pub fn count_of(variable: &str, usual: usize) -> usize {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
 }
 
+/// The command as a service manager runs it that passes a socket: as descriptor 3, with the variables that say so.
+fn activated(command: &Command, socket: &UnixListener) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"", "sh"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.stdin(OwnedFd::from(socket.try_clone().unwrap()));
+    shell
+}
+
 /// What a daemon is started with.
 pub struct Host {
     dir: tempfile::TempDir,
@@ -65,6 +82,8 @@ pub struct Host {
     pub env: Vec<(String, String)>,
     /// Where the state is; a part of the private directory unless a test says otherwise.
     pub state: PathBuf,
+    /// A socket that the next daemons get as from a service manager.
+    pub passed: Option<UnixListener>,
     daemon: Option<Child>,
     starts: u32,
 }
@@ -86,7 +105,19 @@ impl Host {
         let state = dir.path().join("state");
         let marker = format!("marker{}", Random::new().hex());
         let (words, config) = (Vec::new(), "grace = 1\n".to_owned());
-        Self { dir, run, marker, slots: 4, config, words, env: Vec::new(), state, daemon: None, starts: 0 }
+        Self {
+            dir,
+            run,
+            marker,
+            slots: 4,
+            config,
+            words,
+            env: Vec::new(),
+            state,
+            passed: None,
+            daemon: None,
+            starts: 0,
+        }
     }
 
     /// A daemon that is ready.
@@ -156,7 +187,11 @@ impl Host {
         assert!(self.daemon.is_none(), "a daemon runs already");
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("daemon.log")).unwrap();
         let mut command = self.command();
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+        command.stdin(Stdio::null());
+        if let Some(socket) = &self.passed {
+            command = activated(&command, socket);
+        }
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         let (tell, told) = mpsc::channel();
         std::thread::spawn(move || out.lines().map_while(Result::ok).for_each(|line| drop(tell.send(line))));
