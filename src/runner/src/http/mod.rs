@@ -3,7 +3,8 @@
 //! It reads snapshots and the store's reading side, and sends wishes to the loop; it decides nothing and commits nothing. A
 //! 201 leaves only after the loop has said that the job is on disk.
 //!
-//! - `serve.rs`: connections, their limits, the graceful end. `socket.rs`: the socket's file. `peer.rs`: who may do what.
+//! - `serve.rs`: connections, their limits, the graceful end. `socket.rs`: the socket's file. `peer.rs`: who may do what, `quota.rs`: how
+//!   many connections one user may hold.
 //! - `guard.rs`: what TCP refuses. `problem.rs`: errors. `extract.rs`: reading requests.
 //! - `api/`: the routes; `health.rs`: those of supervisors. `view.rs`, `explain.rs`: what they show.
 //!
@@ -16,6 +17,7 @@ mod guard;
 mod health;
 mod peer;
 mod problem;
+mod quota;
 mod serve;
 mod socket;
 mod stall;
@@ -27,6 +29,7 @@ pub use explain::why;
 pub use health::{ComponentView, HealthView};
 pub use peer::{Access, Credentials, Peer, Role};
 pub use problem::Fail;
+pub use quota::USER_CONNECTIONS_MAX;
 pub use serve::{TCP_CONNECTIONS_MAX, UNIX_CONNECTIONS_MAX, serve, serve_metrics};
 pub use socket::{BindError, SOCKET_PATH_BYTES_MAX, bind_unix};
 pub use stall::STALL_MAX;

@@ -44,11 +44,16 @@ pub struct Access {
 }
 
 impl Access {
+    /// Root and the daemon's own user.
+    pub fn is_admin(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.owner_uid
+    }
+
     /// Tells a peer by its credentials.
     pub fn peer(&self, credentials: Credentials) -> Peer {
         let Credentials { uid, gid, pid } = credentials;
         let name = user_name(uid).unwrap_or_else(|| format!("uid {uid}"));
-        let role = if uid == 0 || uid == self.owner_uid {
+        let role = if self.is_admin(uid) {
             Some(Role::Admin)
         } else {
             let member = self.group.is_some_and(|group| gid == group || is_member(group, &name, pid));

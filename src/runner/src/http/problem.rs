@@ -117,6 +117,24 @@ impl Fail {
         Self { retry_after: Some(retry_after), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail) }
     }
 
+    /// 429 with a time to come back.
+    pub fn too_many_connections(detail: impl Into<String>, retry_after: u32) -> Self {
+        let kind = "too-many-connections";
+        Self { retry_after: Some(retry_after), ..Self::new(StatusCode::TOO_MANY_REQUESTS, kind, detail) }
+    }
+
+    /// The whole answer, for a connection that is closed behind it without being read.
+    pub fn raw(&self) -> Vec<u8> {
+        let body = serde_json::to_string(&self.document()).unwrap_or_default();
+        let retry = self.retry_after.map(|seconds| format!("retry-after: {seconds}\r\n")).unwrap_or_default();
+        format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n{retry}connection: close\r\n\r\n{body}",
+            self.status,
+            body.len(),
+        )
+        .into_bytes()
+    }
+
     fn of_fault(fault: Fault, index: Option<usize>) -> Self {
         let detail = if fault.field.is_empty() { fault.why.clone() } else { fault.to_string() };
         let field = (!fault.field.is_empty()).then_some(fault.field);

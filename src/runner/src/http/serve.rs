@@ -3,6 +3,7 @@
 //! One task for each connection, owned by [`serve`], which returns only when all of them have ended. Limits that hyper does
 //! not have by itself are set here, each with its reason.
 
+use super::quota::{self, Quota};
 use super::stall::{STALL_MAX, Stall};
 use super::{Access, App, Context, Credentials, Fail, Peer, Shared, tcp_router, unix_router};
 use axum::Router;
@@ -103,15 +104,25 @@ async fn take_unix(
     shutdown: &CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(UNIX_CONNECTIONS_MAX));
+    let quota = Quota::default();
     while let Some((stream, place)) = take(&places, shutdown, || async { Ok(listener.accept().await?.0) }).await {
         let (app, routes, shutdown) = (app.clone(), routes.clone(), shutdown.clone());
+        // Without credentials nobody is known: the connection is closed.
+        let Ok(credentials) = credentials_of(&stream) else { continue };
+        let held = match app.access.is_admin(credentials.uid) {
+            true => None,
+            false => match quota.take(credentials.uid) {
+                Some(held) => Some(held),
+                None => {
+                    quota::refuse(&stream, &app.access.peer(credentials).name);
+                    continue;
+                }
+            },
+        };
         tasks.spawn(async move {
-            match peer_of(&stream, &app) {
-                Ok(peer) => connection(stream, routes, Some(peer), shutdown).await,
-                // Without credentials nobody is known: the connection is closed.
-                Err(_) => drop(stream),
-            }
-            drop(place);
+            let peer = app.access.peer(credentials);
+            connection(stream, routes, Some(peer), shutdown).await;
+            drop((held, place));
         });
     }
 }
@@ -158,13 +169,13 @@ where
     }
 }
 
-fn peer_of(stream: &UnixStream, app: &App) -> io::Result<Peer> {
+fn credentials_of(stream: &UnixStream) -> io::Result<Credentials> {
     let credentials = stream.peer_cred()?;
-    Ok(app.access.peer(Credentials {
+    Ok(Credentials {
         uid: credentials.uid(),
         gid: credentials.gid(),
         pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()),
-    }))
+    })
 }
 
 async fn answer(

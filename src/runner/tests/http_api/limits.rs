@@ -11,6 +11,8 @@ use tokio::net::UnixStream;
 
 /// Names the socket for [`as_a_stranger`].
 const STRANGER: &str = "HTTP_API_TEST_SOCKET";
+/// Names our program for a test that runs as somebody else.
+const PROGRAM: &str = "HTTP_API_TEST_PROGRAM";
 /// A user who is in no group of ours.
 const NOBODY: u32 = 65_534;
 
@@ -123,17 +125,7 @@ async fn strangers_may_do_nothing() {
         return;
     }
     let server = Server::start().await;
-    let open = |path: &std::path::Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-    for path in [server.dir(), &server.dir().join("run")] {
-        open(path, 0o755);
-    }
-    open(server.socket(), 0o666);
-    let program = server.dir().join("ask");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    open(&program, 0o755);
-    let mut asking = tokio::process::Command::new(&program);
-    asking.args(["--exact", "limits::as_a_stranger"]).env(STRANGER, server.socket()).current_dir("/");
-    let output = asking.gid(NOBODY).uid(NOBODY).output().await.unwrap();
+    let output = as_nobody(&server, "limits::as_a_stranger").await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(server.connect().await.get("/api/v1/jobs").await.json()["jobs"], json!([]), "nothing was queued");
     server.stop().await;
@@ -146,6 +138,77 @@ async fn as_a_stranger() {
     let mut client = Connection::unix(socket.as_ref()).await;
     client.post("/api/v1/jobs", &json!({"shell": "true"})).await.expect_problem(403, None, "not in the group");
     client.get("/api/v1/jobs").await.expect_problem(403, None, "ask an administrator");
+}
+
+/// One user of many connections is told to end some; others, and root above all, are served as before. It used to be that
+/// whoever could connect could take all places.
+#[tokio::test]
+async fn no_user_can_hold_all_connections() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can ask as somebody else");
+        return;
+    }
+    let server = Server::start().await;
+    let output = as_nobody(&server, "limits::as_a_user_who_holds_connections").await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let mut all = Vec::new();
+    for _ in 0..=http::USER_CONNECTIONS_MAX {
+        let mut client = server.connect().await;
+        assert_eq!(client.get("/livez").await.status, 200, "who owns the daemon has no quota");
+        all.push(client);
+    }
+    drop(all);
+    server.stop().await;
+}
+
+/// The other half of the test above.
+#[tokio::test]
+async fn as_a_user_who_holds_connections() {
+    let Some(socket) = std::env::var_os(STRANGER) else { return };
+    let mut held = Vec::new();
+    for _ in 0..http::USER_CONNECTIONS_MAX {
+        let mut client = Connection::unix(socket.as_ref()).await;
+        // An answer says that it is counted. A stranger's is a refusal: their connections count as well.
+        assert_eq!(client.get("/livez").await.status, 403);
+        held.push(client);
+    }
+    // Without a word from us: nothing is waited for.
+    let mut late = UnixStream::connect(&socket).await.unwrap();
+    let mut text = String::new();
+    tokio::time::timeout(PATIENCE, late.read_to_string(&mut text)).await.unwrap().unwrap();
+    assert!(text.starts_with("HTTP/1.1 429") && text.contains("retry-after: 1\r\n"), "{text}");
+    assert!(text.contains("urn:ci-runner:problem:too-many-connections") && text.contains("128 connections"), "{text}");
+    let output = ci_runner(&socket, &["list"]).await;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "a client of ours understands: {said}");
+    assert!(said.contains("the most that one user may have") && said.contains("try again in 1 s"), "{said}");
+    drop(held.pop());
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while ci_runner(&socket, &["list"]).await.status.code() == Some(2) {
+        assert!(tokio::time::Instant::now() < deadline, "the place was not given back");
+    }
+}
+
+async fn ci_runner(socket: &std::ffi::OsStr, words: &[&str]) -> std::process::Output {
+    let program = std::env::var_os(PROGRAM).unwrap();
+    tokio::process::Command::new(program).args(words).arg("--socket").arg(socket).output().await.unwrap()
+}
+
+/// Runs a test of this program as somebody in no group of ours, who got hold of the socket.
+async fn as_nobody(server: &Server, test: &str) -> std::process::Output {
+    let open = |path: &std::path::Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    for path in [server.dir(), &server.dir().join("run")] {
+        open(path, 0o755);
+    }
+    open(server.socket(), 0o666);
+    let (tests, program) = (server.dir().join("ask"), server.dir().join("ci-runner"));
+    for (from, to) in [(std::env::current_exe().unwrap(), &tests), (env!("CARGO_BIN_EXE_ci-runner").into(), &program)] {
+        std::fs::copy(from, to).unwrap();
+        open(to, 0o755);
+    }
+    let mut asking = tokio::process::Command::new(&tests);
+    asking.args(["--exact", test]).env(STRANGER, server.socket()).env(PROGRAM, &program).current_dir("/");
+    asking.gid(NOBODY).uid(NOBODY).output().await.unwrap()
 }
 
 /// The end: idle connections and streams are closed, and nothing is left to wait for.
