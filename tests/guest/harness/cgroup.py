@@ -86,7 +86,7 @@ def _remove_one(path: Path) -> None:
 
 def names(prefix: str) -> list[str]:
     """The guests whose name begins with `prefix` and that have a cgroup left."""
-    found = set()
+    found: set[str] = set()
     for base in hierarchies():
         if base is not None:
             found.update(os.path.basename(path) for path in glob.glob(f"{base}/{glob.escape(prefix)}*"))

@@ -55,10 +55,7 @@ class Machine:
 
     def reboot(self) -> None:
         """Asks the guest to reboot and starts it again; a new boot id, the same files."""
-        try:
-            self.execute("systemctl reboot", timeout=60)
-        except shell.ShellGone:
-            pass  # it went down before the command had ended
+        self.execute("systemctl reboot", check_return=False, timeout=60)
         self._guest.wait_until_ended()
         self.start()
 
@@ -77,8 +74,16 @@ class Machine:
         check_output: bool = True,
         timeout: int | None = TIMEOUT_SECONDS,
     ) -> tuple[int, str]:
-        """Status and standard output of a shell command; -1 and nothing where they are not asked for."""
-        result = self._run(command, timeout)
+        """Status and standard output of a shell command; -1 and nothing where they are not asked for.
+
+        Without `check_return` the guest may end meanwhile: that is how a script asks it to.
+        """
+        try:
+            result = self._run(command, timeout)
+        except shell.ShellGone:
+            if check_return:
+                raise
+            return -1, ""
         return result.status if check_return else -1, result.output if check_output else ""
 
     def _run(self, command: str, timeout: int | None = None) -> shell.Result:

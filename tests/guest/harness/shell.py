@@ -38,6 +38,7 @@ ExecStart=-/bin/bash -s
 StandardInput=socket
 StandardOutput=socket
 StandardError=journal
+LogLevelMax=notice
 KillMode=process
 Environment=HOME=/root USER=root PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 WorkingDirectory=/root

@@ -31,6 +31,7 @@ def install_shell(root: Path) -> None:
     units = root / "etc/systemd/system"
     for name, text in shell.UNITS.items():
         (units / name).write_text(text)
+    (root / "etc/hosts").write_text("127.0.0.1 localhost guest\n::1 localhost\n")
     _in_root(root, "systemctl enable --quiet guest-shell.socket")
 
 
