@@ -200,7 +200,7 @@ fn main() -> Result<()> {
     lists(&reader)?;
     memory("after lists")?;
     println!("found: {:?}", timed("check", || Ok(reader.check()?))?);
-    timed("backup", || Ok(reader.backup(&dir.join("backup.db"))?))?;
+    timed("backup", || Ok(reader.backup(&dir.join("backup.db"), &[])?))?;
     let limits = CollectLimits { finished_before: WallTime(i64::MAX) };
     println!("collected: {}", timed("collect 1000", || Ok(store.collect(&limits, 1_000)?))?.len());
     Ok(())

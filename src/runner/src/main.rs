@@ -21,5 +21,6 @@ fn restore(from: &Path, state_dir: &Path) -> Result<Restored, Failure> {
         lost: report.lost,
         finished: report.finished,
         replaced: report.replaced,
+        files: report.files,
     })
 }

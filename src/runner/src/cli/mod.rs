@@ -70,6 +70,8 @@ pub struct Restored {
     pub finished: u64,
     /// Where the replaced database is kept.
     pub replaced: Option<PathBuf>,
+    /// Where the files of the backup, such as the configuration, were put.
+    pub files: Vec<PathBuf>,
 }
 
 /// The program: parses the process's arguments, does what they say, and gives the exit code.

@@ -62,6 +62,12 @@ pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
     if let Some(replaced) = &restored.replaced {
         context.note(&format!("what was there before is kept at {}", replaced.display()));
     }
+    for file in &restored.files {
+        context.note(&format!(
+            "the backup held {}: compare it, and put it where the daemon's --config points",
+            file.display()
+        ));
+    }
     if restored.held > 0 {
         context
             .note("look at held jobs with `ci-runner list --state queued`, let them go with `ci-runner release ID…`");

@@ -143,6 +143,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
             handle: handle.clone(),
             control: control.clone(),
             log_dir,
+            config_file: origin.file.clone(),
             public_status: config.http_public_status,
             hosts: config.http_hosts.clone(),
             started: std::time::Instant::now(),

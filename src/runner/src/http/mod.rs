@@ -75,6 +75,8 @@ pub struct Context {
     pub control: mpsc::Sender<Control>,
     /// Where the logs of jobs are.
     pub log_dir: PathBuf,
+    /// The configuration, which a backup holds too; None: there is no file.
+    pub config_file: Option<PathBuf>,
     /// `/status` and `/runners` answer on TCP too.
     pub public_status: bool,
     /// Names besides the loopback's that `Host:` may have on TCP.

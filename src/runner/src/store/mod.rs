@@ -183,6 +183,15 @@ pub struct CollectLimits {
     pub finished_before: WallTime,
 }
 
+/// A file that a backup holds beside the store: a host comes back with its configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupFile {
+    /// A plain name, such as `config.toml`.
+    pub name: String,
+    /// What was in it.
+    pub content: Vec<u8>,
+}
+
 /// The reading side. Cheap to call; may be used from any thread.
 pub trait Reader: Send + Sync {
     /// One job.
@@ -206,8 +215,8 @@ pub trait Reader: Send + Sync {
     /// All schedules, by name.
     fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError>;
 
-    /// Writes a consistent copy of the whole store to a file that must not exist yet.
-    fn backup(&self, to: &std::path::Path) -> Result<(), StoreError>;
+    /// Writes a consistent copy of the whole store, and these files in it, to a file that must not exist yet.
+    fn backup(&self, to: &std::path::Path, files: &[BackupFile]) -> Result<(), StoreError>;
 
     /// Looks for damage; an empty list means none was found.
     fn check(&self) -> Result<Vec<String>, StoreError>;

@@ -214,6 +214,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
         handle: handle.clone(),
         control: control.clone(),
         log_dir,
+        config_file: None,
         public_status: options.public_status,
         hosts: vec!["ci.example.org".to_owned()],
         started: std::time::Instant::now(),

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::damage::Crashed;
+use ci_runner::store::BackupFile;
 
 #[test]
 fn a_backup_is_one_moment_and_refuses_to_overwrite() {
@@ -22,13 +23,13 @@ fn a_backup_is_one_moment_and_refuses_to_overwrite() {
             pairs
         });
         for _ in 0..5 {
-            reader.backup(&to).expect("backs up");
+            reader.backup(&to, &[]).expect("backs up");
             assert_eq!(fs::metadata(&to).expect("is there").permissions().mode() & 0o777, 0o600);
             let copy = rusqlite::Connection::open(&to).expect("opens");
             let jobs: i64 = copy.query_row("SELECT count(*) FROM jobs", [], |row| row.get(0)).expect("counts");
             assert_eq!(jobs % 2, 0, "half a commit");
             drop(copy);
-            let refused = reader.backup(&to);
+            let refused = reader.backup(&to, &[]);
             assert!(matches!(&refused, Err(StoreError::Io { .. })), "{refused:?}");
             fs::remove_file(&to).expect("removes");
         }
@@ -74,7 +75,7 @@ fn a_restored_store_holds_what_was_open() {
         })
     };
     store.commit(&[schedule("nightly", None), schedule("paused", Some("me"))], &pools()).expect("commits");
-    reader.backup(&copy).expect("backs up");
+    reader.backup(&copy, &[]).expect("backs up");
     store.commit(&[submission(7, "n", "true"), end(2)], &pools()).expect("commits");
     let refused = restore(&copy, &state);
     assert!(matches!(&refused, Err(StoreError::Held { .. })), "a daemon runs: {refused:?}");
@@ -111,7 +112,7 @@ fn only_a_whole_backup_of_a_known_version_is_restored() {
     let (good, bad) = (store.path("good.db"), store.path("bad.db"));
     {
         let (_held, reader, ..) = opened(store.dir.path()).expect("opens");
-        reader.backup(&good).expect("backs up");
+        reader.backup(&good, &[]).expect("backs up");
     }
     let changed = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = fs::read(&good).expect("reads");
@@ -138,4 +139,27 @@ fn only_a_whole_backup_of_a_known_version_is_restored() {
     restore(&good, store.dir.path()).expect("restores");
     assert_eq!(fs::read(&good).expect("reads"), reread, "the backup itself is not changed");
     assert_eq!(store.look().expect("whole"), store.jobs);
+}
+
+#[test]
+fn a_backup_holds_the_configuration_and_gives_it_back_beside_the_store() {
+    let store = Crashed::new(false);
+    let (good, evil) = (store.path("good.db"), store.path("evil.db"));
+    let config = BackupFile { name: "config.toml".to_owned(), content: b"retry_attempts = 7\n".to_vec() };
+    let outside = BackupFile { name: "../config.toml".to_owned(), ..config.clone() };
+    {
+        let (_held, reader, ..) = opened(store.dir.path()).expect("opens");
+        reader.backup(&good, std::slice::from_ref(&config)).expect("backs up");
+        reader.backup(&evil, &[outside]).expect("backs up");
+    }
+    let refused = restore(&evil, store.dir.path()).expect_err("refused");
+    assert!(refused.to_string().contains("../config.toml"), "{refused}");
+    assert!(!store.path("config.toml").exists());
+    assert_eq!(store.look().expect("untouched by that"), store.jobs);
+    let report = restore(&good, store.dir.path()).expect("restores");
+    assert_eq!(report.files, [store.path("restored/config.toml")]);
+    assert_eq!(fs::read(&report.files[0]).expect("reads"), config.content);
+    let (_held, reader, ..) = opened(store.dir.path()).expect("opens");
+    assert_eq!(reader.check().expect("checks"), [""; 0]);
+    reader.backup(&store.path("again.db"), &[config]).expect("the table of files did not stay");
 }

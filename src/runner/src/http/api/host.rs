@@ -12,7 +12,7 @@ use crate::daemon::handle::{Refusal, Snapshot};
 use crate::http::extract::{Body, Caller, blocking, in_time};
 use crate::http::{App, Fail};
 use crate::quantity::rfc3339_utc;
-use crate::store::StoreError;
+use crate::store::{BackupFile, StoreError};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -20,7 +20,7 @@ use ci_runner_core::state::Phase;
 use ci_runner_core::time::Instant;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
@@ -210,8 +210,8 @@ pub(crate) async fn gc(State(app): State<App>, caller: Caller, body: Body) -> Re
     }
 }
 
-/// Writes a consistent copy of the store to a new file on the daemon's host, with the daemon's rights. Admins only. Takes as
-/// long as it takes.
+/// Writes a consistent copy of the store, and the configuration in it, to a new file on the daemon's host, with the daemon's
+/// rights. Never secrets. Admins only. Takes as long as it takes.
 #[utoipa::path(post, path = "/backup", tag = "host", request_body = BackupRequest,
     responses((status = 204, description = "Done"), (status = 400, body = Problem), (status = 403, body = Problem),
         (status = 507, body = Problem)))]
@@ -226,8 +226,10 @@ pub(crate) async fn backup(State(app): State<App>, caller: Caller, body: Body) -
         return Err(Fail::field("path", format!("{} is there already; give a new name", path.display())));
     }
     let reader = app.context.handle.reader.clone();
+    let config_file = app.context.config_file.clone();
     let written = blocking(move || {
-        reader.backup(&path).map_err(|error| match error {
+        let files = config_file.iter().map(|file| backup_file(file)).collect::<Result<Vec<_>, _>>()?;
+        reader.backup(&path, &files).map_err(|error| match error {
             // What cannot be written was named by the client.
             StoreError::Io { .. } => Fail::field("path", Fail::internal("write the backup", &error).document().detail),
             error => error.into(),
@@ -235,4 +237,11 @@ pub(crate) async fn backup(State(app): State<App>, caller: Caller, body: Body) -
     });
     written.await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The configuration, under a name of its own: where it was is for the next host to choose.
+fn backup_file(path: &Path) -> Result<BackupFile, Fail> {
+    let content = std::fs::read(path)
+        .map_err(|error| Fail::internal(&format!("read {} for the backup", path.display()), &error))?;
+    Ok(BackupFile { name: "config.toml".to_owned(), content })
 }

@@ -1,7 +1,7 @@
 //! Answers of the store in memory.
 
 use super::{Shared, is_kept};
-use crate::store::{AttemptRow, JobFilter, JobRow, KeyRow, Reader, ScheduleRow, StoreError};
+use crate::store::{AttemptRow, BackupFile, JobFilter, JobRow, KeyRow, Reader, ScheduleRow, StoreError};
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::Outcome;
 use ci_runner_core::time::WallTime;
@@ -46,7 +46,7 @@ impl Reader for Shared {
         Ok(self.lock().schedules.values().cloned().collect())
     }
 
-    fn backup(&self, to: &std::path::Path) -> Result<(), StoreError> {
+    fn backup(&self, to: &std::path::Path, _: &[BackupFile]) -> Result<(), StoreError> {
         let source = std::io::Error::new(std::io::ErrorKind::Unsupported, "a store in memory has nothing to back up");
         Err(StoreError::Io { doing: "back up to", path: to.display().to_string(), source })
     }

@@ -2,26 +2,27 @@
 //!
 //! Pages are copied inside one read transaction on a connection of its own, so the copy is one moment of the store, and
 //! commits go on meanwhile: they only cannot start their log anew until the copy is done. The copy is written beside its
-//! name and takes the name when it is complete and on disk, so a backup with a name is a whole backup.
+//! name and takes the name when it is complete and on disk, so a backup with a name is a whole backup. Files that belong to
+//! it are in a table of the copy, so that a backup stays one file.
 
 use super::open;
 use super::place::{Fault, Place, beside, io_error};
-use crate::store::StoreError;
+use crate::store::{BackupFile, StoreError};
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Transaction, params};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 /// Writes the copy to a file that must not exist yet.
-pub(super) fn backup(place: &Place, to: &Path) -> Result<(), StoreError> {
+pub(super) fn backup(place: &Place, to: &Path, files: &[BackupFile]) -> Result<(), StoreError> {
     let exists = || io_error("back up to", to, std::io::ErrorKind::AlreadyExists.into());
     if to.symlink_metadata().is_ok() {
         return Err(exists());
     }
     let aside = beside(to, ".partial");
-    let copied = copy(place, &aside);
+    let copied = copy(place, &aside, files);
     let named = copied.and_then(|()| match renameat_with(CWD, &aside, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::EXIST) => Err(exists()),
@@ -35,12 +36,12 @@ pub(super) fn backup(place: &Place, to: &Path) -> Result<(), StoreError> {
     open::sync_dir(to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
-fn copy(place: &Place, aside: &Path) -> Result<(), StoreError> {
+fn copy(place: &Place, aside: &Path, files: &[BackupFile]) -> Result<(), StoreError> {
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside);
     let file = made.map_err(|source| io_error("back up to", aside, source))?;
     // The target's errors, a full disk above all, are not those of the state directory.
     let target = Place { dir: aside.parent().unwrap_or(Path::new(".")).to_owned(), db: aside.to_owned() };
-    copy_pages(place, aside).map_err(|fault| match fault {
+    copy_pages(place, aside).and_then(|()| put_files(aside, files)).map_err(|fault| match fault {
         Fault::Sql(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) => {
             place.error("back up", error)
         }
@@ -69,4 +70,30 @@ pub(super) fn copy_pages(place: &Place, aside: &Path) -> Result<(), Fault> {
     let _: String = to.pragma_update_and_check(None, "journal_mode", "DELETE", |row| row.get(0))?;
     to.close().map_err(|(_, error)| error)?;
     Ok(())
+}
+
+fn put_files(aside: &Path, files: &[BackupFile]) -> Result<(), Fault> {
+    let mut conn =
+        Connection::open_with_flags(aside, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let transaction = conn.transaction()?;
+    transaction.execute_batch("CREATE TABLE backup_file (name TEXT PRIMARY KEY, content BLOB NOT NULL) STRICT")?;
+    for file in files {
+        transaction.execute("INSERT INTO backup_file VALUES (?1, ?2)", params![file.name, file.content])?;
+    }
+    transaction.commit()?;
+    conn.close().map_err(|(_, error)| error)?;
+    Ok(())
+}
+
+/// Takes the files out of a copy of a backup. A database that `ci-runner backup` did not make has none.
+pub(super) fn take_files(copy: &Transaction<'_>) -> Result<Vec<BackupFile>, Fault> {
+    if !copy.table_exists(None, "backup_file")? {
+        return Ok(Vec::new());
+    }
+    let mut statement = copy.prepare("SELECT name, content FROM backup_file ORDER BY name")?;
+    let read = |row: &rusqlite::Row<'_>| Ok(BackupFile { name: row.get(0)?, content: row.get(1)? });
+    let files = statement.query_map([], read)?.collect::<Result<_, _>>()?;
+    drop(statement);
+    copy.execute_batch("DROP TABLE backup_file")?;
+    Ok(files)
 }

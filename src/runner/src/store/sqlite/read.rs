@@ -6,7 +6,9 @@
 use super::load::{SPEC, spec, spec_columns};
 use super::place::{Fault, Place};
 use super::{backup, check, codec, ends, list, open};
-use crate::store::{AttemptRow, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, Receipt, ScheduleRow, StoreError};
+use crate::store::{
+    AttemptRow, BackupFile, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, Receipt, ScheduleRow, StoreError,
+};
 use ci_runner_core::id::{AttemptNumber, JobId};
 use ci_runner_core::outcome::Outcome;
 use ci_runner_core::state::Phase;
@@ -176,8 +178,8 @@ impl Reader for SqliteReader {
         })
     }
 
-    fn backup(&self, to: &Path) -> Result<(), StoreError> {
-        backup::backup(self.place(), to)
+    fn backup(&self, to: &Path, files: &[BackupFile]) -> Result<(), StoreError> {
+        backup::backup(self.place(), to, files)
     }
 
     fn check(&self) -> Result<Vec<String>, StoreError> {

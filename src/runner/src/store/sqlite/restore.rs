@@ -15,13 +15,15 @@ use super::migrate::{self, MIGRATIONS, migrate};
 use super::open::{self, Lock};
 use super::place::{Fault, Place, beside, damaged, io_error};
 use super::submit::supersede_returned;
-use crate::store::StoreError;
+use crate::store::{BackupFile, StoreError};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use std::fs::OpenOptions;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+/// Below the state directory: the files that the last restored backup held.
+const FILES_DIR: &str = "restored";
 /// Who holds the jobs.
 const BY: &str = "restore";
 
@@ -40,6 +42,8 @@ pub struct RestoreReport {
     pub finished: u64,
     /// Where the replaced database is kept; None when there was none.
     pub replaced: Option<PathBuf>,
+    /// Where the files of the backup, such as the configuration, were put; nothing uses them there.
+    pub files: Vec<PathBuf>,
 }
 
 /// The highest numbers a store has given, which must not be given again.
@@ -57,12 +61,13 @@ pub fn restore(from: &Path, state_dir: &Path) -> Result<RestoreReport, StoreErro
     validate(from)?;
     let given = given(&place);
     let aside = beside(&place.db, ".restore");
-    let report = adopt(from, &aside, &place, given)?;
+    let (report, files) = adopt(from, &aside, &place, given)?;
+    let files = put_files(&place, &files)?;
     let replaced = put_aside(&place)?;
     std::fs::rename(&aside, &place.db).map_err(|source| io_error("create", &place.db, source))?;
     open::sync_dir(&place.dir)?;
     lock.write(&place.dir.join("lock"), Some(&report.store_id))?;
-    Ok(RestoreReport { replaced, ..report })
+    Ok(RestoreReport { replaced, files, ..report })
 }
 
 /// Refuses what is no whole backup of a version that is known. Nothing is written.
@@ -94,8 +99,10 @@ fn given(place: &Place) -> Given {
     if place.db.exists() { ask().unwrap_or_default() } else { Given::default() }
 }
 
+type Adopted = (RestoreReport, Vec<BackupFile>);
+
 /// Makes a copy of the backup that is fit to be a store.
-fn adopt(from: &Path, aside: &Path, place: &Place, given: Given) -> Result<RestoreReport, StoreError> {
+fn adopt(from: &Path, aside: &Path, place: &Place, given: Given) -> Result<Adopted, StoreError> {
     for path in [aside.to_owned(), beside(aside, "-journal")] {
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != ErrorKind::NotFound => return Err(io_error("remove", &path, source)),
@@ -111,7 +118,7 @@ fn adopt(from: &Path, aside: &Path, place: &Place, given: Given) -> Result<Resto
     Ok(report)
 }
 
-fn change(aside: &Path, given: Given) -> Result<RestoreReport, Fault> {
+fn change(aside: &Path, given: Given) -> Result<Adopted, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(aside, flags)?;
     let _: String = conn.pragma_update_and_check(None, "journal_mode", "DELETE", |row| row.get(0))?;
@@ -119,10 +126,11 @@ fn change(aside: &Path, given: Given) -> Result<RestoreReport, Fault> {
     conn.pragma_update(None, "foreign_keys", true)?;
     migrate(&mut conn, aside, MIGRATIONS, false)?;
     let transaction = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let files = backup::take_files(&transaction)?;
     let report = begin_anew(&transaction, given)?;
     transaction.commit()?;
     conn.close().map_err(|(_, error)| error)?;
-    Ok(report)
+    Ok((report, files))
 }
 
 fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreReport, Fault> {
@@ -165,7 +173,27 @@ fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreRepo
     let count = |rows: usize| u64::try_from(rows).unwrap_or(u64::MAX);
     let finished = u64::try_from(finished).unwrap_or_default();
     let (held, paused, lost) = (count(held), count(paused), count(lost));
-    Ok(RestoreReport { store_id, held, paused, lost, finished, replaced: None })
+    Ok(RestoreReport { store_id, held, paused, lost, finished, replaced: None, files: Vec::new() })
+}
+
+/// Writes the backup's files below the state directory: where they were is not ours to overwrite.
+fn put_files(place: &Place, files: &[BackupFile]) -> Result<Vec<PathBuf>, StoreError> {
+    let dir = place.dir.join(FILES_DIR);
+    let mut paths = Vec::new();
+    for file in files {
+        let path = dir.join(&file.name);
+        // A name from a file that anybody may have written.
+        if path.file_name() != Some(file.name.as_ref()) {
+            let what = format!("it holds a file with the name {:?}", file.name);
+            return Err(damaged(&place.db, what));
+        }
+        std::fs::create_dir_all(&dir).map_err(|source| io_error("create", &dir, source))?;
+        let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let written = made.and_then(|mut out| out.write_all(&file.content).and_then(|()| out.sync_all()));
+        written.map_err(|source| io_error("write", &path, source))?;
+        paths.push(path);
+    }
+    Ok(paths)
 }
 
 /// Renames the database that is replaced, with its log, to a name that tells when.
