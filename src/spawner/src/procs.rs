@@ -8,8 +8,9 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// The words of `/proc/<pid>/stat` that matter here.
@@ -119,6 +120,13 @@ pub(crate) fn pin(pid: i32) -> Option<OwnedFd> {
     pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
 }
 
+/// True unless the process behind the handle certainly lives: it has ended, reaped or not. While it lives, its id is its own.
+pub(crate) fn has_ended(pidfd: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&now)) != Ok(0)
+}
+
 /// Signals these very processes, as far as they still live; how many did.
 pub(crate) fn signal_all(seen: &[Stat], signals: &[Signal]) -> usize {
     let same = |seen: &&Stat| signal_if(seen.pid, signals, |now| now.start_ticks == seen.start_ticks);
@@ -167,8 +175,11 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep runs");
         let pid = child.id() as i32;
         assert!(descendants(&[me]).expect("a look").iter().any(|stat| stat.pid == pid));
+        let handle = pin(pid).expect("a handle");
+        assert!(!has_ended(&handle));
         assert!(signal_if(pid, &[Signal::KILL], |stat| stat.parent == me));
         assert!(!child.wait().expect("waits").success());
+        assert!(has_ended(&handle));
         assert!(stat(pid).expect("a look").is_none(), "gone is not an error");
     }
 }

@@ -217,11 +217,18 @@ impl Server {
 }
 
 /// One step against a late shim; when to look again. An error: nothing was learnt, and little or nothing done.
+///
+/// Another's orphan, an adopted shim can be reaped at any moment and its process id given away. All that was found by the id
+/// counts only if the pidfd, opened when the shim was known, says afterwards that it lives still.
 fn step_in(key: &AttemptKey, shim: &mut Shim, now: u64) -> io::Result<u64> {
     let pid = shim.identity.pid;
     let leaf = Leaf::find(shim.identity.cgroup_parent.as_deref(), key)?;
     let stopped = procs::stat(pid)?.is_some_and(|stat| stat.stopped());
     let below = procs::descendants(&[pid])?;
+    if shim.pidfd.as_ref().is_some_and(procs::has_ended) {
+        // The loop finds that out too, and settles what is left.
+        return Ok(FORCE_AGAIN_MS);
+    }
     let job_lives = leaf.as_ref().is_some_and(Leaf::populated) || !below.is_empty();
     if job_lives {
         if let Some(leaf) = &leaf {
@@ -233,7 +240,8 @@ fn step_in(key: &AttemptKey, shim: &mut Shim, now: u64) -> io::Result<u64> {
         None => {
             say!("{key}: its shim is late{}; stepping in", if stopped { " (stopped)" } else { "" });
             shim.forced_ms = Some(now);
-            let pinned = procs::pin(pid);
+            // Our own child keeps its id until we reap it.
+            let pinned = if shim.pidfd.is_none() { procs::pin(pid) } else { None };
             if let Some(pidfd) = shim.pidfd.as_ref().or(pinned.as_ref()) {
                 let _ = sys::queue_signal(pidfd, sys::signal_kill(), 0);
                 let _ = rustix::process::pidfd_send_signal(pidfd, Signal::CONT);
@@ -244,4 +252,59 @@ fn step_in(key: &AttemptKey, shim: &mut Shim, now: u64) -> io::Result<u64> {
         Some(_) => {}
     }
     Ok(if job_lives || stopped { FORCE_AGAIN_MS } else { KILL_PATIENCE_MS })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+    use std::process::{Child, Command};
+
+    /// A process with a child of its own, and that child.
+    fn family() -> (Child, i32) {
+        let parent = Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().expect("a shell");
+        let child = wait_for(|| procs::children(parent.id() as i32).expect("a look").first().copied());
+        (parent, child)
+    }
+
+    fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(std::time::Instant::now() < until, "waited in vain");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Steps in against a shim that has the shell's process id; true when nothing was done and the shell's child lives still.
+    fn child_survives(pidfd: Option<OwnedFd>) -> bool {
+        let (mut parent, child) = family();
+        let handle = procs::pin(child).expect("a handle");
+        let identity = Identity { pid: parent.id() as i32, ..Identity::default() };
+        let mut shim = Shim { identity, pidfd, force_ms: None, forced_ms: None };
+        step_in(&"0123abcd-1-1".parse().expect("a key"), &mut shim, 1).expect("a look");
+        let survives = shim.forced_ms.is_none() && !procs::has_ended(&handle);
+        if !survives {
+            wait_for(|| procs::has_ended(&handle).then_some(()));
+        }
+        let _ = rustix::process::pidfd_send_signal(&handle, Signal::KILL);
+        let _ = parent.kill();
+        parent.wait().expect("reaped");
+        survives
+    }
+
+    #[test]
+    fn a_process_with_a_dead_shims_id_is_left_alone() {
+        let mut dead = Command::new("true").spawn().expect("a process");
+        let pidfd = procs::pin(dead.id() as i32).expect("a handle");
+        dead.wait().expect("reaped");
+        assert!(child_survives(Some(pidfd)));
+    }
+
+    #[test]
+    fn control_by_its_id_alone_it_would_be_killed() {
+        assert!(!child_survives(None));
+    }
 }
