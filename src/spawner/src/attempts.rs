@@ -116,10 +116,10 @@ impl Attempts {
     }
 
     /// Who holds (or held) the lock; None while that is not (wholly) written.
-    pub(crate) fn identity(lock: &OwnedFd) -> Option<Identity> {
+    pub(crate) fn identity(lock: &OwnedFd) -> io::Result<Option<Identity>> {
         let mut text = vec![0; IDENTITY_BYTES_MAX];
-        let got = rustix::io::pread(lock, &mut text, 0).ok()?;
-        Identity::decode(std::str::from_utf8(&text[..got]).ok()?)
+        let got = rustix::io::pread(lock, &mut text, 0)?;
+        Ok(std::str::from_utf8(&text[..got]).ok().and_then(Identity::decode))
     }
 
     /// True when the process `identity.pid` has this very lock open: it is the shim and not a later process with its id.
@@ -130,9 +130,13 @@ impl Attempts {
         matches!((theirs, ours), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
     }
 
-    /// True when the file is there.
-    pub(crate) fn has(&self, key: &AttemptKey, name: &str) -> bool {
-        rustix::fs::statat(&self.dir, path(key, name), AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    /// True when the file is there, false when it certainly is not.
+    pub(crate) fn has(&self, key: &AttemptKey, name: &str) -> io::Result<bool> {
+        match rustix::fs::statat(&self.dir, path(key, name), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes an empty file, in one step.
@@ -166,13 +170,19 @@ impl Attempts {
         Ok(rustix::fs::renameat(&self.dir, path(key, EXIT_ASIDE), &self.dir, path(key, names::EXIT))?)
     }
 
-    /// The exit record, when there is a valid one.
-    pub(crate) fn read_exit(&self, key: &AttemptKey) -> Option<ExitRecord> {
+    /// The exit record; None when there is certainly no valid one.
+    pub(crate) fn read_exit(&self, key: &AttemptKey) -> io::Result<Option<ExitRecord>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(&self.dir, path(key, names::EXIT), flags, Mode::empty()).ok()?;
+        let file = match rustix::fs::openat(&self.dir, path(key, names::EXIT), flags, Mode::empty()) {
+            Ok(file) => file,
+            // A link is no record either.
+            Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+            Err(_) if crate::failpoint::takes_blindness_for_absence() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
         let mut text = [0; record::RECORD_BYTES_MAX];
-        let got = rustix::io::read(&file, &mut text).ok()?;
-        record::decode(key, &text[..got])
+        let got = rustix::io::read(&file, &mut text)?;
+        Ok(record::decode(key, &text[..got]))
     }
 
     /// Removes the directory with all that belongs in it.
@@ -204,6 +214,9 @@ impl Attempts {
         let dir = rustix::fs::openat(&self.dir, ".", flags, Mode::empty())?;
         for entry in rustix::fs::Dir::new(dir)? {
             let entry = entry?;
+            if !matches!(entry.file_type(), FileType::Directory | FileType::Unknown) {
+                continue;
+            }
             if let Ok(key) = entry.file_name().to_string_lossy().parse() {
                 keys.push(key);
             }

@@ -96,6 +96,15 @@ fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<O
     rustix::fs::openat(at, path, flags, Mode::empty())
 }
 
+/// None: it certainly is not there.
+fn open_if_there(at: impl AsFd, path: impl rustix::path::Arg) -> io::Result<Option<OwnedFd>> {
+    match open_dir(at, path) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(Errno::NOENT | Errno::NODEV) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The cgroup of one job.
 pub(crate) struct Leaf {
     parent: OwnedFd,
@@ -123,12 +132,15 @@ impl Leaf {
         Ok(leaf)
     }
 
-    /// The cgroup of an attempt whose shim is gone; None when there is none (any more).
-    pub(crate) fn find(parent: &Path, key: &AttemptKey) -> Option<Self> {
-        let parent = open_dir(CWD, parent).ok()?;
+    /// The cgroup of an attempt, for those who did not make it; None when there is none (any more), or none was ever made.
+    /// An error is no absence: somebody must look again.
+    pub(crate) fn find(parent: Option<&Path>, key: &AttemptKey) -> io::Result<Option<Self>> {
+        let Some(parent) = parent.map(|parent| open_if_there(CWD, parent)).transpose()?.flatten() else {
+            return Ok(None);
+        };
         let name = leaf_name(key);
-        let dir = open_dir(&parent, &name).ok()?;
-        Some(Self { parent, dir, name })
+        let dir = open_if_there(&parent, &*name)?;
+        Ok(dir.map(|dir| Self { parent, dir, name }))
     }
 
     /// The descriptor a process is born into.

@@ -13,6 +13,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::cgroup::{Entry, Leaf, Parent};
+use crate::sys::OpenFiles;
 
 /// The child's stack: it calls only thin wrappers of system calls.
 const STACK_BYTES: usize = 32 * 1024;
@@ -62,6 +63,7 @@ struct Orders {
     lock: c_int,
     session_offset: libc::off_t,
     cgroup_procs: c_int,
+    open_files: libc::rlimit,
     stage: Stage,
     errno: c_int,
 }
@@ -75,6 +77,7 @@ pub(crate) fn launch(
     output: BorrowedFd<'_>,
     lock: (BorrowedFd<'_>, u64),
     cgroup: Option<(&Parent, &Leaf)>,
+    open_files: OpenFiles,
 ) -> io::Result<Launched> {
     let moves: Option<OwnedFd> = match cgroup {
         Some((parent, leaf)) if parent.entry() == Entry::Moves => Some(leaf.open_procs()?),
@@ -92,6 +95,7 @@ pub(crate) fn launch(
         lock: lock.0.as_raw_fd(),
         session_offset: libc::off_t::try_from(lock.1).unwrap_or(0),
         cgroup_procs: moves.as_ref().map_or(-1, |procs| procs.as_raw_fd()),
+        open_files: libc::rlimit { rlim_cur: open_files.soft.min(open_files.hard), rlim_max: open_files.hard },
         stage: Stage::Prepare,
         errno: 0,
     };
@@ -249,7 +253,7 @@ extern "C" fn child(orders: *mut c_void) -> c_int {
     }
 }
 
-/// Session, cgroup, descriptors, umask, signals; the error number, or 0.
+/// Session, cgroup, descriptors and their limit, umask, signals; the error number, or 0.
 ///
 /// # Safety
 /// Only in the child.
@@ -265,6 +269,7 @@ unsafe fn prepare(orders: &Orders) -> c_int {
             || libc::dup2(orders.output, 1) < 0
             || libc::dup2(orders.output, 2) < 0
             || libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) < 0
+            || libc::setrlimit(libc::RLIMIT_NOFILE, &orders.open_files) < 0
         {
             return *libc::__errno_location();
         }

@@ -3,10 +3,14 @@
 //! A process id can be given to another process at any moment after its parent has reaped it. So a signal goes through a
 //! pidfd that was opened **before** the last look which showed that the process is one of those meant. Direct children of
 //! the caller need none of that: only the caller can reap them.
+//!
+//! A look that failed (no descriptor, no memory) is an error and never an absence: who asks must look again.
 
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// The words of `/proc/<pid>/stat` that matter here.
@@ -36,9 +40,13 @@ impl Stat {
     }
 }
 
-/// Looks at one process.
-pub(crate) fn stat(pid: i32) -> Option<Stat> {
-    parse_stat(pid, &std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+/// Looks at one process; None: it is gone.
+pub(crate) fn stat(pid: i32) -> io::Result<Option<Stat>> {
+    match std::fs::read(format!("/proc/{pid}/stat")) {
+        Ok(text) => parse_stat(pid, &text).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into()),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The name in parentheses can hold anything, parentheses and newlines too: read on from the last one.
@@ -53,34 +61,43 @@ fn parse_stat(pid: i32, text: &[u8]) -> Option<Stat> {
 }
 
 /// Every process that can be seen.
-pub(crate) fn all() -> Vec<Stat> {
-    let Ok(dir) = std::fs::read_dir("/proc") else { return Vec::new() };
-    dir.filter_map(|entry| stat(entry.ok()?.file_name().to_str()?.parse().ok()?)).collect()
+pub(crate) fn all() -> io::Result<Vec<Stat>> {
+    let mut stats = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        if let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+            stats.extend(stat(pid)?);
+        }
+    }
+    Ok(stats)
 }
 
 /// The living children of a single-threaded process.
-pub(crate) fn children(pid: i32) -> Vec<i32> {
+pub(crate) fn children(pid: i32) -> io::Result<Vec<i32>> {
     match std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")) {
-        Ok(text) => text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect(),
+        Ok(text) => Ok(text.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()),
         // Kernels without CONFIG_PROC_CHILDREN.
-        Err(_) => all().iter().filter(|stat| stat.parent == pid).map(|stat| stat.pid).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(all()?.iter().filter(|stat| stat.parent == pid).map(|stat| stat.pid).collect())
+        }
+        Err(error) => Err(error),
     }
 }
 
 /// Living processes that descend from one of `roots` (which are not among them unless they descend from another root).
-pub(crate) fn descendants(roots: &[i32]) -> Vec<i32> {
-    let stats = all();
+pub(crate) fn descendants(roots: &[i32]) -> io::Result<Vec<Stat>> {
+    let stats = all()?;
     let mut known: HashSet<i32> = roots.iter().copied().collect();
     let mut found = Vec::new();
     loop {
         let before = found.len();
         for stat in &stats {
             if known.contains(&stat.parent) && known.insert(stat.pid) {
-                found.push(stat);
+                found.push(*stat);
             }
         }
         if found.len() == before {
-            return found.iter().filter(|stat| stat.alive()).map(|stat| stat.pid).collect();
+            found.retain(Stat::alive);
+            return Ok(found);
         }
     }
 }
@@ -89,7 +106,7 @@ pub(crate) fn descendants(roots: &[i32]) -> Vec<i32> {
 pub(crate) fn signal_if(pid: i32, signals: &[Signal], still: impl FnOnce(Stat) -> bool) -> bool {
     let Some(pinned) = pin(pid) else { return false };
     match stat(pid) {
-        Some(stat) if stat.alive() && still(stat) => {}
+        Ok(Some(stat)) if stat.alive() && still(stat) => {}
         _ => return false,
     }
     for &signal in signals {
@@ -103,18 +120,39 @@ pub(crate) fn pin(pid: i32) -> Option<OwnedFd> {
     pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
 }
 
-/// Signals every living descendant of `roots`; how many there were.
-pub(crate) fn signal_descendants(roots: &[i32], signals: &[Signal]) -> usize {
-    let found = descendants(roots);
-    let mut family: HashSet<i32> = roots.iter().copied().collect();
-    family.extend(&found);
-    found.into_iter().filter(|&pid| signal_if(pid, signals, |stat| family.contains(&stat.parent))).count()
+/// True unless the process behind the handle certainly lives: it has ended, reaped or not. While it lives, its id is its own.
+pub(crate) fn has_ended(pidfd: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&now)) != Ok(0)
 }
 
-/// What follows `name` (`NAME=`) in the environment that a process was started with.
-pub(crate) fn environment_word(pid: i32, name: &[u8]) -> Option<Vec<u8>> {
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
-    environment.split(|&byte| byte == 0).find_map(|word| word.strip_prefix(name)).map(<[u8]>::to_vec)
+/// Signals these very processes, as far as they still live; how many did.
+pub(crate) fn signal_all(seen: &[Stat], signals: &[Signal]) -> usize {
+    let same = |seen: &&Stat| signal_if(seen.pid, signals, |now| now.start_ticks == seen.start_ticks);
+    seen.iter().filter(same).count()
+}
+
+/// Signals every living descendant of `roots`.
+pub(crate) fn signal_descendants(roots: &[i32], signals: &[Signal]) -> io::Result<usize> {
+    Ok(signal_all(&descendants(roots)?, signals))
+}
+
+/// What follows `name` (`NAME=`) in the environment that a process was started with; None: nothing does, it is gone, or it
+/// is not ours to read.
+pub(crate) fn environment_word(pid: i32, name: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let environment = match std::fs::read(format!("/proc/{pid}/environ")) {
+        Ok(environment) => environment,
+        Err(error) if is_shortage(&error) => return Err(error),
+        Err(_) => return Ok(None),
+    };
+    let word = environment.split(|&byte| byte == 0).find_map(|word| word.strip_prefix(name));
+    Ok(word.map(<[u8]>::to_vec))
+}
+
+/// The system is short of something, so that nothing was learnt.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOBUFS))
 }
 
 #[cfg(test)]
@@ -133,11 +171,15 @@ mod tests {
     #[test]
     fn sees_itself() {
         let me = std::process::id() as i32;
-        assert!(stat(me).is_some_and(|stat| stat.alive() && !stat.stopped()));
+        assert!(stat(me).expect("a look").is_some_and(|stat| stat.alive() && !stat.stopped()));
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep runs");
         let pid = child.id() as i32;
-        assert!(descendants(&[me]).contains(&pid));
+        assert!(descendants(&[me]).expect("a look").iter().any(|stat| stat.pid == pid));
+        let handle = pin(pid).expect("a handle");
+        assert!(!has_ended(&handle));
         assert!(signal_if(pid, &[Signal::KILL], |stat| stat.parent == me));
         assert!(!child.wait().expect("waits").success());
+        assert!(has_ended(&handle));
+        assert!(stat(pid).expect("a look").is_none(), "gone is not an error");
     }
 }

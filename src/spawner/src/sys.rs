@@ -204,6 +204,27 @@ fn close_range(first: libc::c_uint, last: libc::c_uint) {
     unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
 }
 
+/// Limits of open files.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OpenFiles {
+    /// The soft one that we were started with, or what jobs are to have.
+    pub(crate) soft: u64,
+    /// The hard one.
+    pub(crate) hard: u64,
+    /// Our own now.
+    pub(crate) now: u64,
+}
+
+/// Raises our own soft limit of open files to the hard one: each shim of a predecessor takes a descriptor. Jobs get the old
+/// one back, because some programs work through all numbers up to it.
+pub(crate) fn raise_open_files() -> OpenFiles {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    let (soft, hard) = (before.current.unwrap_or(libc::RLIM_INFINITY), before.maximum.unwrap_or(libc::RLIM_INFINITY));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum });
+    OpenFiles { soft, hard, now: if raised.is_ok() { hard } else { soft } }
+}
+
 /// Forks this (single-threaded) process. None: this is the child.
 pub(crate) fn fork() -> io::Result<Option<i32>> {
     // SAFETY: there is one thread, so the child's copy of all state is consistent.

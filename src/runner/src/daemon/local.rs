@@ -179,6 +179,7 @@ fn parts(dir: &Path, settings: ci_runner_core::policy::Settings) -> Result<(Part
         store: loaded.store_id.clone(),
         generation: loaded.generation,
         linger: Some(LINGER),
+        job_open_files: None,
     };
     std::fs::create_dir(&native.runtime_dir)?;
     let clock = Clock::resume(None, loaded.last);

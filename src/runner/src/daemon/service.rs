@@ -115,6 +115,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         store: loaded.store_id.clone(),
         generation: loaded.generation,
         linger: None,
+        job_open_files: raise_open_files(),
     };
     log::info!("ci-runner {} starts: {} open jobs, start {}", version(), record.len(), loaded.generation);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
@@ -196,6 +197,19 @@ pub fn spawner_program() -> Result<PathBuf> {
     let program = own.with_file_name("ci-runner-spawner");
     anyhow::ensure!(program.exists(), "{} is missing: install both programs side by side", program.display());
     Ok(program)
+}
+
+/// Raises our own soft limit of open files to the hard one: each follower takes descriptors. Tells the one before, which jobs
+/// are to have; None: it stays.
+fn raise_open_files() -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    if before.current == before.maximum {
+        return None;
+    }
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum });
+    raised.inspect_err(|error| log::warn!("the limit of open files cannot be raised: {error}")).ok()?;
+    before.current
 }
 
 type Running = (Handle, mpsc::Sender<Control>, tokio::sync::oneshot::Receiver<()>);

@@ -46,6 +46,8 @@ pub struct NativeOptions {
     pub generation: u64,
     /// How long the spawner stays when neither daemon nor job is left; None: its own default.
     pub linger: Option<Duration>,
+    /// Soft limit of open files of jobs; None: our own.
+    pub job_open_files: Option<u64>,
 }
 
 /// An attempt to start, with all it needs.
@@ -328,8 +330,9 @@ fn connect(options: &NativeOptions) -> io::Result<(Client, String, bool)> {
 /// Starts a spawner; returns when its socket is open (it puts itself into the background).
 fn launch(options: &NativeOptions) -> io::Result<()> {
     let linger = options.linger.map(|linger| ["--linger-ms".to_owned(), linger.as_millis().to_string()]);
+    let open_files = options.job_open_files.map(|number| ["--job-open-files".to_owned(), number.to_string()]);
     let done = Command::new(&options.program)
-        .args(linger.into_iter().flatten())
+        .args(linger.into_iter().chain(open_files).flatten())
         .arg("--runtime-dir")
         .arg(&options.runtime_dir)
         .arg("--log-dir")

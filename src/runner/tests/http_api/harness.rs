@@ -179,6 +179,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
         store: loaded.store_id.clone(),
         generation,
         linger: None,
+        job_open_files: None,
     };
     let log_dir = places.log_dir.clone();
     let record = rebuild(settings(&config).unwrap(), &pools, &open, &loaded);

@@ -9,13 +9,18 @@ use crate::protocol::ExitRecord;
 pub(super) enum State {
     /// Its shim lives.
     Alive(Shim),
-    /// A shim holds the lock and has not yet said who it is (a predecessor forked it just before it died).
+    /// What it is could not be told yet: a shim holds the lock and has not said who it is (a predecessor forked it just
+    /// before it died), or we could not look, or have no descriptor to watch it with. Counts as alive.
     Unidentified {
         /// When to look again.
         again_ms: u64,
+        /// How long to wait after that.
+        pause_ms: u64,
         /// What to pass on once it is known.
         wish: Option<Wish>,
     },
+    /// Its shim is gone; how it ended could not be looked up yet.
+    Unsettled(Unsettled),
     /// Its shim died without a record; the job is being ended.
     Leftovers(Leftovers),
     /// Never began, can be started.
@@ -49,6 +54,16 @@ pub(super) struct Shim {
     pub(super) forced_ms: Option<u64>,
 }
 
+/// An end that must still be looked up.
+pub(super) struct Unsettled {
+    /// Who its shim was.
+    pub(super) identity: Identity,
+    /// We saw it go: true when it was our own child.
+    pub(super) own_child: Option<bool>,
+    /// When to look again.
+    pub(super) again_ms: u64,
+}
+
 /// What a dead shim left.
 pub(super) struct Leftovers {
     /// Who it was.
@@ -68,7 +83,7 @@ pub(super) struct Leftovers {
 impl State {
     /// True while something of it may run.
     pub(super) fn is_alive(&self) -> bool {
-        matches!(self, Self::Alive(_) | Self::Unidentified { .. } | Self::Leftovers(_))
+        matches!(self, Self::Alive(_) | Self::Unidentified { .. } | Self::Unsettled(_) | Self::Leftovers(_))
     }
 
     /// When it needs a look, CLOCK_BOOTTIME.
@@ -76,6 +91,7 @@ impl State {
         match self {
             Self::Alive(shim) => shim.force_ms,
             Self::Unidentified { again_ms, .. } => Some(*again_ms),
+            Self::Unsettled(unsettled) => Some(unsettled.again_ms),
             Self::Leftovers(leftovers) => Some(leftovers.again_ms),
             Self::NotBegan | Self::Voided | Self::Ended(_) | Self::Lost => None,
         }

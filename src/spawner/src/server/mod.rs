@@ -10,6 +10,7 @@ mod conn;
 mod requests;
 mod setup;
 mod sweep;
+mod takeover;
 mod watch;
 
 use std::collections::{HashMap, HashSet};
@@ -24,12 +25,12 @@ use self::attempt::State;
 use self::conn::Connection;
 pub(crate) use self::setup::Options;
 use self::setup::{Home, NoHome, Teller};
-use crate::attempts::Attempts;
+use crate::attempts::{Attempts, Identity};
 use crate::cgroup::Parent;
 use crate::failpoint;
-use crate::protocol::{AttemptKey, PACKET_BYTES_MAX, Reply, Seen};
+use crate::protocol::{AttemptKey, ExitRecord, PACKET_BYTES_MAX, Reply, Seen};
 use crate::shim::{Note, Shared};
-use crate::sys::{self, Reaped};
+use crate::sys::{self, OpenFiles, Reaped};
 use crate::wire::{self, Received};
 
 /// One daemon, its successor, and a few that only look.
@@ -42,6 +43,8 @@ const HOME_CHECK_MS: u64 = 5000;
 const SLEEP_MS_MAX: u64 = 60_000;
 /// After the directory was removed and everything has ended, the daemon has so long to take the ends.
 const LAST_WORDS_MS: u64 = 5000;
+/// What cannot be had now is tried again after this.
+const SHORTAGE_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// The spawner.
 pub(crate) struct Server {
@@ -59,6 +62,8 @@ pub(crate) struct Server {
     shims: HashMap<i32, AttemptKey>,
     /// Living shims of a predecessor.
     adopted: HashSet<AttemptKey>,
+    /// No more of these are watched by a descriptor each.
+    watched_max: usize,
     /// Slots in use, by name.
     slots: HashMap<String, AttemptKey>,
     /// Highest generation of each store, as on the disk.
@@ -91,6 +96,7 @@ pub(crate) fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> i32 {
         return 3;
     }
     sys::close_from_but(3, &mut []);
+    let open_files = sys::raise_open_files();
     let mut teller = match setup::into_background() {
         Ok(teller) => teller,
         Err(error) => {
@@ -98,7 +104,7 @@ pub(crate) fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> i32 {
             return 1;
         }
     };
-    match Server::open(&options, &mut teller) {
+    match Server::open(&options, open_files, &mut teller) {
         Ok(mut server) => {
             server.run();
             server.home.leave();
@@ -116,7 +122,7 @@ pub(crate) fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> i32 {
 }
 
 impl Server {
-    fn open(options: &Options, teller: &mut Teller) -> Result<Self, NoHome> {
+    fn open(options: &Options, open_files: OpenFiles, teller: &mut Teller) -> Result<Self, NoHome> {
         let home = Home::enter(options)?;
         let fault = |what: &str, error: io::Error| NoHome::Fault(format!("{}: {what}: {error}", home.path.display()));
         let attempts = Attempts::open(&home.dir).map_err(|error| fault("cannot open the attempts", error))?;
@@ -136,12 +142,14 @@ impl Server {
                 notes: shims_notes,
                 log_dir: options.log_dir.clone(),
                 tmp_dir: options.tmp_dir.clone(),
+                job_open_files: OpenFiles { soft: options.job_open_files.unwrap_or(open_files.soft), ..open_files },
             },
             notes,
             noted: HashMap::new(),
             attempts: HashMap::new(),
             shims: HashMap::new(),
             adopted: HashSet::new(),
+            watched_max: takeover::watched_max(open_files.now),
             said_ended: false,
             slots: HashMap::new(),
             generations: HashMap::new(),
@@ -153,8 +161,8 @@ impl Server {
             home_check_ms: 0,
             home,
         };
+        server.load_generations().map_err(|error| NoHome::Fault(format!("cannot read the generations: {error}")))?;
         server.take_over().map_err(NoHome::Fault)?;
-        server.load_generations();
         teller.tell(0, "");
         say!(
             "spawner {} started, process {}, cgroups {}, {} attempts taken over",
@@ -219,8 +227,14 @@ impl Server {
         }
         let ms = self.sleep_ms();
         let timeout = Timespec { tv_sec: (ms / 1000) as i64, tv_nsec: (ms % 1000) as i64 * 1_000_000 };
-        if rustix::event::poll(&mut fds, Some(&timeout)).is_err() {
-            return Woken::default();
+        match rustix::event::poll(&mut fds, Some(&timeout)) {
+            Ok(_) => {}
+            Err(Errno::INTR) => return Woken::default(),
+            // Out of memory, or the limit of open files was lowered below what is open.
+            Err(_) => {
+                std::thread::sleep(SHORTAGE_PAUSE);
+                return Woken::default();
+            }
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         let (of_connections, of_adopted) = ready[2..].split_at(self.connections.len());
@@ -268,7 +282,7 @@ impl Server {
                 Ok(socket) => socket,
                 // Out of descriptors or memory: poll would wake us again at once.
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                    return std::thread::sleep(std::time::Duration::from_millis(10));
+                    return std::thread::sleep(SHORTAGE_PAUSE);
                 }
                 Err(_) => return,
             };
@@ -335,24 +349,38 @@ impl Server {
         self.connections[at].listing = Some(listing);
     }
 
-    fn seen(&self, key: &AttemptKey) -> Option<Seen> {
+    fn seen(&mut self, key: &AttemptKey) -> Option<Seen> {
         Some(match self.attempts.get(key)? {
             State::Alive(_) | State::Unidentified { .. } => Seen::Alive,
-            State::Leftovers(_) => Seen::Leftovers,
+            // `ended` follows.
+            State::Unsettled(_) | State::Leftovers(_) => Seen::Leftovers,
             State::NotBegan => Seen::NotBegan,
             State::Voided => Seen::Voided,
             State::Ended(Some(record)) => Seen::Ended((**record).clone()),
-            State::Ended(None) => self.shared.attempts.read_exit(key).map_or(Seen::Lost, Seen::Ended),
+            State::Ended(None) => match self.record_of(key) {
+                Some(Some(record)) => Seen::Ended(record),
+                Some(None) => Seen::Lost,
+                None => Seen::Leftovers,
+            },
             State::Lost => Seen::Lost,
         })
     }
 
-    /// Tells the daemon of this attempt's store, if it is there.
-    fn tell(&mut self, store: &str, reply: Reply) {
-        let of_store = |conn: &&mut Connection| conn.store.as_deref() == Some(store) && !conn.closing;
-        if let Some(conn) = self.connections.iter_mut().find(of_store) {
-            conn.say(reply);
+    /// The record of an attempt that has ended. The outer None: it cannot be read now; `ended` will be told once it can.
+    fn record_of(&mut self, key: &AttemptKey) -> Option<Option<ExitRecord>> {
+        let read = self.shared.attempts.read_exit(key);
+        if let Err(error) = &read {
+            say!("{key}: its record cannot be read: {error}; tried again");
+            self.unsettle(key, Identity::default(), None);
         }
+        read.ok()
+    }
+
+    /// Tells the daemon of this attempt's store; false when it is not there.
+    fn tell(&mut self, store: &str, reply: Reply) -> bool {
+        let of_store = |conn: &&mut Connection| conn.store.as_deref() == Some(store) && !conn.closing;
+        let found = self.connections.iter_mut().find(of_store);
+        found.map(|conn| conn.say(reply)).is_some()
     }
 
     /// Something in `attempts` is due then.

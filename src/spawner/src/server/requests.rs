@@ -1,5 +1,6 @@
 //! What a daemon may ask, and what it gets.
 
+use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -9,7 +10,7 @@ use super::Server;
 use super::attempt::{Shim, State, Wish};
 use super::setup;
 use crate::attempts::{Identity, Locked};
-use crate::cgroup::Leaf;
+use crate::cgroup::{Leaf, Parent};
 use crate::failpoint::{self, hit};
 use crate::protocol::{AttemptKey, PROTOCOL_VERSION, Reply, Request, SPEC_BYTES_MAX, Start, is_store_id, names};
 use crate::shim::{self, Order};
@@ -113,7 +114,7 @@ impl Server {
         });
     }
 
-    fn keep_generation(&mut self, store: &str, generation: u64) -> std::io::Result<()> {
+    fn keep_generation(&mut self, store: &str, generation: u64) -> io::Result<()> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::PATH;
         let _ = rustix::fs::mkdirat(&self.home.dir, names::GENERATIONS_DIR, Mode::RWXU);
         let dir = rustix::fs::openat(&self.home.dir, names::GENERATIONS_DIR, flags, Mode::empty())?;
@@ -122,17 +123,22 @@ impl Server {
         Ok(())
     }
 
-    /// What earlier spawners noted. A file that says nothing counts as none.
-    pub(super) fn load_generations(&mut self) {
-        let dir = self.home.path.join(names::GENERATIONS_DIR);
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let number = std::fs::read_to_string(entry.path()).ok().and_then(|text| text.trim().parse().ok());
-            if let (Ok(store), Some(number)) = (entry.file_name().into_string(), number)
-                && is_store_id(&store)
-            {
+    /// What earlier spawners noted. A file that says nothing counts as none; one that cannot be read does not: an older
+    /// daemon could be heard again.
+    pub(super) fn load_generations(&mut self) -> io::Result<()> {
+        let entries = match std::fs::read_dir(self.home.path.join(names::GENERATIONS_DIR)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let Some(store) = entry.file_name().into_string().ok().filter(|name| is_store_id(name)) else { continue };
+            let text = std::fs::read(entry.path())?;
+            if let Some(number) = str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()) {
                 self.generations.insert(store, number);
             }
         }
+        Ok(())
     }
 
     fn handle_start(&mut self, at: usize, start: Start, fds: Vec<OwnedFd>) {
@@ -161,10 +167,13 @@ impl Server {
             Some(State::Alive(_) | State::Unidentified { .. }) => Reply::Started { key },
             Some(State::Voided) => Reply::RefusedStart { key, why: "it was voided before".to_owned(), voided: true },
             Some(State::Ended(Some(record))) => Reply::Ended { key, record: Some((**record).clone()) },
-            Some(State::Ended(None)) => Reply::Ended { record: self.shared.attempts.read_exit(&key), key },
+            Some(State::Ended(None)) => match self.record_of(&key) {
+                Some(record) => Reply::Ended { key, record },
+                None => return,
+            },
             Some(State::Lost) => Reply::Ended { key, record: None },
             // `ended` follows when nothing of it is left.
-            Some(State::Leftovers(_)) | Some(State::NotBegan) | None => return,
+            Some(State::Unsettled(_) | State::Leftovers(_) | State::NotBegan) | None => return,
         };
         self.connections[at].say(reply);
     }
@@ -288,15 +297,17 @@ impl Server {
                 shim.force_ms = Some(shim.force_ms.map_or(due, |before| before.min(due)));
                 shim.force_ms
             }
-            Some(State::Unidentified { wish: waiting, .. }) => {
+            Some(State::Unidentified { wish: waiting, again_ms, .. }) => {
                 *waiting = Some(wish);
-                None
+                *again_ms = now;
+                Some(now)
             }
             // The directory is gone (another epoch), but its cgroup may be there.
             None if wish == Wish::Kill => {
-                let parent = self.shared.cgroup.as_ref().map(|parent| parent.path().to_owned());
-                if let Some(leaf) = parent.and_then(|parent| Leaf::find(&parent, key)) {
-                    leaf.kill();
+                match Leaf::find(self.shared.cgroup.as_ref().map(Parent::path), key) {
+                    Ok(Some(leaf)) => leaf.kill(),
+                    Ok(None) => {}
+                    Err(error) => say!("{key}: its cgroup cannot be looked for: {error}"),
                 }
                 None
             }
@@ -335,7 +346,8 @@ impl Server {
     /// Removes what is left of an earlier boot, but the records of ends that were not yet committed.
     pub(super) fn wipe_other_boot(&mut self) {
         for key in self.shared.attempts.all().unwrap_or_default() {
-            if self.shared.attempts.read_exit(&key).is_none()
+            // One that cannot be read may be a record.
+            if matches!(self.shared.attempts.read_exit(&key), Ok(None))
                 && let Err(error) = self.shared.attempts.remove(&key)
             {
                 say!("{key}: cannot remove its directory of an earlier boot: {error}");

@@ -18,12 +18,13 @@ use crate::{sys, wire};
 pub(crate) const HELP: &str = "\
 Starts and watches the jobs of one ci-runner daemon; the daemon starts it by itself.
 
-Usage: ci-runner-spawner --runtime-dir DIR --log-dir DIR --tmp-dir DIR [--linger-ms N]
+Usage: ci-runner-spawner --runtime-dir DIR --log-dir DIR --tmp-dir DIR [OPTIONS]
 
   --runtime-dir DIR  the spawner's socket and the attempts' directories are in DIR/spawner; best on a tmpfs
   --log-dir DIR      logs of jobs
   --tmp-dir DIR      temporary directories of jobs, one per slot
   --linger-ms N      end when for so long there was neither daemon nor job (2000)
+  --job-open-files N soft limit of open files of jobs (the caller's own); the spawner raises its own to the hard one
 
 Example: ci-runner-spawner --runtime-dir /run/user/1000/ci-runner --log-dir ~/.local/state/ci-runner/logs \\
          --tmp-dir ~/.local/state/ci-runner/tmp
@@ -43,6 +44,8 @@ pub(crate) struct Options {
     pub(crate) log_dir: PathBuf,
     pub(crate) tmp_dir: PathBuf,
     pub(crate) linger_ms: u64,
+    /// None: what the caller has.
+    pub(crate) job_open_files: Option<u64>,
     /// Not in the help: makes jobs run without cgroups, to test what holds where there are none.
     pub(crate) no_cgroup: bool,
     /// Not in the help: makes jobs move into their cgroups, to test what is done where `clone3` is not to be had.
@@ -53,7 +56,8 @@ impl Options {
     /// Parses; Ok(None) when help or version was asked for and printed.
     pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, String> {
         let (mut runtime_dir, mut log_dir, mut tmp_dir) = (None, None, None);
-        let (mut linger_ms, mut no_cgroup, mut no_clone3) = (2000, false, false);
+        let (mut linger_ms, mut job_open_files) = (2000, None);
+        let (mut no_cgroup, mut no_clone3) = (false, false);
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{} needs a value", word.display()));
@@ -61,11 +65,8 @@ impl Options {
                 Some("--runtime-dir") => runtime_dir = Some(absolute(&value()?)?),
                 Some("--log-dir") => log_dir = Some(absolute(&value()?)?),
                 Some("--tmp-dir") => tmp_dir = Some(absolute(&value()?)?),
-                Some("--linger-ms") => {
-                    let text = value()?;
-                    let number = text.to_str().and_then(|text| text.parse().ok());
-                    linger_ms = number.ok_or_else(|| format!("--linger-ms: `{}` is no number", text.display()))?;
-                }
+                Some("--linger-ms") => linger_ms = number("--linger-ms", &value()?)?,
+                Some("--job-open-files") => job_open_files = Some(number("--job-open-files", &value()?)?),
                 Some("--no-cgroup") => no_cgroup = true,
                 Some("--no-clone3") => no_clone3 = true,
                 Some("--help" | "-h") => {
@@ -84,10 +85,16 @@ impl Options {
             log_dir: log_dir.ok_or("--log-dir is missing")?,
             tmp_dir: tmp_dir.ok_or("--tmp-dir is missing")?,
             linger_ms,
+            job_open_files,
             no_cgroup,
             no_clone3,
         }))
     }
+}
+
+fn number(option: &str, text: &OsString) -> Result<u64, String> {
+    let number = text.to_str().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| format!("{option}: `{}` is no number", text.display()))
 }
 
 /// The working directory will be `/`.
@@ -324,6 +331,8 @@ mod tests {
         assert_eq!(options.tmp_dir, Path::new("/t"));
         assert!(parse(&good[2..]).is_err_and(|why| why.contains("--runtime-dir is missing")));
         assert!(parse(&["--linger-ms", "soon"]).is_err_and(|why| why.contains("`soon`")));
+        assert_eq!(options.job_open_files, None);
+        assert!(parse(&["--job-open-files", "-1"]).is_err_and(|why| why.contains("`-1`")));
         assert!(parse(&["--linger-ms"]).is_err_and(|why| why.contains("needs a value")));
         assert!(parse(&["--lingerms"]).is_err_and(|why| why.contains("`--lingerms`")));
     }

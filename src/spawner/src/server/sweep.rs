@@ -9,10 +9,13 @@
 //! is taken off the list, not even of a job that does nothing but fork). A look at /proc is none, so where the orphans are
 //! not ours it takes several that find nothing.
 //!
+//! A look that failed shows nothing: nobody is done by it.
+//!
 //! Without cgroup, after the deaths of both shim and spawner, a process escapes this that left the session **and** cleared
 //! its environment. The guarantees page says so.
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -41,21 +44,21 @@ pub(super) struct Look {
 }
 
 impl Look {
-    /// Ends orphans, and looks at the rest.
-    pub(super) fn new(living_shims: &[i32]) -> Self {
+    /// Ends orphans, and looks at the rest; `spare` are children of ours that belong to nobody's job.
+    pub(super) fn new(spare: &[i32]) -> io::Result<Self> {
         let me = std::process::id() as i32;
-        let spare: HashSet<i32> = living_shims.iter().copied().chain([me]).collect();
-        let orphans = end_orphans(me, &spare);
-        let stats: Vec<Stat> =
-            procs::all().into_iter().filter(|stat| stat.alive() && !spare.contains(&stat.pid)).collect();
+        let spare: HashSet<i32> = spare.iter().copied().chain([me]).collect();
+        let orphans = end_orphans(me, &spare)?;
+        let mut stats = procs::all()?;
+        stats.retain(|stat| stat.alive() && !spare.contains(&stat.pid));
         let mut tmpdirs: HashMap<Vec<u8>, Vec<i32>> = HashMap::new();
         for stat in &stats {
-            if let Some(tmpdir) = procs::environment_word(stat.pid, b"TMPDIR=") {
+            if let Some(tmpdir) = procs::environment_word(stat.pid, b"TMPDIR=")? {
                 tmpdirs.entry(tmpdir).or_default().push(stat.pid);
             }
         }
-        let own_session = procs::stat(me).map_or(0, |stat| stat.session);
-        Self { me, own_session, orphans, stats, tmpdirs }
+        let own_session = procs::stat(me)?.map_or(0, |stat| stat.session);
+        Ok(Self { me, own_session, orphans, stats, tmpdirs })
     }
 
     /// Living processes that belong to a dead shim's job.
@@ -80,39 +83,39 @@ impl Look {
     }
 }
 
-/// One round; true when nothing is left.
-pub(super) fn sweep(key: &AttemptKey, leftovers: &mut Leftovers, look: &Look, tmp_dir: &Path) -> bool {
+/// One round; true when nothing is left. An error: that could not be seen.
+pub(super) fn sweep(key: &AttemptKey, leftovers: &mut Leftovers, look: &Look, tmp_dir: &Path) -> io::Result<bool> {
+    let clean_looks = std::mem::take(&mut leftovers.clean_looks);
     let identity = &leftovers.identity;
-    let leaf = identity.cgroup_parent.as_ref().and_then(|parent| Leaf::find(parent, key));
+    let leaf = Leaf::find(identity.cgroup_parent.as_deref(), key)?;
     if let Some(leaf) = &leaf {
         leaf.kill();
     }
     let tmpdir = tmp_dir.join(&identity.slot);
     let tmpdir = (!identity.slot.is_empty()).then(|| tmpdir.as_os_str().as_bytes());
     let found = look.of_job(tmpdir, identity.session.filter(|_| leftovers.witnessed));
-    for seen in look.stats.iter().filter(|stat| found.contains(&stat.pid)) {
-        procs::signal_if(seen.pid, &[Signal::KILL], |now| now.start_ticks == seen.start_ticks);
-    }
+    let seen: Vec<Stat> = look.stats.iter().filter(|stat| found.contains(&stat.pid)).copied().collect();
+    procs::signal_all(&seen, &[Signal::KILL]);
     let populated = leaf.as_ref().is_some_and(Leaf::populated);
     if look.orphans || populated || !found.is_empty() {
-        leftovers.clean_looks = 0;
-        return false;
+        return Ok(false);
     }
-    leftovers.clean_looks += 1;
+    leftovers.clean_looks = clean_looks + 1;
     if !leftovers.own_child && leftovers.clean_looks < CLEAN_LOOKS {
-        return false;
+        return Ok(false);
     }
     if let Some(leaf) = leaf {
         leaf.remove();
     }
-    true
+    Ok(true)
 }
 
-/// Kills children of ours that are no shims; true when there were any, dead ones included (the loop reaps them).
-fn end_orphans(me: i32, spare: &HashSet<i32>) -> bool {
+/// Kills children of ours that are not spared; true when there were any, dead ones included (the loop reaps them).
+fn end_orphans(me: i32, spare: &HashSet<i32>) -> io::Result<bool> {
     let mut any = false;
     for _ in 0..QUICK_ROUNDS {
-        let orphans: Vec<i32> = procs::children(me).into_iter().filter(|child| !spare.contains(child)).collect();
+        let mut orphans = procs::children(me)?;
+        orphans.retain(|child| !spare.contains(child));
         if orphans.is_empty() {
             break;
         }
@@ -121,5 +124,5 @@ fn end_orphans(me: i32, spare: &HashSet<i32>) -> bool {
             let _ = rustix::process::kill_process(orphan, Signal::KILL);
         }
     }
-    any
+    Ok(any)
 }

@@ -1,14 +1,16 @@
-//! How attempts end, and how they are taken over from a spawner that was killed.
+//! How attempts end, by themselves or because the spawner steps in.
+//!
+//! What could not be looked at (no descriptor is free, say) is looked at again: no error is ever taken for an end.
 
-use std::os::fd::OwnedFd;
+use std::io;
 
 use rustix::process::Signal;
 
 use super::Server;
-use super::attempt::{Leftovers, Shim, State};
+use super::attempt::{Leftovers, Shim, State, Unsettled};
 use super::requests::KILL_PATIENCE_MS;
 use super::sweep::{Look, sweep};
-use crate::attempts::{Attempts, Identity, Locked};
+use crate::attempts::Identity;
 use crate::cgroup::Leaf;
 use crate::failpoint::{self, hit};
 use crate::procs;
@@ -24,8 +26,8 @@ const SHIM_PATIENCE_MS: u64 = 10_000;
 /// First and longest pause between two looks at what a dead shim left.
 const SWEEP_PAUSE_MS: u64 = 2;
 const SWEEP_PAUSE_MS_MAX: u64 = 500;
-/// A shim writes who it is right after its fork.
-const IDENTIFY_PAUSE_MS: u64 = 20;
+/// An end that could not be looked up is looked up again after this.
+const SETTLE_PAUSE_MS: u64 = 100;
 
 impl Server {
     /// The shim of this attempt has ended: reaped, or its pidfd says so.
@@ -36,26 +38,54 @@ impl Server {
         self.settle(key, shim.identity, Some(shim.pidfd.is_none()));
     }
 
-    /// Finds out what became of an attempt whose shim is gone; `own_child` when we saw it go.
-    fn settle(&mut self, key: &AttemptKey, identity: Identity, own_child: Option<bool>) {
-        if let Some(record) = self.shared.attempts.read_exit(key) {
-            return self.ended(key, &identity, record, State::Ended(None));
+    /// Finds out what became of an attempt whose shim is gone; `own_child` when we saw it go. Goes on trying if need be.
+    pub(super) fn settle(&mut self, key: &AttemptKey, identity: Identity, own_child: Option<bool>) {
+        if let Err(error) = self.try_to_settle(key, &identity, own_child) {
+            say!("{key}: how it ended cannot be looked up: {error}; tried again");
+            self.unsettle(key, identity, own_child);
+        }
+    }
+
+    /// How it ended is to be looked up (again) soon.
+    pub(super) fn unsettle(&mut self, key: &AttemptKey, identity: Identity, own_child: Option<bool>) {
+        let again_ms = sys::boottime_ms() + SETTLE_PAUSE_MS;
+        self.attempts.insert(key.clone(), State::Unsettled(Unsettled { identity, own_child, again_ms }));
+        self.note_due(Some(again_ms));
+    }
+
+    fn try_to_settle(&mut self, key: &AttemptKey, identity: &Identity, own_child: Option<bool>) -> io::Result<()> {
+        if let Some(record) = self.shared.attempts.read_exit(key)? {
+            self.ended(key, identity, record, State::Ended(None));
+            return Ok(());
         }
         self.read_notes();
         match self.noted.remove(key) {
             Some(Note::Record(record)) => {
                 let state = State::Ended(Some(Box::new(record.clone())));
-                return self.ended(key, &identity, record, state);
+                self.ended(key, identity, record, state);
+                return Ok(());
             }
-            Some(Note::Refused(_, why)) => return self.not_began(key, &identity, why),
+            Some(Note::Refused(_, why)) => {
+                self.not_began(key, identity, &why);
+                return Ok(());
+            }
             None => {}
         }
-        // Without its lock file there is no telling: the directory was removed.
         let has = |name| self.shared.attempts.has(key, name);
-        if has(names::LOCK) && !has(names::BEGAN) {
-            return self.not_began(key, &identity, "its shim ended before it began".to_owned());
+        // Without its lock file there is no telling: the directory was removed.
+        if has(names::BEGAN)? || !has(names::LOCK)? {
+            say!("{key}: its shim died without a record");
+            self.leave_to_sweep(key, identity.clone(), own_child);
+        } else if has(names::VOIDED)? {
+            self.attempts.insert(key.clone(), State::Voided);
+            self.tell(&key.store, Reply::Voided { key: key.clone() });
+        } else {
+            self.not_began(key, identity, "its shim ended before it began");
         }
-        say!("{key}: its shim died without a record");
+        Ok(())
+    }
+
+    fn leave_to_sweep(&mut self, key: &AttemptKey, identity: Identity, own_child: Option<bool>) {
         let again_ms = sys::boottime_ms();
         let leftovers = Leftovers {
             identity,
@@ -72,17 +102,17 @@ impl Server {
     fn ended(&mut self, key: &AttemptKey, identity: &Identity, record: ExitRecord, state: State) {
         self.slots.remove(&identity.slot);
         self.attempts.insert(key.clone(), state);
-        self.tell(&key.store, Reply::Ended { key: key.clone(), record: Some(record) });
-        self.said_ended = true;
+        self.said_ended |= self.tell(&key.store, Reply::Ended { key: key.clone(), record: Some(record) });
     }
 
-    fn not_began(&mut self, key: &AttemptKey, identity: &Identity, why: String) {
+    fn not_began(&mut self, key: &AttemptKey, identity: &Identity, why: &str) {
         self.slots.remove(&identity.slot);
-        if let Some(leaf) = identity.cgroup_parent.as_ref().and_then(|parent| Leaf::find(parent, key)) {
+        // One that cannot be removed now is taken by the next start.
+        if let Ok(Some(leaf)) = Leaf::find(identity.cgroup_parent.as_deref(), key) {
             leaf.remove();
         }
         self.attempts.insert(key.clone(), State::NotBegan);
-        let why = record::shortened(&why);
+        let why = record::shortened(why);
         self.tell(&key.store, Reply::RefusedStart { key: key.clone(), why, voided: false });
     }
 
@@ -130,7 +160,12 @@ impl Server {
         for key in due {
             match self.attempts.get(&key) {
                 Some(State::Alive(_)) => self.force(&key, now),
-                Some(State::Unidentified { .. }) => self.identify(&key),
+                Some(State::Unidentified { .. }) => self.look_at(&key),
+                Some(State::Unsettled(_)) => {
+                    if let Some(State::Unsettled(unsettled)) = self.attempts.remove(&key) {
+                        self.settle(&key, unsettled.identity, unsettled.own_child);
+                    }
+                }
                 Some(State::Leftovers(_)) => sweeps = true,
                 _ => {}
             }
@@ -144,31 +179,10 @@ impl Server {
     /// A shim has not done in time what it should: it is stopped, or stuck. Does it for the shim.
     fn force(&mut self, key: &AttemptKey, now: u64) {
         let Some(State::Alive(shim)) = self.attempts.get_mut(key) else { return };
-        let pid = shim.identity.pid;
-        let leaf = shim.identity.cgroup_parent.as_ref().and_then(|parent| Leaf::find(parent, key));
-        let stopped = procs::stat(pid).is_some_and(|stat| stat.stopped());
-        let job_lives = leaf.as_ref().is_some_and(Leaf::populated) || !procs::descendants(&[pid]).is_empty();
-        if job_lives {
-            if let Some(leaf) = &leaf {
-                leaf.kill();
-            }
-            procs::signal_descendants(&[pid], &[Signal::KILL]);
-        }
-        match shim.forced_ms {
-            None => {
-                say!("{key}: its shim is late{}; stepping in", if stopped { " (stopped)" } else { "" });
-                shim.forced_ms = Some(now);
-                let pinned = procs::pin(pid);
-                if let Some(pidfd) = shim.pidfd.as_ref().or(pinned.as_ref()) {
-                    let _ = sys::queue_signal(pidfd, sys::signal_kill(), 0);
-                    let _ = rustix::process::pidfd_send_signal(pidfd, Signal::CONT);
-                }
-            }
-            // Stopped again, or stuck with its job. One that is rid of its job is writing or wiping: it may take its time.
-            Some(since) if stopped || (job_lives && now > since + SHIM_PATIENCE_MS) => Self::kill_shim(shim),
-            Some(_) => {}
-        }
-        let pause_ms = if job_lives || stopped { FORCE_AGAIN_MS } else { KILL_PATIENCE_MS };
+        let pause_ms = step_in(key, shim, now).unwrap_or_else(|error| {
+            say!("{key}: its shim is late, but cannot be looked at: {error}; tried again");
+            FORCE_AGAIN_MS
+        });
         shim.force_ms = Some(now + pause_ms);
     }
 
@@ -176,11 +190,18 @@ impl Server {
     fn sweep(&mut self, now: u64) {
         let shim_pid = |state: &State| if let State::Alive(shim) = state { Some(shim.identity.pid) } else { None };
         let shims: Vec<i32> = self.attempts.values().filter_map(shim_pid).collect();
-        let look = Look::new(&shims);
+        let look = Look::new(&shims).inspect_err(|error| say!("processes cannot be looked at: {error}; tried again"));
         let mut clean = Vec::new();
         for (key, state) in &mut self.attempts {
             let State::Leftovers(leftovers) = state else { continue };
-            if sweep(key, leftovers, &look, &self.shared.tmp_dir) {
+            let swept = match &look {
+                Ok(look) => sweep(key, leftovers, look, &self.shared.tmp_dir).unwrap_or(false),
+                Err(_) => {
+                    leftovers.clean_looks = 0;
+                    failpoint::takes_blindness_for_absence()
+                }
+            };
+            if swept {
                 clean.push((key.clone(), leftovers.identity.slot.clone()));
             } else {
                 leftovers.again_ms = now + leftovers.pause_ms;
@@ -189,86 +210,101 @@ impl Server {
         }
         for (key, slot) in clean {
             self.slots.remove(&slot);
-            self.tell(&key.store, Reply::Ended { key: key.clone(), record: None });
+            self.said_ended |= self.tell(&key.store, Reply::Ended { key: key.clone(), record: None });
             self.attempts.insert(key, State::Lost);
-            self.said_ended = true;
+        }
+    }
+}
+
+/// One step against a late shim; when to look again. An error: nothing was learnt, and little or nothing done.
+///
+/// Another's orphan, an adopted shim can be reaped at any moment and its process id given away. All that was found by the id
+/// counts only if the pidfd, opened when the shim was known, says afterwards that it lives still.
+fn step_in(key: &AttemptKey, shim: &mut Shim, now: u64) -> io::Result<u64> {
+    let pid = shim.identity.pid;
+    let leaf = Leaf::find(shim.identity.cgroup_parent.as_deref(), key)?;
+    let stopped = procs::stat(pid)?.is_some_and(|stat| stat.stopped());
+    let below = procs::descendants(&[pid])?;
+    if shim.pidfd.as_ref().is_some_and(procs::has_ended) {
+        // The loop finds that out too, and settles what is left.
+        return Ok(FORCE_AGAIN_MS);
+    }
+    let job_lives = leaf.as_ref().is_some_and(Leaf::populated) || !below.is_empty();
+    if job_lives {
+        if let Some(leaf) = &leaf {
+            leaf.kill();
+        }
+        procs::signal_all(&below, &[Signal::KILL]);
+    }
+    match shim.forced_ms {
+        None => {
+            say!("{key}: its shim is late{}; stepping in", if stopped { " (stopped)" } else { "" });
+            shim.forced_ms = Some(now);
+            // Our own child keeps its id until we reap it.
+            let pinned = if shim.pidfd.is_none() { procs::pin(pid) } else { None };
+            if let Some(pidfd) = shim.pidfd.as_ref().or(pinned.as_ref()) {
+                let _ = sys::queue_signal(pidfd, sys::signal_kill(), 0);
+                let _ = rustix::process::pidfd_send_signal(pidfd, Signal::CONT);
+            }
+        }
+        // Stopped again, or stuck with its job. One that is rid of its job is writing or wiping: it may take its time.
+        Some(since) if stopped || (job_lives && now > since + SHIM_PATIENCE_MS) => Server::kill_shim(shim),
+        Some(_) => {}
+    }
+    Ok(if job_lives || stopped { FORCE_AGAIN_MS } else { KILL_PATIENCE_MS })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::OwnedFd;
+    use std::process::{Child, Command};
+
+    /// A process with a child of its own, and that child.
+    fn family() -> (Child, i32) {
+        let parent = Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().expect("a shell");
+        let child = wait_for(|| procs::children(parent.id() as i32).expect("a look").first().copied());
+        (parent, child)
+    }
+
+    fn wait_for<T>(mut look: impl FnMut() -> Option<T>) -> T {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            assert!(std::time::Instant::now() < until, "waited in vain");
+            std::thread::yield_now();
         }
     }
 
-    /// Looks at every directory, at start.
-    pub(super) fn take_over(&mut self) -> Result<(), String> {
-        if self.home.other_boot {
-            self.wipe_other_boot();
+    /// Steps in against a shim that has the shell's process id; true when nothing was done and the shell's child lives still.
+    fn child_survives(pidfd: Option<OwnedFd>) -> bool {
+        let (mut parent, child) = family();
+        let handle = procs::pin(child).expect("a handle");
+        let identity = Identity { pid: parent.id() as i32, ..Identity::default() };
+        let mut shim = Shim { identity, pidfd, force_ms: None, forced_ms: None };
+        step_in(&"0123abcd-1-1".parse().expect("a key"), &mut shim, 1).expect("a look");
+        let survives = shim.forced_ms.is_none() && !procs::has_ended(&handle);
+        if !survives {
+            wait_for(|| procs::has_ended(&handle).then_some(()));
         }
-        let keys = self.shared.attempts.all().map_err(|error| format!("cannot list the attempts: {error}"))?;
-        for key in keys {
-            self.look_at(&key);
-        }
-        Ok(())
+        let _ = rustix::process::pidfd_send_signal(&handle, Signal::KILL);
+        let _ = parent.kill();
+        parent.wait().expect("reaped");
+        survives
     }
 
-    /// Finds out what one directory means.
-    fn look_at(&mut self, key: &AttemptKey) {
-        match self.shared.attempts.lock(key) {
-            // Not ours to understand; a `start` of it will be refused for the same reason.
-            Err(error) => say!("{key}: cannot look at its lock: {error}"),
-            Ok(Locked::Held(lock)) => self.adopt(key, &lock),
-            Ok(Locked::Taken(lock)) => {
-                let has = |name| self.shared.attempts.has(key, name);
-                if self.shared.attempts.read_exit(key).is_some() {
-                    self.attempts.insert(key.clone(), State::Ended(None));
-                } else if has(names::BEGAN) {
-                    self.settle(key, Attempts::identity(&lock).unwrap_or_default(), None);
-                } else if has(names::VOIDED) {
-                    self.attempts.insert(key.clone(), State::Voided);
-                } else {
-                    self.attempts.insert(key.clone(), State::NotBegan);
-                }
-            }
-        }
+    #[test]
+    fn a_process_with_a_dead_shims_id_is_left_alone() {
+        let mut dead = Command::new("true").spawn().expect("a process");
+        let pidfd = procs::pin(dead.id() as i32).expect("a handle");
+        dead.wait().expect("reaped");
+        assert!(child_survives(Some(pidfd)));
     }
 
-    /// The lock is held: finds the shim. Its process id in the file could by now be another process', so the pidfd comes
-    /// first, then the proof that this very process has the lock open, then another look at the lock.
-    fn adopt(&mut self, key: &AttemptKey, lock: &OwnedFd) {
-        let found = Attempts::identity(lock).and_then(|identity| Some((procs::pin(identity.pid)?, identity)));
-        let wish = match self.attempts.remove(key) {
-            Some(State::Unidentified { wish, .. }) => wish,
-            _ => None,
-        };
-        match found.filter(|(_, identity)| Attempts::is_holder(lock, identity)) {
-            Some((pidfd, identity)) => {
-                let force_ms = identity.backstop_ms;
-                self.slots.insert(identity.slot.clone(), key.clone());
-                self.adopted.insert(key.clone());
-                let shim = Shim { identity, pidfd: Some(pidfd), force_ms, forced_ms: None };
-                self.attempts.insert(key.clone(), State::Alive(shim));
-                self.note_due(force_ms);
-                if let Some(wish) = wish {
-                    self.wish(key, wish);
-                }
-            }
-            None => {
-                let again_ms = sys::boottime_ms() + IDENTIFY_PAUSE_MS;
-                self.attempts.insert(key.clone(), State::Unidentified { again_ms, wish });
-                self.note_due(Some(again_ms));
-            }
-        }
-    }
-
-    /// Looks again at a lock whose holder was not known.
-    fn identify(&mut self, key: &AttemptKey) {
-        match self.shared.attempts.lock(key) {
-            Ok(Locked::Held(lock)) => self.adopt(key, &lock),
-            Ok(Locked::Taken(lock)) => {
-                self.attempts.remove(key);
-                self.settle(key, Attempts::identity(&lock).unwrap_or_default(), None);
-            }
-            Err(error) => {
-                say!("{key}: cannot look at its lock: {error}");
-                self.attempts.remove(key);
-                self.settle(key, Identity::default(), None);
-            }
-        }
+    #[test]
+    fn control_by_its_id_alone_it_would_be_killed() {
+        assert!(!child_survives(None));
     }
 }

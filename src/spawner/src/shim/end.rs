@@ -52,7 +52,9 @@ pub(super) fn nothing_left(leaf: Option<&Leaf>, signals: &OwnedFd, usage: &mut U
     if is_empty(leaf, usage) {
         return 0;
     }
-    let mut left: HashSet<i32> = procs::descendants(&[own_pid()]).into_iter().collect();
+    // Only a number for people: what cannot be seen is killed all the same.
+    let seen = procs::descendants(&[own_pid()]).unwrap_or_default();
+    let mut left: HashSet<i32> = seen.iter().map(|stat| stat.pid).collect();
     left.extend(leaf.map(Leaf::processes).unwrap_or_default());
     let mut pause_us = 100;
     loop {
@@ -96,14 +98,15 @@ pub(super) fn kill_all(leaf: Option<&Leaf>) {
     }
     let me = own_pid();
     for _ in 0..QUICK_ROUNDS {
-        for child in procs::children(me) {
+        for child in procs::children(me).unwrap_or_default() {
             // Its id stays its own until we reap it; it may be dead already, which does no harm.
             if let Some(child) = Pid::from_raw(child) {
                 let _ = rustix::process::kill_process(child, Signal::KILL);
             }
         }
     }
-    procs::signal_descendants(&[me], &[Signal::KILL]);
+    // A round that could not look is followed by another one: neither proof holds before.
+    let _ = procs::signal_descendants(&[me], &[Signal::KILL]);
 }
 
 fn wait_for_a_death(signals: &OwnedFd, pause_us: u64) {

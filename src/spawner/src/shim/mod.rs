@@ -26,8 +26,9 @@ use crate::failpoint::{self, hit};
 use crate::joblog::{LogOptions, LogWriter};
 use crate::launch::{self, Stage};
 use crate::protocol::{AttemptKey, ExitRecord, Start, names};
+use crate::record;
+use crate::sys::{self, OpenFiles};
 use crate::tmpdir::SlotDir;
-use crate::{record, sys};
 
 /// A specification larger than this has left holes in the heap that are worth giving back.
 const LARGE_SPEC_BYTES: usize = 16 * 1024;
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) log_dir: PathBuf,
     /// Directories of slots.
     pub(crate) tmp_dir: PathBuf,
+    /// Limits of open files of jobs.
+    pub(crate) job_open_files: OpenFiles,
 }
 
 /// What this shim is for.
@@ -124,7 +127,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     let started = clock::Started::now();
     let cgroup = shared.cgroup.as_ref().zip(leaf.as_ref());
     let lock = (order.lock.as_fd(), session_offset);
-    let launched = match launch::launch(&loaded.program, job_output.as_fd(), lock, cgroup) {
+    let launched = match launch::launch(&loaded.program, job_output.as_fd(), lock, cgroup, shared.job_open_files) {
         Ok(launched) => launched,
         Err(error) => {
             // No process was made: the attempt did not begin after all.

@@ -189,7 +189,9 @@ impl Job {
         match &self.leaf {
             Some(leaf) => leaf.signal(&signals),
             None => {
-                procs::signal_descendants(&[end::own_pid()], &signals);
+                if let Err(error) = procs::signal_descendants(&[end::own_pid()], &signals) {
+                    say!("a job cannot be asked to end, it will be killed: {error}");
+                }
             }
         }
     }

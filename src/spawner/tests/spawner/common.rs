@@ -155,6 +155,8 @@ impl Host {
                 self.epoch = epoch.clone();
             }
             Err(_) => return false,
+            // A daemon would come again too.
+            Ok([Reply::Refused { why }]) if why.contains("Too many open files") => return false,
             other => panic!("{other:?}"),
         }
         self.client = Some(client);

@@ -10,4 +10,5 @@ mod failpoints;
 mod fork_loop;
 mod kill;
 mod rules;
+mod shortage;
 mod survive;

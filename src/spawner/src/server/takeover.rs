@@ -1,0 +1,130 @@
+//! Attempts that a spawner before us started: each directory is looked at, until it is known what it means.
+//!
+//! Invariant: what could not be looked at counts as alive. Its slot, its lock and its processes are somebody's until a look
+//! that succeeded shows that they are not; an error (no descriptor is free, say) only means to look again.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use super::Server;
+use super::attempt::{Shim, State};
+use crate::attempts::{Attempts, Identity, Locked};
+use crate::failpoint;
+use crate::procs;
+use crate::protocol::AttemptKey;
+use crate::sys;
+
+/// A shim writes who it is right after its fork.
+const LOOK_PAUSE_MS: u64 = 20;
+/// The longest pause between two looks at one attempt.
+const LOOK_PAUSE_MS_MAX: u64 = 1000;
+/// So many descriptors are kept from watching predecessors' shims, for our own, daemons, starts and looks; where there are
+/// few, half of them, but no fewer than the lower number.
+const DESCRIPTORS_KEPT: std::ops::RangeInclusive<u64> = 24..=128;
+
+/// How many shims of a predecessor may be watched by a descriptor each, with this limit of open files. The others are
+/// looked at from time to time.
+pub(super) fn watched_max(open_files: u64) -> usize {
+    if failpoint::takes_blindness_for_absence() {
+        return usize::MAX;
+    }
+    let kept = (open_files / 2).clamp(*DESCRIPTORS_KEPT.start(), *DESCRIPTORS_KEPT.end());
+    usize::try_from(open_files.saturating_sub(kept)).unwrap_or(usize::MAX)
+}
+
+impl Server {
+    /// Looks at every directory, at start.
+    pub(super) fn take_over(&mut self) -> Result<(), String> {
+        if self.home.other_boot {
+            self.wipe_other_boot();
+        }
+        let keys = self.shared.attempts.all().map_err(|error| format!("cannot list the attempts: {error}"))?;
+        for key in keys {
+            self.look_at(&key);
+        }
+        Ok(())
+    }
+
+    /// Finds out what one directory means: who its shim is, if it has one, else what became of it.
+    pub(super) fn look_at(&mut self, key: &AttemptKey) {
+        let looked = match self.shared.attempts.lock(key) {
+            Ok(Locked::Held(lock)) => self.adopt(key, &lock),
+            // `lock` stays ours until this is known: nobody can start it meanwhile.
+            Ok(Locked::Taken(lock)) => Attempts::identity(&lock).map(|identity| {
+                self.attempts.remove(key);
+                self.settle(key, identity.unwrap_or_default(), None);
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                say!("{key}: its directory is gone");
+                self.attempts.remove(key);
+                self.settle(key, Identity::default(), None);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = looked {
+            if failpoint::takes_blindness_for_absence() {
+                self.attempts.remove(key);
+                return self.settle(key, Identity::default(), None);
+            }
+            if !matches!(self.attempts.get(key), Some(State::Unidentified { .. })) {
+                say!("{key}: cannot be looked at: {error}; counts as alive, tried again");
+            }
+            self.look_again(key, u64::MAX);
+        }
+    }
+
+    /// The lock is held: finds the shim. Its process id in the file could by now be another process', so the pidfd comes
+    /// first, then the proof that this very process has the lock open, then another look at the lock.
+    fn adopt(&mut self, key: &AttemptKey, lock: &OwnedFd) -> io::Result<()> {
+        let found = Attempts::identity(lock)?.and_then(|identity| Some((procs::pin(identity.pid)?, identity)));
+        let Some((pidfd, identity)) = found.filter(|(_, identity)| Attempts::is_holder(lock, identity)) else {
+            self.look_again(key, u64::MAX);
+            return Ok(());
+        };
+        self.slots.insert(identity.slot.clone(), key.clone());
+        let force_ms = identity.backstop_ms;
+        let wish = match self.attempts.get(key) {
+            Some(State::Unidentified { wish, .. }) => *wish,
+            _ => None,
+        };
+        let is_late = force_ms.is_some_and(|at| at <= sys::boottime_ms());
+        if self.adopted.len() >= self.watched_max && wish.is_none() && !is_late {
+            // Known, but not to be watched: the lock tells its end.
+            self.look_again(key, force_ms.unwrap_or(u64::MAX));
+            return Ok(());
+        }
+        self.adopted.insert(key.clone());
+        let shim = Shim { identity, pidfd: Some(pidfd), force_ms, forced_ms: None };
+        self.attempts.insert(key.clone(), State::Alive(shim));
+        self.note_due(force_ms);
+        if let Some(wish) = wish {
+            self.wish(key, wish);
+        }
+        Ok(())
+    }
+
+    /// To be looked at again soon, each time a little later, not later than `latest_ms`.
+    fn look_again(&mut self, key: &AttemptKey, latest_ms: u64) {
+        let (pause_ms, wish) = match self.attempts.get(key) {
+            Some(State::Unidentified { pause_ms, wish, .. }) => (*pause_ms, *wish),
+            _ => (LOOK_PAUSE_MS, None),
+        };
+        let again_ms = (sys::boottime_ms() + pause_ms).min(latest_ms);
+        let pause_ms = (pause_ms * 2).min(LOOK_PAUSE_MS_MAX);
+        self.attempts.insert(key.clone(), State::Unidentified { again_ms, pause_ms, wish });
+        self.note_due(Some(again_ms));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::watched_max;
+
+    #[test]
+    fn watching_leaves_descriptors_for_everything_else() {
+        for (open_files, want) in [(0, 0), (20, 0), (32, 8), (256, 128), (1024, 896), (20_000, 19_872)] {
+            assert_eq!(watched_max(open_files), want, "of {open_files}");
+        }
+    }
+}
