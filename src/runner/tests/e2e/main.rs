@@ -6,6 +6,7 @@
 
 mod adoption;
 mod failpoints;
+mod floods;
 mod hostile;
 mod kill;
 mod logs;
