@@ -1,18 +1,13 @@
-//! Logs of jobs end to end: secrets, followers over restarts, floods; and the metrics' account.
+//! Logs of jobs end to end: secrets, followers over restarts; and the metrics' account.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-#[expect(dead_code, reason = "each test file uses a part")]
-mod support;
-
+use crate::support::{Host, contains, wait_for};
 use serde_json::json;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-use support::{Host, contains, wait_for};
+use std::time::Duration;
 
 /// Every file below, with its content.
 fn files_below(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
@@ -133,43 +128,6 @@ fn wait_goes_on_over_a_restart() {
     assert!(done.status.success(), "{done:?}");
     let unknown = host.run_cli(&["wait", "999"]);
     assert_eq!(unknown.status.code(), Some(1), "{unknown:?}");
-}
-
-#[test]
-fn a_flood_is_capped_and_holds_nobody_up() {
-    let host = Host::started();
-    let cap = 1_000_000;
-    let flood = host
-        .add(&host.shell_with("head -c 100000000 /dev/zero | tr '\\0' 'x' | fold -w 120", json!({ "log_max": cap })));
-    let line = host
-        .add(&host.shell_with("head -c 50000000 /dev/zero | tr '\\0' 'y'; echo; echo last", json!({ "log_max": cap })));
-    let mut times = Vec::new();
-    let until = Instant::now() + Duration::from_secs(120);
-    loop {
-        let begin = Instant::now();
-        host.get("/api/v1/status");
-        times.push(begin.elapsed());
-        let finished = [flood, line].iter().all(|id| host.state_of(*id) == "finished");
-        if finished && times.len() >= 100 {
-            break;
-        }
-        assert!(Instant::now() < until, "the floods do not end");
-    }
-    times.sort();
-    let p99 = times[times.len() * 99 / 100];
-    println!("status during a flood: p50 {:?}, p99 {p99:?} of {}", times[times.len() / 2], times.len());
-    assert!(p99 < Duration::from_millis(250), "p99 {p99:?}");
-    for (id, bytes) in [(flood, 100_000_000), (line, 50_000_006)] {
-        let job = host.finish(id);
-        assert_eq!(job["outcome"], "succeeded", "{job:#}");
-        let attempt = &job["attempts"][0];
-        let kept = attempt["log_bytes"].as_u64().unwrap();
-        let dropped = attempt["log_dropped_bytes"].as_u64().unwrap();
-        assert!(kept <= cap + 200 && kept + dropped >= bytes, "{attempt:#}");
-        let log = host.log(id);
-        assert!(log.len() as u64 <= cap + 400, "{}", log.len());
-        assert!(log[log.len() - 200..].contains("truncated"), "no mark: {:?}", &log[log.len() - 200..]);
-    }
 }
 
 #[test]

@@ -1,14 +1,9 @@
 //! Promise 1 and 2 under fire: the daemon is killed at random moments while eight clients submit. What was acknowledged
 //! runs exactly once; what was not runs at most once. The control acknowledges before the commit and must be caught.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-#[expect(dead_code, reason = "each test file uses a part")]
-mod support;
-
+use crate::support::load::{Load, executions, judge};
+use crate::support::{Host, Random, count_of, kill};
 use std::time::Duration;
-use support::load::{Load, executions, judge};
-use support::{Host, Random, count_of, kill};
 
 #[test]
 fn every_acknowledged_job_runs_exactly_once_whenever_the_daemon_is_killed() {

@@ -85,11 +85,6 @@ impl Load {
         self.threads.into_iter().for_each(|thread| thread.join().unwrap());
         std::mem::take(&mut *self.shared.account.lock().unwrap())
     }
-
-    /// How many jobs were sent so far.
-    pub fn sent(&self) -> usize {
-        self.shared.sent.load(Ordering::Relaxed)
-    }
 }
 
 impl Shared {

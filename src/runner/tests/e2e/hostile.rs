@@ -1,16 +1,11 @@
 //! Jobs that do not want to end, and processes of ours that are killed or stopped at random: nothing survives, nothing is
 //! stuck, and nothing counts as a success that did not exit with 0.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-#[expect(dead_code, reason = "each test file uses a part")]
-mod support;
-
+use crate::support::load::{Load, executions};
+use crate::support::{Host, Random, count_of, is_alive, kill, wait_for};
 use serde_json::json;
 use std::fs;
 use std::time::{Duration, Instant};
-use support::load::{Load, executions};
-use support::{Host, Random, count_of, is_alive, kill, wait_for};
 
 /// Name and script of each shape. `$F` is a file to which the job writes when all its processes are there.
 const SHAPES: [(&str, &str); 8] = [
@@ -115,7 +110,7 @@ fn hurt(host: &Host, random: &mut Random) {
                 let (_, shim) = shims[random.below(shims.len() as u64) as usize];
                 // The file may be old and the id somebody else's by now.
                 let words = fs::read(format!("/proc/{shim}/cmdline")).unwrap_or_default();
-                if support::contains(&words, host.runtime().to_str().unwrap()) {
+                if crate::support::contains(&words, host.runtime().to_str().unwrap()) {
                     kill(shim, if kind == 2 { "KILL" } else { "STOP" });
                     std::thread::sleep(random.pause(100));
                     kill(shim, "CONT");

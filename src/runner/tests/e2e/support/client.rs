@@ -44,8 +44,6 @@ impl Response {
 
 /// A body that comes in pieces.
 pub struct Stream {
-    /// HTTP status.
-    pub status: u16,
     reader: BufReader<UnixStream>,
     left: u64,
     ended: bool,
@@ -76,7 +74,7 @@ impl Client {
         let find = |name: &str| headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
         let mut body = Vec::new();
         if find("transfer-encoding") == Some("chunked") {
-            let mut stream = Stream { status, reader, left: 0, ended: false };
+            let mut stream = Stream { reader, left: 0, ended: false };
             let mut piece = vec![0; 64 * 1024];
             loop {
                 match stream.read(&mut piece)? {
@@ -99,7 +97,7 @@ impl Client {
         if !chunked {
             return Err(io::Error::other(format!("status {status}, not chunked")));
         }
-        Ok(Stream { status, reader, left: 0, ended: false })
+        Ok(Stream { reader, left: 0, ended: false })
     }
 
     fn send(

@@ -1,13 +1,8 @@
 //! Promise 2: jobs go on while the daemon is dead, and everything about their end is right when it is back.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-#[expect(dead_code, reason = "each test file uses a part")]
-mod support;
-
+use crate::support::{Host, is_alive, kill, wait_for};
 use serde_json::{Value, json};
 use std::time::Instant;
-use support::{Host, is_alive, kill, wait_for};
 
 /// What a job does while nobody watches, and what must be told of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,7 @@
 //! The daemon as a service: it stops in order, reloads, tells its supervisor, and refuses what it cannot do with words that
 //! help.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-#[expect(dead_code, reason = "each test file uses a part")]
-mod support;
-
+use crate::support::{Host, kill, wait_for, wait_until};
 use serde_json::json;
 use std::fs;
 use std::io::Read;
@@ -14,7 +10,6 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use support::{Host, kill, wait_for, wait_until};
 
 /// A job that waits at a gate; returns when it runs.
 fn waiting_job(host: &Host, gate: &str) -> u64 {
@@ -109,7 +104,7 @@ fn a_stop_ends_the_daemon_amid_a_cancel_of_everything() {
     });
     host.signal("TERM");
     let status = host.wait_exit(Duration::from_secs(20));
-    assert_eq!(status.code(), Some(0), "{}", support::tail(&host.daemon_log()));
+    assert_eq!(status.code(), Some(0), "{}", crate::support::tail(&host.daemon_log()));
     cancel.join().unwrap();
     host.start();
     host.assert_clean();
@@ -318,7 +313,7 @@ impl Drop for Small<'_> {
 }
 
 /// Submits until the disk is felt to be full: a page of the log may have had room.
-fn submit_until_full(host: &Host) -> (Vec<u64>, support::Response) {
+fn submit_until_full(host: &Host) -> (Vec<u64>, crate::support::Response) {
     let mut taken = Vec::new();
     let until = Instant::now() + Duration::from_secs(20);
     loop {

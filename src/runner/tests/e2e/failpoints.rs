@@ -3,18 +3,13 @@
 //!
 //! `CI_RUNNER_TEST_FAILS` says how often each point is tried (3; the campaign: 20).
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-#[expect(dead_code, reason = "each test file uses a part")]
-mod support;
-
+use crate::support::{Client, Host, Random, count_of, is_alive, kill, program, wait_for};
 use ci_runner::daemon::fail;
 use serde_json::json;
 use std::collections::HashSet;
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
-use support::{Client, Host, Random, count_of, is_alive, kill, program, wait_for};
 
 /// Jobs of one round, by what becomes of them.
 struct Round {

@@ -1,14 +1,9 @@
 //! What runs when, through the API: groups, dependencies, priorities, times, retries, labels, pauses, keys, limits; and the
 //! exact reason for each job that waits.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-#[expect(dead_code, reason = "each test file uses a part")]
-mod support;
-
+use crate::support::{Host, wait_for};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
-use support::{Host, wait_for};
 
 /// Appends its id to `ran`.
 fn said(host: &Host) -> String {

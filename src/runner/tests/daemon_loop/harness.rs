@@ -1,0 +1,169 @@
+//! The loop with a store in memory that can fail.
+
+use ci_runner::api::JobRequest;
+use ci_runner::config::{Config, ConfigOverrides, Host};
+use ci_runner::daemon::clock::Clock;
+use ci_runner::daemon::engine::{Control, Engine, Parts, rebuild};
+use ci_runner::daemon::handle::{Handle, NewJob};
+use ci_runner::daemon::settings::{host_settings, settings};
+use ci_runner::executor::native::{Native, NativeOptions};
+use ci_runner::metrics::Metrics;
+use ci_runner::request;
+use ci_runner::store::memory::MemoryStore;
+use ci_runner::store::{Claimed, CollectLimits, Loaded, Store, StoreError, Write};
+use ci_runner::systemd::{Notifier, NotifySettings};
+use ci_runner_core::change::OpenJob;
+use ci_runner_core::id::{JobId, PoolId};
+use ci_runner_core::policy::Settings;
+use ci_runner_core::time::{ClockBase, Now};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Nothing takes so long, unless it is broken.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Polls until it is so.
+pub async fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(tokio::time::Instant::now() < until, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub fn new_job() -> NewJob {
+    let request = JobRequest { command: Some(vec!["true".to_owned()]), ..JobRequest::default() };
+    request::new_job(request, &Settings::default(), &jiff::Zoned::now()).unwrap()
+}
+
+/// Commits fail once when told to.
+struct Failing {
+    store: MemoryStore,
+    fail: Arc<AtomicBool>,
+}
+
+impl Store for Failing {
+    fn load(
+        &mut self,
+        pool_id: &mut dyn FnMut(&str) -> PoolId,
+        each: &mut dyn FnMut(OpenJob),
+    ) -> Result<Loaded, StoreError> {
+        self.store.load(pool_id, each)
+    }
+
+    fn reread(
+        &mut self,
+        pool_id: &mut dyn FnMut(&str) -> PoolId,
+        each: &mut dyn FnMut(OpenJob),
+    ) -> Result<Loaded, StoreError> {
+        self.store.reread(pool_id, each)
+    }
+
+    fn commit(&mut self, batch: &[Write], pools: &[String]) -> Result<(), StoreError> {
+        if self.fail.swap(false, Ordering::SeqCst) {
+            let source = std::io::Error::other("the test says so");
+            return Err(StoreError::Io { doing: "write", path: "nowhere".to_owned(), source });
+        }
+        self.store.commit(batch, pools)
+    }
+
+    fn claimed(&mut self, id: JobId) -> Result<Option<Claimed>, StoreError> {
+        self.store.claimed(id)
+    }
+
+    fn collect(&mut self, limits: &CollectLimits, most: usize) -> Result<Vec<JobId>, StoreError> {
+        self.store.collect(limits, most)
+    }
+
+    fn close(&mut self, base: &ClockBase, now: Now) -> Result<(), StoreError> {
+        self.store.close(base, now)
+    }
+}
+
+/// A running loop.
+pub struct Loop {
+    pub handle: Handle,
+    pub secrets_dir: PathBuf,
+    control: mpsc::Sender<Control>,
+    fail: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+    _dir: tempfile::TempDir,
+}
+
+impl Loop {
+    /// Begins; its spawner is the one of this runtime directory.
+    pub async fn start(runtime_dir: &Path) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let overrides = ConfigOverrides {
+            state_dir: Some(dir.path().join("state")),
+            runtime_dir: Some(runtime_dir.to_owned()),
+            ..ConfigOverrides::default()
+        };
+        let config = Config::load(None, &overrides).unwrap();
+        let host = host_settings(&config);
+        for dir in [&host.log_dir, &host.tmp_dir, &host.secrets_dir] {
+            std::fs::create_dir_all(dir).unwrap();
+        }
+        let secrets_dir = host.secrets_dir.clone();
+        let (store, reader) = MemoryStore::new();
+        let fail = Arc::new(AtomicBool::new(false));
+        let mut store = Failing { store, fail: fail.clone() };
+        let loaded = store.load(&mut |_| PoolId(0), &mut |_| ()).unwrap();
+        let native = NativeOptions {
+            program: PathBuf::from("/nonexistent/spawner"),
+            runtime_dir: runtime_dir.to_owned(),
+            log_dir: host.log_dir.clone(),
+            tmp_dir: host.tmp_dir.clone(),
+            store: loaded.store_id.clone(),
+            generation: loaded.generation,
+            linger: None,
+        };
+        let record = rebuild(settings(&config).unwrap(), &[], &[], &loaded);
+        let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
+        let notifier = Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap();
+        let metrics = Arc::new(Metrics::new("test"));
+        let (ready, started) = tokio::sync::oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let (store, native) = (Box::new(store), Native::new(native));
+                let parts = Parts { store, reader, loaded, record, clock, native, host, notifier, metrics };
+                let (engine, handle, control) = Engine::new(parts).unwrap();
+                assert!(ready.send((handle, control)).is_ok());
+                engine.run().await;
+            });
+        });
+        let (handle, control) = started.await.unwrap();
+        Self { handle, secrets_dir, control, fail, thread, _dir: dir }
+    }
+
+    /// Reads another configuration, with another state directory.
+    pub async fn reload(&self, state_dir: &Path, text: &str) {
+        let overrides = ConfigOverrides { state_dir: Some(state_dir.to_owned()), ..ConfigOverrides::default() };
+        let file = state_dir.join("config.toml");
+        let config = Config::resolve(&Host::of_process(), Some((&file, text)), &overrides).unwrap();
+        let settings = (settings(&config).unwrap(), host_settings(&config));
+        self.control.send(Control::Reload(Box::new(settings))).await.unwrap();
+    }
+
+    pub fn fail_next_commit(&self) {
+        self.fail.store(true, Ordering::SeqCst);
+    }
+
+    pub fn count_running(&self) -> usize {
+        self.handle.snapshot().counts.values().map(|counts| counts.running).sum()
+    }
+
+    pub fn count_succeeded(&self) -> u64 {
+        self.handle.snapshot().finished.get("succeeded").copied().unwrap_or(0)
+    }
+
+    pub async fn stop(self) {
+        self.control.send(Control::Stop).await.unwrap();
+        drop((self.control, self.handle));
+        tokio::task::spawn_blocking(|| self.thread.join().unwrap()).await.unwrap();
+    }
+}

@@ -1,0 +1,93 @@
+//! The daemon's loop, real code, between a store that fails when it is told to and a spawner of paper.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod harness;
+mod spawner;
+
+use ci_runner::daemon::handle::{NewJob, Refusal};
+use ci_runner_core::id::JobId;
+use ci_runner_core::outcome::{AttemptResult, LostCause};
+use ci_runner_spawner::protocol::{Reply, Request, Seen};
+use harness::{Loop, new_job, wait_for};
+use spawner::Spawner;
+
+/// A job runs, and a commit fails: the record is read again and the spawner asked what there is, twice, for the store
+/// recovers meanwhile. Leaves at the moment where the first of the two answers is told by half.
+async fn amid_an_answer() -> (Loop, Spawner) {
+    let spawner = Spawner::new();
+    let the_loop = Loop::start(spawner.runtime()).await;
+    let mut spawner = spawner.welcome();
+    assert_eq!(spawner.heard(), [Request::List]);
+    spawner.say(&[Reply::Listed]);
+    the_loop.handle.submit(vec![new_job()], None, "me".to_owned()).await.unwrap();
+    let key = match &spawner.heard()[..] {
+        [Request::Start(start)] => start.key.clone(),
+        other => panic!("{other:?}"),
+    };
+    spawner.key = Some(key.clone());
+    spawner.say(&[Reply::Started { key }]);
+    wait_for("it runs", || the_loop.count_running() == 1).await;
+
+    the_loop.fail_next_commit();
+    let refused = the_loop.handle.pause(Some(("test".to_owned(), false)), "me".to_owned()).await;
+    assert!(matches!(refused, Err(Refusal::Store(_))), "{refused:?}");
+    assert_eq!(spawner.heard(), [Request::List], "after the record was read again");
+    // Told, and forgotten again when the store has recovered: then another list is wanted.
+    wait_for("the store fails", || the_loop.handle.snapshot().store_failing).await;
+    spawner.say(&[spawner.attempt(Seen::Alive)]);
+    wait_for("the store takes commits", || !the_loop.handle.snapshot().store_failing).await;
+    (the_loop, spawner)
+}
+
+/// The end of an answer that was forgotten half-way used to be taken for the whole: what ran was "absent", hence lost.
+#[tokio::test]
+async fn the_end_of_a_list_that_was_forgotten_half_way_says_nothing() {
+    let (the_loop, mut spawner) = amid_an_answer().await;
+    spawner.say(&[Reply::Listed]);
+    assert_eq!(spawner.heard(), [Request::List], "nothing but the other list");
+    spawner.say(&[spawner.attempt(Seen::Alive), Reply::Listed]);
+    spawner.end_well();
+    assert!(matches!(&spawner.heard()[..], [Request::Forget(_)]), "the first command after it, and the right one");
+    wait_for("it succeeded", || the_loop.count_succeeded() == 1).await;
+    the_loop.stop().await;
+}
+
+/// The control: were that end believed, it would be seen. Here the spawner itself leaves the job out.
+#[tokio::test]
+async fn a_list_without_a_job_that_runs_would_be_acted_on() {
+    let (the_loop, mut spawner) = amid_an_answer().await;
+    spawner.say(&[Reply::Listed]);
+    assert_eq!(spawner.heard(), [Request::List]);
+    spawner.say(&[Reply::Listed]);
+    assert!(matches!(&spawner.heard()[..], [Request::Forget(_)]));
+    let attempts = the_loop.handle.reader.attempts(JobId::new(1).unwrap()).unwrap();
+    assert_eq!(attempts[0].result, Some(AttemptResult::Lost { cause: LostCause::Executor }));
+    the_loop.stop().await;
+}
+
+/// Writer and spawner keep their directories until a restart. A reload that named others used to part the loop from them:
+/// secrets were kept in one place and looked for in another.
+#[tokio::test]
+async fn a_reload_that_names_other_directories_changes_none() {
+    let spawner = Spawner::new();
+    let the_loop = Loop::start(spawner.runtime()).await;
+    let mut spawner = spawner.welcome();
+    assert_eq!(spawner.heard(), [Request::List]);
+    spawner.say(&[Reply::Listed]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    the_loop.reload(elsewhere.path(), "[pools.default]\nslots = 7\n").await;
+    wait_for("the rest of it holds", || the_loop.handle.snapshot().pools[0].slots == 7).await;
+    let secrets = vec![("TOKEN".to_owned(), "a long enough secret".to_owned())];
+    the_loop.handle.submit(vec![NewJob { secrets, ..with_secret(new_job()) }], None, "me".to_owned()).await.unwrap();
+    let heard = spawner.heard();
+    assert!(matches!(&heard[..], [Request::Start(start)] if start.secrets), "{heard:?}");
+    let kept = |dir: &std::path::Path| std::fs::read_dir(dir).map_or(0, Iterator::count);
+    assert_eq!((kept(&the_loop.secrets_dir), kept(&elsewhere.path().join("secrets"))), (1, 0));
+    the_loop.stop().await;
+}
+
+fn with_secret(mut job: NewJob) -> NewJob {
+    job.spec.work.secrets = vec!["TOKEN".to_owned()];
+    job
+}
