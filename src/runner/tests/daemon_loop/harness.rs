@@ -120,6 +120,7 @@ impl Loop {
             store: loaded.store_id.clone(),
             generation: loaded.generation,
             linger: None,
+            job_open_files: None,
         };
         let record = rebuild(settings(&config).unwrap(), &[], &[], &loaded);
         let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
