@@ -1,6 +1,7 @@
-//! How attempts and jobs end.
+//! How attempts and jobs end, and what an attempt used.
 
 use crate::id::JobId;
+use crate::time::WallTime;
 use std::fmt;
 
 /// How one attempt ended.
@@ -149,4 +150,27 @@ impl Outcome {
             By::User(_) | By::Dependency(_) => Self::Cancelled { by: by.clone() },
         }
     }
+}
+
+/// Resource use of one attempt, as whoever ran it measured. Nothing is decided by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// Start of the job's process, for people.
+    pub started: WallTime,
+    /// End of it, for people.
+    pub ended: WallTime,
+    /// Run time, microseconds.
+    pub run_us: u64,
+    /// CPU time, user, microseconds.
+    pub cpu_user_us: u64,
+    /// CPU time, system, microseconds.
+    pub cpu_system_us: u64,
+    /// Largest resident set of one process, bytes.
+    pub peak_memory_bytes: u64,
+    /// Kept output, bytes.
+    pub log_bytes: u64,
+    /// Output beyond the cap, bytes.
+    pub log_dropped_bytes: u64,
+    /// Processes that had to be killed when the main process had ended.
+    pub leftovers: u32,
 }

@@ -5,11 +5,11 @@
 
 use anyhow::{Context as _, Result};
 use ci_runner::store::sqlite::{SqliteReader, SqliteStore};
-use ci_runner::store::{CollectLimits, JobFilter, Reader as _, Receipt, Store as _, Write};
+use ci_runner::store::{CollectLimits, JobFilter, Reader as _, Store as _, Write};
 use ci_runner_core::change::{Change, Entry, OpenJob, Submission};
 use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};
 use ci_runner_core::job::{Command, JobSpec, Terms, Work};
-use ci_runner_core::outcome::{AttemptResult, Outcome};
+use ci_runner_core::outcome::{AttemptResult, Outcome, Receipt};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::state::{Event, Next, Phase};
 use ci_runner_core::time::{Instant, Now, WallTime};

@@ -4,8 +4,7 @@
 //! again whenever the connection is lost; after each connection the loop asks for the list, so nothing that was missed
 //! matters.
 
-use crate::store::Receipt;
-use ci_runner_core::outcome::AttemptResult;
+use ci_runner_core::outcome::{AttemptResult, Receipt};
 use ci_runner_core::reconcile::Seen;
 use ci_runner_core::time::WallTime;
 use ci_runner_spawner::client::Client;

@@ -14,7 +14,7 @@ mod contract;
 use ci_runner_core::change::{Entry, OpenJob, Pause};
 use ci_runner_core::id::{AttemptNumber, JobId, PoolId};
 use ci_runner_core::job::JobSpec;
-use ci_runner_core::outcome::{AttemptResult, Outcome};
+use ci_runner_core::outcome::{AttemptResult, Outcome, Receipt};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::{ClockBase, Now, WallTime};
 
@@ -50,29 +50,6 @@ pub enum Write {
         /// Present reading.
         now: Now,
     },
-}
-
-/// Resource use of one attempt.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Receipt {
-    /// Start of the job's process, for people.
-    pub started: WallTime,
-    /// End of it, for people.
-    pub ended: WallTime,
-    /// Run time, microseconds.
-    pub run_us: u64,
-    /// CPU time, user, microseconds.
-    pub cpu_user_us: u64,
-    /// CPU time, system, microseconds.
-    pub cpu_system_us: u64,
-    /// Largest resident set of one process, bytes.
-    pub peak_memory_bytes: u64,
-    /// Kept output, bytes.
-    pub log_bytes: u64,
-    /// Output beyond the cap, bytes.
-    pub log_dropped_bytes: u64,
-    /// Processes that had to be killed when the main process had ended.
-    pub leftovers: u32,
 }
 
 /// An idempotency key and what it stands for.

@@ -6,11 +6,9 @@
 use super::load::{SPEC, spec, spec_columns};
 use super::place::{Fault, Place};
 use super::{backup, check, codec, ends, list, open};
-use crate::store::{
-    AttemptRow, BackupFile, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, Receipt, ScheduleRow, StoreError,
-};
+use crate::store::{AttemptRow, BackupFile, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, ScheduleRow, StoreError};
 use ci_runner_core::id::{AttemptNumber, JobId};
-use ci_runner_core::outcome::Outcome;
+use ci_runner_core::outcome::{Outcome, Receipt};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::WallTime;
 use rusqlite::{Connection, Row};

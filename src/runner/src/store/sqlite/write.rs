@@ -5,10 +5,10 @@
 
 use super::place::Fault;
 use super::{codec, ends};
-use crate::store::{KEY_KEPT_MS, KeyRow, Receipt, ScheduleRow, StoreError, Write};
+use crate::store::{KEY_KEPT_MS, KeyRow, ScheduleRow, StoreError, Write};
 use ci_runner_core::change::{Change, Entry, Pause, Wish};
 use ci_runner_core::id::{AttemptNumber, JobId, PoolId};
-use ci_runner_core::outcome::{AttemptResult, By, Outcome};
+use ci_runner_core::outcome::{AttemptResult, By, Outcome, Receipt};
 use ci_runner_core::state::{Event, Next};
 use ci_runner_core::time::{ClockBase, Now, WallTime};
 use rusqlite::{Connection, Params, params};

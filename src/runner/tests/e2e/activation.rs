@@ -1,14 +1,9 @@
 //! The daemon with a socket that the service manager holds: a client never finds a closed door.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-#[expect(dead_code, reason = "each test file uses a part")]
-mod support;
-
+use crate::support::{Host, wait_for};
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Stdio};
-use support::{Host, wait_for};
 
 /// A host whose socket is held by this process, as PID 1 does.
 fn held() -> Host {
