@@ -1,5 +1,6 @@
 //! Why a job does not run. Every reason that holds is named, the one that decides first.
 
+use crate::busy::Busy;
 use crate::change::{Pause, Wish};
 use crate::id::{AttemptNumber, JobId};
 use crate::job::Condition;
@@ -81,6 +82,8 @@ pub enum Reason {
     },
     /// The host is paused or drained.
     Paused(Pause),
+    /// A limit of the host is passed.
+    Busy(Busy),
     /// No pool can ever take it as the host is configured.
     NoPool {
         /// Wanted name.
@@ -121,6 +124,7 @@ impl Record {
         if let Some(pause) = self.paused() {
             reasons.push(Reason::Paused(pause.clone()));
         }
+        reasons.extend(self.busy().iter().copied().map(Reason::Busy));
         reasons.extend(self.explain_placement(id, reasons.is_empty()));
         if reasons.is_empty() {
             reasons.push(Reason::Next);

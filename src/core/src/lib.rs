@@ -6,6 +6,7 @@
 //! must do so that reality follows the record, and [`announce::announce`] says what must still be told.
 
 pub mod announce;
+pub mod busy;
 pub mod change;
 pub mod explain;
 pub mod group;

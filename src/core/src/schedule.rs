@@ -68,7 +68,7 @@ fn release(record: &Record) -> Option<Change> {
 /// The best job for a free place.
 fn claim(record: &Record, permit: &Permit) -> Option<Change> {
     let epoch = permit.claim.as_ref()?;
-    if record.paused().is_some() {
+    if record.is_closed() {
         return None;
     }
     let (id, place) = record.best_claim()?;

@@ -399,6 +399,9 @@ pub struct StatusView {
     pub oldest_queued_seconds: Option<f64>,
     /// Pause, if any.
     pub paused: Option<PauseView>,
+    /// Limits of `[admission]` that are passed, in words; while there is one, nothing new starts.
+    #[serde(default)]
+    pub busy: Vec<String>,
     /// Seconds since the daemon was ready.
     pub uptime_seconds: f64,
     /// Process id of the daemon.

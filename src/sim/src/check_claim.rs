@@ -186,6 +186,8 @@ impl Truth {
                     && !self.group_lets((store, settings, now), id, row, true)
             }
             Reason::Paused(_) => store.paused.is_some(),
+            // Simulated hosts have no limits to pass.
+            Reason::Busy(_) => false,
             Reason::NoPool { .. } => !placeable(settings, row),
             Reason::NoSlot { pools } => pools.iter().all(|(name, slots, _)| leases(name) >= *slots as usize),
             Reason::Behind { .. } | Reason::Next => true,

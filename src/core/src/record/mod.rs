@@ -21,6 +21,7 @@ mod pages;
 mod view;
 mod why;
 
+use crate::busy::Busy;
 use crate::change::{Lease, Pause, Wish};
 use crate::id::{AttemptNumber, JobId, PoolId};
 use crate::job::{Condition, PRIORITY_MAX};
@@ -213,6 +214,7 @@ pub struct Record {
     /// Jobs that could run if there were room, by age.
     waiting: Ids,
     paused: Option<Pause>,
+    busy: Vec<Busy>,
     ends: HashMap<JobId, bool>,
     ends_order: VecDeque<JobId>,
     news: VecDeque<News>,
@@ -243,6 +245,7 @@ impl Record {
             attention: BTreeSet::new(),
             waiting: Ids::default(),
             paused: None,
+            busy: Vec::new(),
             ends: HashMap::new(),
             ends_order: VecDeque::new(),
             news: VecDeque::new(),
@@ -324,6 +327,12 @@ impl Record {
     /// Says which ids were given before; for a start from a store.
     pub fn set_last_id(&mut self, last: u64) {
         self.last_id = self.last_id.max(last);
+    }
+
+    /// Takes the host's limits that are passed at this moment; while there is one, nothing new starts. No change: it is
+    /// measured again and again, and a start from a store begins without.
+    pub fn set_busy(&mut self, busy: Vec<Busy>) {
+        self.busy = busy;
     }
 
     /// Sets the pause without a change; for a start from a store.

@@ -10,6 +10,7 @@ use crate::reconcile::{Observation, Seen, Step, reconcile};
 use crate::schedule::{Permit, after_end, schedule};
 use crate::state::{Event, Next};
 
+mod busy;
 mod stranded;
 
 fn job(id: u64) -> JobId {

@@ -1,6 +1,7 @@
 //! Looking at the record. Nothing here changes anything.
 
 use super::*;
+use crate::busy::Busy;
 use crate::time::WallTime;
 
 /// A pool's mean run time before anything ran there: long, so that nothing is claimed ahead. Longer runs count as this.
@@ -103,6 +104,16 @@ impl Record {
     /// The latest time it was told.
     pub fn now(&self) -> Now {
         self.now
+    }
+
+    /// Limits of the host that are passed.
+    pub fn busy(&self) -> &[Busy] {
+        &self.busy
+    }
+
+    /// True while nothing new may start on this host.
+    pub fn is_closed(&self) -> bool {
+        self.paused.is_some() || !self.busy.is_empty()
     }
 
     /// Present pause.
@@ -328,10 +339,10 @@ impl Record {
         u32::try_from(ends).unwrap_or(AHEAD_MAX).min(AHEAD_MAX)
     }
 
-    /// True when the pool may run one attempt more at this moment. Nothing new starts while the host is paused.
+    /// True when the pool may run one attempt more at this moment. Nothing new starts while the host is paused or busy.
     pub fn may_dispatch(&self, pool: PoolId) -> bool {
         let pool = self.pools.get(usize::from(pool.0));
-        self.paused.is_none() && pool.is_some_and(|pool| pool.dispatched.len() < pool.slots as usize)
+        !self.is_closed() && pool.is_some_and(|pool| pool.dispatched.len() < pool.slots as usize)
     }
 
     /// True when an attempt whose `start` may have been sent before, and did not start, may be sent again. After a start of
@@ -339,7 +350,7 @@ impl Record {
     /// as sent than there are slots, nobody knows yet which of them run.
     pub(crate) fn may_dispatch_again(&self, pool: PoolId) -> bool {
         let pool = self.pools.get(usize::from(pool.0));
-        self.paused.is_none() && pool.is_some_and(|pool| pool.dispatched.len() <= pool.slots as usize)
+        !self.is_closed() && pool.is_some_and(|pool| pool.dispatched.len() <= pool.slots as usize)
     }
 
     /// Claims not yet sent, per pool, oldest first.
@@ -348,10 +359,10 @@ impl Record {
         pool.into_iter().flat_map(|pool| pool.claimed.iter().map(|(_, id)| *id))
     }
 
-    /// A claim that is better given back: not sent, and the host was paused; or made ahead, not sent, and since then either
+    /// A claim that is better given back: not sent, and the host was paused or is busy; or made ahead, not sent, and since then either
     /// [`AHEAD_AGE_MS_MAX`] went by or something better came.
     pub(crate) fn stale_claim(&self) -> Option<JobId> {
-        if self.paused.is_some() {
+        if self.is_closed() {
             return self.pools.iter().find_map(|pool| pool.claimed.first()).map(|(_, id)| *id);
         }
         (0u16..).zip(&self.pools).find_map(|(at, pool)| {

@@ -127,6 +127,9 @@ pub fn status_page(status: &StatusView, look: &Look) -> String {
         let since = unix_ms(&pause.since).map(|at| show_relative(at, look.now_ms)).unwrap_or_default();
         field(what, format!("by {}, {} ({since}){why}", visible(&pause.by), local(&pause.since, look)));
     }
+    for busy in &status.busy {
+        field("busy", format!("nothing more starts for now: {}", visible(busy)));
+    }
     field("slots", format!("{} of {} in use", status.slots.used, status.slots.total));
     let oldest =
         status.oldest_queued_seconds.map(|age| format!(", the oldest for {}", seconds(age))).unwrap_or_default();

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::file::{ConfigFile, GcFile, GroupFile, HttpFile, PoolFile};
+use super::file::{AdmissionFile, ConfigFile, GcFile, GroupFile, HttpFile, PoolFile};
 use super::problem::{ConfigError, Problem};
 use crate::suggest::{did_you_mean, fields_of};
 
@@ -109,6 +109,7 @@ fn complain_if_unknown(key: &[String]) -> Option<String> {
         ["pools", _, name] => (name, fields_of::<PoolFile>(), &LATER_POOL_KEYS),
         ["groups", _, name] => (name, fields_of::<GroupFile>(), &[]),
         ["gc", name] => (name, fields_of::<GcFile>(), &[]),
+        ["admission", name] => (name, fields_of::<AdmissionFile>(), &[]),
         ["http", name] => (name, fields_of::<HttpFile>(), &[]),
         _ => return None,
     };
@@ -135,4 +136,6 @@ fn plain_words(message: &str) -> String {
         .replace("expected struct PoolFile", "expected a table like [pools.NAME]")
         .replace("expected struct GroupFile", "expected a table like [groups.NAME]")
         .replace("expected struct GcFile", "expected a table [gc]")
+        .replace("expected struct AdmissionFile", "expected a table [admission]")
+        .replace("expected f64", "expected a number")
 }

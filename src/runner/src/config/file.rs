@@ -36,6 +36,7 @@ pub(super) struct ConfigFile {
     pub pools: BTreeMap<String, PoolFile>,
     pub groups: BTreeMap<String, GroupFile>,
     pub gc: GcFile,
+    pub admission: AdmissionFile,
 }
 
 /// `[pools.NAME]`
@@ -62,6 +63,18 @@ pub(super) struct GcFile {
     pub finished_max_age: Option<LimitField<DurationField>>,
     pub log_max_age: Option<LimitField<DurationField>>,
     pub log_bytes_max: Option<LimitField<SizeField>>,
+}
+
+/// `[admission]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct AdmissionFile {
+    pub cpu_pressure_max: Option<f64>,
+    pub memory_pressure_max: Option<f64>,
+    pub io_pressure_max: Option<f64>,
+    pub load_max: Option<f64>,
+    pub memory_free_min: Option<SizeField>,
+    pub disk_free_min: Option<SizeField>,
 }
 
 /// `[http]`

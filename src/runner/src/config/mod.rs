@@ -80,7 +80,33 @@ pub struct Config {
     pub groups: BTreeMap<String, u32>,
     /// What is kept of finished jobs.
     pub gc: GcConfig,
+    /// When the host is too busy for more.
+    pub admission: AdmissionConfig,
     sources: BTreeMap<&'static str, Source>,
+}
+
+/// Limits of the host: while one is passed, nothing new starts. None: no limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AdmissionConfig {
+    /// Time in which some task waits for a CPU (ten-second average), hundredths of a percent.
+    pub cpu_pressure_max: Option<u64>,
+    /// The same for memory.
+    pub memory_pressure_max: Option<u64>,
+    /// The same for disks.
+    pub io_pressure_max: Option<u64>,
+    /// Load average of a minute for each CPU, hundredths.
+    pub load_max: Option<u64>,
+    /// Memory that is available, bytes.
+    pub memory_free_min: Option<u64>,
+    /// Space that is free on the file system of the state directory, bytes.
+    pub disk_free_min: Option<u64>,
+}
+
+impl AdmissionConfig {
+    /// True when there is any limit.
+    pub fn is_any(&self) -> bool {
+        *self != Self::default()
+    }
 }
 
 /// Retries of jobs that do not say otherwise.

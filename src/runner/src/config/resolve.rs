@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::check;
 use super::document::Document;
-use super::file::{ConfigFile, GcFile, HttpFile};
+use super::file::{AdmissionFile, ConfigFile, GcFile, HttpFile};
 use super::{
-    Backoff, Config, ConfigError, ConfigOverrides, DEFAULT_POOL, Executor, GcConfig, Host, Listen, Problem,
-    RetryDefaults, SLOTS_MAX, SOCKET_NAME, Source,
+    AdmissionConfig, Backoff, Config, ConfigError, ConfigOverrides, DEFAULT_POOL, Executor, GcConfig, Host, Listen,
+    Problem, RetryDefaults, SLOTS_MAX, SOCKET_NAME, Source,
 };
 use crate::quantity::{DurationField, exact_duration, exact_size, parse_duration};
 
@@ -89,6 +89,7 @@ impl Resolver<'_> {
             pools,
             groups: self.groups(std::mem::take(&mut file.groups)),
             gc: self.gc(&file.gc),
+            admission: self.admission(&file.admission),
             sources: BTreeMap::new(),
         }
     }
@@ -310,6 +311,28 @@ impl Resolver<'_> {
         }
         self.sources.insert("job_path", Source::Environment("PATH"));
         absolute.join(":")
+    }
+
+    fn admission(&mut self, file: &AdmissionFile) -> AdmissionConfig {
+        let mut hundredths = |key: &str, value: Option<f64>, most: f64| {
+            let value = value?;
+            if value > 0.0 && value <= most {
+                return Some((value * 100.0).round() as u64);
+            }
+            self.file_problem(
+                &["admission", key],
+                format!("{value} is out of range; give more than 0, at most {most}"),
+            );
+            None
+        };
+        AdmissionConfig {
+            cpu_pressure_max: hundredths("cpu_pressure_max", file.cpu_pressure_max, 100.0),
+            memory_pressure_max: hundredths("memory_pressure_max", file.memory_pressure_max, 100.0),
+            io_pressure_max: hundredths("io_pressure_max", file.io_pressure_max, 100.0),
+            load_max: hundredths("load_max", file.load_max, 1_000.0),
+            memory_free_min: file.memory_free_min.map(|field| field.0),
+            disk_free_min: file.disk_free_min.map(|field| field.0),
+        }
     }
 
     fn gc(&mut self, file: &GcFile) -> GcConfig {

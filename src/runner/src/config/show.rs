@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Config, DEFAULT_POOL};
+use super::{AdmissionConfig, Config, DEFAULT_POOL};
 use crate::quantity::{exact_duration, exact_size};
 
 pub(super) fn show(config: &Config) -> String {
@@ -43,6 +43,12 @@ pub(super) fn show(config: &Config) -> String {
     line(&mut text, &format!("finished_max_age = {}", age(config.gc.finished_max_age)));
     line(&mut text, &format!("log_max_age = {}", age(config.gc.log_max_age)));
     line(&mut text, &format!("log_bytes_max = {}", limit(config.gc.log_bytes_max.map(exact_size))));
+    if config.admission.is_any() {
+        line(&mut text, "\n[admission]");
+    }
+    for (key, value) in admission(&config.admission) {
+        line(&mut text, &format!("{key} = {value}"));
+    }
     for (name, pool) in &config.pools {
         line(&mut text, &format!("\n[pools.{}]", quoted(name)));
         // The default pool's slots are max_parallel_jobs; saying both would be a contradiction after an edit.
@@ -69,4 +75,19 @@ fn quoted(text: &str) -> String {
 
 fn list(words: &[String]) -> String {
     toml::Value::Array(words.iter().cloned().map(toml::Value::String).collect()).to_string()
+}
+
+/// Only limits that are set: there is no value for none.
+fn admission(limits: &AdmissionConfig) -> Vec<(&'static str, String)> {
+    let number = |hundredths: u64| format!("{}.{:02}", hundredths / 100, hundredths % 100);
+    let size = |bytes: u64| quoted(&exact_size(bytes));
+    let all = [
+        ("cpu_pressure_max", limits.cpu_pressure_max.map(number)),
+        ("memory_pressure_max", limits.memory_pressure_max.map(number)),
+        ("io_pressure_max", limits.io_pressure_max.map(number)),
+        ("load_max", limits.load_max.map(number)),
+        ("memory_free_min", limits.memory_free_min.map(size)),
+        ("disk_free_min", limits.disk_free_min.map(size)),
+    ];
+    all.into_iter().filter_map(|(key, value)| Some((key, value?))).collect()
 }

@@ -196,6 +196,8 @@ pub struct Snapshot {
     pub oldest_waiting: Option<Instant>,
     /// Pause.
     pub paused: Option<ci_runner_core::change::Pause>,
+    /// Limits of the host that are passed: nothing new starts.
+    pub busy: Vec<ci_runner_core::busy::Busy>,
     /// What is wrong, in words; empty: healthy.
     pub problems: Vec<String>,
     /// The daemon is going away.

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod engine;
 pub mod fail;
+pub mod gauges;
 pub mod gc;
 pub mod handle;
 pub mod job_env;

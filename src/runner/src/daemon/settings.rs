@@ -1,7 +1,7 @@
 //! From the configuration to what the loop needs.
 
 use super::engine::HostSettings;
-use crate::config::{Backoff, Config, GcConfig};
+use crate::config::{AdmissionConfig, Backoff, Config, GcConfig};
 use crate::request::parse_rules;
 use ci_runner_core::job::Fault;
 use ci_runner_core::labels::Label;
@@ -77,6 +77,7 @@ impl HostSettings {
             finished_max_age_ms: None,
             log_max_age: None,
             log_bytes_max: None,
+            admission: AdmissionConfig::default(),
         }
     }
 }
@@ -101,6 +102,7 @@ pub fn host_settings(config: &Config) -> HostSettings {
         finished_max_age_ms: finished_max_age.map(milliseconds),
         log_max_age: *log_max_age,
         log_bytes_max: *log_bytes_max,
+        admission: config.admission.clone(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Why a job does not run, in words: exact, with the names and numbers that decide.
 
 use crate::api::{ReasonView, WhyView};
+use crate::daemon::gauges;
 use crate::daemon::handle::Explanation;
 use crate::quantity::{show_duration, show_local, show_relative};
 use ci_runner_core::change::Pause;
@@ -56,6 +57,7 @@ fn view(id: JobId, reason: &Reason, explanation: &Explanation, zone: &TimeZone) 
         Reason::Delayed { until, tries } => ("delayed", format!("retry {tries} in {}", in_time(*until)), Vec::new()),
         Reason::Group { name, limit, holders, ahead } => group(name, *limit, holders, *ahead),
         Reason::Paused(pause) => ("paused", paused(pause, now, zone), Vec::new()),
+        Reason::Busy(busy) => ("busy", format!("the host is too busy: {}", gauges::words(busy)), Vec::new()),
         Reason::NoPool { pool, labels, nearest } => {
             ("no_pool", no_pool(pool.as_deref(), labels, nearest.as_ref()), Vec::new())
         }

@@ -356,3 +356,22 @@ fn bad_input_names_the_field_and_queues_nothing() {
     assert!(text.contains("line 2") || text.contains(":2"), "{text}");
     assert_eq!(host.all_jobs(), Vec::<Value>::new());
 }
+
+#[test]
+fn a_host_beyond_its_limits_starts_nothing_and_says_why() {
+    let mut host = Host::new();
+    // No disk has so much: the limit is passed until a reload takes it away.
+    host.config = "grace = 1\n[admission]\ndisk_free_min = \"1000T\"\n".to_owned();
+    host.start();
+    let first = host.add(&host.shell("true"));
+    let why = wait_for("the reason", || host.why(first).into_iter().find(|(kind, _)| kind == "busy"));
+    assert!(why.1.contains("disk_free_min"), "{why:?}");
+    let said = wait_for("the status", || host.get("/api/v1/status")["busy"][0].as_str().map(str::to_owned));
+    assert!(said.contains("free on the disk"), "{said}");
+    assert_eq!(host.state_of(first), "queued", "not even the first one slipped through");
+    std::fs::write(host.path("config.toml"), "grace = 1\n[admission]\ndisk_free_min = \"1k\"\n").unwrap();
+    host.signal("HUP");
+    assert_eq!(host.finish(first)["outcome"], "succeeded");
+    wait_for("the status", || (host.get("/api/v1/status")["busy"] == json!([])).then_some(()));
+    host.assert_clean();
+}

@@ -223,6 +223,7 @@ fn the_host_is_one_screen() {
             since: "2026-11-21T11:00:00.000Z".to_owned(),
             drain: false,
         }),
+        busy: vec!["the load is 9.00 for each CPU (load_max = 2.00)".to_owned()],
         uptime_seconds: 3_720.0,
         pid: 42,
         generation: 5,
@@ -233,6 +234,7 @@ fn the_host_is_one_screen() {
 ci-runner 0.1.0  paused
   ! metrics: 127.0.0.1:9100 is in use
   paused    by anna, 2026-11-21 12:00:00 (1h ago): kernel update
+  busy      nothing more starts for now: the load is 9.00 for each CPU (load_max = 2.00)
   slots     2 of 4 in use
   queue     3 queued, the oldest for 1m 15s; 2 running
   finished  10 succeeded, 1 failed, 1 timed out

@@ -1,6 +1,8 @@
 //! What the host told the loop: where things are, signals, reloads; and the chores of a host: old jobs and logs.
 
 use super::*;
+use crate::config::AdmissionConfig;
+use crate::daemon::gauges::Look;
 use crate::daemon::job_env;
 use crate::daemon::secrets;
 use crate::store::{CollectLimits, StoreError};
@@ -36,6 +38,8 @@ pub struct HostSettings {
     pub log_max_age: Option<Duration>,
     /// The oldest logs go when all together are larger.
     pub log_bytes_max: Option<u64>,
+    /// Limits of the host beyond which nothing new starts.
+    pub admission: AdmissionConfig,
 }
 
 impl HostSettings {
@@ -66,6 +70,8 @@ pub enum Control {
     ReloadFailed(String),
     /// Something outside the loop is wrong (or right again, when None), under a fixed name.
     Problem(&'static str, Option<String>),
+    /// What a look at the host's gauges found.
+    Looked(Look),
     /// Kill every attempt that was told to end, without waiting for its grace.
     KillAll,
     /// Remove old jobs and logs now; answers with how many jobs went.
@@ -101,6 +107,7 @@ impl Engine {
             }
             Control::Problem(name, Some(text)) => drop(self.problems.insert(name, text)),
             Control::Problem(name, None) => drop(self.problems.remove(name)),
+            Control::Looked(look) => self.looked(look),
             Control::KillAll => self.kill_stopping(),
             Control::Collect(reply) => {
                 self.next_collect = Instant(i64::MIN);

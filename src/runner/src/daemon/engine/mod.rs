@@ -11,6 +11,7 @@
 //!
 //! Wake-ups carry no meaning: every turn looks at the state. It does no I/O of its own but reads of the store by key.
 
+mod admission;
 mod attempts;
 mod commit;
 mod host;
@@ -147,6 +148,9 @@ pub struct Engine {
     problems: BTreeMap<&'static str, String>,
     watchdog_at: Option<tokio::time::Instant>,
     system_stopping: Option<(std::time::Instant, bool)>,
+    admission: admission::Admission,
+    /// For the loop's own chores.
+    own_control: mpsc::WeakSender<Control>,
 }
 
 /// What woke the loop.
@@ -223,6 +227,8 @@ impl Engine {
             problems: BTreeMap::new(),
             watchdog_at: None,
             system_stopping: None,
+            admission: admission::Admission::default(),
+            own_control: control_in.downgrade(),
         };
         // Whoever asks before the first turn sees the truth, not an empty host.
         engine.publish(now);
@@ -271,8 +277,9 @@ impl Engine {
             if !self.stopping {
                 self.run_schedules(now);
                 self.collect(now);
+                self.look_at_host(now);
             }
-            let claim = if self.stopping || !self.listed { None } else { self.epoch.clone() };
+            let claim = if self.stopping || !self.listed || !self.knows_host(now) { None } else { self.epoch.clone() };
             let permit = Permit { claim, changes_max: CHANGES_PER_TURN };
             for entry in schedule(&mut self.record, &permit, now) {
                 self.note(entry);
@@ -316,7 +323,8 @@ impl Engine {
             Health::Good | Health::Reloading => None,
         };
         let collect = Some(self.next_collect).filter(|_| chores && !self.collecting);
-        let due = [engine, self.record.next_stale(), probe, self.next_press(), collect];
+        let host = self.next_host_look().filter(|_| chores);
+        let due = [engine, self.record.next_stale(), probe, self.next_press(), collect, host];
         if let Some(due) = due.into_iter().flatten().min() {
             wait_ms = wait_ms.min(due.since_ms(now.engine));
         }
@@ -335,6 +343,7 @@ impl Engine {
         let mut record = rebuild(self.record.settings().clone(), &reloaded.pools, &reloaded.open, &reloaded.loaded);
         record.resume_news(seq);
         record.advance(self.clock.now());
+        record.set_busy(self.record.busy().to_vec());
         self.record = record;
         self.committed_news = self.record.news_seq();
         self.news.send_replace(self.committed_news);

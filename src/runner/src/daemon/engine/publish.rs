@@ -75,6 +75,7 @@ impl Engine {
             leases: leases.collect(),
             oldest_waiting: self.record.oldest_waiting(),
             paused: self.record.paused().cloned(),
+            busy: self.record.busy().to_vec(),
             problems,
             stopping: self.stopping,
             executor_up: self.epoch.is_some(),
@@ -149,6 +150,9 @@ fn status_line(snapshot: &Snapshot) -> String {
     }
     if let Some(pause) = &snapshot.paused {
         line.push_str(if pause.drain { "; draining" } else { "; paused" });
+    }
+    if !snapshot.busy.is_empty() {
+        line.push_str("; the host is too busy for more");
     }
     if snapshot.stopping {
         line.push_str("; stopping");

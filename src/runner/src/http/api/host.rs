@@ -8,6 +8,7 @@ use crate::api::{
 };
 use crate::config::Executor;
 use crate::daemon::engine::Control;
+use crate::daemon::gauges;
 use crate::daemon::handle::{Refusal, Snapshot};
 use crate::http::extract::{Body, Caller, blocking, in_time};
 use crate::http::{App, Fail};
@@ -130,6 +131,7 @@ pub(crate) async fn status(State(app): State<App>) -> Json<StatusView> {
             since: rfc3339_utc(pause.since.wall.0),
             drain: pause.drain,
         }),
+        busy: snapshot.busy.iter().map(gauges::words).collect(),
         uptime_seconds: app.context.started.elapsed().as_secs_f64(),
         pid: std::process::id(),
         generation: app.context.generation,
