@@ -179,7 +179,7 @@ impl Server {
     }
 
     /// Forks a shim. Err: nothing runs, and why.
-    fn start(&mut self, start: Start, mut fds: Vec<OwnedFd>) -> Result<(), String> {
+    pub(super) fn start(&mut self, start: Start, mut fds: Vec<OwnedFd>) -> Result<(), String> {
         if let Some(why) = self.closed {
             return Err(why.to_owned());
         }

@@ -39,7 +39,9 @@ impl Server {
     }
 
     /// Finds out what became of an attempt whose shim is gone; `own_child` when we saw it go. Goes on trying if need be.
+    /// Until then its slot stays its own: what is left of it may live there.
     pub(super) fn settle(&mut self, key: &AttemptKey, identity: Identity, own_child: Option<bool>) {
+        self.hold_slot(&identity.slot, key);
         if let Err(error) = self.try_to_settle(key, &identity, own_child) {
             say!("{key}: how it ended cannot be looked up: {error}; tried again");
             self.unsettle(key, identity, own_child);
@@ -77,6 +79,7 @@ impl Server {
             say!("{key}: its shim died without a record");
             self.leave_to_sweep(key, identity.clone(), own_child);
         } else if has(names::VOIDED)? {
+            self.release_slot(&identity.slot, key);
             self.attempts.insert(key.clone(), State::Voided);
             self.tell(&key.store, Reply::Voided { key: key.clone() });
         } else {
@@ -100,13 +103,13 @@ impl Server {
     }
 
     fn ended(&mut self, key: &AttemptKey, identity: &Identity, record: ExitRecord, state: State) {
-        self.slots.remove(&identity.slot);
+        self.release_slot(&identity.slot, key);
         self.attempts.insert(key.clone(), state);
         self.said_ended |= self.tell(&key.store, Reply::Ended { key: key.clone(), record: Some(record) });
     }
 
     fn not_began(&mut self, key: &AttemptKey, identity: &Identity, why: &str) {
-        self.slots.remove(&identity.slot);
+        self.release_slot(&identity.slot, key);
         // One that cannot be removed now is taken by the next start.
         if let Ok(Some(leaf)) = Leaf::find(identity.cgroup_parent.as_deref(), key) {
             leaf.remove();
@@ -114,6 +117,19 @@ impl Server {
         self.attempts.insert(key.clone(), State::NotBegan);
         let why = record::shortened(why);
         self.tell(&key.store, Reply::RefusedStart { key: key.clone(), why, voided: false });
+    }
+
+    /// Nobody else may start there. An empty name is of a shim that had not said which slot is its.
+    pub(super) fn hold_slot(&mut self, slot: &str, key: &AttemptKey) {
+        if !slot.is_empty() {
+            self.slots.entry(slot.to_owned()).or_insert_with(|| key.clone());
+        }
+    }
+
+    fn release_slot(&mut self, slot: &str, key: &AttemptKey) {
+        if self.slots.get(slot) == Some(key) {
+            self.slots.remove(slot);
+        }
     }
 
     /// A note is written before its shim ends, so after a death its note is there.
@@ -209,7 +225,7 @@ impl Server {
             }
         }
         for (key, slot) in clean {
-            self.slots.remove(&slot);
+            self.release_slot(&slot, &key);
             self.said_ended |= self.tell(&key.store, Reply::Ended { key: key.clone(), record: None });
             self.attempts.insert(key, State::Lost);
         }

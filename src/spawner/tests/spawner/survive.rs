@@ -138,6 +138,9 @@ fn shim_and_spawner_killed_together_leave_nothing() {
         host.connect();
         wait_for("the attempt to be lost", || (host.list()[&host.key(1)] == Seen::Lost).then_some(()));
         host.assert_nothing_left();
+        let spec = host.spec(&["true"]);
+        host.start_as(Start { slot: 1, ..host.request(2) }, &spec, None);
+        assert_eq!(host.record(2).result, ExitResult::Exited { code: 0 }, "its slot is free");
     }
 }
 
