@@ -70,6 +70,18 @@ fn lock(dir: &OwnedFd) -> io::Result<()> {
     }
 }
 
+/// Empties a slot's directory in place of a shim that died; one that was never made stays so.
+pub(crate) fn wipe_slot(root_path: &Path, name: &str) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let there = rustix::fs::openat(rustix::fs::CWD, root_path, flags, Mode::empty())
+        .and_then(|root| rustix::fs::statat(&root, name, AtFlags::SYMLINK_NOFOLLOW).map(|_| root));
+    match there {
+        Ok(root) => SlotDir::prepare(root.as_fd(), root_path, name).map(drop),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Opens the directory, empty. What cannot be removed (an immutable file) is set aside under another name.
 fn emptied(root: BorrowedFd<'_>, name: &str, lock: fn(&OwnedFd) -> io::Result<()>) -> io::Result<OwnedFd> {
     let mut failed = None;

@@ -60,6 +60,8 @@ pub(crate) struct Server {
     attempts: HashMap<AttemptKey, State>,
     /// Our own children.
     shims: HashMap<i32, AttemptKey>,
+    /// Our own children that empty slots in place of dead shims.
+    wipers: HashMap<i32, AttemptKey>,
     /// Living shims of a predecessor.
     adopted: HashSet<AttemptKey>,
     /// No more of these are watched by a descriptor each.
@@ -164,6 +166,7 @@ impl Server {
             noted: HashMap::new(),
             attempts: HashMap::new(),
             shims: HashMap::new(),
+            wipers: HashMap::new(),
             adopted: HashSet::new(),
             watched_max: takeover::watched_max(open_files.now),
             said_ended: false,
@@ -280,6 +283,8 @@ impl Server {
         while let Reaped::Child(dead) = sys::reap() {
             if let Some(key) = self.shims.remove(&dead.pid) {
                 self.shim_gone(&key);
+            } else if let Some(key) = self.wipers.remove(&dead.pid) {
+                self.lost(&key);
             }
         }
     }
@@ -362,7 +367,7 @@ impl Server {
         Some(match self.attempts.get(key)? {
             State::Alive(_) | State::Unidentified { .. } => Seen::Alive,
             // `ended` follows.
-            State::Unsettled(_) | State::Leftovers(_) => Seen::Leftovers,
+            State::Unsettled(_) | State::Leftovers(_) | State::Wiping(_) => Seen::Leftovers,
             State::NotBegan => Seen::NotBegan,
             State::Voided => Seen::Voided,
             State::Ended(Some(record)) => Seen::Ended((**record).clone()),

@@ -173,7 +173,7 @@ impl Server {
             },
             Some(State::Lost) => Reply::Ended { key, record: None },
             // `ended` follows when nothing of it is left.
-            Some(State::Unsettled(_) | State::Leftovers(_) | State::NotBegan) | None => return,
+            Some(State::Unsettled(_) | State::Leftovers(_) | State::Wiping(_) | State::NotBegan) | None => return,
         };
         self.connections[at].say(reply);
     }

@@ -161,6 +161,35 @@ fn an_adopted_shim_that_is_killed_leaves_nothing() {
 }
 
 #[test]
+fn what_a_dead_shims_job_left_on_the_disk_is_removed() {
+    for restarts in [false, true] {
+        let mut host = Host::started(Cgroup::Auto);
+        let script = "mkdir -p $TMPDIR/a/b; echo x > $TMPDIR/a/b/secret; chmod 0 $TMPDIR/a; sleep 1000";
+        let spec = host.script(&format!("echo ready > $TMPDIR/../ready; {script}"));
+        host.start(1, &spec);
+        host.wait_file(&host.path("tmp/ready"));
+        let dir = host.path("tmp/default-1");
+        let entries = || fs::read_dir(&dir).unwrap().count();
+        wait_for("the file", || (entries() == 1).then_some(()));
+        let shim = host.shim_pid(1);
+        kill(host.spawner_pid, "STOP");
+        kill(shim, "KILL");
+        wait_for("the shim's death", || (!is_alive(shim)).then_some(()));
+        assert_eq!(entries(), 1, "nobody else empties it");
+        if restarts {
+            host.kill_spawner();
+            host.connect();
+            wait_for("the attempt to be lost", || (host.list()[&host.key(1)] == Seen::Lost).then_some(()));
+        } else {
+            kill(host.spawner_pid, "CONT");
+            assert_eq!(host.end(1), None);
+        }
+        assert_eq!(entries(), 0, "restarts: {restarts}");
+        host.assert_nothing_left();
+    }
+}
+
+#[test]
 fn an_adopted_shim_that_is_stopped_is_killed() {
     let mut host = Host::started(Cgroup::Off);
     let script = host.script("(setsid sleep 1000 &); echo ready > $TMPDIR/../ready; sleep 1000");
