@@ -88,7 +88,8 @@ impl Server {
         Ok(())
     }
 
-    fn leave_to_sweep(&mut self, key: &AttemptKey, identity: Identity, own_child: Option<bool>) {
+    /// What is left of it is ended and removed; then it is told to be lost.
+    pub(super) fn leave_to_sweep(&mut self, key: &AttemptKey, identity: Identity, own_child: Option<bool>) {
         let again_ms = sys::boottime_ms();
         let leftovers = Leftovers {
             identity,

@@ -190,6 +190,37 @@ fn what_a_dead_shims_job_left_on_the_disk_is_removed() {
 }
 
 #[test]
+fn the_cgroup_of_an_attempt_without_a_directory_is_removed() {
+    let mut host = Host::started(Cgroup::Auto);
+    if !host.has_cgroup {
+        eprintln!("skipped: no cgroup v2 that can be written");
+        return;
+    }
+    let spec = host.script("trap '' TERM; echo ready > $TMPDIR/../ready; while :; do sleep 0.1; done");
+    host.start(1, &spec);
+    host.wait_file(&host.path("tmp/ready"));
+    let shim = host.shim_pid(1);
+    // As after another boot that was none: the runtime directory is new, the processes are not.
+    kill(host.spawner_pid, "STOP");
+    kill(shim, "KILL");
+    wait_for("the shim's death", || (!is_alive(shim)).then_some(()));
+    host.kill_spawner();
+    let key = host.key(1);
+    fs::remove_dir_all(host.path("run/spawner/attempts").join(key.to_string())).unwrap();
+    host.connect();
+    assert!(host.list().is_empty());
+    let cgroups = host.cgroups();
+    assert_eq!(cgroups.len(), 1, "{cgroups:?}");
+    assert!(!host.survivors().is_empty(), "control: nobody else ends it");
+    host.send(Request::Kill(key.clone()));
+    assert_eq!(host.end(1), None);
+    host.assert_nothing_left();
+    assert!(host.cgroups().is_empty(), "{:?}", host.cgroups());
+    host.send(Request::Forget(key));
+    assert!(host.list().is_empty());
+}
+
+#[test]
 fn an_adopted_shim_that_is_stopped_is_killed() {
     let mut host = Host::started(Cgroup::Off);
     let script = host.script("(setsid sleep 1000 &); echo ready > $TMPDIR/../ready; sleep 1000");
