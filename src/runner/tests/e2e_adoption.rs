@@ -164,3 +164,29 @@ fn without_its_exit_record_a_job_that_ended_well_is_lost_not_succeeded() {
     assert_eq!(host.wait_lines("began", 1).len(), 1);
     host.assert_clean();
 }
+
+/// A result that was written in another life of the spawner's directory is recorded, and its directory used to stay for ever.
+#[test]
+fn a_record_of_another_epoch_is_taken_and_its_directory_removed() {
+    let mut host = Host::started();
+    let gate = host.gate("now");
+    let (began, now) = (host.path("began"), host.path("now"));
+    let job = host.shell(&format!("echo x >>{}; read x <{}; exit 0", began.display(), now.display()));
+    let id = host.add(&job);
+    host.wait_lines("began", 1);
+    host.kill();
+    drop(gate);
+    wait_for("the end of the job", || host.shims().is_empty().then_some(()));
+    let spawner = host.wait_spawner();
+    kill(spawner, "KILL");
+    wait_for("the spawner's death", || (!is_alive(spawner)).then_some(()));
+    let epoch = host.runtime().join("spawner/epoch");
+    let boot = std::fs::read_to_string(&epoch).unwrap();
+    std::fs::write(&epoch, format!("x{boot}")).unwrap();
+    assert_eq!(host.attempts().len(), 1);
+    host.start();
+    assert_eq!(host.finish(id)["outcome"], "succeeded");
+    wait_for("the directory's removal", || host.attempts().is_empty().then_some(()));
+    assert_eq!(host.wait_lines("began", 1).len(), 1);
+    host.assert_clean();
+}

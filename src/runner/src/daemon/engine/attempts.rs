@@ -255,7 +255,8 @@ impl Engine {
         }
         if released || self.record.lease(id).is_none() {
             let key = self.key(id, number);
-            let effect = if epoch_is_present { commit::Effect::Forget(id, key) } else { commit::Effect::Sweep(key) };
+            let effect =
+                if epoch_is_present { commit::Effect::Forget(id, key) } else { commit::Effect::Sweep(id, key) };
             self.batch.effects.push(effect);
         }
     }
