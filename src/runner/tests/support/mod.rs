@@ -7,6 +7,7 @@ pub mod client;
 pub mod load;
 pub mod procs;
 pub mod random;
+pub mod small;
 
 use serde_json::{Value, json};
 use std::fs;
