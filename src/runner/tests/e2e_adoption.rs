@@ -190,3 +190,30 @@ fn a_record_of_another_epoch_is_taken_and_its_directory_removed() {
     assert_eq!(host.wait_lines("began", 1).len(), 1);
     host.assert_clean();
 }
+
+/// A row that cannot be was left out, and then its living attempt was killed as one that nobody waits for.
+#[test]
+fn the_attempt_of_an_impossible_row_is_left_alone() {
+    let mut host = Host::started();
+    let gate = host.gate("now");
+    let [began, now, done] = ["began", "now", "done"].map(|name| host.path(name));
+    let (began, now, done) = (began.display(), now.display(), done.display());
+    let script = format!("echo x >>{began}; read x <{now}; echo x >>{done}");
+    let ids = [host.add(&host.shell(&script)), host.add(&host.shell(&script))];
+    host.wait_lines("began", 2);
+    ids.map(|id| host.wait_state(id, "running"));
+    host.stop();
+    let database = rusqlite::Connection::open(host.state.join("queue.db")).unwrap();
+    database.execute("UPDATE lease SET slot = (SELECT min(slot) FROM lease)", []).unwrap();
+    drop(database);
+    host.start();
+    let words = "of which the store holds an impossible state: left alone";
+    wait_for("its report", || host.daemon_log().contains(words).then_some(()));
+    drop(gate);
+    host.wait_lines("done", 2);
+    assert_eq!(host.finish(ids[0])["outcome"], "succeeded");
+    wait_for("the end of both", || host.shims().is_empty().then_some(()));
+    // Its result is kept for whoever mends the row.
+    wait_for("one directory", || (host.attempts().len() == 1).then_some(()));
+    assert!(host.attempts()[0].ends_with(&format!("-{}-1", ids[1])));
+}
