@@ -395,3 +395,18 @@ fn secrets_of_a_refused_submission_do_not_stay() {
     wait_for("the removal of all", || kept_secrets(&host).is_empty().then_some(()));
     drop(host);
 }
+
+/// Followers take descriptors, so the daemon takes all it may have; jobs must not see that.
+#[test]
+fn the_limit_of_open_files_is_raised_for_the_daemon_and_not_for_jobs() {
+    let mut host = Host::new();
+    host.wrapper = Some("ulimit -Sn 1000; ulimit -Hn 3000; exec \"$@\"");
+    host.start();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", host.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert!(line.split_whitespace().filter(|word| *word == "3000").count() == 2, "{line}");
+    let id = host.add(&host.shell("ulimit -Sn; ulimit -Hn"));
+    assert_eq!(host.finish(id)["outcome"], "succeeded");
+    assert_eq!(host.log(id), "1000\n3000\n");
+    host.assert_clean();
+}

@@ -62,6 +62,8 @@ pub struct Host {
     pub config: String,
     /// More words for the command line.
     pub words: Vec<String>,
+    /// A shell script that gets the daemon's command line as "$@".
+    pub wrapper: Option<&'static str>,
     /// Variables of the next daemon that is started.
     pub env: Vec<(String, String)>,
     /// Where the state is; a part of the private directory unless a test says otherwise.
@@ -86,8 +88,8 @@ impl Host {
         let run = if memory.is_dir() { run.tempdir_in(memory) } else { run.tempdir() }.unwrap();
         let state = dir.path().join("state");
         let marker = format!("marker{}", Random::new().hex());
-        let (words, config) = (Vec::new(), "grace = 1\n".to_owned());
-        Self { dir, run, marker, slots: 4, config, words, env: Vec::new(), state, daemon: None, starts: 0 }
+        let (words, config, env) = (Vec::new(), "grace = 1\n".to_owned(), Vec::new());
+        Self { dir, run, marker, slots: 4, config, words, wrapper: None, env, state, daemon: None, starts: 0 }
     }
 
     /// A daemon that is ready.
@@ -131,7 +133,14 @@ impl Host {
 
     /// The daemon's command.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(program());
+        let mut command = match self.wrapper {
+            None => Command::new(program()),
+            Some(script) => {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", script, "sh"]).arg(program());
+                command
+            }
+        };
         command.arg("daemon").arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(self.runtime());
         for word in ["JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"] {
             command.env_remove(word);
