@@ -100,6 +100,8 @@ fn judge(record: &Record, id: JobId, lease: &Lease, observation: &Observation, n
             Seen::Absent | Seen::NotBegan if lease.dispatched.is_none() => {
                 Step::Record(Event::Released { attempt: lease.attempt })
             }
+            // It never ran and never will, in whichever life it was voided.
+            Seen::Voided if lease.started.is_none() => Step::Record(Event::Released { attempt: lease.attempt }),
             Seen::Absent | Seen::NotBegan | Seen::Voided | Seen::Gone => {
                 ended(AttemptResult::Lost { cause: LostCause::Host })
             }

@@ -31,14 +31,8 @@ pub(crate) struct SlotDir {
 impl SlotDir {
     /// Makes `<root>/<name>` exist, private and empty.
     pub(crate) fn prepare(root: BorrowedFd<'_>, root_path: &Path, name: &str) -> io::Result<Self> {
-        let dir = emptied(root, name)?;
-        match rustix::fs::flock(&dir, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                return Err(io::Error::new(io::ErrorKind::ResourceBusy, "another job still uses this directory"));
-            }
-            Err(error) => return Err(error.into()),
-        }
+        // Locked first: what another job still uses is not touched.
+        let dir = emptied(root, name, lock)?;
         Ok(Self { root: root.try_clone_to_owned()?, name: name.to_owned(), path: root_path.join(name), dir })
     }
 
@@ -52,7 +46,8 @@ impl SlotDir {
         if self.is_untouched() {
             return Ok(());
         }
-        emptied(self.root.as_fd(), &self.name).map(drop)
+        // The lock that we hold is on the directory we were given; whatever has the name now is nobody else's.
+        emptied(self.root.as_fd(), &self.name, |_| Ok(())).map(drop)
     }
 
     /// True when the name still leads to the directory that we prepared, and that is empty.
@@ -65,11 +60,34 @@ impl SlotDir {
     }
 }
 
+fn lock(dir: &OwnedFd) -> io::Result<()> {
+    match rustix::fs::flock(dir, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(()),
+        Err(Errno::WOULDBLOCK) => {
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, "another job still uses this directory"))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Empties a slot's directory in place of a shim that died; one that was never made stays so.
+pub(crate) fn wipe_slot(root_path: &Path, name: &str) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let there = rustix::fs::openat(rustix::fs::CWD, root_path, flags, Mode::empty())
+        .and_then(|root| rustix::fs::statat(&root, name, AtFlags::SYMLINK_NOFOLLOW).map(|_| root));
+    match there {
+        Ok(root) => SlotDir::prepare(root.as_fd(), root_path, name).map(drop),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Opens the directory, empty. What cannot be removed (an immutable file) is set aside under another name.
-fn emptied(root: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+fn emptied(root: BorrowedFd<'_>, name: &str, lock: fn(&OwnedFd) -> io::Result<()>) -> io::Result<OwnedFd> {
     let mut failed = None;
     for number in 0..ASIDE_MAX {
         let dir = opened(root, name)?;
+        lock(&dir)?;
         match wipe(&dir) {
             Ok(()) => return Ok(dir),
             Err(error) => failed = Some(error),
@@ -281,7 +299,9 @@ mod tests {
     fn two_jobs_never_share_one() {
         let (dir, fd) = root();
         let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").expect("prepared");
+        std::fs::write(slot.path().join("precious"), "x").expect("written");
         assert!(SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").is_err());
+        assert!(slot.path().join("precious").exists(), "not wiped under a living job");
         drop(slot);
         assert!(SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").is_ok());
     }

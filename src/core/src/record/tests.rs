@@ -377,6 +377,21 @@ fn a_stop_survives_a_restart() {
     assert_eq!(bench.record.phase(job(1)), None, "superseded, not queued again");
 }
 
+/// A claim that was voided never ran, and used to count as a lost host when the spawner's directory was new since.
+#[test]
+fn what_was_voided_in_another_epoch_was_not_lost() {
+    let mut bench = Bench::new(1);
+    bench.record.load(&stored(1, claimed(0, None))).expect("loads");
+    let step = |bench: &Bench, seen| reconcile(&bench.record, job(1), 1, &look(seen, false), bench.now);
+    let released = Event::Released { attempt: AttemptNumber(1) };
+    assert_eq!(step(&bench, Seen::Voided), Step::Record(released.clone()));
+    // Control: what began is lost with its host.
+    let lost = |step| matches!(step, Step::Record(Event::Ended { result: AttemptResult::Lost { .. }, .. }));
+    assert!(lost(step(&bench, Seen::Gone)));
+    bench.apply(Change::Job { id: job(1), event: released });
+    assert_eq!(bench.record.tries(job(1)), Some(0));
+}
+
 /// After a start of the daemon claims made ahead cannot be told from those that were sent: all of them used to be started.
 #[test]
 fn claims_made_ahead_do_not_exceed_the_slots_after_a_restart() {

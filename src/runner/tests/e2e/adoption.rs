@@ -159,3 +159,58 @@ fn without_its_exit_record_a_job_that_ended_well_is_lost_not_succeeded() {
     assert_eq!(host.wait_lines("began", 1).len(), 1);
     host.assert_clean();
 }
+
+/// A result that was written in another life of the spawner's directory is recorded, and its directory used to stay for ever.
+#[test]
+fn a_record_of_another_epoch_is_taken_and_its_directory_removed() {
+    let mut host = Host::started();
+    let gate = host.gate("now");
+    let (began, now) = (host.path("began"), host.path("now"));
+    let job = host.shell(&format!("echo x >>{}; read x <{}; exit 0", began.display(), now.display()));
+    let id = host.add(&job);
+    host.wait_lines("began", 1);
+    host.kill();
+    drop(gate);
+    wait_for("the end of the job", || host.shims().is_empty().then_some(()));
+    let spawner = host.wait_spawner();
+    kill(spawner, "KILL");
+    wait_for("the spawner's death", || (!is_alive(spawner)).then_some(()));
+    let epoch = host.runtime().join("spawner/epoch");
+    let boot = std::fs::read_to_string(&epoch).unwrap();
+    std::fs::write(&epoch, format!("x{boot}")).unwrap();
+    assert_eq!(host.attempts().len(), 1);
+    host.start();
+    assert_eq!(host.finish(id)["outcome"], "succeeded");
+    wait_for("the directory's removal", || host.attempts().is_empty().then_some(()));
+    assert_eq!(host.wait_lines("began", 1).len(), 1);
+    host.assert_clean();
+}
+
+/// A row that cannot be was left out, and then its living attempt was killed as one that nobody waits for.
+#[test]
+fn the_attempt_of_an_impossible_row_is_left_alone() {
+    let mut host = Host::started();
+    let gate = host.gate("now");
+    let [began, now, done] = ["began", "now", "done"].map(|name| host.path(name));
+    let (began, now, done) = (began.display(), now.display(), done.display());
+    let script = format!("echo x >>{began}; read x <{now}; echo x >>{done}");
+    let ids = [host.add(&host.shell(&script)), host.add(&host.shell(&script))];
+    host.wait_lines("began", 2);
+    for id in ids {
+        host.wait_state(id, "running");
+    }
+    host.stop();
+    let database = rusqlite::Connection::open(host.state.join("queue.db")).unwrap();
+    database.execute("UPDATE lease SET slot = (SELECT min(slot) FROM lease)", []).unwrap();
+    drop(database);
+    host.start();
+    let words = "of which the store holds an impossible state: left alone";
+    wait_for("its report", || host.daemon_log().contains(words).then_some(()));
+    drop(gate);
+    host.wait_lines("done", 2);
+    assert_eq!(host.finish(ids[0])["outcome"], "succeeded");
+    wait_for("the end of both", || host.shims().is_empty().then_some(()));
+    // Its result is kept for whoever mends the row.
+    wait_for("one directory", || (host.attempts().len() == 1).then_some(()));
+    assert!(host.attempts()[0].ends_with(&format!("-{}-1", ids[1])));
+}

@@ -1,6 +1,7 @@
 //! The daemon as a service: it stops in order, reloads, tells its supervisor, and refuses what it cannot do with words that
 //! help.
 
+use crate::support::small::Small;
 use crate::support::{Host, kill, wait_for, wait_until};
 use serde_json::json;
 use std::fs;
@@ -8,7 +9,6 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// A job that waits at a gate; returns when it runs.
@@ -282,36 +282,6 @@ fn a_supervisor_is_told_everything() {
     host.signal("CONT");
 }
 
-/// A small file system for the state; None where mounting is not permitted.
-struct Small<'a>(&'a Path);
-
-impl<'a> Small<'a> {
-    fn mount(path: &'a Path, size: &str) -> Option<Self> {
-        fs::create_dir_all(path).unwrap();
-        let options = format!("size={size}");
-        let done = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "ci-e2e"]).arg(path).output();
-        done.is_ok_and(|done| done.status.success()).then_some(Self(path))
-    }
-
-    fn fill(&self) {
-        use std::io::Write;
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(self.0.join("ballast")).unwrap();
-        for size in [65_536, 4_096, 512, 1] {
-            while file.write_all(&vec![b'x'; size]).is_ok() {}
-        }
-    }
-
-    fn free(&self) {
-        fs::remove_file(self.0.join("ballast")).unwrap();
-    }
-}
-
-impl Drop for Small<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).output();
-    }
-}
-
 /// Submits until the disk is felt to be full: a page of the log may have had room.
 fn submit_until_full(host: &Host) -> (Vec<u64>, crate::support::Response) {
     let mut taken = Vec::new();
@@ -374,4 +344,64 @@ fn a_full_disk_refuses_submissions_and_keeps_results() {
     kill(host.wait_spawner(), "KILL");
     host.stop();
     drop(host);
+}
+
+/// Names of the files in which secrets are kept: ids of jobs.
+fn kept_secrets(host: &Host) -> Vec<String> {
+    let entries = fs::read_dir(host.state.join("secrets")).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Secrets go to the disk before their job does. They used to stay there when the job did not.
+#[test]
+fn secrets_of_a_refused_submission_do_not_stay() {
+    let mount = tempfile::tempdir().unwrap();
+    let mount = mount.path().to_owned();
+    let Some(small) = Small::mount(&mount, "4m") else {
+        println!("SKIPPED secrets_of_a_refused_submission_do_not_stay: mounting is not permitted");
+        return;
+    };
+    let mut host = Host::new();
+    host.state = mount.join("state");
+    host.start();
+    let secrets = json!({"hold": true, "secrets": {"TOKEN": "a secret of some length"}});
+    let job = host.shell_with("true", secrets);
+    let kept = host.add(&job);
+    small.fill();
+    let mut taken = vec![kept.to_string()];
+    let until = Instant::now() + Duration::from_secs(20);
+    loop {
+        let answer = host.call("POST", "/api/v1/jobs", Some(&job));
+        if answer.status != 201 {
+            assert_eq!(answer.status, 507, "{}", answer.text());
+            break;
+        }
+        taken.push(answer.json()["id"].to_string());
+        assert!(Instant::now() < until, "the disk never fills");
+    }
+    taken.sort();
+    wait_for("the removal of what was refused", || (kept_secrets(&host) == taken).then_some(()));
+    small.free();
+    let cancel = json!({ "all": true });
+    let cancelled = || host.call("POST", "/api/v1/jobs/cancel", Some(&cancel)).status < 300;
+    wait_for("a cancel that is taken", || cancelled().then_some(()));
+    wait_for("the removal of all", || kept_secrets(&host).is_empty().then_some(()));
+    drop(host);
+}
+
+/// Followers take descriptors, so the daemon takes all it may have; jobs must not see that.
+#[test]
+fn the_limit_of_open_files_is_raised_for_the_daemon_and_not_for_jobs() {
+    let mut host = Host::new();
+    host.wrapper = Some("ulimit -Sn 1000; ulimit -Hn 3000; exec \"$@\"");
+    host.start();
+    let limits = fs::read_to_string(format!("/proc/{}/limits", host.pid())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert!(line.split_whitespace().filter(|word| *word == "3000").count() == 2, "{line}");
+    let id = host.add(&host.shell("ulimit -Sn; ulimit -Hn"));
+    assert_eq!(host.finish(id)["outcome"], "succeeded");
+    assert_eq!(host.log(id), "1000\n3000\n");
+    host.assert_clean();
 }

@@ -23,6 +23,8 @@ pub(super) enum State {
     Unsettled(Unsettled),
     /// Its shim died without a record; the job is being ended.
     Leftovers(Leftovers),
+    /// Nothing of the job lives any more; a child of ours empties its slot's directory.
+    Wiping(Identity),
     /// Never began, can be started.
     NotBegan,
     /// Can never be started.
@@ -83,7 +85,12 @@ pub(super) struct Leftovers {
 impl State {
     /// True while something of it may run.
     pub(super) fn is_alive(&self) -> bool {
-        matches!(self, Self::Alive(_) | Self::Unidentified { .. } | Self::Unsettled(_) | Self::Leftovers(_))
+        match self {
+            Self::Alive(_) | Self::Unidentified { .. } | Self::Unsettled(_) | Self::Leftovers(_) | Self::Wiping(_) => {
+                true
+            }
+            Self::NotBegan | Self::Voided | Self::Ended(_) | Self::Lost => false,
+        }
     }
 
     /// When it needs a look, CLOCK_BOOTTIME.
@@ -93,7 +100,7 @@ impl State {
             Self::Unidentified { again_ms, .. } => Some(*again_ms),
             Self::Unsettled(unsettled) => Some(unsettled.again_ms),
             Self::Leftovers(leftovers) => Some(leftovers.again_ms),
-            Self::NotBegan | Self::Voided | Self::Ended(_) | Self::Lost => None,
+            Self::Wiping(_) | Self::NotBegan | Self::Voided | Self::Ended(_) | Self::Lost => None,
         }
     }
 }

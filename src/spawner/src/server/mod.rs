@@ -60,6 +60,8 @@ pub(crate) struct Server {
     attempts: HashMap<AttemptKey, State>,
     /// Our own children.
     shims: HashMap<i32, AttemptKey>,
+    /// Our own children that empty slots in place of dead shims.
+    wipers: HashMap<i32, AttemptKey>,
     /// Living shims of a predecessor.
     adopted: HashSet<AttemptKey>,
     /// No more of these are watched by a descriptor each.
@@ -122,17 +124,33 @@ pub(crate) fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> i32 {
 }
 
 impl Server {
+    /// A spawner that is ready; whoever called it is told.
     fn open(options: &Options, open_files: OpenFiles, teller: &mut Teller) -> Result<Self, NoHome> {
-        let home = Home::enter(options)?;
-        let fault = |what: &str, error: io::Error| NoHome::Fault(format!("{}: {what}: {error}", home.path.display()));
+        let mut server = Self::listening(options, open_files, Home::enter(options)?)?;
+        setup::redirect(&server.home).map_err(|error| server.fault("cannot open the log", error))?;
+        server.load_generations().map_err(|error| server.fault("cannot read the generations", error))?;
+        server.take_over().map_err(NoHome::Fault)?;
+        teller.tell(0, "");
+        say!(
+            "spawner {} started, process {}, cgroups {}, {} attempts taken over",
+            env!("CARGO_PKG_VERSION"),
+            std::process::id(),
+            if server.shared.cgroup.is_some() { "yes" } else { "no" },
+            server.attempts.len()
+        );
+        Ok(server)
+    }
+
+    /// All that it needs; nothing is looked at yet.
+    fn listening(options: &Options, open_files: OpenFiles, home: Home) -> Result<Self, NoHome> {
+        let fault = |what: &str, error: io::Error| home.fault(what, error);
         let attempts = Attempts::open(&home.dir).map_err(|error| fault("cannot open the attempts", error))?;
         let pipe = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
         let (notes, shims_notes) = rustix::pipe::pipe_with(pipe).map_err(|error| fault("pipe", error.into()))?;
         let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM]).map_err(|error| fault("signals", error))?;
         let cgroup = if options.no_cgroup { None } else { Parent::detect(options.no_clone3) };
         let listener = home.listen().map_err(|error| fault("cannot listen", error))?;
-        setup::redirect(&home).map_err(|error| fault("cannot open the log", error))?;
-        let mut server = Self {
+        Ok(Self {
             linger_ms: options.linger_ms,
             listener,
             signals,
@@ -148,6 +166,7 @@ impl Server {
             noted: HashMap::new(),
             attempts: HashMap::new(),
             shims: HashMap::new(),
+            wipers: HashMap::new(),
             adopted: HashSet::new(),
             watched_max: takeover::watched_max(open_files.now),
             said_ended: false,
@@ -160,18 +179,11 @@ impl Server {
             due_ms: u64::MAX,
             home_check_ms: 0,
             home,
-        };
-        server.load_generations().map_err(|error| NoHome::Fault(format!("cannot read the generations: {error}")))?;
-        server.take_over().map_err(NoHome::Fault)?;
-        teller.tell(0, "");
-        say!(
-            "spawner {} started, process {}, cgroups {}, {} attempts taken over",
-            env!("CARGO_PKG_VERSION"),
-            std::process::id(),
-            if server.shared.cgroup.is_some() { "yes" } else { "no" },
-            server.attempts.len()
-        );
-        Ok(server)
+        })
+    }
+
+    fn fault(&self, what: &str, error: io::Error) -> NoHome {
+        self.home.fault(what, error)
     }
 
     fn run(&mut self) {
@@ -271,6 +283,8 @@ impl Server {
         while let Reaped::Child(dead) = sys::reap() {
             if let Some(key) = self.shims.remove(&dead.pid) {
                 self.shim_gone(&key);
+            } else if let Some(key) = self.wipers.remove(&dead.pid) {
+                self.lost(&key);
             }
         }
     }
@@ -353,7 +367,7 @@ impl Server {
         Some(match self.attempts.get(key)? {
             State::Alive(_) | State::Unidentified { .. } => Seen::Alive,
             // `ended` follows.
-            State::Unsettled(_) | State::Leftovers(_) => Seen::Leftovers,
+            State::Unsettled(_) | State::Leftovers(_) | State::Wiping(_) => Seen::Leftovers,
             State::NotBegan => Seen::NotBegan,
             State::Voided => Seen::Voided,
             State::Ended(Some(record)) => Seen::Ended((**record).clone()),

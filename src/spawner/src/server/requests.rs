@@ -10,7 +10,7 @@ use super::Server;
 use super::attempt::{Shim, State, Wish};
 use super::setup;
 use crate::attempts::{Identity, Locked};
-use crate::cgroup::{Leaf, Parent};
+use crate::cgroup::Leaf;
 use crate::failpoint::{self, hit};
 use crate::protocol::{AttemptKey, PROTOCOL_VERSION, Reply, Request, SPEC_BYTES_MAX, Start, is_store_id, names};
 use crate::shim::{self, Order};
@@ -173,13 +173,13 @@ impl Server {
             },
             Some(State::Lost) => Reply::Ended { key, record: None },
             // `ended` follows when nothing of it is left.
-            Some(State::Unsettled(_) | State::Leftovers(_) | State::NotBegan) | None => return,
+            Some(State::Unsettled(_) | State::Leftovers(_) | State::Wiping(_) | State::NotBegan) | None => return,
         };
         self.connections[at].say(reply);
     }
 
     /// Forks a shim. Err: nothing runs, and why.
-    fn start(&mut self, start: Start, mut fds: Vec<OwnedFd>) -> Result<(), String> {
+    pub(super) fn start(&mut self, start: Start, mut fds: Vec<OwnedFd>) -> Result<(), String> {
         if let Some(why) = self.closed {
             return Err(why.to_owned());
         }
@@ -302,18 +302,24 @@ impl Server {
                 *again_ms = now;
                 Some(now)
             }
-            // The directory is gone (another epoch), but its cgroup may be there.
             None if wish == Wish::Kill => {
-                match Leaf::find(self.shared.cgroup.as_ref().map(Parent::path), key) {
-                    Ok(Some(leaf)) => leaf.kill(),
-                    Ok(None) => {}
-                    Err(error) => say!("{key}: its cgroup cannot be looked for: {error}"),
-                }
+                self.kill_unknown(key);
                 None
             }
             _ => None,
         };
         self.note_due(due);
+    }
+
+    /// The directory is gone (another epoch), but its cgroup may be there: killed now, and swept until it can be removed.
+    fn kill_unknown(&mut self, key: &AttemptKey) {
+        let parent = self.shared.cgroup.as_ref().map(|parent| parent.path().to_owned());
+        match Leaf::find(parent.as_deref(), key) {
+            Ok(None) => return,
+            Ok(Some(leaf)) => leaf.kill(),
+            Err(error) => say!("{key}: its cgroup cannot be looked at: {error}; tried again"),
+        }
+        self.leave_to_sweep(key, Identity { cgroup_parent: parent, ..Identity::default() }, None);
     }
 
     /// Ended attempts have no lock holder: their shim was reaped, or their lock was taken when they were taken over.

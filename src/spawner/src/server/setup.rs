@@ -143,6 +143,11 @@ impl Home {
         Ok(Self { dir, path, epoch, other_boot, lock })
     }
 
+    /// Something is wrong here.
+    pub(crate) fn fault(&self, what: &str, error: io::Error) -> NoHome {
+        NoHome::Fault(format!("{}: {what}: {error}", self.path.display()))
+    }
+
     /// True while the path still leads to the directory that we hold.
     pub(crate) fn is_there(&self) -> bool {
         let there = rustix::fs::statat(CWD, self.path.join(names::SPAWNER_LOCK), AtFlags::SYMLINK_NOFOLLOW);

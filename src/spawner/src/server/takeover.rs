@@ -82,7 +82,7 @@ impl Server {
             self.look_again(key, u64::MAX);
             return Ok(());
         };
-        self.slots.insert(identity.slot.clone(), key.clone());
+        self.hold_slot(&identity.slot, key);
         let force_ms = identity.backstop_ms;
         let wish = match self.attempts.get(key) {
             Some(State::Unidentified { wish, .. }) => *wish,
@@ -119,12 +119,70 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
-    use super::watched_max;
+    use super::*;
+    use crate::memfd;
+    use crate::protocol::{Start, names};
+    use crate::server::setup::{Home, Options};
+    use crate::sys::OpenFiles;
 
     #[test]
     fn watching_leaves_descriptors_for_everything_else() {
         for (open_files, want) in [(0, 0), (20, 0), (32, 8), (256, 128), (1024, 896), (20_000, 19_872)] {
             assert_eq!(watched_max(open_files), want, "of {open_files}");
         }
+    }
+
+    /// A spawner in a directory of its own, with no process of its own.
+    fn server(dir: &std::path::Path) -> Server {
+        let part = |name: &str| dir.join(name).into_os_string();
+        let words = ["--runtime-dir".into(), part("run"), "--log-dir".into(), part("log"), "--tmp-dir".into()];
+        let words = words.into_iter().chain([part("tmp"), "--no-cgroup".into()]);
+        let options = Options::parse(words).expect("parses").expect("options");
+        let home = Home::enter(&options).ok().expect("a home");
+        let open_files = OpenFiles { soft: 1024, hard: 1024, now: 1024 };
+        Server::listening(&options, open_files, home).ok().expect("a server")
+    }
+
+    /// The directory of an attempt that began in this slot; its lock, held.
+    fn began(server: &Server, key: &AttemptKey, slot: &str) -> OwnedFd {
+        server.shared.attempts.make(key).expect("made");
+        let Ok(Locked::Taken(lock)) = server.shared.attempts.lock(key) else { panic!("not locked") };
+        let identity = Identity { slot: slot.to_owned(), ..Identity::default() };
+        rustix::io::pwrite(&lock, identity.encode().as_bytes(), 0).expect("written");
+        server.shared.attempts.mark(key, names::BEGAN).expect("marked");
+        lock
+    }
+
+    fn refusal(server: &mut Server, key: &AttemptKey) -> String {
+        let start = Start {
+            key: key.clone(),
+            pool: "default".to_owned(),
+            slot: 0,
+            timeout_ms: None,
+            soft_timeout_ms: None,
+            grace_ms: 0,
+            log_bytes_max: 0,
+            secrets: false,
+        };
+        let spec = memfd::sealed("spec", b"{}").expect("sealed");
+        server.start(start, vec![spec]).expect_err("refused")
+    }
+
+    #[test]
+    fn the_slot_of_leftovers_is_not_free() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut server = server(dir.path());
+        let [dead, next] = ["0123abcd-1-1", "0123abcd-2-1"].map(|key| key.parse::<AttemptKey>().expect("a key"));
+        drop(began(&server, &dead, "default-0"));
+        // No start gets further than this lock.
+        let _held = began(&server, &next, "default-0");
+        server.look_at(&dead);
+        assert!(matches!(server.attempts.get(&dead), Some(State::Leftovers(_))));
+        let why = refusal(&mut server, &next);
+        assert!(why.contains("slot default-0 is still in use by attempt 0123abcd-1-1"), "{why}");
+        // Control: nothing else would have stopped it.
+        server.slots.clear();
+        let why = refusal(&mut server, &next);
+        assert!(why.contains("its lock is held"), "{why}");
     }
 }

@@ -39,7 +39,9 @@ impl Server {
     }
 
     /// Finds out what became of an attempt whose shim is gone; `own_child` when we saw it go. Goes on trying if need be.
+    /// Until then its slot stays its own: what is left of it may live there.
     pub(super) fn settle(&mut self, key: &AttemptKey, identity: Identity, own_child: Option<bool>) {
+        self.hold_slot(&identity.slot, key);
         if let Err(error) = self.try_to_settle(key, &identity, own_child) {
             say!("{key}: how it ended cannot be looked up: {error}; tried again");
             self.unsettle(key, identity, own_child);
@@ -77,6 +79,7 @@ impl Server {
             say!("{key}: its shim died without a record");
             self.leave_to_sweep(key, identity.clone(), own_child);
         } else if has(names::VOIDED)? {
+            self.release_slot(&identity.slot, key);
             self.attempts.insert(key.clone(), State::Voided);
             self.tell(&key.store, Reply::Voided { key: key.clone() });
         } else {
@@ -85,7 +88,8 @@ impl Server {
         Ok(())
     }
 
-    fn leave_to_sweep(&mut self, key: &AttemptKey, identity: Identity, own_child: Option<bool>) {
+    /// What is left of it is ended and removed; then it is told to be lost.
+    pub(super) fn leave_to_sweep(&mut self, key: &AttemptKey, identity: Identity, own_child: Option<bool>) {
         let again_ms = sys::boottime_ms();
         let leftovers = Leftovers {
             identity,
@@ -100,13 +104,13 @@ impl Server {
     }
 
     fn ended(&mut self, key: &AttemptKey, identity: &Identity, record: ExitRecord, state: State) {
-        self.slots.remove(&identity.slot);
+        self.release_slot(&identity.slot, key);
         self.attempts.insert(key.clone(), state);
         self.said_ended |= self.tell(&key.store, Reply::Ended { key: key.clone(), record: Some(record) });
     }
 
     fn not_began(&mut self, key: &AttemptKey, identity: &Identity, why: &str) {
-        self.slots.remove(&identity.slot);
+        self.release_slot(&identity.slot, key);
         // One that cannot be removed now is taken by the next start.
         if let Ok(Some(leaf)) = Leaf::find(identity.cgroup_parent.as_deref(), key) {
             leaf.remove();
@@ -114,6 +118,19 @@ impl Server {
         self.attempts.insert(key.clone(), State::NotBegan);
         let why = record::shortened(why);
         self.tell(&key.store, Reply::RefusedStart { key: key.clone(), why, voided: false });
+    }
+
+    /// Nobody else may start there. An empty name is of a shim that had not said which slot is its.
+    pub(super) fn hold_slot(&mut self, slot: &str, key: &AttemptKey) {
+        if !slot.is_empty() {
+            self.slots.entry(slot.to_owned()).or_insert_with(|| key.clone());
+        }
+    }
+
+    fn release_slot(&mut self, slot: &str, key: &AttemptKey) {
+        if self.slots.get(slot) == Some(key) {
+            self.slots.remove(slot);
+        }
     }
 
     /// A note is written before its shim ends, so after a death its note is there.
@@ -188,9 +205,9 @@ impl Server {
 
     /// Ends what dead shims left; says so once nothing is left. One look at all processes serves all of them.
     fn sweep(&mut self, now: u64) {
-        let shim_pid = |state: &State| if let State::Alive(shim) = state { Some(shim.identity.pid) } else { None };
-        let shims: Vec<i32> = self.attempts.values().filter_map(shim_pid).collect();
-        let look = Look::new(&shims).inspect_err(|error| say!("processes cannot be looked at: {error}; tried again"));
+        let spared: Vec<i32> =
+            self.shims.keys().chain(self.wipers.keys()).copied().chain(self.adopted_pids()).collect();
+        let look = Look::new(&spared).inspect_err(|error| say!("processes cannot be looked at: {error}; tried again"));
         let mut clean = Vec::new();
         for (key, state) in &mut self.attempts {
             let State::Leftovers(leftovers) = state else { continue };
@@ -202,18 +219,65 @@ impl Server {
                 }
             };
             if swept {
-                clean.push((key.clone(), leftovers.identity.slot.clone()));
+                clean.push((key.clone(), leftovers.identity.clone()));
             } else {
                 leftovers.again_ms = now + leftovers.pause_ms;
                 leftovers.pause_ms = (leftovers.pause_ms * 2).min(SWEEP_PAUSE_MS_MAX);
             }
         }
-        for (key, slot) in clean {
-            self.slots.remove(&slot);
-            self.said_ended |= self.tell(&key.store, Reply::Ended { key: key.clone(), record: None });
-            self.attempts.insert(key, State::Lost);
+        for (key, identity) in clean {
+            self.wipe_slot(&key, identity);
         }
     }
+
+    /// Living shims of a predecessor.
+    fn adopted_pids(&self) -> impl Iterator<Item = i32> {
+        self.adopted.iter().filter_map(|key| match self.attempts.get(key) {
+            Some(State::Alive(shim)) => Some(shim.identity.pid),
+            _ => None,
+        })
+    }
+
+    /// Empties the slot's directory as the shim would have done, in a child: there can be millions of files. If that cannot be
+    /// done now, the slot's next job does it before it starts.
+    fn wipe_slot(&mut self, key: &AttemptKey, identity: Identity) {
+        let is_holder = self.slots.get(&identity.slot) == Some(key);
+        let wiper = match is_holder.then(sys::fork) {
+            Some(Ok(None)) => wipe_and_end(&self.shared.tmp_dir, &identity.slot),
+            Some(Ok(Some(pid))) => Some(pid),
+            Some(Err(error)) => {
+                say!("{key}: no process to empty its slot: {error}");
+                None
+            }
+            None => None,
+        };
+        self.attempts.insert(key.clone(), State::Wiping(identity));
+        match wiper {
+            Some(pid) => drop(self.wipers.insert(pid, key.clone())),
+            None => self.lost(key),
+        }
+    }
+
+    /// Nothing of it is left, and it left no record.
+    pub(super) fn lost(&mut self, key: &AttemptKey) {
+        if let Some(State::Wiping(identity)) = self.attempts.insert(key.clone(), State::Lost) {
+            self.release_slot(&identity.slot, key);
+        }
+        self.said_ended |= self.tell(&key.store, Reply::Ended { key: key.clone(), record: None });
+    }
+}
+
+/// The life of a child that empties a slot's directory. It holds nothing of ours: neither lock nor socket.
+fn wipe_and_end(tmp_dir: &std::path::Path, slot: &str) -> ! {
+    sys::close_from_but(3, &mut []);
+    let _ = rustix::thread::set_name(c"ci-wiper");
+    let wiped = std::panic::catch_unwind(|| crate::tmpdir::wipe_slot(tmp_dir, slot));
+    match wiped {
+        Ok(Ok(())) => sys::exit_now(0),
+        Ok(Err(error)) => say!("{}: cannot be emptied: {error}", tmp_dir.join(slot).display()),
+        Err(_) => {}
+    }
+    sys::exit_now(1)
 }
 
 /// One step against a late shim; when to look again. An error: nothing was learnt, and little or nothing done.

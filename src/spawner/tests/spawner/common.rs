@@ -42,6 +42,8 @@ pub struct Host {
     pub client: Option<Client>,
     pub spawner_pid: i32,
     pub epoch: String,
+    /// What the spawner says of it.
+    pub has_cgroup: bool,
     /// Ends that were told, by attempt.
     pub ended: HashMap<AttemptKey, Option<ExitRecord>>,
     /// Other replies, in order.
@@ -81,6 +83,7 @@ impl Host {
             client: None,
             spawner_pid: 0,
             epoch: String::new(),
+            has_cgroup: false,
             ended: HashMap::new(),
             replies: Vec::new(),
         }
@@ -153,6 +156,7 @@ impl Host {
                 }
                 self.spawner_pid = *pid as i32;
                 self.epoch = epoch.clone();
+                self.has_cgroup = *cgroup;
             }
             Err(_) => return false,
             // A daemon would come again too.
@@ -336,6 +340,11 @@ impl Host {
         processes_with(&self.marker)
     }
 
+    /// Cgroups of this test's attempts.
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        cgroups(&self.store)
+    }
+
     pub fn assert_nothing_left(&self) {
         let survivors: Vec<String> = self.survivors().into_iter().map(describe).collect();
         assert!(survivors.is_empty(), "left: {survivors:#?}");
@@ -377,23 +386,29 @@ impl Drop for Host {
             pids.extend(self.survivors());
         }
         let _ = Command::new("chmod").args(["-R", "u+rwx"]).arg(self.dir.path()).output();
-        remove_cgroups(&self.store);
+        for cgroup in cgroups(&self.store) {
+            let _ = fs::remove_dir(cgroup);
+        }
     }
 }
 
-fn remove_cgroups(store: &str) {
+/// Cgroups of a store's attempts, wherever they are.
+fn cgroups(store: &str) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let mut found = Vec::new();
     for line in mounts.lines().filter(|line| line.split(' ').nth(2) == Some("cgroup2")) {
-        remove_cgroups_in(Path::new(line.split(' ').nth(1).unwrap()), store);
+        find_cgroups(Path::new(line.split(' ').nth(1).unwrap()), &format!("ci-job-{store}"), &mut found);
     }
+    found
 }
 
-fn remove_cgroups_in(dir: &Path, store: &str) {
+/// Those below others come first.
+fn find_cgroups(dir: &Path, prefix: &str, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if entry.path().is_dir() {
-            remove_cgroups_in(&entry.path(), store);
-            if entry.file_name().to_string_lossy().starts_with(&format!("ci-job-{store}")) {
-                let _ = fs::remove_dir(entry.path());
+            find_cgroups(&entry.path(), prefix, found);
+            if entry.file_name().to_string_lossy().starts_with(prefix) {
+                found.push(entry.path());
             }
         }
     }

@@ -138,6 +138,9 @@ fn shim_and_spawner_killed_together_leave_nothing() {
         host.connect();
         wait_for("the attempt to be lost", || (host.list()[&host.key(1)] == Seen::Lost).then_some(()));
         host.assert_nothing_left();
+        let spec = host.spec(&["true"]);
+        host.start_as(Start { slot: 1, ..host.request(2) }, &spec, None);
+        assert_eq!(host.record(2).result, ExitResult::Exited { code: 0 }, "its slot is free");
     }
 }
 
@@ -155,6 +158,66 @@ fn an_adopted_shim_that_is_killed_leaves_nothing() {
         assert_eq!(host.end(1), None);
         host.assert_nothing_left();
     }
+}
+
+#[test]
+fn what_a_dead_shims_job_left_on_the_disk_is_removed() {
+    for restarts in [false, true] {
+        let mut host = Host::started(Cgroup::Auto);
+        let script = "mkdir -p $TMPDIR/a/b; echo x > $TMPDIR/a/b/secret; chmod 0 $TMPDIR/a; sleep 1000";
+        let spec = host.script(&format!("echo ready > $TMPDIR/../ready; {script}"));
+        host.start(1, &spec);
+        host.wait_file(&host.path("tmp/ready"));
+        let dir = host.path("tmp/default-1");
+        let entries = || fs::read_dir(&dir).unwrap().count();
+        wait_for("the file", || (entries() == 1).then_some(()));
+        let shim = host.shim_pid(1);
+        kill(host.spawner_pid, "STOP");
+        kill(shim, "KILL");
+        wait_for("the shim's death", || (!is_alive(shim)).then_some(()));
+        assert_eq!(entries(), 1, "nobody else empties it");
+        if restarts {
+            host.kill_spawner();
+            host.connect();
+            wait_for("the attempt to be lost", || (host.list()[&host.key(1)] == Seen::Lost).then_some(()));
+        } else {
+            kill(host.spawner_pid, "CONT");
+            assert_eq!(host.end(1), None);
+        }
+        assert_eq!(entries(), 0, "restarts: {restarts}");
+        host.assert_nothing_left();
+    }
+}
+
+#[test]
+fn the_cgroup_of_an_attempt_without_a_directory_is_removed() {
+    let mut host = Host::started(Cgroup::Auto);
+    if !host.has_cgroup {
+        eprintln!("skipped: no cgroup v2 that can be written");
+        return;
+    }
+    let spec = host.script("trap '' TERM; echo ready > $TMPDIR/../ready; while :; do sleep 0.1; done");
+    host.start(1, &spec);
+    host.wait_file(&host.path("tmp/ready"));
+    let shim = host.shim_pid(1);
+    // As after another boot that was none: the runtime directory is new, the processes are not.
+    kill(host.spawner_pid, "STOP");
+    kill(shim, "KILL");
+    wait_for("the shim's death", || (!is_alive(shim)).then_some(()));
+    host.kill_spawner();
+    let key = host.key(1);
+    fs::remove_dir_all(host.path("run/spawner/attempts").join(key.to_string())).unwrap();
+    host.connect();
+    assert!(host.list().is_empty());
+    let cgroups = host.cgroups();
+    assert_eq!(cgroups.len(), 1, "{cgroups:?}");
+    assert!(!host.survivors().is_empty(), "control: nobody else ends it");
+    host.send(Request::Kill(key.clone()));
+    assert_eq!(host.end(1), None);
+    host.assert_nothing_left();
+    assert!(host.cgroups().is_empty(), "{:?}", host.cgroups());
+    host.send(Request::Forget(key));
+    assert!(host.list().is_empty());
 }
 
 #[test]

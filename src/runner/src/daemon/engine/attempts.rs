@@ -9,7 +9,7 @@ use crate::store::{StoreError, Write};
 use ci_runner_core::change::Change;
 use ci_runner_core::outcome::{AttemptResult, LostCause, Outcome, Receipt};
 use ci_runner_core::reconcile::{Observation, Step, reconcile};
-use ci_runner_core::state::{Event, Next};
+use ci_runner_core::state::{Event, Next, Phase};
 use ci_runner_spawner::protocol::{Request, Start};
 use std::io::ErrorKind;
 
@@ -153,6 +153,11 @@ impl Engine {
             self.strangers.push((key.clone(), seen));
             return;
         }
+        if self.is_set_aside(id) {
+            // What the row should say is not known, so neither is what may be done about its attempts.
+            log::warn!(job = id.get(); "attempt {key} is of job {id}, of which the store holds an impossible state: left alone");
+            return;
+        }
         let observation = Observation { seen, same_epoch: true, settled: true };
         match reconcile(&self.record, id, key.attempt, &observation, self.clock.now()) {
             Step::Forget => self.native.send(Request::Forget(key.clone())),
@@ -162,6 +167,15 @@ impl Engine {
             }
             Step::Leave | Step::Record(_) | Step::Start | Step::Void | Step::Signal { .. } => {}
         }
+    }
+
+    /// An open job whose claim could not be taken from the store: it has no lease although its phase needs one.
+    fn is_set_aside(&self, id: JobId) -> bool {
+        let needs_lease = match self.record.phase(id) {
+            Some(Phase::Starting | Phase::Running | Phase::Stopping) => true,
+            Some(Phase::Queued | Phase::Finished) | None => false,
+        };
+        needs_lease && self.record.lease(id).is_none()
     }
 
     /// Judges the strangers that had to wait for a commit.
@@ -255,7 +269,8 @@ impl Engine {
         }
         if released || self.record.lease(id).is_none() {
             let key = self.key(id, number);
-            let effect = if epoch_is_present { commit::Effect::Forget(id, key) } else { commit::Effect::Sweep(key) };
+            let effect =
+                if epoch_is_present { commit::Effect::Forget(id, key) } else { commit::Effect::Sweep(id, key) };
             self.batch.effects.push(effect);
         }
     }

@@ -35,8 +35,8 @@ pub(super) enum Effect {
     Done(oneshot::Sender<Result<(), Refusal>>),
     /// An attempt's end is kept: its directory may go.
     Forget(JobId, AttemptKey),
-    /// An attempt of another epoch is over by the record: what may be left of it is killed.
-    Sweep(AttemptKey),
+    /// An attempt of another epoch is over by the record: what may be left of it is killed, its directory may go.
+    Sweep(JobId, AttemptKey),
     /// A job is finished: its secrets may go.
     Finished(JobId),
 }
@@ -336,8 +336,13 @@ impl Engine {
                     crate::daemon::fail::point(crate::daemon::fail::BEFORE_FORGET);
                     self.native.send(Request::Forget(key));
                 }
-                // Its directory is gone, but not its cgroup: a job that still runs must not meet its next attempt.
-                Effect::Sweep(key) => self.native.send(Request::Kill(key)),
+                // Its directory may be gone, but not its cgroup: a job that still runs must not meet its next attempt. Where
+                // there is a record, the directory is there too.
+                Effect::Sweep(id, key) => {
+                    self.watches.remove(&id);
+                    self.native.send(Request::Kill(key.clone()));
+                    self.native.send(Request::Forget(key));
+                }
                 Effect::Finished(id) => secrets::remove(&self.host.secrets_dir, id),
             }
         }
@@ -348,7 +353,7 @@ impl Engine {
             Effect::Submitted(_, reply) => drop(reply.send(Err(self.refusal()))),
             Effect::Acted(_, reply) => drop(reply.send(Err(self.refusal()))),
             Effect::Done(reply) => drop(reply.send(Err(self.refusal()))),
-            Effect::Forget(..) | Effect::Sweep(_) | Effect::Finished(_) => {}
+            Effect::Forget(..) | Effect::Sweep(..) | Effect::Finished(_) => {}
         }
     }
 

@@ -162,7 +162,7 @@ impl Engine {
         }
     }
 
-    /// After an unclean stop secrets of finished jobs may be left.
+    /// After an unclean stop secrets of finished jobs may be left, after a failed commit those of jobs that never were.
     pub(super) fn sweep_secrets(&self) {
         let swept = secrets::sweep(&self.host.secrets_dir, |id| self.record.phase(id).is_some());
         if let Err(error) = swept {

@@ -353,6 +353,8 @@ impl Engine {
         self.watches.clear();
         self.bulk = None;
         self.load_schedules();
+        // Secrets are kept before the commit. Only now is it certain which jobs it did not keep.
+        self.sweep_secrets();
         self.list_again();
     }
 }

@@ -7,6 +7,7 @@ pub mod client;
 pub mod load;
 pub mod procs;
 pub mod random;
+pub mod small;
 
 use serde_json::{Value, json};
 use std::fs;
@@ -78,6 +79,8 @@ pub struct Host {
     pub config: String,
     /// More words for the command line.
     pub words: Vec<String>,
+    /// A shell script that gets the daemon's command line as "$@".
+    pub wrapper: Option<&'static str>,
     /// Variables of the next daemon that is started.
     pub env: Vec<(String, String)>,
     /// Where the state is; a part of the private directory unless a test says otherwise.
@@ -112,6 +115,7 @@ impl Host {
             slots: 4,
             config,
             words,
+            wrapper: None,
             env: Vec::new(),
             state,
             passed: None,
@@ -161,7 +165,14 @@ impl Host {
 
     /// The daemon's command.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(program());
+        let mut command = match self.wrapper {
+            None => Command::new(program()),
+            Some(script) => {
+                let mut command = Command::new("/bin/sh");
+                command.args(["-c", script, "sh"]).arg(program());
+                command
+            }
+        };
         command.arg("daemon").arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(self.runtime());
         for word in ["JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"] {
             command.env_remove(word);
