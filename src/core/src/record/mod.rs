@@ -12,10 +12,12 @@
 //!
 //! A job of a group that no pool can take is `Stranded`: it waits outside its group until the settings change.
 
+mod admit;
 mod apply;
 mod ids;
 mod index;
 mod interner;
+mod lease;
 mod members;
 mod pages;
 mod view;

@@ -13,10 +13,13 @@ use ci_runner_core::state::Phase;
 use ci_runner_core::time::{Instant, Now};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Wishes that may wait for the loop.
 pub const WISHES_MAX: usize = 4_096;
+/// Who asks for the state of the host gets an older one after this: a glance must be possible when the loop is very busy.
+const LOOK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// One job of a submission, already parsed and valid.
 #[derive(Clone)]
@@ -162,6 +165,11 @@ pub enum Wish {
         /// The reasons and, beside them, how many go before it.
         reply: oneshot::Sender<Option<Explanation>>,
     },
+    /// A snapshot that shows everything that was answered before.
+    Look {
+        /// The snapshot, once it is due.
+        reply: oneshot::Sender<Arc<Snapshot>>,
+    },
 }
 
 /// Answer to [`Wish::Explain`].
@@ -177,7 +185,7 @@ pub struct Explanation {
     pub now: Now,
 }
 
-/// The record at a glance; made anew at most every 100 ms when something changed.
+/// The record at a glance; made anew every 100 ms while something changes, and sooner for who asks with [`Wish::Look`].
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// When.
@@ -302,6 +310,15 @@ impl Handle {
     /// The latest snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.borrow().clone()
+    }
+
+    /// A snapshot that shows everything that was answered before this call; the latest one where the loop is too busy to make
+    /// another within [`LOOK_PATIENCE`].
+    pub async fn fresh_snapshot(&self) -> Arc<Snapshot> {
+        match tokio::time::timeout(LOOK_PATIENCE, self.ask(|reply| Wish::Look { reply })).await {
+            Ok(Ok(snapshot)) => snapshot,
+            Ok(Err(_)) | Err(_) => self.snapshot(),
+        }
     }
 
     /// Snapshots as they are made.

@@ -48,6 +48,25 @@ async fn capacity_is_shown() {
     server.stop().await;
 }
 
+/// They used to be up to 100 ms behind, so that a script which paused, or queued, and looked saw the host of before.
+#[tokio::test]
+async fn what_was_answered_is_seen_at_once() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let mut looking = server.connect().await;
+    status_when(&mut looking, |status| status["state"] == "running").await;
+    for round in 1..=30 {
+        client.submit(&json!({"shell": "true", "hold": true, "group": "g"})).await;
+        let status = looking.get("/api/v1/status").await.json();
+        assert_eq!(status["jobs"]["queued"], round, "{status}");
+        assert_eq!(looking.get("/api/v1/groups").await.json()[0]["open"], round);
+        let (path, state) = if round % 2 == 0 { ("resume", "running") } else { ("pause", "paused") };
+        assert_eq!(client.post(&format!("/api/v1/{path}"), &json!({})).await.status, 204);
+        assert_eq!(looking.get("/api/v1/status").await.json()["state"], state);
+    }
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_pause_keeps_jobs_back_and_says_why() {
     let server = Server::start().await;

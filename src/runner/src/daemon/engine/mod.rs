@@ -140,6 +140,10 @@ pub struct Engine {
     snapshot: watch::Sender<Arc<Snapshot>>,
     settings: watch::Sender<Arc<Settings>>,
     published: Option<std::time::Instant>,
+    /// What making the last snapshot took.
+    publish_cost: Duration,
+    /// Who waits for a snapshot.
+    looks: Vec<oneshot::Sender<Arc<Snapshot>>>,
     changed: bool,
     next_collect: Instant,
     collecting: bool,
@@ -219,6 +223,8 @@ impl Engine {
             snapshot,
             settings,
             published: None,
+            publish_cost: Duration::ZERO,
+            looks: Vec::new(),
             changed: true,
             next_collect: now.engine,
             collecting: false,

@@ -6,28 +6,49 @@ use crate::metrics::{JobOutcome, JobState, RetryCause};
 use ci_runner_core::announce::announce;
 use ci_runner_core::outcome::{AttemptResult, Outcome};
 
-/// Snapshots are made at most this often.
+/// Snapshots are made at most this often, unless somebody waits for one.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+/// Who waits for a snapshot gets it when so many times the cost of the last one has passed since: however many ask, and
+/// however often, snapshots take a tenth of the loop's time at most.
+const LOOK_COST_TIMES: u32 = 9;
+/// And not before this has passed: a snapshot that costs nothing still costs a turn.
+const LOOK_EVERY_MIN: Duration = Duration::from_millis(2);
 /// A commit may take this long before the loop counts as hung: a disk can be slow, not dead.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Engine {
-    /// Makes a snapshot when something changed and the last one is old enough.
+    /// Makes a snapshot when something changed and the last one is old enough, and answers those who wait for one.
     pub(super) fn publish(&mut self, now: Now) {
-        let due = self.published.is_none_or(|at| at.elapsed() >= PUBLISH_EVERY);
-        if !self.changed || !due {
-            return;
+        let begin = std::time::Instant::now();
+        if self.changed && self.published.is_none_or(|at| begin >= at + self.publish_pause()) {
+            self.changed = false;
+            let snapshot = self.make_snapshot(now);
+            self.notifier.status(begin, &status_line(&snapshot));
+            self.measure(&snapshot, now);
+            self.snapshot.send_replace(Arc::new(snapshot));
+            let end = std::time::Instant::now();
+            self.published = Some(end);
+            self.publish_cost = end - begin;
         }
-        self.changed = false;
-        self.published = Some(std::time::Instant::now());
-        let snapshot = self.make_snapshot(now);
-        self.notifier.status(std::time::Instant::now(), &status_line(&snapshot));
-        self.measure(&snapshot, now);
-        self.snapshot.send_replace(Arc::new(snapshot));
+        if !self.changed && !self.looks.is_empty() {
+            let snapshot = self.snapshot.borrow().clone();
+            for look in self.looks.drain(..) {
+                // Who went away does not mind.
+                drop(look.send(snapshot.clone()));
+            }
+        }
+    }
+
+    /// From the end of one snapshot to the next.
+    fn publish_pause(&self) -> Duration {
+        if self.looks.is_empty() {
+            return PUBLISH_EVERY;
+        }
+        (self.publish_cost * LOOK_COST_TIMES).max(LOOK_EVERY_MIN).min(PUBLISH_EVERY)
     }
 
     pub(super) fn next_publish(&self) -> Option<tokio::time::Instant> {
-        let at = self.published.map_or_else(std::time::Instant::now, |at| at + PUBLISH_EVERY);
+        let at = self.published.map_or_else(std::time::Instant::now, |at| at + self.publish_pause());
         self.changed.then_some(at.into())
     }
 

@@ -36,6 +36,7 @@ impl Engine {
         };
         match (wish, refusal) {
             (Wish::Explain { id, reply }, _) => drop(reply.send(self.explain(id))),
+            (Wish::Look { reply }, _) => self.looks.push(reply),
             (wish, Some(refusal)) => refuse(wish, refusal),
             (wish, None) => self.grant(wish),
         }
@@ -63,6 +64,7 @@ impl Engine {
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
             Wish::Explain { id, reply } => drop(reply.send(self.explain(id))),
+            Wish::Look { reply } => self.looks.push(reply),
         }
     }
 
@@ -294,5 +296,7 @@ fn refuse(wish: Wish, refusal: Refusal) {
             drop(reply.send(Err(refusal)));
         }
         Wish::Explain { reply, .. } => drop(reply.send(None)),
+        // Who asked takes the latest snapshot.
+        Wish::Look { reply } => drop(reply),
     }
 }

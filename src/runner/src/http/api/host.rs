@@ -34,7 +34,7 @@ fn age_seconds(snapshot: &Snapshot, since: Instant) -> f64 {
 /// Pools with their slots.
 #[utoipa::path(get, path = "/pools", tag = "host", responses((status = 200, body = Vec<PoolInfo>)))]
 pub(crate) async fn pools(State(app): State<App>) -> Json<Vec<PoolInfo>> {
-    let snapshot = app.context.handle.snapshot();
+    let snapshot = app.context.handle.fresh_snapshot().await;
     let view = |pool: &ci_runner_core::record::PoolView| PoolInfo {
         name: pool.name.clone(),
         executor: Executor::Native.name().to_owned(),
@@ -49,7 +49,7 @@ pub(crate) async fn pools(State(app): State<App>) -> Json<Vec<PoolInfo>> {
 /// Concurrency groups with open jobs.
 #[utoipa::path(get, path = "/groups", tag = "host", responses((status = 200, body = Vec<GroupInfo>)))]
 pub(crate) async fn groups(State(app): State<App>) -> Json<Vec<GroupInfo>> {
-    let snapshot = app.context.handle.snapshot();
+    let snapshot = app.context.handle.fresh_snapshot().await;
     let view = |group: &ci_runner_core::record::GroupView| GroupInfo {
         name: group.name.clone(),
         limit: group.limit,
@@ -63,7 +63,8 @@ pub(crate) async fn groups(State(app): State<App>) -> Json<Vec<GroupInfo>> {
 /// Places in pools and what runs there.
 #[utoipa::path(get, path = "/runners", tag = "host", responses((status = 200, body = Vec<RunnerInfo>)))]
 pub(crate) async fn runners(State(app): State<App>) -> Json<Vec<RunnerInfo>> {
-    Json(all_runners(&app.context.handle.snapshot()))
+    let snapshot = app.context.handle.fresh_snapshot().await;
+    Json(all_runners(&snapshot))
 }
 
 /// The same as `/api/v1/runners`; on TCP only with `http_public_status`.
@@ -107,7 +108,7 @@ fn all_runners(snapshot: &Snapshot) -> Vec<RunnerInfo> {
 /// The host at a glance.
 #[utoipa::path(get, path = "/status", tag = "host", responses((status = 200, body = StatusView)))]
 pub(crate) async fn status(State(app): State<App>) -> Json<StatusView> {
-    let snapshot = app.context.handle.snapshot();
+    let snapshot = app.context.handle.fresh_snapshot().await;
     let degraded = !snapshot.problems.is_empty() || !snapshot.executor_up || snapshot.store_failing;
     let state = match &snapshot.paused {
         _ if snapshot.stopping => "stopping",
