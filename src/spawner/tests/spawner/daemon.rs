@@ -69,10 +69,12 @@ impl Daemon {
         };
         let script = self.host.script(&format!("echo {job} >> {dir}/ran; (setsid sleep 1000 &) ; {rest}"));
         let start = self.host.request(job);
+        // After the next hello everything is listed and asked again.
+        let Some(client) = &mut self.host.client else { return };
         // A lost connection shows when it is read.
         let _ = match self.flow {
-            Flow::Void => self.host.client().send(&[Request::Void(key.clone())]),
-            _ => self.host.client().send_start(start, &script, None),
+            Flow::Void => client.send(&[Request::Void(key.clone())]),
+            _ => client.send_start(start, &script, None),
         };
     }
 
