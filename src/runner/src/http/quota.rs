@@ -56,10 +56,11 @@ impl Drop for Held {
     }
 }
 
-/// Says why, and hangs up.
-pub(super) fn refuse(stream: &UnixStream, name: &str) {
+/// Says why; the caller hangs up. Names the user by number: to look a name up for everybody who tries in a loop is work that
+/// they can make us do.
+pub(super) fn refuse(stream: &UnixStream, uid: u32) {
     let why = format!(
-        "{name} holds {USER_CONNECTIONS_MAX} connections, the most that one user may have; end some (`logs -f`, event streams)"
+        "uid {uid} holds {USER_CONNECTIONS_MAX} connections, the most that one user may have; end some (`logs -f`, event streams)"
     );
     let answer = Fail::too_many_connections(why, RETRY_SECONDS).raw();
     // The buffer of a new connection takes it whole; a peer that is gone needs no answer.

@@ -114,7 +114,7 @@ async fn take_unix(
             false => match quota.take(credentials.uid) {
                 Some(held) => Some(held),
                 None => {
-                    quota::refuse(&stream, &app.access.peer(credentials).name);
+                    quota::refuse(&stream, credentials.uid);
                     continue;
                 }
             },
