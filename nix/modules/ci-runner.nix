@@ -341,6 +341,14 @@ in
           "-/var/tmp"
         ];
 
+        # What others say on their command lines is none of a job's business.
+        ProtectProc = mkDefault "invisible";
+
+        # Only what no unprivileged program can use anyway, in a user namespace of its own neither.
+        # An errno, as without the filter, in place of the end of the process.
+        SystemCallFilter = mkDefault "~@module @raw-io @swap @obsolete";
+        SystemCallErrorNumber = mkDefault "EPERM";
+
         ProtectKernelModules = mkDefault true;
         RestrictRealtime = mkDefault true;
         RestrictAddressFamilies = mkDefault [
@@ -365,7 +373,11 @@ in
         # RestrictSUIDSGID: setgid directories in archives and images.
         # MemoryDenyWriteExecute: node, Java and every other JIT.
         # LockPersonality: sanitizers and debuggers turn off address randomisation.
-        # SystemCallArchitectures: 32-bit programs. SystemCallFilter: gdb, strace, perf.
+        # SystemCallArchitectures: 32-bit programs.
+        # SystemCallFilter, the other groups: @debug is gdb, strace and perf, @mount and @privileged
+        #   are containers, @reboot is how the init of one ends, @cpu-emulation is Wine, @resources
+        #   is nice, @clock has the calls that read the clock's state too.
+        # ProcSubset: make -j and everything else that counts processors and memory.
       };
     };
   };

@@ -5,6 +5,10 @@ Written against the `machine` of the NixOS test driver.
 
 import json
 
+# Of `systemd-analyze security`, times ten: jobs are children of the service in this version, so
+# that what they need is open to the daemon too.
+EXPOSURE_MAX = 50
+
 
 def as_user(user: str, command: str) -> str:
     """`command` as `user` would type it, in a directory that jobs can enter too."""
@@ -24,6 +28,14 @@ with subtest("the unit is what the module says"):
     }.items():
         actual = machine.get_unit_property("ci-runner.service", name)
         assert actual == value, f"{name} is {actual}, not {value}"
+
+with subtest("systemd finds nothing wrong with the unit"):
+    said = machine.succeed("systemd-analyze verify --man=no ci-runner.service 2>&1")
+    assert said.strip() == "", said
+    report = machine.succeed(
+        f"systemd-analyze security --no-pager --threshold={EXPOSURE_MAX} ci-runner.service"
+    )
+    machine.log("unit: " + report.splitlines()[-1])
 
 with subtest("a member of the group queues a job and learns its result"):
     job = machine.succeed(as_user("alice", "add_job 'echo from-the-job'")).strip()
@@ -53,14 +65,31 @@ with subtest("a failing job is a result, tried again as often as it asks"):
     assert len(shown["attempts"]) == 2, shown
 
 with subtest("the journal tells the story of one job"):
-    machine.wait_until_succeeds(
-        f"journalctl --quiet CI_RUNNER_JOB_ID={job} | grep .", timeout=30
+    records = machine.wait_until_succeeds(
+        f"journalctl --quiet --output=json CI_RUNNER_JOB_ID={job} | grep 'failed: exit code 7'"
+        f" >/dev/null && journalctl --quiet --output=json CI_RUNNER_JOB_ID={job}",
+        timeout=30,
     )
+    by_id = [json.loads(line) for line in records.splitlines()]
+    messages = [record["MESSAGE"] for record in by_id]
+    for number, words in enumerate(["queued by root", "attempt 1", "tried again", "attempt 2", "failed"]):
+        assert words in messages[number], messages
+    assert {record["CI_RUNNER_JOB_ID"] for record in by_id} == {job}, messages
+    assert by_id[1]["CI_RUNNER_ATTEMPT"] == "1" and by_id[1]["CI_RUNNER_POOL"] == "default", by_id[1]
+    other = machine.succeed("journalctl --quiet --output=cat CI_RUNNER_JOB_ID=1")
+    assert f"job {job} " not in other, other
 
 with subtest("systemctl status shows queue, running and success rate"):
+    # Two jobs that wait for the file, on slots of their own.
+    waiting = "until [ -e /tmp/go ]; do sleep 0.1; done"
+    ids = machine.succeed(
+        f"cd /tmp && for i in 1 2; do ci-runner add --shell '{waiting}'; done"
+    ).split()
     machine.wait_until_succeeds(
-        "systemctl show --property=StatusText --value ci-runner | grep -i running", timeout=30
+        "systemctl status ci-runner | grep -E 'Status: \"0 queued, 2 running.*[0-9]+ ?%'", timeout=30
     )
+    machine.succeed(f"touch /tmp/go && ci-runner wait --timeout 30s {' '.join(ids)}", timeout=60)
+    machine.wait_until_succeeds("systemctl status ci-runner | grep '0 queued, 0 running'", timeout=30)
 
 with subtest("metrics and health answer"):
     machine.wait_for_open_port(9100, timeout=30)
