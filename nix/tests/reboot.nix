@@ -1,0 +1,15 @@
+# Running, queued and finished jobs, and the end of the whole host: orderly, and in one moment.
+{ pkgs, self }:
+pkgs.testers.runNixOSTest {
+  name = "ci-runner-reboot";
+
+  nodes.machine = {
+    imports = [ self.nixosModules.default ];
+    services.ci-runner = {
+      enable = true;
+      maxParallelJobs = 10;
+    };
+  };
+
+  testScript = builtins.readFile ./reboot.py;
+}
