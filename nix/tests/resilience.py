@@ -34,7 +34,7 @@ def start_batch(count: int = JOBS) -> list[str]:
     """Queues a batch; returns its ids once every job runs."""
     machine.succeed("rm -f /tmp/go /tmp/story; mkfifo -m 666 /tmp/go")
     lines = "\n".join(
-        json.dumps({"shell": JOB + str(exit_code(number)), "dir": "/tmp", "retry": 0})
+        json.dumps({"name": f"batch-{number}", "shell": JOB + str(exit_code(number)), "dir": "/tmp", "retry": 0})
         for number in range(count)
     )
     ids = machine.succeed(f"ci-runner add -f /dev/stdin <<'END'\n{lines}\nEND", timeout=60).split()

@@ -64,23 +64,48 @@ with subtest("a failing job is a result, tried again as often as it asks"):
     assert (shown["outcome"], shown["exit_code"]) == ("failed", 7), shown
     assert len(shown["attempts"]) == 2, shown
 
-with subtest("the journal tells the story of one job"):
-    records = machine.wait_until_succeeds(
-        f"journalctl --quiet --output=json CI_RUNNER_JOB_ID={job} | grep 'failed: exit code 7'"
-        f" >/dev/null && journalctl --quiet --output=json CI_RUNNER_JOB_ID={job}",
-        timeout=30,
+
+
+def records(match: str) -> list[dict[str, str]]:
+    """What the journal holds for one field's value, oldest first."""
+    lines = machine.succeed(f"journalctl --quiet --output=json {match}").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def check_story(job: str, words: list[str]) -> None:
+    """One record for each of the words, found by id and by correlation id, and none of another job."""
+    machine.wait_until_succeeds(
+        f"test $(journalctl --quiet --output=cat CI_RUNNER_JOB_ID={job} | wc -l) -ge {len(words)}", timeout=30
     )
-    by_id = [json.loads(line) for line in records.splitlines()]
+    by_id = records(f"CI_RUNNER_JOB_ID={job}")
     messages = [record["MESSAGE"] for record in by_id]
-    for number, words in enumerate(["queued by root", "attempt 1", "tried again", "attempt 2", "failed"]):
-        assert words in messages[number], messages
-    assert {record["CI_RUNNER_JOB_ID"] for record in by_id} == {job}, messages
-    assert by_id[1]["CI_RUNNER_ATTEMPT"] == "1" and by_id[1]["CI_RUNNER_POOL"] == "default", by_id[1]
-    other = machine.succeed("journalctl --quiet --output=cat CI_RUNNER_JOB_ID=1")
-    assert f"job {job} " not in other, other
+    assert len(messages) == len(words), messages
+    for word, record in zip(words, by_id):
+        assert word in record["MESSAGE"], messages
+        assert record["CI_RUNNER_CORRELATION_ID"] == by_id[0]["CI_RUNNER_CORRELATION_ID"], record
+    for record in by_id[1:]:
+        assert record["CI_RUNNER_ATTEMPT"] and record["CI_RUNNER_POOL"] == "default", record
+    found = records(f"CI_RUNNER_CORRELATION_ID={by_id[0]['CI_RUNNER_CORRELATION_ID']}")
+    assert [record["MESSAGE"] for record in found] == messages, found
+
+
+with subtest("the journal tells the story of one job, by its id and by its correlation id"):
+    check_story(job, ["queued by root", "attempt 1", "tried again", "attempt 2", "failed: exit code 7"])
+
+with subtest("the story goes on in the next daemon"):
+    machine.succeed("rm -f /tmp/go")
+    job = machine.succeed(
+        "cd /tmp && ci-runner add --correlation of-my-own --shell 'until [ -e /tmp/go ]; do sleep 0.1; done'"
+    ).strip()
+    machine.wait_until_succeeds(f"ci-runner show {job} | grep running", timeout=30)
+    machine.succeed("systemctl restart ci-runner", timeout=60)
+    machine.succeed(f"touch /tmp/go; ci-runner wait --timeout 30s {job}", timeout=60)
+    check_story(job, ["queued by root", "runs", "succeeded"])
+    assert records("CI_RUNNER_CORRELATION_ID=of-my-own")
 
 with subtest("systemctl status shows queue, running and success rate"):
     # Two jobs that wait for the file, on slots of their own.
+    machine.succeed("rm -f /tmp/go")
     waiting = "until [ -e /tmp/go ]; do sleep 0.1; done"
     ids = machine.succeed(
         f"cd /tmp && for i in 1 2; do ci-runner add --shell '{waiting}'; done"

@@ -21,9 +21,13 @@ PROGRAMS = ["ci-runner", "ci-runner-spawner"]
 LINKS = {"ci-runner": "ci-runner", "add_job": "ci-runner"}
 
 
-def binds(binaries: Path) -> dict[str, Path]:
-    """What the guest sees of the host's build."""
-    return {f"{PACKAGE}/{program}": (binaries / program).resolve() for program in PROGRAMS}
+def binds(binaries: Path, work: Path) -> dict[str, Path]:
+    """What the guests see of the host's build: a copy, so that a build meanwhile changes nothing."""
+    place = work / "bin"
+    place.mkdir(exist_ok=True)
+    for program in PROGRAMS:
+        shutil.copy2(binaries / program, place / program)
+    return {f"{PACKAGE}/{program}": place / program for program in PROGRAMS}
 
 
 def install_shell(root: Path) -> None:

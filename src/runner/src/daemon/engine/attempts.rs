@@ -1,5 +1,6 @@
 //! Open attempts: what was last seen of each, and what reconciliation makes of it.
 
+use super::correlation::About;
 use super::*;
 use crate::daemon::fail;
 use crate::daemon::job_env::{Where, specification};
@@ -256,18 +257,22 @@ impl Engine {
             return;
         }
         let number = attempt.0;
+        let correlation = self.correlation(id);
         if let Some((result, next)) = ended {
             if let Some(receipt) = receipt {
                 self.batch.writes.push(Write::Receipt { job: id, attempt, receipt });
             }
-            self.tell_end(id, number, &pool, &result, &next, receipt);
+            let about = About { id, attempt: number, pool: &pool, correlation: &correlation };
+            self.tell_end(&about, &result, &next, receipt);
         } else if !released {
             if let Some(waited) = waited.filter(|_| self.record.tries(id) == Some(0)) {
                 self.metrics.pool(&pool, publish::EXECUTOR).started(Duration::from_millis(waited));
             }
-            log::info!(job = id.get(), attempt = number, pool = pool.as_str(); "job {id} runs (attempt {number}, pool {pool})");
+            log::info!(job = id.get(), attempt = number, pool = pool.as_str(), correlation = correlation.as_str();
+                "job {id} runs (attempt {number}, pool {pool})");
         }
         if released || self.record.lease(id).is_none() {
+            self.correlations.remove(&id);
             let key = self.key(id, number);
             let effect =
                 if epoch_is_present { commit::Effect::Forget(id, key) } else { commit::Effect::Sweep(id, key) };
@@ -275,15 +280,8 @@ impl Engine {
         }
     }
 
-    fn tell_end(
-        &self,
-        id: JobId,
-        attempt: u32,
-        pool: &str,
-        result: &AttemptResult,
-        next: &Next,
-        receipt: Option<Receipt>,
-    ) {
+    fn tell_end(&self, about: &About<'_>, result: &AttemptResult, next: &Next, receipt: Option<Receipt>) {
+        let &About { id, attempt, pool, correlation } = about;
         let metrics = self.metrics.pool(pool, publish::EXECUTOR);
         if let Some(receipt) = receipt {
             let used = AttemptUse {
@@ -295,16 +293,18 @@ impl Engine {
         match next {
             Next::Retry { .. } => {
                 self.metrics.retried(publish::retry_cause(result));
-                log::warn!(job = id.get(), attempt = attempt, pool = pool; "job {id} attempt {attempt}: {result}; it is tried again");
+                log::warn!(job = id.get(), attempt = attempt, pool = pool, correlation = correlation;
+                    "job {id} attempt {attempt}: {result}; it is tried again");
             }
             Next::Finish { outcome } => {
                 metrics.finished(publish::job_outcome(outcome));
                 let word = outcome.word();
                 match outcome {
                     Outcome::Succeeded => {
-                        log::info!(job = id.get(), attempt = attempt, pool = pool; "job {id} {word}");
+                        log::info!(job = id.get(), attempt = attempt, pool = pool, correlation = correlation; "job {id} {word}");
                     }
-                    _ => log::warn!(job = id.get(), attempt = attempt, pool = pool; "job {id} {word}: {result}"),
+                    _ => log::warn!(job = id.get(), attempt = attempt, pool = pool, correlation = correlation;
+                        "job {id} {word}: {result}"),
                 }
             }
         }
@@ -380,7 +380,9 @@ impl Engine {
         let watch = self.watches.entry(id).or_insert_with(|| Watch::new(attempt, Seen::Absent));
         *watch = Watch { settled: false, refused, ..Watch::new(attempt, Seen::Absent) };
         self.record.dispatch(id);
-        self.works.remove(&id);
+        if let Some(claimed) = self.works.remove(&id) {
+            self.correlations.insert(id, claimed.spec.correlation);
+        }
         self.native.start(order);
         fail::point(fail::AFTER_START);
     }
@@ -423,7 +425,9 @@ impl Engine {
         watch.settled = true;
         // The refusal may have been the answer to a `void`: that is asked for again, too.
         watch.voided = false;
-        log::warn!(job = id.get(), attempt = key.attempt; "job {id} could not be started, tried again in {pause} ms: {why}");
+        let correlation = self.correlation(id);
+        log::warn!(job = id.get(), attempt = key.attempt, correlation = correlation.as_str();
+            "job {id} could not be started, tried again in {pause} ms: {why}");
     }
 
     /// Kills what was told to end, before its grace is over.

@@ -14,6 +14,7 @@
 mod admission;
 mod attempts;
 mod commit;
+mod correlation;
 mod host;
 mod publish;
 mod schedules;
@@ -117,6 +118,8 @@ pub struct Engine {
     flushed: Option<std::time::Instant>,
     uncommitted: HashMap<JobId, u32>,
     works: HashMap<JobId, Claimed>,
+    /// Of open attempts.
+    correlations: HashMap<JobId, String>,
     watches: HashMap<JobId, Watch>,
     /// Attempts that are not the open ones of their jobs, seen while something of those was not on disk.
     strangers: Vec<(AttemptKey, Seen)>,
@@ -203,6 +206,7 @@ impl Engine {
             flushed: None,
             uncommitted: HashMap::new(),
             works: HashMap::new(),
+            correlations: HashMap::new(),
             watches: HashMap::new(),
             strangers: Vec::new(),
             bulk: None,
@@ -356,6 +360,7 @@ impl Engine {
         self.finished = self.reader.totals().unwrap_or_default().into_iter().collect();
         self.uncommitted.clear();
         self.works.clear();
+        self.correlations.clear();
         self.watches.clear();
         self.bulk = None;
         self.load_schedules();
