@@ -1,0 +1,137 @@
+//! What is collected and from where. The defaults are node_exporter's.
+
+use crate::pattern::Filter;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where the figures come from, which are shown, and how long each collector may take.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where procfs is mounted: `/proc`.
+    pub procfs: PathBuf,
+    /// Where sysfs is mounted: `/sys`.
+    pub sysfs: PathBuf,
+    /// Where the host's root is mounted; taken off the mount points that are shown: `/`.
+    pub rootfs: PathBuf,
+    /// udev's database of devices: `/run/udev/data`.
+    pub udev_data: PathBuf,
+    /// Names of the only collectors to run; all where it is `None`.
+    pub enabled: Option<Vec<String>>,
+    /// Names of collectors that do not run.
+    pub disabled: Vec<String>,
+    /// How long one collector may take before the scrape goes on without it.
+    pub collector_time_max: Duration,
+    /// How long mounts together may take to answer statfs before the scrape goes on without the silent ones.
+    pub mount_time_max: Duration,
+
+    /// Time CPUs spent in guests.
+    pub cpu_guest: bool,
+    /// `node_cpu_info` from `/proc/cpuinfo`.
+    pub cpu_info: bool,
+    /// CPU flags to show; needs `cpu_info`.
+    pub cpu_flags: Option<String>,
+    /// CPU bugs to show; needs `cpu_info`.
+    pub cpu_bugs: Option<String>,
+    /// Soft interrupts per vector.
+    pub stat_softirq: bool,
+    /// Block devices.
+    pub diskstats_devices: Filter,
+    /// Mount points, without the prefix `rootfs`.
+    pub filesystem_mount_points: Filter,
+    /// Types of filesystems.
+    pub filesystem_types: Filter,
+    /// Network devices whose traffic is shown.
+    pub netdev_devices: Filter,
+    /// Network devices whose properties are shown.
+    pub netclass_devices: Filter,
+    /// Network devices whose neighbours are counted.
+    pub arp_devices: Filter,
+    /// Fields of `/proc/net/{netstat,snmp,snmp6}`, as `Protocol_Field`.
+    pub netstat_fields: Filter,
+    /// Fields of `/proc/vmstat`.
+    pub vmstat_fields: Filter,
+    /// Directories whose `*.prom` files are added; none by default.
+    pub textfile_directories: Vec<PathBuf>,
+    /// Asks the kernel for its clock's discipline (adjtimex, reading only). Needs a system call for which no safe
+    /// wrapper is at hand, so the caller brings it; without it there is no `timex` collector.
+    pub clock_state: Option<fn() -> std::io::Result<ClockState>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            procfs: "/proc".into(),
+            sysfs: "/sys".into(),
+            rootfs: "/".into(),
+            udev_data: "/run/udev/data".into(),
+            enabled: None,
+            disabled: Vec::new(),
+            collector_time_max: Duration::from_secs(5),
+            mount_time_max: Duration::from_secs(2),
+            cpu_guest: true,
+            cpu_info: true,
+            cpu_flags: None,
+            cpu_bugs: None,
+            stat_softirq: false,
+            diskstats_devices: Filter::excluding(r"^(ram|loop|fd|(h|s|v|xv)d[a-z]|nvme\d+n\d+p)\d+$"),
+            filesystem_mount_points: Filter::excluding(
+                "^/(dev|proc|run|sys|mnt|media|var/lib/docker/.+|var/lib/containers/storage/.+)($|/)",
+            ),
+            filesystem_types: Filter::excluding(concat!(
+                "^(autofs|binfmt_misc|bpf|cgroup2?|configfs|debugfs|devpts|devtmpfs|fusectl|hugetlbfs|iso9660|mqueue",
+                "|nsfs|overlay|proc|procfs|pstore|rpc_pipefs|securityfs|selinuxfs|squashfs|sysfs|tracefs)$",
+            )),
+            netdev_devices: Filter::excluding("^lo$"),
+            netclass_devices: Filter::excluding("^$"),
+            arp_devices: Filter::default(),
+            netstat_fields: Filter::including(concat!(
+                r"^(.*_(InErrors|InErrs)|Ip_Forwarding|Ip(6|Ext)_(InOctets|OutOctets)|Icmp6?_(InMsgs|OutMsgs)",
+                r"|TcpExt_(Listen.*|Syncookies.*|TCPSynRetrans|TCPTimeouts)",
+                r"|Tcp_(ActiveOpens|InSegs|OutSegs|OutRsts|PassiveOpens|RetransSegs|CurrEstab)",
+                r"|Udp6?_(InDatagrams|OutDatagrams|NoPorts|RcvbufErrors|SndbufErrors))$",
+            )),
+            vmstat_fields: Filter::including("^(oom_kill|pgpg|pswp|pg.*fault).*"),
+            textfile_directories: Vec::new(),
+            clock_state: None,
+        }
+    }
+}
+
+/// The kernel's view of its clock: the fields of `struct timex` as adjtimex(2) gives them, in its units.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClockState {
+    /// What the call returned: 5 (`TIME_ERROR`) is a clock that nothing keeps right.
+    pub state: i32,
+    /// Difference to the reference, in nanoseconds with `STA_NANO` in `status`, else in microseconds.
+    pub offset: i64,
+    /// Frequency correction, in parts per million times 2^16.
+    pub frequency: i64,
+    /// Largest error, microseconds.
+    pub max_error: i64,
+    /// Estimated error, microseconds.
+    pub estimated_error: i64,
+    /// `STA_*` bits.
+    pub status: i32,
+    /// Time constant of the loop.
+    pub constant: i64,
+    /// Microseconds between ticks.
+    pub tick: i64,
+    /// Pulse per second: frequency, parts per million times 2^16.
+    pub pps_frequency: i64,
+    /// Pulse per second: jitter, in the unit of `offset`.
+    pub pps_jitter: i64,
+    /// Pulse per second: interval's length, as a power of two of seconds.
+    pub pps_shift: i32,
+    /// Pulse per second: stability, parts per million times 2^16.
+    pub pps_stability: i64,
+    /// Pulse per second: times the jitter was too large.
+    pub pps_jitter_count: i64,
+    /// Pulse per second: calibrations.
+    pub pps_calibration_count: i64,
+    /// Pulse per second: failed calibrations.
+    pub pps_error_count: i64,
+    /// Pulse per second: times the stability was too bad.
+    pub pps_stability_count: i64,
+    /// Seconds between TAI and UTC.
+    pub tai: i32,
+}
