@@ -349,7 +349,7 @@ pub struct WhyView {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ReasonView {
     /// A fixed word: `running starting stopping cancelled held waits_for not_before delayed group paused no_pool no_slot behind
-    /// next finished`.
+    /// next spawner finished`.
     pub kind: String,
     /// The whole reason in words.
     pub text: String,

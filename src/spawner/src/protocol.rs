@@ -102,6 +102,8 @@ pub enum Request {
     List,
     /// The end is committed: remove the directory. Ignored while the attempt is alive.
     Forget(AttemptKey),
+    /// Answered by `pong`: are you there? Only for a spawner whose `welcome` says [`Reply::Welcome::pings`].
+    Ping,
 }
 
 /// What the shim needs beside the specification.
@@ -160,7 +162,12 @@ pub enum Reply {
         pid: u32,
         /// True when each attempt gets a cgroup of its own.
         cgroup: bool,
+        /// True when it answers a `ping`.
+        #[serde(default)]
+        pings: bool,
     },
+    /// The answer to `ping`.
+    Pong,
     /// `hello` or a message was refused; the connection is closed after it.
     Refused {
         /// In words.

@@ -28,6 +28,11 @@ const RECONNECT_MIN: Duration = Duration::from_millis(50);
 /// Longest pause before another try to connect.
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
 
+/// After so long without a word the spawner is asked whether it is there.
+const PING_AFTER: Duration = Duration::from_secs(10);
+/// An answer takes a moment; one that takes so long will perhaps never come.
+const PING_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How to reach and start the spawner.
 #[derive(Clone, Debug)]
 pub struct NativeOptions {
@@ -74,6 +79,15 @@ pub enum Event {
         /// In words.
         why: String,
     },
+    /// It is connected, but does not answer: it is stopped or hangs.
+    Silent {
+        /// Its process id.
+        pid: u32,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// It answers again.
+    Answers,
     /// All attempts were told.
     Listed,
     /// An attempt was seen.
@@ -105,14 +119,51 @@ impl AsRawFd for Watched {
 
 enum Link {
     Down { at: tokio::time::Instant },
-    Connecting(JoinHandle<io::Result<(Client, String, bool)>>),
+    Connecting(JoinHandle<io::Result<Connected>>),
     Up(AsyncFd<Watched>),
+}
+
+/// What `welcome` told.
+struct Connected {
+    client: Client,
+    epoch: String,
+    cgroup: bool,
+    pulse: Pulse,
+}
+
+/// Whether the spawner of this connection is heard from.
+struct Pulse {
+    pid: u32,
+    /// It knows `ping`.
+    pings: bool,
+    heard: tokio::time::Instant,
+    asked: Option<tokio::time::Instant>,
+    silent: bool,
+}
+
+impl Pulse {
+    fn new(pid: u32, pings: bool) -> Self {
+        Self { pid, pings, heard: tokio::time::Instant::now(), asked: None, silent: false }
+    }
+
+    /// When to do something about it; None: there is only waiting.
+    fn due(&self) -> Option<tokio::time::Instant> {
+        let at = self.asked.map_or(self.heard + PING_AFTER, |asked| asked + PING_PATIENCE);
+        (self.pings && !self.silent).then_some(at)
+    }
+
+    /// A word came; true when it had been waited for in vain.
+    fn beat(&mut self) -> bool {
+        (self.heard, self.asked) = (tokio::time::Instant::now(), None);
+        std::mem::take(&mut self.silent)
+    }
 }
 
 /// The connection to the spawner.
 pub struct Native {
     options: NativeOptions,
     link: Link,
+    pulse: Pulse,
     pause: Duration,
     events: VecDeque<Event>,
     requests: Vec<Request>,
@@ -124,6 +175,7 @@ impl Native {
         Self {
             options,
             link: Link::Down { at: tokio::time::Instant::now() },
+            pulse: Pulse::new(0, false),
             pause: RECONNECT_MIN,
             events: VecDeque::new(),
             requests: Vec::new(),
@@ -200,30 +252,61 @@ impl Native {
                     } else {
                         Interest::READABLE
                     };
-                    match client.ready_mut(interest).await {
-                        Ok(mut guard) => {
+                    let due = self.pulse.due();
+                    let silence = async move {
+                        match due {
+                            Some(due) => tokio::time::sleep_until(due).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    // What is there to be read comes first: after a sleep of this process the answer may be.
+                    let done = tokio::select! {
+                        biased;
+                        guard = client.ready_mut(interest) => guard.and_then(|mut guard| {
                             let done = pump(&mut guard.get_inner_mut().0, &mut self.events);
                             guard.clear_ready();
-                            if let Err(error) = done {
-                                self.lose(&error.to_string());
-                            }
-                        }
-                        Err(error) => self.lose(&error.to_string()),
-                    }
+                            done.map(Some)
+                        }),
+                        () = silence => Ok(None),
+                    };
+                    self.pumped(done);
                 }
             }
         }
     }
 
-    fn connected(&mut self, done: io::Result<(Client, String, bool)>) {
-        let made = done.and_then(|(client, epoch, cgroup)| {
+    /// What came of waiting for the spawner: a look at the socket that read something or not, or nothing in all the time.
+    fn pumped(&mut self, done: io::Result<Option<bool>>) {
+        match done {
+            Ok(Some(true)) => {
+                if self.pulse.beat() {
+                    self.events.push_front(Event::Answers);
+                }
+            }
+            Ok(Some(false)) => {}
+            Ok(None) if self.pulse.asked.is_some() => {
+                self.pulse.silent = true;
+                self.events.push_back(Event::Silent { pid: self.pulse.pid, waited: PING_PATIENCE });
+            }
+            Ok(None) => {
+                self.pulse.asked = Some(tokio::time::Instant::now());
+                self.requests.push(Request::Ping);
+                self.flush();
+            }
+            Err(error) => self.lose(&error.to_string()),
+        }
+    }
+
+    fn connected(&mut self, done: io::Result<Connected>) {
+        let made = done.and_then(|Connected { client, epoch, cgroup, pulse }| {
             // SAFETY: the client owns its socket and gives out the same one until it is dropped.
             let watched = unsafe { AsyncFd::register(Watched(client)) }?;
-            Ok((watched, epoch, cgroup))
+            Ok((watched, epoch, cgroup, pulse))
         });
         match made {
-            Ok((client, epoch, cgroup)) => {
+            Ok((client, epoch, cgroup, pulse)) => {
                 self.link = Link::Up(client);
+                self.pulse = pulse;
                 self.pause = RECONNECT_MIN;
                 self.events.push_back(Event::Up { epoch, cgroup });
             }
@@ -232,17 +315,19 @@ impl Native {
     }
 }
 
-/// Sends what waits and reads until the socket is empty.
-fn pump(client: &mut Client, events: &mut VecDeque<Event>) -> io::Result<()> {
+/// Sends what waits and reads until the socket is empty; true when there was something.
+fn pump(client: &mut Client, events: &mut VecDeque<Event>) -> io::Result<bool> {
     client.flush()?;
+    let mut any = false;
     loop {
         match client.recv() {
             Ok(replies) => {
+                any = true;
                 for reply in replies {
                     events.extend(event(reply)?);
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(any),
             Err(error) => return Err(error),
         }
     }
@@ -251,7 +336,7 @@ fn pump(client: &mut Client, events: &mut VecDeque<Event>) -> io::Result<()> {
 fn event(reply: Reply) -> io::Result<Option<Event>> {
     let seen = |key, seen| Some(Event::Seen { key, seen, receipt: None });
     Ok(match reply {
-        Reply::Welcome { .. } => None,
+        Reply::Welcome { .. } | Reply::Pong => None,
         Reply::Refused { why } => return Err(io::Error::other(why)),
         Reply::Started { key } => seen(key, Seen::Alive),
         Reply::RefusedStart { key, voided: true, .. } | Reply::Voided { key } => seen(key, Seen::Voided),
@@ -290,7 +375,7 @@ fn ended(key: AttemptKey, record: ExitRecord) -> Event {
 }
 
 /// Connects to the spawner, starting one where none answers, and says hello. Blocks.
-fn connect(options: &NativeOptions) -> io::Result<(Client, String, bool)> {
+fn connect(options: &NativeOptions) -> io::Result<Connected> {
     let socket = options.runtime_dir.join(names::SPAWNER_DIR).join(names::SOCKET);
     let mut client = match Client::connect(&socket) {
         Ok(client) => client,
@@ -314,7 +399,9 @@ fn connect(options: &NativeOptions) -> io::Result<(Client, String, bool)> {
             Ok(replies) => {
                 for reply in replies {
                     match reply {
-                        Reply::Welcome { epoch, cgroup, .. } => return Ok((client, epoch, cgroup)),
+                        Reply::Welcome { epoch, cgroup, pid, pings, .. } => {
+                            return Ok(Connected { client, epoch, cgroup, pulse: Pulse::new(pid, pings) });
+                        }
                         Reply::Refused { why } => return Err(io::Error::other(why)),
                         _ => {}
                     }

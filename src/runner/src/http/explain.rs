@@ -20,11 +20,16 @@ const NAMED_MAX: usize = 16;
 /// The answer of `why` for an open job. Times are shown in `zone`.
 pub fn why(id: JobId, explanation: &Explanation, zone: &TimeZone) -> WhyView {
     let say = |reason| view(id, reason, explanation, zone);
-    WhyView {
-        id: id.get(),
-        state: explanation.phase.word().to_owned(),
-        reasons: explanation.reasons.iter().map(say).collect(),
-    }
+    let reasons = explanation.reasons.iter().map(say);
+    // It decides only where nothing of the job itself does.
+    let decides = explanation.phase != Phase::Running
+        && matches!(
+            explanation.reasons.first(),
+            None | Some(Reason::Next | Reason::Behind { .. } | Reason::Starting { .. } | Reason::Stopping { .. })
+        );
+    let spawner = explanation.spawner.iter().filter(|_| decides);
+    let spawner = spawner.map(|text| ReasonView { kind: "spawner".to_owned(), text: text.clone(), jobs: Vec::new() });
+    WhyView { id: id.get(), state: explanation.phase.word().to_owned(), reasons: spawner.chain(reasons).collect() }
 }
 
 fn view(id: JobId, reason: &Reason, explanation: &Explanation, zone: &TimeZone) -> ReasonView {
@@ -200,7 +205,7 @@ mod tests {
     }
 
     fn check(reason: Reason, ahead: usize, kind: &str, text: &str) {
-        let explanation = Explanation { phase: Phase::Queued, reasons: vec![reason], ahead, now: NOW };
+        let explanation = Explanation { phase: Phase::Queued, reasons: vec![reason], spawner: None, ahead, now: NOW };
         let view = why(id(7), &explanation, &TimeZone::UTC);
         assert_eq!((view.reasons[0].kind.as_str(), view.reasons[0].text.as_str()), (kind, text));
     }
@@ -233,6 +238,18 @@ mod tests {
         check(pause(false, HOUR_MS), 0, "paused", text);
         let text = "drained by anna since 2026-11-20 11:00 because disk swap; go on with `ci-runner resume`";
         check(pause(true, 24 * HOUR_MS), 0, "paused", text);
+    }
+
+    #[test]
+    fn a_spawner_that_does_not_answer_is_told_where_it_decides() {
+        let kinds = |phase, reason| {
+            let spawner = Some("it hangs".to_owned());
+            let explanation = Explanation { phase, reasons: vec![reason], spawner, ahead: 0, now: NOW };
+            let view = why(id(7), &explanation, &TimeZone::UTC);
+            view.reasons.into_iter().map(|reason| reason.kind).collect::<Vec<_>>()
+        };
+        assert_eq!(kinds(Phase::Queued, Reason::Next), ["spawner", "next"]);
+        assert_eq!(kinds(Phase::Queued, pause(false, 0)), ["paused"]);
     }
 
     #[test]

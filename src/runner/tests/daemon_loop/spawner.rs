@@ -43,7 +43,7 @@ impl Spawner {
         assert!(matches!(&self.heard()[..], [Request::Hello { .. }]));
         let epoch = "boot/life".to_owned();
         let version = "test".to_owned();
-        self.say(&[Reply::Welcome { protocol: PROTOCOL_VERSION, epoch, version, pid: 1, cgroup: false }]);
+        self.say(&[Reply::Welcome { protocol: PROTOCOL_VERSION, epoch, version, pid: 1, cgroup: false, pings: false }]);
         self
     }
 

@@ -278,3 +278,31 @@ fn the_daemon_waits_for_a_stopped_spawner_without_spinning() {
     assert_eq!(host.finish(id)["outcome"], "cancelled");
     host.assert_clean();
 }
+
+/// A stopped spawner used to look like one that has nothing to say.
+#[test]
+fn a_spawner_that_does_not_answer_is_told_and_left_alone() {
+    let host = Host::started();
+    let id = host.add(&host.shell("sleep 600"));
+    host.wait_state(id, "running");
+    let problems = || host.get("/api/v1/status")["problems"].to_string();
+    assert_eq!(problems(), "[]", "control: while it answers nothing is told");
+    let spawner = host.wait_spawner();
+    kill(spawner, "STOP");
+    let stuck = host.add(&host.shell("true"));
+    let words = format!("the spawner (process {spawner}) has not answered");
+    wait_for("the problem in the status", || problems().contains(&words).then_some(()));
+    wait_for("the problem in the log", || host.daemon_log().contains(&words).then_some(()));
+    let why = host.get(&format!("/api/v1/jobs/{stuck}/why"));
+    assert!(why["reasons"][0]["text"].as_str().unwrap().contains(&words), "{why:#}");
+    let doctor = String::from_utf8(host.run_cli(&["doctor"]).stdout).unwrap();
+    assert!(doctor.contains(&words), "{doctor}");
+    assert!(is_alive(spawner));
+    kill(spawner, "CONT");
+    wait_for("the end of the problem", || (problems() == "[]").then_some(()));
+    assert_eq!(host.finish(stuck)["outcome"], "succeeded");
+    assert_eq!(host.state_of(id), "running");
+    host.post(&format!("/api/v1/jobs/{id}/cancel"), &json!({}));
+    assert_eq!(host.finish(id)["outcome"], "cancelled");
+    host.assert_clean();
+}

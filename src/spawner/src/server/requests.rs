@@ -58,6 +58,7 @@ impl Server {
                 keys.sort_unstable_by(|a, b| b.cmp(a));
                 self.connections[at].listing = Some(keys);
             }
+            Request::Ping => self.connections[at].say(Reply::Pong),
             Request::Void(key) if self.is_own(at, &key) => self.void(at, key),
             Request::Signal { key, grace_ms } if self.is_own(at, &key) => {
                 self.wish(&key, Wish::Stop(grace_ms.min(MS_MAX)));
@@ -111,6 +112,7 @@ impl Server {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             cgroup: self.shared.cgroup.is_some(),
+            pings: true,
         });
     }
 

@@ -102,7 +102,7 @@ impl Daemon {
                     Seen::NotBegan => self.ask(&key),
                     Seen::Alive | Seen::Leftovers => {}
                 },
-                Reply::Started { .. } | Reply::Listed | Reply::Welcome { .. } => {}
+                Reply::Started { .. } | Reply::Listed | Reply::Pong | Reply::Welcome { .. } => {}
                 Reply::Refused { why } => panic!("{why}"),
             }
         }

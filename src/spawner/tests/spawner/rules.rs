@@ -13,7 +13,7 @@ use rustix::net::{
     SocketAddrUnix, SocketType,
 };
 
-use crate::common::{Cgroup, Host, PATIENCE, executions, go, kill, wait_for, waiting_job};
+use crate::common::{Cgroup, Host, PATIENCE, executions, go, kill, state, wait_for, waiting_job};
 
 #[test]
 fn an_older_daemon_is_not_heard_any_more() {
@@ -53,6 +53,20 @@ fn an_older_daemon_is_not_heard_any_more() {
 
 fn hello(host: &Host, generation: u64) -> Request {
     Request::Hello { protocol: PROTOCOL_VERSION, store: host.store.clone(), generation }
+}
+
+#[test]
+fn whoever_asks_is_told_that_the_spawner_lives() {
+    let mut host = Host::started(Cgroup::Auto);
+    host.send(Request::Ping);
+    host.reply("pong", |reply| (*reply == Reply::Pong).then_some(()));
+    kill(host.spawner_pid, "STOP");
+    wait_for("the spawner to stop", || (state(host.spawner_pid) == Some('T')).then_some(()));
+    host.send(Request::Ping);
+    let answered = host.client().wait(std::time::Duration::from_millis(200)).unwrap();
+    assert!(!answered, "control: a stopped one does not answer");
+    kill(host.spawner_pid, "CONT");
+    host.reply("pong", |reply| (*reply == Reply::Pong).then_some(()));
 }
 
 #[test]

@@ -21,6 +21,9 @@ const REFUSED_MS: u64 = 100;
 /// The longest pause between two tries of a refused start.
 const REFUSED_MS_MAX: u64 = 10_000;
 
+/// Name of the spawner's troubles among the host's.
+pub(super) const SPAWNER: &str = "spawner";
+
 /// What this daemon knows of an open attempt.
 pub(super) struct Watch {
     attempt: u32,
@@ -69,6 +72,7 @@ impl Engine {
         self.changed = true;
         match heard {
             Heard::Up { epoch, cgroup } => {
+                self.problems.remove(SPAWNER);
                 log::info!("spawner connected, attempts have {}", if cgroup { "cgroups" } else { "sessions only" });
                 self.epoch = Some(Epoch::new(&epoch));
                 self.lists = 0;
@@ -76,8 +80,22 @@ impl Engine {
             }
             Heard::Down { why } => {
                 log::warn!("the spawner is gone ({why}); jobs go on, it is started again");
+                self.problems.remove(SPAWNER);
                 self.epoch = None;
                 self.listed = false;
+            }
+            Heard::Silent { pid, waited } => {
+                let text = format!(
+                    "the spawner (process {pid}) has not answered for {} s: it is stopped or hangs. Jobs go on, but none is \
+                     started or told to end; `kill -CONT {pid}` wakes it if it is stopped",
+                    waited.as_secs()
+                );
+                log::error!("{text}");
+                self.problems.insert(SPAWNER, text);
+            }
+            Heard::Answers => {
+                log::info!("the spawner answers again");
+                self.problems.remove(SPAWNER);
             }
             Heard::Listed => {
                 // One list is on its way at a time. Where another was wanted meanwhile, what this one told was forgotten

@@ -71,7 +71,8 @@ impl Engine {
     fn explain(&self, id: JobId) -> Option<Explanation> {
         let phase = self.record.phase(id)?;
         let reasons = self.record.explain(id)?;
-        Some(Explanation { phase, reasons, ahead: self.record.queued_ahead(id), now: self.clock.now() })
+        let spawner = self.problems.get(attempts::SPAWNER).cloned();
+        Some(Explanation { phase, reasons, spawner, ahead: self.record.queued_ahead(id), now: self.clock.now() })
     }
 
     /// All or none; the ids are given, not yet on disk.
