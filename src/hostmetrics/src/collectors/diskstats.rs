@@ -24,7 +24,12 @@ const COLUMNS: [(&str, Kind, f64, &str); 17] = [
     ("writes_completed_total", Kind::Counter, 1.0, "The total number of writes completed successfully."),
     ("writes_merged_total", Kind::Counter, 1.0, "The number of writes merged."),
     ("written_bytes_total", Kind::Counter, SECTOR_BYTES, "The total number of bytes written successfully."),
-    ("write_time_seconds_total", Kind::Counter, MILLISECOND, "This is the total number of seconds spent by all writes."),
+    (
+        "write_time_seconds_total",
+        Kind::Counter,
+        MILLISECOND,
+        "This is the total number of seconds spent by all writes.",
+    ),
     ("io_now", Kind::Gauge, 1.0, "The number of I/Os currently in progress."),
     ("io_time_seconds_total", Kind::Counter, MILLISECOND, "Total seconds spent doing I/Os."),
     ("io_time_weighted_seconds_total", Kind::Counter, MILLISECOND, "The weighted # of seconds spent doing I/Os."),
@@ -109,7 +114,8 @@ impl Collector for Diskstats {
             );
             for ((column, kind, factor, help), value) in COLUMNS.into_iter().zip(columns(&disk)) {
                 if let Some(value) = value {
-                    out.family(format!("node_disk_{column}"), kind, help).add(&[("device", name)], value as f64 * factor);
+                    out.family(format!("node_disk_{column}"), kind, help)
+                        .add(&[("device", name)], value as f64 * factor);
                 }
             }
             udev.collect(name, out);

@@ -54,7 +54,9 @@ impl Collector for Hwmon {
             sensors_in(&dir, &mut sensors);
             sensors_in(&dir.join("device"), &mut sensors);
             let chip = chip(&dir);
-            if let Some(shown) = files::value(&dir.join("name")).map(|text| clean(&text)).filter(|name| !name.is_empty()) {
+            if let Some(shown) =
+                files::value(&dir.join("name")).map(|text| clean(&text)).filter(|name| !name.is_empty())
+            {
                 out.gauge("node_hwmon_chip_names", "Annotation metric for human-readable chip names")
                     .add(&[("chip", &chip), ("chip_name", &shown)], 1.0);
             }
@@ -74,7 +76,9 @@ fn clean(text: &str) -> String {
 
 /// `<bus>_<device>` of the device behind the chip; else its `name`; else the directory's.
 fn chip(dir: &Path) -> String {
-    let part = |path: Option<&Path>| path.and_then(Path::file_name).map(|name| clean(&name.to_string_lossy())).unwrap_or_default();
+    let part = |path: Option<&Path>| {
+        path.and_then(Path::file_name).map(|name| clean(&name.to_string_lossy())).unwrap_or_default()
+    };
     if let Ok(device) = dir.join("device").canonicalize() {
         let (bus, device) = (part(device.parent()), part(Some(&device)));
         if !device.is_empty() {
@@ -120,12 +124,15 @@ fn collect_sensor(
 ) {
     if let Some(label) = values.get("label") {
         let [chip, sensor] = labels;
-        out.gauge("node_hwmon_sensor_label", "Label for given chip and sensor").add(&[chip, sensor, ("label", label)], 1.0);
+        out.gauge("node_hwmon_sensor_label", "Label for given chip and sensor")
+            .add(&[chip, sensor, ("label", label)], 1.0);
     }
     let bare = values.get("").map(String::as_str);
     let number = bare.and_then(|text| text.parse::<f64>().ok());
     let single = match kind {
-        "beep_enable" => Some(("node_hwmon_beep_enabled", "Hardware beep enabled", Some(f64::from(u8::from(bare == Some("1")))))),
+        "beep_enable" => {
+            Some(("node_hwmon_beep_enabled", "Hardware beep enabled", Some(f64::from(u8::from(bare == Some("1"))))))
+        }
         "vrm" => Some(("node_hwmon_voltage_regulator_version", "Hardware voltage regulator", number)),
         "update_interval" => Some((
             "node_hwmon_update_interval_seconds",

@@ -56,6 +56,9 @@ enum End {
     MainKilled,
 }
 
+/// Long enough for each shape to unfold, on a busy machine too.
+const DEADLINE_MS: u64 = 1_500;
+
 fn check_shape(cgroup: Cgroup, end: End) {
     let mut host = Host::started(cgroup);
     for (job, (name, shape, besides)) in SHAPES.into_iter().enumerate() {
@@ -66,11 +69,12 @@ fn check_shape(cgroup: Cgroup, end: End) {
         };
         let spec = spec(&host, job, shape, last);
         let mut request = Start { grace_ms: 50, ..host.request(job) };
-        if matches!(end, End::Timeout) {
-            request.timeout_ms = Some(400);
-        }
+        request.timeout_ms = matches!(end, End::Timeout).then_some(DEADLINE_MS);
         host.start_as(request, &spec, None);
-        wait_ready(&host, job, if matches!(end, End::Timeout) { 0 } else { besides });
+        // A deadline may pass before anybody has looked.
+        if !matches!(end, End::Timeout) {
+            wait_ready(&host, job, besides);
+        }
         let key = host.key(job);
         match end {
             End::Kill => host.send(Request::Kill(key)),
@@ -81,6 +85,12 @@ fn check_shape(cgroup: Cgroup, end: End) {
         }
         let record = host.record(job);
         host.assert_nothing_left();
+        if matches!(end, End::Timeout) {
+            assert!(
+                host.path(&format!("ready-{job}")).exists(),
+                "{name}: too slow to show anything in {DEADLINE_MS} ms"
+            );
+        }
         match (end, &record.result) {
             (End::Timeout, ExitResult::TimedOut) | (End::Exit, ExitResult::Exited { code: 0 }) => {}
             (End::Kill | End::MainKilled, ExitResult::Signaled { signal: 9 }) => {}
