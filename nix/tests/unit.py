@@ -37,6 +37,10 @@ with subtest("systemd finds nothing wrong with the unit"):
     )
     machine.log("unit: " + report.splitlines()[-1])
 
+with subtest("the journal says once that the service is ready"):
+    said = machine.succeed("journalctl --quiet --output=cat -u ci-runner | grep 'is ready'")
+    assert len(said.splitlines()) == 1, said
+
 with subtest("a member of the group queues a job and learns its result"):
     job = machine.succeed(as_user("alice", "add_job 'echo from-the-job'")).strip()
     machine.succeed(as_user("alice", f"ci-runner wait --timeout 60s {job}"), timeout=90)

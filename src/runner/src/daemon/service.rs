@@ -289,7 +289,7 @@ async fn serve_metrics(
     }
 }
 
-/// The one line on standard output.
+/// The one line on standard output, and in the log.
 fn announce_ready(config: &Config, tcp: Option<&TcpListener>) {
     let tcp =
         tcp.and_then(|tcp| tcp.local_addr().ok()).map_or_else(String::new, |address| format!(", http://{address}"));
@@ -298,8 +298,10 @@ fn announce_ready(config: &Config, tcp: Option<&TcpListener>) {
         Listen::At(address) => format!(", metrics on {address}"),
     };
     let line = format!("ci-runner {} is ready: {}{tcp}{metrics}\n", version(), config.socket.display());
-    // Nobody may be reading; the log says the same.
-    std::io::stdout().lock().write_all(line.as_bytes()).ok();
+    if !crate::telemetry::stdout_is_journal() {
+        // Nobody may be reading; the log says the same.
+        std::io::stdout().lock().write_all(line.as_bytes()).ok();
+    }
     log::info!("{}", line.trim_end());
 }
 

@@ -127,6 +127,11 @@ fn open_destination() -> std::io::Result<(Destination, Box<dyn Sink>)> {
     Ok((Destination::PrefixedStderr, Box::new(StderrSink::new(file, LineStyle::Prefixed))))
 }
 
+/// Whether standard output ends in the journal: what the log says need not be said there a second time.
+pub fn stdout_is_journal() -> bool {
+    std::env::var("JOURNAL_STREAM").is_ok_and(|stream| is_journal_stream(&stream, std::io::stdout().as_fd()))
+}
+
 /// Whether `$JOURNAL_STREAM` (`device:inode`, decimal) names the file behind this descriptor. The variable is
 /// inherited by children whose standard error may have been redirected since: both numbers must match.
 fn is_journal_stream(stream: &str, descriptor: BorrowedFd<'_>) -> bool {
