@@ -171,7 +171,11 @@ mod tests {
         work.push(piece(11, || panic!("a defect, meant by this test")));
         let began = Instant::now();
         let mut outcomes = crew.run(work);
-        assert!(began.elapsed() < Duration::from_millis(3500), "they waited one after the other: {:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_millis(3500),
+            "they waited one after the other: {:?}",
+            began.elapsed()
+        );
         outcomes.sort_by_key(|(key, _)| *key);
         let shown: Vec<String> = outcomes.iter().map(|(key, outcome)| format!("{key} {outcome:?}")).collect();
         assert_eq!(shown, ["0 Hangs", "1 Hangs", "2 Hangs", "3 Hangs", "10 Done(10)", "11 Panicked"]);

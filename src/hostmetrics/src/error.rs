@@ -82,7 +82,9 @@ impl fmt::Display for CollectError {
             Self::Read { path, .. } => write!(f, "cannot read {}", path.display()),
             Self::Malformed { path, detail } => write!(f, "{} is not understood: {detail}", path.display()),
             Self::System { call, .. } => write!(f, "{call} failed"),
-            Self::Hangs { since } => write!(f, "no answer for {:.1} s; not asked again until it answers", since.as_secs_f64()),
+            Self::Hangs { since } => {
+                write!(f, "no answer for {:.1} s; not asked again until it answers", since.as_secs_f64())
+            }
             Self::NotAsked => f.write_str("not asked: others took all the time of this scrape"),
             Self::Panicked => f.write_str("the collector panicked"),
         }

@@ -98,7 +98,9 @@ impl Family {
     }
 
     fn sort(&mut self) {
-        self.series.sort_by(|(a, _), (b, _)| a.len().cmp(&b.len()).then_with(|| a.iter().map(|l| &l.1).cmp(b.iter().map(|l| &l.1))));
+        self.series.sort_by(|(a, _), (b, _)| {
+            a.len().cmp(&b.len()).then_with(|| a.iter().map(|l| &l.1).cmp(b.iter().map(|l| &l.1)))
+        });
         self.series.dedup_by(|a, b| a.0 == b.0);
     }
 }

@@ -44,7 +44,10 @@ pub(crate) fn parse(word: &str, path: &Path) -> Result<f64, CollectError> {
 
 /// An error that shows the start of what was not understood.
 pub(crate) fn malformed(path: &Path, what: &str) -> CollectError {
-    CollectError::Malformed { path: path.to_owned(), detail: format!("'{}'", what.chars().take(60).collect::<String>()) }
+    CollectError::Malformed {
+        path: path.to_owned(),
+        detail: format!("'{}'", what.chars().take(60).collect::<String>()),
+    }
 }
 
 /// Sorted names in a directory.

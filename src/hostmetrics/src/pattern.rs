@@ -31,9 +31,7 @@ impl Filter {
     pub(crate) fn compile(&self) -> Result<Matcher, Error> {
         let compiled = |pattern: &Option<String>| match pattern {
             None => Ok(None),
-            Some(text) => {
-                Regex::new(text).map(Some).map_err(|source| Error::Pattern { pattern: text.clone(), source })
-            }
+            Some(text) => Regex::new(text).map(Some).map_err(|source| Error::Pattern { pattern: text.clone(), source }),
         };
         Ok(Matcher { include: compiled(&self.include)?, exclude: compiled(&self.exclude)?, known: HashMap::new() })
     }

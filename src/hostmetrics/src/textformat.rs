@@ -69,7 +69,8 @@ fn draft<'a>(drafts: &'a mut BTreeMap<String, Draft>, name: &str) -> &'a mut Dra
 
 fn comment_line(comment: &str, drafts: &mut BTreeMap<String, Draft>) -> Result<(), &'static str> {
     let mut words = comment.trim_start_matches([' ', '\t']).splitn(2, [' ', '\t']);
-    let (word, rest) = (words.next().unwrap_or_default(), words.next().unwrap_or_default().trim_start_matches([' ', '\t']));
+    let (word, rest) =
+        (words.next().unwrap_or_default(), words.next().unwrap_or_default().trim_start_matches([' ', '\t']));
     if word != "HELP" && word != "TYPE" {
         return Ok(());
     }
@@ -101,7 +102,8 @@ fn comment_line(comment: &str, drafts: &mut BTreeMap<String, Draft>) -> Result<(
 
 /// The longest metric name at the start, and the rest.
 fn split_name(text: &str) -> (&str, &str) {
-    let fits = |(at, c): (usize, char)| c.is_ascii_alphabetic() || c == '_' || c == ':' || (at > 0 && c.is_ascii_digit());
+    let fits =
+        |(at, c): (usize, char)| c.is_ascii_alphabetic() || c == '_' || c == ':' || (at > 0 && c.is_ascii_digit());
     text.split_at(text.char_indices().find(|one| !fits(*one)).map_or(text.len(), |(at, _)| at))
 }
 

@@ -160,7 +160,7 @@ mod tests {
     fn rules_agree_with_the_calendar() {
         assert_eq!((days_before(1970), days_before(2000), year_of(0), year_of(951_868_799)), (0, 10957, 1970, 2000));
         let cases = [
-            ("CET-1CEST,M3.5.0,M10.5.0/3", 1_774_745_999, "CET", 3600),  // 2026-03-29 00:59:59 UTC
+            ("CET-1CEST,M3.5.0,M10.5.0/3", 1_774_745_999, "CET", 3600), // 2026-03-29 00:59:59 UTC
             ("CET-1CEST,M3.5.0,M10.5.0/3", 1_774_746_000, "CEST", 7200), // a second later
             ("CET-1CEST,M3.5.0,M10.5.0/3", 1_792_889_999, "CEST", 7200), // 2026-10-25 00:59:59 UTC
             ("CET-1CEST,M3.5.0,M10.5.0/3", 1_792_890_000, "CET", 3600),

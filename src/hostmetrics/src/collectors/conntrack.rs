@@ -48,11 +48,8 @@ impl Conntrack {
 impl Collector for Conntrack {
     fn collect(&mut self, out: &mut Families) -> Result<(), CollectError> {
         let entries = files::number(&self.procfs.join("sys/net/netfilter/nf_conntrack_count"))?;
-        out.gauge(
-            "node_nf_conntrack_entries",
-            "Number of currently allocated flow entries for connection tracking.",
-        )
-        .add(&[], entries);
+        out.gauge("node_nf_conntrack_entries", "Number of currently allocated flow entries for connection tracking.")
+            .add(&[], entries);
         let limit = files::number(&self.procfs.join("sys/net/netfilter/nf_conntrack_max"))?;
         out.gauge("node_nf_conntrack_entries_limit", "Maximum size of connection tracking table.").add(&[], limit);
 

@@ -33,7 +33,8 @@ pub(crate) struct Cpu {
 
 impl Cpu {
     pub(crate) fn new(options: &Options) -> Result<Self, Error> {
-        let words = |pattern: &Option<String>| pattern.as_deref().map(|one| Filter::including(one).compile()).transpose();
+        let words =
+            |pattern: &Option<String>| pattern.as_deref().map(|one| Filter::including(one).compile()).transpose();
         Ok(Self {
             procfs: options.procfs.clone(),
             cpus: options.sysfs.join("devices/system/cpu"),
@@ -66,11 +67,8 @@ impl Cpu {
                     .add(&[("cpu", cpu), ("mode", mode)], value);
             }
             for (mode, value) in GUESTS.into_iter().zip(known[MODES.len()..].iter()).filter(|_| self.guest) {
-                out.counter(
-                    "node_cpu_guest_seconds_total",
-                    "Seconds the CPUs spent in guests (VMs) for each mode.",
-                )
-                .add(&[("cpu", cpu), ("mode", mode)], *value);
+                out.counter("node_cpu_guest_seconds_total", "Seconds the CPUs spent in guests (VMs) for each mode.")
+                    .add(&[("cpu", cpu), ("mode", mode)], *value);
             }
         }
         self.largest.retain(|cpu, _| seen.contains(cpu));

@@ -42,8 +42,26 @@ pub(crate) fn collect(
     // All CPUs of a host have the same; the first speaks for them.
     let first = first.unwrap_or_default();
     let words = |key: &str| first.get(key).map(|text| text.split_whitespace().collect()).unwrap_or_default();
-    shown(words("flags"), flags, out, ("flag", "node_cpu_flag_info", "The `flags` field of CPU information from /proc/cpuinfo taken from the first core."));
-    shown(words("bugs"), bugs, out, ("bug", "node_cpu_bug_info", "The `bugs` field of CPU information from /proc/cpuinfo taken from the first core."));
+    shown(
+        words("flags"),
+        flags,
+        out,
+        (
+            "flag",
+            "node_cpu_flag_info",
+            "The `flags` field of CPU information from /proc/cpuinfo taken from the first core.",
+        ),
+    );
+    shown(
+        words("bugs"),
+        bugs,
+        out,
+        (
+            "bug",
+            "node_cpu_bug_info",
+            "The `bugs` field of CPU information from /proc/cpuinfo taken from the first core.",
+        ),
+    );
     Ok(())
 }
 

@@ -24,7 +24,12 @@ const COLUMNS: [(&str, Kind, f64, &str); 17] = [
     ("writes_completed_total", Kind::Counter, 1.0, "The total number of writes completed successfully."),
     ("writes_merged_total", Kind::Counter, 1.0, "The number of writes merged."),
     ("written_bytes_total", Kind::Counter, SECTOR_BYTES, "The total number of bytes written successfully."),
-    ("write_time_seconds_total", Kind::Counter, MILLISECOND, "This is the total number of seconds spent by all writes."),
+    (
+        "write_time_seconds_total",
+        Kind::Counter,
+        MILLISECOND,
+        "This is the total number of seconds spent by all writes.",
+    ),
     ("io_now", Kind::Gauge, 1.0, "The number of I/Os currently in progress."),
     ("io_time_seconds_total", Kind::Counter, MILLISECOND, "Total seconds spent doing I/Os."),
     ("io_time_weighted_seconds_total", Kind::Counter, MILLISECOND, "The weighted # of seconds spent doing I/Os."),
@@ -92,7 +97,8 @@ impl Collector for Diskstats {
             if !self.devices.takes(name) {
                 continue;
             }
-            let disk = DiskStat::from_line(line).map_err(|_| files::malformed(&self.file, line))?;
+            // Kernels before 2.6 wrote four numbers for a partition: such a line is left out.
+            let Ok(disk) = DiskStat::from_line(line) else { continue };
             let udev = Properties::read(&self.udev, disk.major, disk.minor);
             out.gauge("node_disk_info", "Info of /sys/block/<block_device>.").add(
                 &[
@@ -109,7 +115,8 @@ impl Collector for Diskstats {
             );
             for ((column, kind, factor, help), value) in COLUMNS.into_iter().zip(columns(&disk)) {
                 if let Some(value) = value {
-                    out.family(format!("node_disk_{column}"), kind, help).add(&[("device", name)], value as f64 * factor);
+                    out.family(format!("node_disk_{column}"), kind, help)
+                        .add(&[("device", name)], value as f64 * factor);
                 }
             }
             udev.collect(name, out);

@@ -54,7 +54,10 @@ impl Filesystem {
             let words: Vec<&str> = line.split(' ').collect();
             let [device, point, kind, options, ..] = words[..] else { return Err(files::malformed(path, line)) };
             let point = without_prefix(&unescape(point), &self.rootfs);
-            if !self.mount_points.takes(&point) || !self.types.takes(kind) || !seen.insert((device, point.clone(), kind)) {
+            if !self.mount_points.takes(&point)
+                || !self.types.takes(kind)
+                || !seen.insert((device, point.clone(), kind))
+            {
                 continue;
             }
             mounts.push(Mount { device, point, kind, read_only: options.split(',').any(|option| option == "ro") });
@@ -91,7 +94,11 @@ impl Filesystem {
 /// fstab(5): white space and backslashes are octal.
 fn unescape(text: &str) -> String {
     let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\043", "#"), ("\\134", "\\")];
-    if text.contains('\\') { escapes.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to)) } else { text.to_owned() }
+    if text.contains('\\') {
+        escapes.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+    } else {
+        text.to_owned()
+    }
 }
 
 /// In a container the host's mounts are seen below `rootfs`; they are shown as the host names them.
@@ -156,9 +163,13 @@ mod tests {
         for (from, to) in [("/a\\040b", "/a b"), ("/t\\011x\\134y", "/t\tx\\y"), ("/plain", "/plain")] {
             assert_eq!(unescape(from), to);
         }
-        for (point, root, shown) in
-            [("/", "/", "/"), ("/host", "/host", "/"), ("/host/x", "/host/", "/x"), ("/hostel", "/host", "/hostel"), ("/x", "/", "/x")]
-        {
+        for (point, root, shown) in [
+            ("/", "/", "/"),
+            ("/host", "/host", "/"),
+            ("/host/x", "/host/", "/x"),
+            ("/hostel", "/host", "/hostel"),
+            ("/x", "/", "/x"),
+        ] {
             assert_eq!(without_prefix(point, Path::new(root)), shown);
         }
     }

@@ -91,7 +91,9 @@ mod tests {
         for (from, to) in [("x", "x"), ("'a\\b'", "a\\b"), ("\"a \\\"b\\\" \\$c\"", "a \"b\" $c"), ("\"\"", "")] {
             assert_eq!(unquote(from), to);
         }
-        for (from, to) in [("12 (bookworm)", Some(12.0)), ("24.05.1", Some(24.05)), ("Rolling", None), ("", None), ("7.", Some(7.0))] {
+        for (from, to) in
+            [("12 (bookworm)", Some(12.0)), ("24.05.1", Some(24.05)), ("Rolling", None), ("", None), ("7.", Some(7.0))]
+        {
             assert_eq!(major_minor(from), to, "{from}");
         }
     }

@@ -25,7 +25,9 @@ fn number(path: &Path) -> Option<f64> {
 impl Collector for ThermalZone {
     fn collect(&mut self, out: &mut Families) -> Result<(), CollectError> {
         for (zone, dir) in files::numbered(&self.dir, "thermal_zone") {
-            let (Some(kind), Some(temp)) = (files::value(&dir.join("type")), number(&dir.join("temp"))) else { continue };
+            let (Some(kind), Some(temp)) = (files::value(&dir.join("type")), number(&dir.join("temp"))) else {
+                continue;
+            };
             out.gauge("node_thermal_zone_temp", "Zone temperature in Celsius")
                 .add(&[("zone", &zone), ("type", &kind)], temp / 1000.0);
         }

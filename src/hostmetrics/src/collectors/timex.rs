@@ -31,7 +31,11 @@ impl Collector for Timex {
         let synced = f64::from(u8::from(clock.state != TIME_ERROR));
         let gauges = [
             ("sync_status", "Is clock synchronized to a reliable server (1 = yes, 0 = no).", synced),
-            ("offset_seconds", "Time offset in between local system and reference clock.", clock.offset as f64 / second),
+            (
+                "offset_seconds",
+                "Time offset in between local system and reference clock.",
+                clock.offset as f64 / second,
+            ),
             ("frequency_adjustment_ratio", "Local clock frequency adjustment.", 1.0 + clock.frequency as f64 / PPM16),
             ("maxerror_seconds", "Maximum error in seconds.", clock.max_error as f64 / MICRO),
             ("estimated_error_seconds", "Estimated error in seconds.", clock.estimated_error as f64 / MICRO),
