@@ -4,10 +4,13 @@
 //! them: what moves meanwhile (a free block, a second) is so explained by time alone and by no tolerance. A counter must
 //! lie between in every round; another series, which can go there and back, in at least one.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod support;
 
 use ci_runner_hostmetrics::{ClockState, Format, HostMetrics, Options};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
@@ -19,6 +22,13 @@ use support::text::Scrape;
 const ROUNDS: usize = 200;
 /// Counters that the kernel itself lets go back a little, and which both programs smooth, each from its own start.
 const SMOOTHED: [&str; 2] = ["node_cpu_seconds_total", "node_cpu_guest_seconds_total"];
+
+const NO_PEER: &str = "node_exporter (Debian: prometheus-node-exporter) is not installed";
+
+/// Past the capture of passing tests: `scripts/test` counts these lines.
+fn skipped(test: &str, why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}
 
 fn clock_state() -> std::io::Result<ClockState> {
     let (state, clock) = ci_runner_spawner::clock::read_clock()?;
@@ -135,7 +145,7 @@ fn enable(collectors: &[&str]) -> Vec<String> {
 /// Both on `dir`, every option that adds series switched on.
 fn on_a_tree(test: &str, name: &str, unpack: bool) {
     let Some(program) = program() else {
-        eprintln!("SKIPPED {test}: node_exporter (Debian: prometheus-node-exporter) is not installed");
+        skipped(test, NO_PEER);
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -188,7 +198,7 @@ fn a_host_without_files() {
 #[test]
 fn this_host() {
     let Some(program) = program() else {
-        eprintln!("SKIPPED this_host: node_exporter (Debian: prometheus-node-exporter) is not installed");
+        skipped("this_host", NO_PEER);
         return;
     };
     let texts = tempfile::tempdir().unwrap();
@@ -204,7 +214,7 @@ fn this_host() {
 #[test]
 fn a_wrong_digit_is_found() {
     let Some(program) = program() else {
-        eprintln!("SKIPPED a_wrong_digit_is_found: node_exporter (Debian: prometheus-node-exporter) is not installed");
+        skipped("a_wrong_digit_is_found", NO_PEER);
         return;
     };
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -225,10 +235,9 @@ fn a_wrong_digit_is_found() {
 /// promtool parses it, and has no remark that it has not about node_exporter's own text (whose names it does not like).
 #[test]
 fn promtool_reads_it() {
-    use std::io::Write as _;
     use std::process::{Command, Stdio};
     let Some(program) = program() else {
-        eprintln!("SKIPPED promtool_reads_it: node_exporter (Debian: prometheus-node-exporter) is not installed");
+        skipped("promtool_reads_it", NO_PEER);
         return;
     };
     let remarks = |text: &str| -> Option<BTreeSet<String>> {
@@ -251,7 +260,7 @@ fn promtool_reads_it() {
     arguments.extend([option("path.udev.data", "udev"), option("collector.textfile.directory", "textfile")]);
     let theirs = Peer::start(&program, &arguments).scrape();
     let (Some(ours), Some(theirs)) = (remarks(&ours), remarks(&theirs)) else {
-        eprintln!("SKIPPED promtool_reads_it: promtool (Debian: prometheus) is not installed");
+        skipped("promtool_reads_it", "promtool (Debian: prometheus) is not installed");
         return;
     };
     let new: Vec<_> = ours.difference(&theirs).collect();
