@@ -8,7 +8,7 @@
 //! here: an attempt starts at most once; its deadline holds whoever else is dead; when it is said to have ended, nothing of
 //! it is left; a result that was seen is not lost.
 //!
-//! No threads, no async runtime. `unsafe` is confined to [`sys`] and [`launch`].
+//! No threads, no async runtime. `unsafe` is confined to [`sys`], [`launch`] and [`clock`].
 
 /// A line into the spawner's log, best effort.
 macro_rules! say {
@@ -18,6 +18,7 @@ macro_rules! say {
 mod attempts;
 mod cgroup;
 pub mod client;
+pub mod clock;
 pub mod failpoint;
 pub mod joblog;
 mod launch;

@@ -97,7 +97,8 @@ impl Collector for Diskstats {
             if !self.devices.takes(name) {
                 continue;
             }
-            let disk = DiskStat::from_line(line).map_err(|_| files::malformed(&self.file, line))?;
+            // Kernels before 2.6 wrote four numbers for a partition: such a line is left out.
+            let Ok(disk) = DiskStat::from_line(line) else { continue };
             let udev = Properties::read(&self.udev, disk.major, disk.minor);
             out.gauge("node_disk_info", "Info of /sys/block/<block_device>.").add(
                 &[

@@ -29,6 +29,8 @@ const TYPES: [&str; 13] = [
 ];
 /// The kernel's unit of voltages, currents, temperatures and times.
 const MILLI: f64 = 0.001;
+/// The kernel's unit of energies, powers and humidities: so many to one.
+const MICROS: f64 = 1e6;
 
 pub(crate) struct Hwmon {
     dir: PathBuf,
@@ -155,14 +157,29 @@ fn collect_sensor(
         }
         let Shown { suffix, factor, help, counter } = shown(kind, property);
         let family_kind = if counter { Kind::Counter } else { Kind::Gauge };
-        out.family(name + suffix, family_kind, help).add(&labels, value * factor);
+        out.family(name + suffix, family_kind, help).add(&labels, factor.apply(value));
+    }
+}
+
+/// To multiply by and to divide by differ in the last digit.
+enum Factor {
+    Times(f64),
+    Per(f64),
+}
+
+impl Factor {
+    fn apply(&self, value: f64) -> f64 {
+        match self {
+            Self::Times(factor) => value * factor,
+            Self::Per(parts) => value / parts,
+        }
     }
 }
 
 /// How a property is shown.
 struct Shown {
     suffix: &'static str,
-    factor: f64,
+    factor: Factor,
     help: String,
     counter: bool,
 }
@@ -171,33 +188,41 @@ struct Shown {
 fn shown(kind: &str, property: &str) -> Shown {
     let gauge = |suffix, factor, help: String| Shown { suffix, factor, help, counter: false };
     match (kind, property) {
-        (_, "fault" | "alarm") => gauge("", 1.0, format!("Hardware sensor {property} status ({kind})")),
-        (_, "beep") => gauge("_enabled", 1.0, "Hardware monitor sensor has beeping enabled".to_owned()),
-        ("in" | "cpu", _) => gauge("_volts", MILLI, format!("Hardware monitor for voltage ({property})")),
-        ("temp", "type") => gauge("", 1.0, "Hardware monitor temp element type".to_owned()),
+        (_, "fault" | "alarm") => gauge("", Factor::Times(1.0), format!("Hardware sensor {property} status ({kind})")),
+        (_, "beep") => gauge("_enabled", Factor::Times(1.0), "Hardware monitor sensor has beeping enabled".to_owned()),
+        ("in" | "cpu", _) => {
+            gauge("_volts", Factor::Times(MILLI), format!("Hardware monitor for voltage ({property})"))
+        }
+        ("temp", "type") => gauge("", Factor::Times(1.0), "Hardware monitor temp element type".to_owned()),
         ("temp", _) => {
             let property = if property.is_empty() { "input" } else { property };
-            gauge("_celsius", MILLI, format!("Hardware monitor for temperature ({property})"))
+            gauge("_celsius", Factor::Times(MILLI), format!("Hardware monitor for temperature ({property})"))
         }
-        ("curr", _) => gauge("_amps", MILLI, format!("Hardware monitor for current ({property})")),
+        ("curr", _) => gauge("_amps", Factor::Times(MILLI), format!("Hardware monitor for current ({property})")),
         ("energy", _) => Shown {
             suffix: "_joule_total",
-            factor: 1e-6,
+            factor: Factor::Per(MICROS),
             help: format!("Hardware monitor for joules used so far ({property})"),
             counter: true,
         },
-        ("power", "accuracy") => gauge("", 1e-6, "Hardware monitor power meter accuracy, as a ratio".to_owned()),
-        ("power", "average_interval" | "average_interval_min" | "average_interval_max") => {
-            gauge("_seconds", MILLI, format!("Hardware monitor power usage update interval ({property})"))
+        ("power", "accuracy") => {
+            gauge("", Factor::Per(MICROS), "Hardware monitor power meter accuracy, as a ratio".to_owned())
         }
-        ("power", _) => gauge("_watt", 1e-6, format!("Hardware monitor for power usage in watts ({property})")),
+        ("power", "average_interval" | "average_interval_min" | "average_interval_max") => gauge(
+            "_seconds",
+            Factor::Times(MILLI),
+            format!("Hardware monitor power usage update interval ({property})"),
+        ),
+        ("power", _) => {
+            gauge("_watt", Factor::Per(MICROS), format!("Hardware monitor for power usage in watts ({property})"))
+        }
         ("humidity", _) => {
             let meaning = "as a ratio (multiply with 100.0 to get the humidity as a percentage)";
-            gauge("", 1e-6, format!("Hardware monitor for humidity, {meaning} ({property})"))
+            gauge("", Factor::Per(MICROS), format!("Hardware monitor for humidity, {meaning} ({property})"))
         }
         ("fan", "input" | "min" | "max" | "target") => {
-            gauge("_rpm", 1.0, format!("Hardware monitor for fan revolutions per minute ({property})"))
+            gauge("_rpm", Factor::Times(1.0), format!("Hardware monitor for fan revolutions per minute ({property})"))
         }
-        _ => gauge("", 1.0, format!("Hardware monitor {kind} element {property}")),
+        _ => gauge("", Factor::Times(1.0), format!("Hardware monitor {kind} element {property}")),
     }
 }

@@ -46,13 +46,14 @@ pub(crate) trait Collector: Send {
 }
 
 type Made = Result<Option<Box<dyn Collector>>, Error>;
+type Listed = (&'static str, fn(&Options) -> Made);
 
 fn some(collector: impl Collector + 'static) -> Made {
     Ok(Some(Box::new(collector)))
 }
 
 /// Names (node_exporter's) and how each is made; `None` where the options give it nothing to ask.
-const ALL: [(&str, fn(&Options) -> Made); 26] = [
+const ALL: [Listed; 26] = [
     ("arp", |options| some(arp::Arp::new(options)?)),
     ("conntrack", |options| some(conntrack::Conntrack::new(options))),
     ("cpu", |options| some(cpu::Cpu::new(options)?)),

@@ -30,7 +30,7 @@ impl Textfile {
     }
 }
 
-/// Reads one file: its families and when it was written.
+/// Reads one file: its families and the second in which it was written.
 fn read(path: &Path) -> Result<(Vec<(String, ParsedFamily)>, f64), CollectError> {
     use std::os::unix::fs::MetadataExt as _;
     let fail = |source| CollectError::Read { path: path.to_owned(), source };
@@ -38,7 +38,7 @@ fn read(path: &Path) -> Result<(Vec<(String, ParsedFamily)>, f64), CollectError>
     let families = textformat::parse(&bytes)
         .map_err(|detail| CollectError::Malformed { path: path.to_owned(), detail: detail.to_string() })?;
     let status = path.metadata().map_err(fail)?;
-    Ok((families, (status.mtime() as f64 * 1e9 + status.mtime_nsec() as f64) / 1e9))
+    Ok((families, status.mtime() as f64))
 }
 
 /// Adds the families of a file; `false` where one has another help text than in a file before.
