@@ -279,10 +279,28 @@ in
 
     networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall [ cfg.metrics.port ];
 
+    # PID 1 holds the socket: who submits while the daemon restarts waits, and is not refused.
+    systemd.sockets.ci-runner = {
+      description = "Socket of the job runner";
+      wantedBy = [ "sockets.target" ];
+      listenStreams = [ "/run/ci-runner/api.sock" ];
+      socketConfig = {
+        SocketUser = "ci-runner";
+        SocketGroup = "ci-runner";
+        SocketMode = "0660";
+        DirectoryMode = "0750"; # as the service's RuntimeDirectoryMode, which gives it its owner
+        TriggerLimitIntervalSec = 0; # as with the service: it never gives up
+      };
+    };
+
     systemd.services.ci-runner = {
       description = "Job runner";
       wantedBy = [ "multi-user.target" ];
-      after = [ "network.target" ];
+      requires = [ "ci-runner.socket" ];
+      after = [
+        "network.target"
+        "ci-runner.socket"
+      ];
 
       # A switch reloads for new settings and restarts, in one step, for a new package or unit and
       # for the two settings that a reload cannot change. Neither touches a job.

@@ -69,6 +69,27 @@ with subtest("systemctl restart"):
     wait_for_another(before, timeout=30)
     undisturbed()
 
+with subtest("nobody who submits during restarts is refused"):
+    machine.succeed(
+        "touch /tmp/printed; (for i in $(seq 100); do ci-runner add -- true >>/tmp/printed 2>>/tmp/refused; done; touch /tmp/submitted)"
+        " >/dev/null 2>&1 &"
+    )
+    restarts = 0
+    while machine.execute("test -e /tmp/submitted")[0] != 0:
+        machine.succeed("systemctl restart ci-runner", timeout=60)
+        restarts += 1
+        # It has to get somewhere: a daemon that is restarted all the time serves nobody.
+        machine.wait_until_succeeds(
+            f"test -e /tmp/submitted || test -s /tmp/refused || test $(wc -l </tmp/printed) -ge {10 * restarts}", timeout=60
+        )
+        assert machine.succeed("cat /tmp/refused") == ""
+    assert restarts >= 2, restarts
+    printed = machine.succeed("cat /tmp/printed").split()
+    assert len(set(printed)) == 100, printed
+    # Each is in the queue; it cannot run, the slots are taken.
+    machine.succeed(f"ci-runner cancel {' '.join(printed)}", timeout=60)
+    undisturbed()
+
 with subtest("systemctl reload keeps the daemon too"):
     before = main_pid()
     machine.succeed("systemctl reload ci-runner", timeout=60)

@@ -83,7 +83,8 @@ fn add_one(client: &Client, mut request: JobRequest) -> Result<SubmittedOne, Fai
     }
     let keyed = request.key.is_some();
     let body = Some(to_json(&request)?);
-    connection.call(&Request { method: "POST", path: JOBS, body, ..Request::default() }).map_err(|e| unsure(e, keyed))
+    let request = Request { method: "POST", path: JOBS, body, ..Request::default() };
+    client.call_on(connection, &request).map_err(|error| unsure(error, keyed))
 }
 
 fn add_file(context: &Context<'_>, path: &str, options: JobOptions) -> Ended {
@@ -101,7 +102,7 @@ fn add_file(context: &Context<'_>, path: &str, options: JobOptions) -> Ended {
     let headers: Vec<String> = key.map(|key| key_header(&key)).transpose()?.into_iter().collect();
     let body = Some(to_json(&file.jobs)?);
     let request = Request { method: "POST", path: JOBS, headers: &headers, body };
-    let submitted: SubmittedMany = connection.call(&request).map_err(|error| match error {
+    let submitted: SubmittedMany = context.client.call_on(connection, &request).map_err(|error| match error {
         ClientError::Refused { mut problem, retry_after } if problem.index.is_some() => {
             let index = problem.index.take().unwrap_or_default();
             let place = file.place(index);

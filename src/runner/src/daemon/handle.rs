@@ -105,8 +105,10 @@ pub enum Refusal {
     DiskFull,
     /// The store failed; in words. Nothing was kept.
     Store(String),
-    /// The daemon is going away.
+    /// The daemon is going away, and has not taken it.
     Stopping,
+    /// The daemon went away and nobody knows whether it took it.
+    Unknown,
 }
 
 /// A wish and where its answer goes.
@@ -336,6 +338,6 @@ impl Handle {
     async fn ask<T>(&self, wish: impl FnOnce(oneshot::Sender<T>) -> Wish) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.wishes.send(wish(reply)).await.map_err(|_| Refusal::Stopping)?;
-        answer.await.map_err(|_| Refusal::Stopping)
+        answer.await.map_err(|_| Refusal::Unknown)
     }
 }

@@ -109,6 +109,11 @@ impl Fail {
             Refusal::Stopping => {
                 unavailable("stopping", STOPPING_RETRY_SECONDS, "the daemon is going away; try again".to_owned())
             }
+            Refusal::Unknown => unavailable(
+                "unknown",
+                STOPPING_RETRY_SECONDS,
+                "the daemon went away before the answer; whether it was done is not known".to_owned(),
+            ),
         }
     }
 

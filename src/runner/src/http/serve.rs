@@ -20,6 +20,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -41,6 +42,8 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const HEADERS_MAX: usize = 64;
 /// Requests under way have so long to end when the server does: then they are cut. What was acknowledged is on disk anyway.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// A client that connected just before the end has so long for its request.
+const FIRST_WORD: Duration = Duration::from_millis(250);
 /// The mode bit that lets the group connect.
 const GROUP_WRITE: u32 = 0o020;
 /// After a connection could not be taken (no descriptors left) wait for some to be freed.
@@ -201,7 +204,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let routes = TowerToHyperService::new(routes);
-    let service = service_fn(move |request| answer(request, routes.clone(), peer.clone()));
+    let asked = Arc::new(AtomicBool::new(false));
+    let asked_by_service = asked.clone();
+    let service = service_fn(move |request| {
+        asked_by_service.store(true, Ordering::Relaxed);
+        answer(request, routes.clone(), peer.clone())
+    });
     let stream = TokioIo::new(Stall::new(stream, STALL_MAX));
     let mut builder = http1::Builder::new();
     builder
@@ -213,7 +221,12 @@ where
     // How a connection broke is the peer's affair; what it asked for was answered or not, and it knows.
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = shutdown.cancelled() => {}
     }
+    // A client that has just come gets to say what it wants, and an answer: closed now, it would never know.
+    if !asked.load(Ordering::Relaxed) && timeout(FIRST_WORD, connection.as_mut()).await.is_ok() {
+        return;
+    }
+    connection.as_mut().graceful_shutdown();
     let _ = timeout(END_TIMEOUT, connection).await;
 }

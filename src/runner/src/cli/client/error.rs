@@ -44,6 +44,11 @@ impl ClientError {
         ClientError::Broken { path: path.to_owned(), when, source }
     }
 
+    /// Whether the daemon took nothing because it is going away.
+    pub fn is_stopping(&self) -> bool {
+        matches!(self, ClientError::Refused { problem, .. } if problem.status == 503 && problem.kind.ends_with("stopping"))
+    }
+
     /// Whether the daemon may be restarting: worth another try.
     pub fn is_passing(&self) -> bool {
         match self {

@@ -19,7 +19,12 @@ use serde::de::DeserializeOwned;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// A daemon that is being restarted is back after this, or something is wrong.
+const RESTART_PATIENCE: Duration = Duration::from_secs(15);
+/// Between two tries at a daemon that is going away.
+const RESTART_PAUSE: Duration = Duration::from_millis(50);
 
 /// Whole answers beyond this are refused: a page of jobs has a few hundred kilobytes.
 const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -110,9 +115,37 @@ impl Client {
     /// Sends a request and reads the whole answer as JSON.
     ///
     /// # Errors
-    /// No daemon, a broken connection, or the problem that the daemon answers with.
+    /// No daemon, a broken connection, or the problem that the daemon answers with. One that is going away and took nothing is
+    /// asked again, and its successor, for [`RESTART_PATIENCE`].
     pub fn call<T: DeserializeOwned>(&self, request: &Request<'_>) -> Result<T, ClientError> {
-        self.connect()?.call(request)
+        self.call_on(self.connect()?, request)
+    }
+
+    /// As [`Client::call`], first on a connection that is there.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn call_on<T: DeserializeOwned>(
+        &self,
+        connection: Connection,
+        request: &Request<'_>,
+    ) -> Result<T, ClientError> {
+        let mut told = connection.call(request);
+        let until = Instant::now() + RESTART_PATIENCE;
+        let mut refused = false;
+        loop {
+            refused |= told.as_ref().is_err_and(ClientError::is_stopping);
+            let again = match &told {
+                Err(ClientError::Unreachable { .. }) => refused,
+                Err(error) => error.is_stopping(),
+                Ok(_) => false,
+            };
+            if !again || Instant::now() > until {
+                return told;
+            }
+            std::thread::sleep(RESTART_PAUSE);
+            told = self.connect().and_then(|connection| connection.call(request));
+        }
     }
 
     /// `GET`.

@@ -256,6 +256,11 @@ impl Engine {
             self.turn(now);
             self.publish(now);
             if self.closed {
+                // Who came too late is told so: not taken is not unknown.
+                self.wishes.close();
+                while let Ok(wish) = self.wishes.try_recv() {
+                    self.wish(wish);
+                }
                 return;
             }
             match self.wait(now).await {
