@@ -110,14 +110,20 @@ impl Family {
 pub struct Families(BTreeMap<Cow<'static, str>, Family>);
 
 impl Families {
-    /// The family of that name; the first to ask decides on type and help.
+    /// The family of that name; the first to ask decides on type and help. Names are in part what the kernel calls its
+    /// fields: what may not stand in a name becomes an underscore, so that no new field can spoil the text.
     pub fn family(
         &mut self,
         name: impl Into<Cow<'static, str>>,
         kind: Kind,
         help: impl Into<Cow<'static, str>>,
     ) -> &mut Family {
-        self.0.entry(name.into()).or_insert_with(|| Family { help: help.into(), kind, series: Vec::new() })
+        let mut name = name.into();
+        let wrong = |letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != ':';
+        if name.contains(wrong) {
+            name = name.replace(wrong, "_").into();
+        }
+        self.0.entry(name).or_insert_with(|| Family { help: help.into(), kind, series: Vec::new() })
     }
 
     /// A family of gauges.

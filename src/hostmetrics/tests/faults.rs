@@ -161,6 +161,29 @@ fn a_dead_mount_costs_only_itself() {
     assert!(host.reports().iter().all(|report| report.hanging.is_empty()));
 }
 
+/// A text file can neither take a name or a type from a figure of the host, nor be without bound.
+#[test]
+fn a_hostile_text_file_changes_no_figure() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir.path().join("proc/loadavg"), "0.5 0.25 0.125 1/2 3\n");
+    write(&dir.path().join("proc/vmstat"), "pgfault 7\n");
+    write(&dir.path().join("text/a.prom"), "# TYPE node_vmstat_pgfault gauge\nnode_vmstat_pgfault 1\nnode_load1 99\n");
+    write(&dir.path().join("text/b.prom"), "# TYPE node_load5 gauge\nnode_load5 99\nnode_load5{x=\"\\n\"} 98\n");
+    std::os::unix::fs::symlink("/dev/zero", dir.path().join("text/endless.prom")).unwrap();
+    let textfile_directories = vec![dir.path().join("text")];
+    let options = Options { textfile_directories, ..options(dir.path(), &["loadavg", "textfile", "vmstat"]) };
+    let text = HostMetrics::new(options).unwrap().collect_to_string(Format::Text);
+    for line in [
+        "# TYPE node_vmstat_pgfault untyped\nnode_vmstat_pgfault 7\n",
+        "# TYPE node_load1 gauge\nnode_load1 0.5\n",
+        "node_load5 0.25\nnode_load5{x=\"\\n\"} 98\n",
+        "node_textfile_scrape_error 1\n",
+    ] {
+        assert!(text.contains(line), "{line}{text}");
+    }
+    assert!(!text.contains(" 99\n"), "{text}");
+}
+
 #[test]
 fn wrong_options_are_refused_with_what_is_wrong() {
     let unknown = Options { enabled: Some(vec!["cpus".into()]), ..Options::default() };
@@ -168,6 +191,8 @@ fn wrong_options_are_refused_with_what_is_wrong() {
     assert!(text.contains("'cpus'") && text.contains("cpufreq"), "{text}");
     let pattern = Options { netdev_devices: ci_runner_hostmetrics::Filter::excluding("("), ..Options::default() };
     assert!(HostMetrics::new(pattern).err().unwrap().to_string().contains("'('"));
+    let bare = Options { enabled: Some(vec!["timex".into()]), ..Options::default() };
+    assert!(HostMetrics::new(bare).err().unwrap().to_string().contains("'timex'"));
     let disabled = Options { disabled: vec!["cpu".into()], ..Options::default() };
     let host = HostMetrics::new(disabled).unwrap();
     assert!(!host.enabled().contains(&"cpu") && host.enabled().contains(&"loadavg"));
