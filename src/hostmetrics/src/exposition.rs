@@ -4,8 +4,8 @@
 //! labels first), which is the order of node_exporter's library. A series that is there twice is written once.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 /// Which text is written.
@@ -98,10 +98,22 @@ impl Family {
     }
 
     fn sort(&mut self) {
+        self.drop_twins();
         self.series.sort_by(|(a, _), (b, _)| {
-            a.len().cmp(&b.len()).then_with(|| a.iter().map(|l| &l.1).cmp(b.iter().map(|l| &l.1)))
+            a.len().cmp(&b.len()).then_with(|| a.iter().map(|label| &label.1).cmp(b.iter().map(|label| &label.1)))
         });
-        self.series.dedup_by(|a, b| a.0 == b.0);
+    }
+
+    /// Keeps the first of equal series. A label with an empty value is no label, so `a` and `a{b=""}` are equal.
+    fn drop_twins(&mut self) {
+        let mut seen = HashSet::with_capacity(self.series.len());
+        let new: Vec<bool> = self
+            .series
+            .iter()
+            .map(|(labels, _)| seen.insert(labels.iter().filter(|(_, value)| !value.is_empty()).collect::<Vec<_>>()))
+            .collect();
+        let mut new = new.into_iter();
+        self.series.retain(|_| new.next().unwrap_or(true));
     }
 }
 
