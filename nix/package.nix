@@ -23,6 +23,7 @@ rustPlatform.buildRustPackage {
       ../src
       # Written by the code and compared in its tests.
       (lib.fileset.maybeMissing ../docs/state-machine.md)
+      (lib.fileset.maybeMissing ../docs/reference/metrics.md)
     ];
   };
 
