@@ -183,6 +183,13 @@ mod tests {
         }
     }
 
+    /// The caller keeps it in a thread of its own.
+    #[test]
+    fn it_can_move_to_another_thread() {
+        fn can_move<T: Send>() {}
+        can_move::<HostMetrics>();
+    }
+
     #[test]
     fn a_panic_costs_one_scrape_of_one_collector() {
         let enabled = Some(vec!["time".to_owned(), "uname".to_owned()]);
