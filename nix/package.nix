@@ -21,8 +21,9 @@ rustPlatform.buildRustPackage {
       ../clippy.toml
       ../rustfmt.toml
       ../src
-      # Written by the code and compared in its tests.
+      # Written by the code and compared in its tests, or read by them.
       (lib.fileset.maybeMissing ../docs/state-machine.md)
+      (lib.fileset.maybeMissing ../docs/reference/metrics.md)
     ];
   };
 

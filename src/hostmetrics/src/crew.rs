@@ -88,10 +88,8 @@ impl<K: Ord + Clone + Send + 'static, R: Send + 'static> Crew<K, R> {
         let mut ended = Vec::with_capacity(open.len());
         let queue: Queue<K, R> = Arc::new(Mutex::new(work.into()));
         let mut moved = Instant::now();
-        if !open.is_empty() {
-            self.hire(&queue);
-        }
-        while !open.is_empty() && Instant::now() < end {
+        let somebody = !open.is_empty() && self.hire(&queue);
+        while somebody && !open.is_empty() && Instant::now() < end {
             match self.receiver.recv_timeout(PATIENCE.min(end.saturating_duration_since(Instant::now()))) {
                 Ok(Word::Begun(key, round, at)) if round == self.round => {
                     moved = at;
@@ -129,11 +127,11 @@ impl<K: Ord + Clone + Send + 'static, R: Send + 'static> Crew<K, R> {
         ended
     }
 
-    /// One more thread for this round. Where none can be had, the work stays in the queue and is not begun.
-    fn hire(&self, queue: &Queue<K, R>) {
+    /// One more thread for this round. Where none can be had (`false`), the work stays in the queue and is not begun.
+    fn hire(&self, queue: &Queue<K, R>) -> bool {
         let (queue, sender, round) = (Arc::clone(queue), self.sender.clone(), self.round);
         let thread = std::thread::Builder::new().name(self.name.to_owned()).stack_size(256 << 10);
-        let _ = thread.spawn(move || {
+        let hired = thread.spawn(move || {
             loop {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some((key, work)) = next else { return };
@@ -146,6 +144,7 @@ impl<K: Ord + Clone + Send + 'static, R: Send + 'static> Crew<K, R> {
                 }
             }
         });
+        hired.is_ok()
     }
 }
 

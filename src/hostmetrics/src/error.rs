@@ -19,6 +19,11 @@ pub enum Error {
         /// The name as given.
         name: String,
     },
+    /// It is wanted, but the options give it nothing to ask.
+    NothingToAsk {
+        /// The collector.
+        name: String,
+    },
 }
 
 impl fmt::Display for Error {
@@ -28,6 +33,9 @@ impl fmt::Display for Error {
             Self::UnknownCollector { name } => {
                 write!(f, "no collector is called '{name}'; there are: {}", crate::collector_names().join(" "))
             }
+            Self::NothingToAsk { name } => {
+                write!(f, "the collector '{name}' needs a system call that this program does not bring")
+            }
         }
     }
 }
@@ -36,7 +44,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Pattern { source, .. } => Some(source),
-            Self::UnknownCollector { .. } => None,
+            Self::UnknownCollector { .. } | Self::NothingToAsk { .. } => None,
         }
     }
 }

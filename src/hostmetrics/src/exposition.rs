@@ -4,8 +4,8 @@
 //! labels first), which is the order of node_exporter's library. A series that is there twice is written once.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 /// Which text is written.
@@ -98,10 +98,22 @@ impl Family {
     }
 
     fn sort(&mut self) {
+        self.drop_twins();
         self.series.sort_by(|(a, _), (b, _)| {
-            a.len().cmp(&b.len()).then_with(|| a.iter().map(|l| &l.1).cmp(b.iter().map(|l| &l.1)))
+            a.len().cmp(&b.len()).then_with(|| a.iter().map(|label| &label.1).cmp(b.iter().map(|label| &label.1)))
         });
-        self.series.dedup_by(|a, b| a.0 == b.0);
+    }
+
+    /// Keeps the first of equal series. A label with an empty value is no label, so `a` and `a{b=""}` are equal.
+    fn drop_twins(&mut self) {
+        let mut seen = HashSet::with_capacity(self.series.len());
+        let new: Vec<bool> = self
+            .series
+            .iter()
+            .map(|(labels, _)| seen.insert(labels.iter().filter(|(_, value)| !value.is_empty()).collect::<Vec<_>>()))
+            .collect();
+        let mut new = new.into_iter();
+        self.series.retain(|_| new.next().unwrap_or(true));
     }
 }
 
@@ -110,14 +122,20 @@ impl Family {
 pub struct Families(BTreeMap<Cow<'static, str>, Family>);
 
 impl Families {
-    /// The family of that name; the first to ask decides on type and help.
+    /// The family of that name; the first to ask decides on type and help. Names are in part what the kernel calls its
+    /// fields: what may not stand in a name becomes an underscore, so that no new field can spoil the text.
     pub fn family(
         &mut self,
         name: impl Into<Cow<'static, str>>,
         kind: Kind,
         help: impl Into<Cow<'static, str>>,
     ) -> &mut Family {
-        self.0.entry(name.into()).or_insert_with(|| Family { help: help.into(), kind, series: Vec::new() })
+        let mut name = name.into();
+        let wrong = |letter: char| !letter.is_ascii_alphanumeric() && letter != '_' && letter != ':';
+        if name.contains(wrong) {
+            name = name.replace(wrong, "_").into();
+        }
+        self.0.entry(name).or_insert_with(|| Family { help: help.into(), kind, series: Vec::new() })
     }
 
     /// A family of gauges.

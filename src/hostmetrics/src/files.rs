@@ -8,12 +8,21 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// The text of a file; bytes that are not UTF-8 are replaced.
 pub(crate) fn read(path: &Path) -> Result<String, CollectError> {
+    let bytes = read_bytes(path)?;
+    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+}
+
+/// The bytes of a file; one that is too large is an error, not cut off.
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, CollectError> {
     use std::io::Read as _;
     let fail = |source| CollectError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::with_capacity(4096);
     let file = std::fs::File::open(path).map_err(fail)?;
-    file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map_err(fail)?;
-    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(CollectError::Malformed { path: path.to_owned(), detail: "larger than 16 MiB".to_owned() });
+    }
+    Ok(bytes)
 }
 
 /// As [`read`]; `None` where the file does not exist.

@@ -21,7 +21,8 @@ pub struct Options {
     pub disabled: Vec<String>,
     /// How long one collector may take before the scrape goes on without it.
     pub collector_time_max: Duration,
-    /// How long mounts together may take to answer statfs before the scrape goes on without the silent ones.
+    /// How long mounts together may take to answer statfs (and one of them half of it) before the scrape goes on
+    /// without the silent ones. Less than `collector_time_max`, or they cost the whole collector.
     pub mount_time_max: Duration,
 
     /// Time CPUs spent in guests.
@@ -67,7 +68,7 @@ impl Default for Options {
             enabled: None,
             disabled: Vec::new(),
             collector_time_max: Duration::from_secs(5),
-            mount_time_max: Duration::from_secs(2),
+            mount_time_max: Duration::from_secs(4),
             cpu_guest: true,
             cpu_info: true,
             cpu_flags: None,

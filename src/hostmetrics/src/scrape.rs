@@ -70,9 +70,13 @@ impl HostMetrics {
         let mut slots = BTreeMap::new();
         for name in known {
             let wanted = options.enabled.as_ref().is_none_or(|enabled| enabled.iter().any(|one| one == name));
-            let wanted = wanted && !options.disabled.iter().any(|one| one == name);
-            if wanted && let Some(collector) = collectors::make(name, &options)? {
-                slots.insert(name, Some(collector));
+            if !wanted || options.disabled.iter().any(|one| one == name) {
+                continue;
+            }
+            match collectors::make(name, &options)? {
+                Some(collector) => drop(slots.insert(name, Some(collector))),
+                None if options.enabled.is_some() => return Err(Error::NothingToAsk { name: name.to_owned() }),
+                None => {}
             }
         }
         let crew = Crew::new("host-metrics", options.collector_time_max);
@@ -109,12 +113,13 @@ impl HostMetrics {
             }
         }
         let began = Instant::now();
-        let mut families = Families::default();
+        let (mut families, mut foreign) = (Families::default(), Families::default());
         self.reports.clear();
         for (name, outcome) in self.crew.run(work) {
             let (duration, error, hanging) = match outcome {
                 Outcome::Done(back) => {
-                    families.merge(back.families);
+                    // What others wrote comes last: it cannot take a name or a type from a figure of ours.
+                    if name == "textfile" { &mut foreign } else { &mut families }.merge(back.families);
                     let hanging = back.collector.hanging();
                     self.put_back(name, Some(back.collector));
                     (back.duration, back.error, hanging)
@@ -128,6 +133,7 @@ impl HostMetrics {
             }
             self.reports.push(CollectorReport { name, duration, error, hanging });
         }
+        families.merge(foreign);
         for (name, since) in self.crew.hanging() {
             let since = since.elapsed();
             let error = Some(CollectError::Hangs { since });
@@ -162,5 +168,38 @@ impl HostMetrics {
     /// Those of `out`; collectors that fail are told in the text.
     pub fn collect(&mut self, format: Format, out: &mut dyn Write) -> std::io::Result<()> {
         out.write_all(self.collect_to_string(format).as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Panics;
+
+    impl Collector for Panics {
+        fn collect(&mut self, _: &mut Families) -> Result<(), CollectError> {
+            panic!("a defect, meant by this test");
+        }
+    }
+
+    /// The caller keeps it in a thread of its own.
+    #[test]
+    fn it_can_move_to_another_thread() {
+        fn can_move<T: Send>() {}
+        can_move::<HostMetrics>();
+    }
+
+    #[test]
+    fn a_panic_costs_one_scrape_of_one_collector() {
+        let enabled = Some(vec!["time".to_owned(), "uname".to_owned()]);
+        let mut host = HostMetrics::new(Options { enabled, ..Options::default() }).unwrap();
+        host.slots.insert("uname", Some(Box::new(Panics)));
+        let text = host.collect_to_string(Format::Text);
+        assert!(!text.contains("node_uname_info") && text.contains("node_time_seconds "), "{text}");
+        assert!(text.contains("node_scrape_collector_success{collector=\"uname\"} 0\n"), "{text}");
+        assert!(matches!(host.reports()[1].error, Some(CollectError::Panicked)));
+        let text = host.collect_to_string(Format::Text);
+        assert!(text.contains("node_uname_info{") && host.reports()[1].error.is_none(), "{text}");
     }
 }

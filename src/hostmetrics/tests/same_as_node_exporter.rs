@@ -210,6 +210,28 @@ fn this_host() {
     compare("live", ROUNDS, &mut HostMetrics::new(options).unwrap(), &Peer::start(&program, &arguments));
 }
 
+/// Where node_exporter has a default pattern, ours is the same.
+#[test]
+fn the_default_patterns_are_the_same() {
+    let Some(program) = program() else { return skipped("the_default_patterns_are_the_same", NO_PEER) };
+    let help = std::process::Command::new(program).arg("--help").output().unwrap();
+    let help = String::from_utf8([help.stdout, help.stderr].concat()).unwrap();
+    let ours = Options::default();
+    let patterns = [
+        ("diskstats.device-exclude", ours.diskstats_devices.exclude),
+        ("filesystem.mount-points-exclude", ours.filesystem_mount_points.exclude),
+        ("filesystem.fs-types-exclude", ours.filesystem_types.exclude),
+        ("netdev.device-exclude", ours.netdev_devices.exclude),
+        ("netclass.ignored-devices", ours.netclass_devices.exclude),
+        ("netstat.fields", ours.netstat_fields.include),
+        ("vmstat.fields", ours.vmstat_fields.include),
+    ];
+    for (flag, pattern) in patterns {
+        let pattern = pattern.unwrap().replace('\\', "\\\\");
+        assert!(help.contains(&format!("--collector.{flag}=\"{pattern}\"")), "{flag}: {pattern}");
+    }
+}
+
 /// The control: one digit that differs is found.
 #[test]
 fn a_wrong_digit_is_found() {

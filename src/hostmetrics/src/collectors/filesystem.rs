@@ -15,7 +15,7 @@ use rustix::fs::StatFs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// Mounts that may hang at once, each holding a thread; further ones are not asked.
+/// Mounts that may hang at once, each holding a thread; then only those are asked that answered the last time.
 const HANGING_MAX: usize = 64;
 const ERROR_HELP: &str = "Whether an error occurred while getting statistics for the given device.";
 
@@ -25,6 +25,8 @@ pub(crate) struct Filesystem {
     mount_points: Matcher,
     types: Matcher,
     crew: Crew<PathBuf, rustix::io::Result<StatFs>>,
+    /// Places that answered the last time: they are asked first, before others take the time.
+    answered: BTreeSet<PathBuf>,
 }
 
 struct Mount<'a> {
@@ -43,6 +45,7 @@ impl Filesystem {
             mount_points: options.filesystem_mount_points.compile()?,
             types: options.filesystem_types.compile()?,
             crew: Crew::new("statfs", options.mount_time_max / 2),
+            answered: BTreeSet::new(),
         })
     }
 
@@ -72,16 +75,25 @@ impl Filesystem {
         let mut work: BTreeMap<PathBuf, Work<rustix::io::Result<StatFs>>> = BTreeMap::new();
         for mount in mounts {
             let place = self.place(mount);
-            if self.crew.hanging().len() >= HANGING_MAX || self.crew.hanging().contains_key(&place) {
+            let hanging = self.crew.hanging();
+            let full = hanging.len() >= HANGING_MAX && !self.answered.contains(&place);
+            if full || hanging.contains_key(&place) {
                 answers.insert(place, None);
                 continue;
             }
             let asked = place.clone();
             work.insert(place, Box::new(move || rustix::fs::statfs(&asked)));
         }
-        for (place, outcome) in self.crew.run(work.into_iter().collect()) {
-            let answer = if let Outcome::Done(Ok(answer)) = outcome { Some(answer) } else { None };
-            answers.insert(place, answer);
+        let mut work: Vec<_> = work.into_iter().collect();
+        work.sort_by_key(|(place, _)| !self.answered.contains(place));
+        self.answered.clear();
+        for (place, outcome) in self.crew.run(work) {
+            let Outcome::Done(answer) = outcome else {
+                answers.insert(place, None);
+                continue;
+            };
+            self.answered.insert(place.clone());
+            answers.insert(place, answer.ok());
         }
         answers
     }

@@ -34,7 +34,7 @@ impl Textfile {
 fn read(path: &Path) -> Result<(Vec<(String, ParsedFamily)>, f64), CollectError> {
     use std::os::unix::fs::MetadataExt as _;
     let fail = |source| CollectError::Read { path: path.to_owned(), source };
-    let bytes = std::fs::read(path).map_err(fail)?;
+    let bytes = files::read_bytes(path)?;
     let families = textformat::parse(&bytes)
         .map_err(|detail| CollectError::Malformed { path: path.to_owned(), detail: detail.to_string() })?;
     let status = path.metadata().map_err(fail)?;

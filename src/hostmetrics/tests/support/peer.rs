@@ -40,7 +40,7 @@ impl Peer {
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < deadline, "node_exporter does not listen");
             assert!(peer.child.try_wait().unwrap().is_none(), "node_exporter ended: {arguments:?}");
-            std::thread::yield_now();
+            std::thread::park_timeout(Duration::from_millis(10));
         }
         peer
     }

@@ -1,6 +1,7 @@
 //! Recorded trees: a text file that stands for a directory.
 //!
-//! `@ path` begins a file, `@> path target` is a symbolic link, `@/ path` an empty directory.
+//! `@ path` begins a file, `@> path target` is a symbolic link, `@/ path` an empty directory. `{rootfs}` in a text is the
+//! place of the tree's `root`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Unpacks `tests/trees/<name>.tree` into `dir`.
 pub fn unpack(name: &str, dir: &Path) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/trees").join(format!("{name}.tree"));
-    let text = fs::read_to_string(&source).unwrap();
+    let text = fs::read_to_string(&source).unwrap().replace("{rootfs}", dir.join("root").to_str().unwrap());
     let place = |path: &str| {
         let path = dir.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
