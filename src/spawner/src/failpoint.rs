@@ -43,6 +43,14 @@ points! {
     SPAWNER_BEFORE_ENDED = "spawner-before-ended";
     /// `ended` was sent.
     SPAWNER_AFTER_ENDED = "spawner-after-ended";
+    /// Kind `systemd`: PID 1 answered the call that starts the unit; nothing is done about it.
+    SPAWNER_AFTER_CALL = "spawner-after-call";
+    /// Kind `systemd`: PID 1 told how a job ended; nothing is written.
+    SPAWNER_BEFORE_VERDICT = "spawner-before-verdict";
+    /// Kind `systemd`: the end is written for shims and successors; the shim does not know of it.
+    SPAWNER_AFTER_VERDICT = "spawner-after-verdict";
+    /// Kind `systemd`: the exit record is there; the unit is not released.
+    SPAWNER_BEFORE_RELEASE = "spawner-before-release";
     /// A `forget` was read; nothing is removed.
     SPAWNER_BEFORE_FORGET = "spawner-before-forget";
     /// Half of the attempt directory is removed.

@@ -14,6 +14,8 @@ from . import shell
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 RENDERED = REPOSITORY / "nix" / "rendered"
+# Systems that no module renders (yet), written by hand.
+WRITTEN = REPOSITORY / "tests" / "guest" / "systems"
 
 # Where the units look for the package, in place of its path in the Nix store.
 PACKAGE = "/opt/ci/bin"
@@ -37,7 +39,7 @@ def install_shell(root: Path) -> None:
 
 def install(root: Path, name: str) -> None:
     """The system that nix/tests/NAME.nix describes."""
-    source = RENDERED / name
+    source = WRITTEN / name if (WRITTEN / name).is_dir() else RENDERED / name
     if not source.is_dir():
         raise FileNotFoundError(f"{source} is missing: scripts/check-nix --write renders nix/tests/{name}.nix")
     shutil.copytree(source, root, dirs_exist_ok=True)

@@ -217,7 +217,7 @@ fn values_out_of_bounds_are_named_with_limit_and_mend() {
         ("http = \"127.0.0.1:9100\"", ["metrics: 127.0.0.1:9100 is the address of http too", "another port"]),
         ("http = { hosts = [\"http://x\"] }", ["http.hosts: \"http://x\" is not a host name", "without scheme"]),
         ("log_level = \"inof\"", ["\"inof\" is not a log level", "did you mean \"info\"?"]),
-        ("executor = \"systemd\"", ["\"systemd\" is not in this version", "\"native\""]),
+        ("executor = \"podman\"", ["\"podman\" is not in this version", "\"native\" or \"systemd\""]),
         ("executor = \"nativ\"", ["\"nativ\" is not an executor", "did you mean \"native\"?"]),
         ("retry_backoff = \"linear\"", ["\"linear\" is not a backoff", "exponential"]),
         ("retry_on = [\"exit:0\"]", ["an exit code is 1 to 255", "exit:2"]),

@@ -23,8 +23,13 @@ pub fn why(id: JobId, explanation: &Explanation, zone: &TimeZone) -> WhyView {
     WhyView {
         id: id.get(),
         state: explanation.phase.word().to_owned(),
-        reasons: explanation.reasons.iter().map(say).collect(),
+        reasons: explanation.reasons.iter().map(say).chain(explanation.trouble.iter().map(trouble)).collect(),
     }
+}
+
+/// Not the queue's doing.
+fn trouble(text: &String) -> ReasonView {
+    ReasonView { kind: "executor".to_owned(), text: text.clone(), jobs: Vec::new() }
 }
 
 fn view(id: JobId, reason: &Reason, explanation: &Explanation, zone: &TimeZone) -> ReasonView {
@@ -200,7 +205,8 @@ mod tests {
     }
 
     fn check(reason: Reason, ahead: usize, kind: &str, text: &str) {
-        let explanation = Explanation { phase: Phase::Queued, reasons: vec![reason], ahead, now: NOW };
+        let explanation =
+            Explanation { phase: Phase::Queued, reasons: vec![reason], ahead, now: NOW, trouble: Vec::new() };
         let view = why(id(7), &explanation, &TimeZone::UTC);
         assert_eq!((view.reasons[0].kind.as_str(), view.reasons[0].text.as_str()), (kind, text));
     }
