@@ -23,13 +23,13 @@ pub fn why(id: JobId, explanation: &Explanation, zone: &TimeZone) -> WhyView {
     WhyView {
         id: id.get(),
         state: explanation.phase.word().to_owned(),
-        reasons: explanation.reasons.iter().map(say).chain(explanation.trouble.iter().map(trouble)).collect(),
+        reasons: explanation.reasons.iter().map(say).chain(explanation.trouble.iter().map(|text| trouble(text))).collect(),
     }
 }
 
 /// Not the queue's doing.
-fn trouble(text: &String) -> ReasonView {
-    ReasonView { kind: "executor".to_owned(), text: text.clone(), jobs: Vec::new() }
+fn trouble(text: &str) -> ReasonView {
+    ReasonView { kind: "executor".to_owned(), text: text.to_owned(), jobs: Vec::new() }
 }
 
 fn view(id: JobId, reason: &Reason, explanation: &Explanation, zone: &TimeZone) -> ReasonView {
