@@ -40,7 +40,8 @@ def quoted(words: list[str]) -> str:
 
 
 def add(words: list[str], options: str = "") -> str:
-    return machine.succeed(f"ci-runner add {options} -- {quoted(words)}").strip()
+    pool = "" if "--pool" in options else "--pool default"
+    return machine.succeed(f"ci-runner add {pool} {options} -- {quoted(words)}").strip()
 
 
 def shell(text: str, options: str = "") -> str:

@@ -261,7 +261,8 @@ impl Config {
             ("state_dir", self.state_dir != new.state_dir),
             ("runtime_dir", self.runtime_dir != new.runtime_dir),
             ("socket", self.socket != new.socket),
-            ("log_dir", self.log_dir != new.log_dir),
+            // With another state directory it is another one by itself.
+            ("log_dir", self.log_dir != new.log_dir && self.state_dir == new.state_dir),
             ("spawner_socket", self.spawner_socket != new.spawner_socket),
             ("executor", Executor::ALL.into_iter().any(|executor| new.uses(executor) && !self.uses(executor))),
             ("http", self.http != new.http),

@@ -23,7 +23,12 @@ pub fn why(id: JobId, explanation: &Explanation, zone: &TimeZone) -> WhyView {
     WhyView {
         id: id.get(),
         state: explanation.phase.word().to_owned(),
-        reasons: explanation.reasons.iter().map(say).chain(explanation.trouble.iter().map(|text| trouble(text))).collect(),
+        reasons: explanation
+            .reasons
+            .iter()
+            .map(say)
+            .chain(explanation.trouble.iter().map(|text| trouble(text)))
+            .collect(),
     }
 }
 
