@@ -257,6 +257,80 @@ with subtest("a stranger may not use the spawner's socket"):
         "'import socket; socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(\"/run/ci-runner-spawner/socket\")'"
     )
 
+# A daemon that was taken over: it may say anything on the socket that its user may use.
+ATTACK = """
+import fcntl, json, os, socket, sys
+
+def spec():
+    fd = os.memfd_create("spec", os.MFD_ALLOW_SEALING)
+    words = {"argv": ["touch", "/var/log/ci-runner/jobs/taken-over"], "env": [], "dir": None, "umask": 18}
+    os.write(fd, json.dumps(words).encode())
+    fcntl.fcntl(fd, 1033, 1 | 2 | 4 | 8)
+    return fd
+
+def say(*packets):
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    link.connect("/run/ci-runner-spawner/socket")
+    link.settimeout(10)
+    heard = ""
+    for text, fds in packets:
+        try:
+            socket.send_fds(link, [text.encode()], fds) if fds else link.send(text.encode())
+            heard = link.recv(65536).decode()
+        except OSError as error:
+            return heard + str(error)
+    return heard
+
+hello = (json.dumps([{"hello": {"protocol": 1, "store": "feedf00d", "generation": 1}}]), [])
+good = {"key": {"store": "feedf00d", "job": 1, "attempt": 1}, "pool": "default", "slot": 0, "timeout_ms": 5000,
+        "soft_timeout_ms": None, "grace_ms": 0, "log_bytes_max": 1000, "secrets": False}
+
+def start(**words):
+    return (json.dumps([{"start": {**good, **words}}]), [spec()])
+
+answers = {
+    "no hello": say(start()),
+    "a property": say(hello, start(properties={"User": "root"})),
+    "a user": say(hello, start(user="root")),
+    "another profile": say(hello, start(profile="open")),
+    "no profile at all": say(hello, start(profile="root")),
+    "another pool": say(hello, start(pool="unknown")),
+    "a pool with a path": say(hello, start(pool="../../etc")),
+    "another store": say(hello, start(key={"store": "0badcafe", "job": 1, "attempt": 1})),
+    "a store with a path": say((json.dumps([{"hello": {"protocol": 1, "store": "../../..", "generation": 1}}]), [])),
+    "a forget of another store": say(hello, (json.dumps([{"forget": {"store": "0badcafe", "job": 1, "attempt": 1}}]), [])),
+    "no memory file": say(hello, (start()[0], [os.open("/etc/passwd", os.O_RDONLY)])),
+    "no descriptor": say(hello, (start()[0], [])),
+    "nonsense": say(hello, ("[" * 30000, [])),
+    "the control": say(hello, start()),
+}
+print(json.dumps(answers))
+"""
+with subtest("a daemon that was taken over gets nothing that the policy does not name"):
+    encoded = base64.b64encode(ATTACK.encode()).decode()
+    command = f"echo {encoded} | base64 -d >/srv/attack.py; runuser -u ci-runner -- python3 /srv/attack.py"
+    answers = json.loads(machine.succeed(command, timeout=60))
+    control = answers.pop("the control")
+    assert "started" in control, control
+    for name, answer in answers.items():
+        assert "refused" in answer and "started" not in answer, (name, answer)
+    units = machine.succeed("journalctl -o cat | grep -c 'Started ci-job-feedf00d'").strip()
+    assert units == "1", units
+    machine.fail("test -e /var/log/ci-runner/jobs/taken-over")
+
+with subtest("what systemd-analyze says of spawner and jobs"):
+    limits = {"ci-runner-spawner.service": 2.0}
+    for pool, limit in [("default", 2.0), ("closed", 0.7)]:
+        job = shell("sleep 60", f"--pool {pool}")
+        running(job)
+        limits[machine.succeed(f"systemctl list-units --plain --no-legend 'ci-job-*-{job}-1.service' | cut -d' ' -f1").strip()] = limit
+    for unit, limit in limits.items():
+        text = machine.succeed(f"systemd-analyze security --no-pager {unit} | grep 'Overall exposure level'")
+        exposure = float(text.split(": ", 1)[1].split()[0])
+        machine.log(f"{unit}: exposure {exposure}")
+        assert exposure <= limit, (unit, exposure)
+    machine.succeed("ci-runner cancel --all")
+
 with subtest("removing old logs works although root wrote them"):
     machine.succeed("test -n \"$(ls /var/log/ci-runner/jobs/0)\"")
     machine.succeed("runuser -u ci-runner -- rm -r /var/log/ci-runner/jobs/0")

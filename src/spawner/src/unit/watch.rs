@@ -89,7 +89,7 @@ impl Server {
     }
 
     fn start_answered(&mut self, key: &AttemptKey, done: Result<(), (String, String)>) {
-        hit(failpoint::SPAWNER_AFTER_CALL);
+        hit(failpoint::UNIT_AFTER_CALL);
         let Some(State::Live(live)) = self.attempts.get_mut(key) else {
             // Its shim is gone already: the unit finds nobody.
             return self.release(key);
@@ -164,11 +164,11 @@ impl Server {
 
     /// The unit has ended: the result goes to where it cannot be lost, then everything of it is ended.
     fn over(&mut self, key: &AttemptKey, ending: Ending) {
-        hit(failpoint::SPAWNER_BEFORE_VERDICT);
+        hit(failpoint::UNIT_BEFORE_VERDICT);
         if let Err(error) = verdict::write(&self.shared.attempts, key, &ending) {
             say!("{key}: cannot write its verdict: {error}; tried again");
         }
-        hit(failpoint::SPAWNER_AFTER_VERDICT);
+        hit(failpoint::UNIT_AFTER_VERDICT);
         if let Some(State::Live(live)) = self.attempts.get_mut(key) {
             live.over = Some(ending);
             (live.due_ms, live.pause_ms) = (0, KILL_PAUSE_MS);
@@ -269,7 +269,7 @@ impl Server {
 
     fn ended(&mut self, key: &AttemptKey, record: ExitRecord, state: State) {
         self.group(key).kill();
-        hit(failpoint::SPAWNER_BEFORE_RELEASE);
+        hit(failpoint::UNIT_BEFORE_RELEASE);
         self.release(key);
         self.attempts.insert(key.clone(), state);
         self.tell(&key.store, Reply::Ended { key: key.clone(), record: Some(record) }, false);
