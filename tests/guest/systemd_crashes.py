@@ -2,6 +2,7 @@
 
     tests/guest/run --system systemd tests/guest/systemd_crashes.py
 
+Written against the `machine` of the NixOS test driver, on the system of nix/tests/systemd.nix.
 For each fail point: the first process that passes it kills itself. Then every job has to end, each attempt has to have run at
 most once (and exactly once unless its shim was the victim), and no unit, directory or process may be left.
 CI_RUNNER_TEST_CYCLES sets how often each point is tried.

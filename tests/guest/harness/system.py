@@ -14,8 +14,6 @@ from . import shell
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 RENDERED = REPOSITORY / "nix" / "rendered"
-# Systems that no module renders (yet), written by hand.
-WRITTEN = REPOSITORY / "tests" / "guest" / "systems"
 
 # Where the units look for the package, in place of its path in the Nix store.
 PACKAGE = "/opt/ci/bin"
@@ -23,9 +21,13 @@ PROGRAMS = ["ci-runner", "ci-runner-spawner"]
 LINKS = {"ci-runner": "ci-runner", "add_job": "ci-runner"}
 
 
-def binds(binaries: Path) -> dict[str, Path]:
-    """What the guest sees of the host's build."""
-    return {f"{PACKAGE}/{program}": (binaries / program).resolve() for program in PROGRAMS}
+def binds(binaries: Path, work: Path) -> dict[str, Path]:
+    """What the guests see of the host's build: a copy, so that a build meanwhile changes nothing."""
+    place = work / "bin"
+    place.mkdir(exist_ok=True)
+    for program in PROGRAMS:
+        shutil.copy2(binaries / program, place / program)
+    return {f"{PACKAGE}/{program}": place / program for program in PROGRAMS}
 
 
 def install_shell(root: Path) -> None:
@@ -39,7 +41,7 @@ def install_shell(root: Path) -> None:
 
 def install(root: Path, name: str) -> None:
     """The system that nix/tests/NAME.nix describes."""
-    source = WRITTEN / name if (WRITTEN / name).is_dir() else RENDERED / name
+    source = RENDERED / name
     if not source.is_dir():
         raise FileNotFoundError(f"{source} is missing: scripts/check-nix --write renders nix/tests/{name}.nix")
     shutil.copytree(source, root, dirs_exist_ok=True)

