@@ -21,7 +21,7 @@ use super::verdict::{self, Ending};
 use crate::attempts::{Attempts, Identity};
 use crate::failpoint::{self, hit};
 use crate::joblog::{LogOptions, LogWriter};
-use crate::protocol::{AttemptKey, ExitRecord, Start, UNIT_WORKSPACE, names};
+use crate::protocol::{AttemptKey, ExitRecord, ExitResult, Start, UNIT_WORKSPACE, names};
 use crate::shim::clock::{Deadlines, Started};
 use crate::shim::{self, spec};
 use crate::{record, sys};
@@ -219,7 +219,8 @@ impl Pump {
     fn run(mut self, shared: &Shared) {
         let mut deadlines = Deadlines::new(&self.start, self.started);
         let patience = |ms: u64| ms.saturating_add(self.start.grace_ms).saturating_add(DEADLINE_PATIENCE_MS);
-        deadlines.kill = self.start.timeout_ms.map(patience);
+        let late = self.start.timeout_ms.map(patience);
+        deadlines.kill = late;
         let mut buffer = Vec::with_capacity(OUTPUT_BYTES);
         let verdict = loop {
             let (signalled, output, status) = self.sleep(&mut deadlines);
@@ -252,7 +253,12 @@ impl Pump {
         let totals = self.log.finish(self.started.elapsed_ms());
         hit(failpoint::SHIM_BEFORE_EXIT_RECORD);
         // Without a result the attempt is lost: no record says so.
-        let Some(result) = verdict.result.clone() else { return };
+        let Some(mut result) = verdict.result.clone() else { return };
+        // PID 1 did not keep the deadline: the kill was ours.
+        let ran_ms = self.started.until_us(verdict.ended_boot_us) / 1000;
+        if late.is_some_and(|late| ran_ms >= late) && matches!(result, ExitResult::Signaled { .. }) {
+            result = ExitResult::TimedOut;
+        }
         let result = self.failure.cause.take().map_or(result, |cause| record::failed_to_start(&cause));
         let mut record = verdict.record(&self.start.key, result, self.started);
         (record.log_bytes, record.log_dropped_bytes) = (totals.bytes, totals.dropped_bytes);

@@ -407,16 +407,10 @@ impl Server {
 
     fn without_shim(&mut self, key: &AttemptKey) {
         self.attempts.remove(key);
-        // What cannot be read is settled, which looks again until it can.
-        let attempts = &self.shared.attempts;
-        let quiet = match (attempts.has(key, names::VOIDED), attempts.read_exit(key), attempts.has(key, names::BEGAN)) {
-            (Ok(true), ..) => Some(State::Voided),
-            (Ok(false), Ok(None), Ok(false)) => Some(State::NotBegan),
-            _ => None,
-        };
-        match quiet {
-            Some(state) => drop(self.attempts.insert(key.clone(), state)),
-            None => self.settle(key, None),
+        if matches!(self.shared.attempts.has(key, names::VOIDED), Ok(true)) {
+            self.attempts.insert(key.clone(), State::Voided);
+        } else {
+            self.settle(key, None);
         }
     }
 }

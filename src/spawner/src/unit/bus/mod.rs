@@ -26,7 +26,7 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A bus that takes nothing any more is as good as gone.
 const UNSENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The bus is on this machine: it answers at once or is not well.
-const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
 /// Descriptors that one message brings.
 const FDS_MAX: usize = 2;
 
