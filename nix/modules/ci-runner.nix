@@ -1,5 +1,5 @@
-# The NixOS service. In this version jobs are children of `ci-runner.service` and run as its user
-# (native executor): whatever is taken from the service is taken from its jobs. So a line of
+# The NixOS service. Jobs of the native executor are children of `ci-runner.service` and run as its user; jobs of
+# the systemd executor are units that `ci-runner-spawner.service` has started. For the first, whatever is taken from the service is taken from its jobs. So a line of
 # hardening stands here only if a compiler, a JIT, a debugger and an unprivileged container can
 # live with it, and the ones that are left out say why.
 {
@@ -51,7 +51,9 @@ let
   # A build with a setting that the daemon would refuse does not get as far as a switch.
   configFile =
     let
-      unchecked = toml.generate "ci-runner.toml" cfg.settings;
+      # Root opens the logs of units: their directory is root's.
+      units = lib.optionalAttrs (unitPools != { }) { log_dir = logDir; };
+      unchecked = toml.generate "ci-runner.toml" (cfg.settings // units);
     in
     if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
       pkgs.runCommand "ci-runner-checked.toml" { } ''
@@ -60,6 +62,32 @@ let
       ''
     else
       unchecked;
+
+  # Pools whose jobs are units, with the sandboxes that may be used there, the default first.
+  profilesOf =
+    name:
+    let
+      pool = cfg.settings.pools.${name} or { };
+      first = pool.profile or "build";
+    in
+    lib.optionalAttrs ((pool.executor or cfg.executor) == "systemd") {
+      ${name}.profiles = lib.unique [
+        first
+        "strict"
+      ];
+    };
+  unitPools = lib.mergeAttrsList (
+    map profilesOf (lib.unique ([ "default" ] ++ lib.attrNames cfg.settings.pools))
+  );
+  logDir = "/var/log/ci-runner/jobs";
+  policy = builtins.toJSON {
+    kind = "systemd";
+    group = "ci-runner";
+    users = [ "ci-runner" ];
+    log_dir = logDir;
+    program = "${cfg.package}/bin/ci-runner-spawner";
+    pools = unitPools;
+  };
 
   # Other services of this machine that may have taken the port of the metrics.
   portHolders = lib.filter (holder: holder.enable) [
@@ -152,6 +180,19 @@ in
       example = lib.literalExpression "[ pkgs.gcc pkgs.gnumake pkgs.nodejs ]";
       description = ''
         Packages on the PATH of jobs, besides a shell, the core utilities, git, tar, gzip and xz.
+      '';
+    };
+
+    executor = mkOption {
+      type = types.enum [
+        "native"
+        "systemd"
+      ];
+      default = "native";
+      description = ''
+        How jobs of the pool `default` run: as processes of the user ci-runner, or each as a transient
+        unit with a user and a sandbox of its own. Other pools say it by {option}`executor` in
+        {option}`services.ci-runner.settings.pools`.
       '';
     };
 
@@ -252,6 +293,7 @@ in
 
     services.ci-runner.settings = {
       max_parallel_jobs = cfg.maxParallelJobs;
+      executor = lib.mkIf (cfg.executor != "native") cfg.executor;
       retry_attempts = cfg.retryAttempts;
       retry_delay = cfg.retryDelay;
       default_timeout = cfg.defaultTimeout;
@@ -263,7 +305,11 @@ in
 
     # A fixed path, so that a change of the settings leaves the unit as it is: it is reloaded then,
     # not restarted.
-    environment.etc."ci-runner/config.toml".source = configFile;
+    environment.etc = {
+      "ci-runner/config.toml".source = configFile;
+    }
+    # Root's word on what the daemon may have started: by pool, the sandboxes that may be used there.
+    // lib.optionalAttrs (unitPools != { }) { "ci-runner/policy.json".text = policy; };
 
     # The client, `add_job`, man pages and completions for everybody.
     environment.systemPackages = [ cfg.package ];
@@ -293,14 +339,76 @@ in
       };
     };
 
+    # Daemon and root both write here, the daemon removes what is old.
+    systemd.tmpfiles.rules = lib.mkIf (unitPools != { }) [
+      "d /var/log/ci-runner 0750 root ci-runner"
+      "d ${logDir} 2770 root ci-runner"
+    ];
+
+    # Starts the units of jobs. No switch restarts it; a reload executes the new package's program in
+    # the same process. Root without a capability: its doors are D-Bus and cgroup.kill.
+    systemd.services.ci-runner-spawner = lib.mkIf (unitPools != { }) {
+      description = "Starts the jobs of ci-runner as units";
+      wantedBy = [ "multi-user.target" ];
+      wants = [ "dbus.socket" ];
+      after = [ "dbus.socket" ];
+      reloadTriggers = [ policy ];
+      restartIfChanged = false;
+      unitConfig.X-StopOnRemoval = false;
+      startLimitIntervalSec = 0;
+
+      serviceConfig = {
+        Type = "notify";
+        # A fixed path: then a new package changes nothing but the reload triggers.
+        ExecStart = "/run/current-system/sw/bin/ci-runner-spawner --policy /etc/ci-runner/policy.json";
+        ExecReload = "/bin/sh -c 'kill -HUP $MAINPID'";
+        Group = "ci-runner";
+        Restart = "always";
+        RestartSec = mkDefault "200ms";
+        KillMode = "process"; # shims stay, the next spawner finds them
+        RuntimeDirectory = "ci-runner-spawner";
+        RuntimeDirectoryMode = "0711";
+        RuntimeDirectoryPreserve = "yes";
+        OOMScoreAdjust = mkDefault (-900);
+
+        NoNewPrivileges = true;
+        CapabilityBoundingSet = "";
+        ProtectSystem = "strict";
+        ReadWritePaths = [
+          logDir
+          "/sys/fs/cgroup"
+        ];
+        ProtectHome = true;
+        PrivateTmp = true;
+        PrivateDevices = true;
+        PrivateNetwork = true;
+        ProtectKernelModules = true;
+        ProtectKernelLogs = true;
+        ProtectClock = true;
+        ProtectHostname = true;
+        RestrictAddressFamilies = [ "AF_UNIX" ];
+        RestrictNamespaces = true;
+        RestrictRealtime = true;
+        RestrictSUIDSGID = true;
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
+        SystemCallArchitectures = "native";
+        SystemCallFilter = [ "@system-service" ];
+        SystemCallErrorNumber = "EPERM";
+        IPAddressDeny = "any";
+      };
+    };
+
     systemd.services.ci-runner = {
       description = "Job runner";
       wantedBy = [ "multi-user.target" ];
       requires = [ "ci-runner.socket" ];
+      wants = lib.mkIf (unitPools != { }) [ "ci-runner-spawner.service" ];
       after = [
         "network.target"
         "ci-runner.socket"
-      ];
+      ]
+      ++ lib.optional (unitPools != { }) "ci-runner-spawner.service";
 
       # A switch reloads for new settings and restarts, in one step, for a new package or unit and
       # for the two settings that a reload cannot change. Neither touches a job.
@@ -357,7 +465,8 @@ in
         ReadWritePaths = [
           "-/tmp"
           "-/var/tmp"
-        ];
+        ]
+        ++ lib.optional (unitPools != { }) logDir;
 
         # What others say on their command lines is none of a job's business.
         ProtectProc = mkDefault "invisible";

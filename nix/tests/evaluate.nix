@@ -51,7 +51,15 @@ let
     in
     import ./render.nix { inherit lib; } {
       inherit config;
-      settings = ((pkgs.formats.toml { }).generate "config.toml" config.services.ci-runner.settings).text;
+      package = prefix;
+      settings =
+        let
+          # As the module does it.
+          units = lib.optionalAttrs (config.environment.etc ? "ci-runner/policy.json") {
+            log_dir = "/var/log/ci-runner/jobs";
+          };
+        in
+        ((pkgs.formats.toml { }).generate "config.toml" (config.services.ci-runner.settings // units)).text;
     };
 
   # The machine of a test, without its driver.

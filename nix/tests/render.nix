@@ -3,6 +3,7 @@
 { lib }:
 {
   config,
+  package, # where the guest has it
   settings, # text of ci-runner's configuration, which the module only has as a derivation
 }:
 let
@@ -52,7 +53,10 @@ let
     section: own: unit:
     ini ({ Unit = unitSection unit; } // { ${section} = own unit; } // install unit);
 
-  service = unitText "Service" (
+  # The fixed path of a NixOS system.
+  placed = lib.replaceStrings [ "/run/current-system/sw/" ] [ "${package}/" ];
+  service = unit: placed (serviceText unit);
+  serviceText = unitText "Service" (
     unit:
     unit.serviceConfig
     // optionalAttrs (unit.environment != { }) {

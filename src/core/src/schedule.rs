@@ -5,17 +5,20 @@
 //! acts only when they are on disk. After a commit that failed the record is read again from the store.
 
 use crate::change::{Change, Entry, Wish};
-use crate::id::{AttemptNumber, Epoch, JobId};
+use crate::id::{AttemptNumber, Epoch, JobId, PoolId};
 use crate::outcome::{AttemptResult, Outcome};
 use crate::record::{Record, is_final};
 use crate::state::{Event, Next, Phase};
 use crate::time::Now;
+use std::collections::BTreeMap;
 
 /// What the world outside the record allows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permit {
     /// Claims may be made under this life of the spawner's directory; None: no executor, or the daemon is stopping.
     pub claim: Option<Epoch>,
+    /// Pools with another executor than most, for which this counts in place of `claim`.
+    pub claim_in: BTreeMap<PoolId, Option<Epoch>>,
     /// Most claims and releases in one turn, so that one commit stays short. What a fact implies is never put off.
     pub changes_max: usize,
 }
@@ -67,11 +70,12 @@ fn release(record: &Record) -> Option<Change> {
 
 /// The best job for a free place.
 fn claim(record: &Record, permit: &Permit) -> Option<Change> {
-    let epoch = permit.claim.as_ref()?;
     if record.is_closed() {
         return None;
     }
-    let (id, place) = record.best_claim()?;
+    let epoch = |pool: PoolId| permit.claim_in.get(&pool).unwrap_or(&permit.claim).as_ref();
+    let (id, place) = record.best_claim(|pool| epoch(pool).is_some())?;
+    let epoch = epoch(place.pool)?;
     let attempt = AttemptNumber(record.last_attempt(id)? + 1);
     let event = Event::Claimed { attempt, pool: place.pool, slot: place.slot, epoch: epoch.clone() };
     Some(Change::Job { id, event })

@@ -18,7 +18,7 @@ impl World {
 
     pub(crate) fn turn(&mut self, daemon: &mut Daemon, now: Now) {
         let claim = daemon.epoch.clone().filter(|_| daemon.up && !daemon.stopping);
-        let permit = Permit { claim, changes_max: Self::CHANGES_MAX };
+        let permit = Permit { claim, changes_max: Self::CHANGES_MAX, ..Permit::default() };
         self.misdecide(daemon, &permit, true);
         let entries = self.decide(daemon, &permit, now);
         let rests = entries.len() < Self::CHANGES_MAX;

@@ -184,6 +184,7 @@ fn start(key: AttemptKey, slot: u32) -> Start {
         grace_ms: 10_000,
         log_bytes_max: 64 << 20,
         secrets: false,
+        profile: None,
     }
 }
 

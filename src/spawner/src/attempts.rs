@@ -6,6 +6,7 @@
 //!   void    never starts
 //!   began   the shim is about to let the job run
 //!   exit    the record (`exit.tmp` while it is written)
+//!   verdict how its unit ended (kind `systemd` only)
 //! ```
 //!
 //! Removal goes `lock`, `exit`, `began`, so that a removal cut short never leaves a directory that looks as if the attempt
@@ -23,6 +24,8 @@ use crate::record;
 
 /// Where an exit record is written before it is renamed.
 const EXIT_ASIDE: &str = "exit.tmp";
+/// Where a small file is written before it is renamed.
+const SMALL_ASIDE: &str = "small.tmp";
 /// An identity never exceeds this: its only long part is a cgroup's path.
 const IDENTITY_BYTES_MAX: usize = 8 * 1024;
 
@@ -170,6 +173,31 @@ impl Attempts {
         Ok(rustix::fs::renameat(&self.dir, path(key, EXIT_ASIDE), &self.dir, path(key, names::EXIT))?)
     }
 
+    /// Writes a small file in one step.
+    pub(crate) fn write_small(&self, key: &AttemptKey, name: &str, content: &[u8]) -> io::Result<()> {
+        let aside = path(key, SMALL_ASIDE);
+        let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.dir, &aside, flags, Mode::RUSR | Mode::WUSR)?;
+        if rustix::io::write(&file, content)? != content.len() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(rustix::fs::renameat(&self.dir, aside, &self.dir, path(key, name))?)
+    }
+
+    /// Reads a small file; None when there is certainly none.
+    pub(crate) fn read_small(&self, key: &AttemptKey, name: &str, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = match rustix::fs::openat(&self.dir, path(key, name), flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::LOOP) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let mut content = vec![0; bytes_max];
+        let got = rustix::io::read(&file, &mut content)?;
+        content.truncate(got);
+        Ok(Some(content))
+    }
+
     /// The exit record; None when there is certainly no valid one.
     pub(crate) fn read_exit(&self, key: &AttemptKey) -> io::Result<Option<ExitRecord>> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -203,6 +231,8 @@ impl Attempts {
             return Ok(());
         }
         unlink(EXIT_ASIDE)?;
+        unlink(SMALL_ASIDE)?;
+        unlink(names::VERDICT)?;
         unlink(names::VOIDED)?;
         remove_dir()
     }

@@ -43,6 +43,14 @@ points! {
     SPAWNER_BEFORE_ENDED = "spawner-before-ended";
     /// `ended` was sent.
     SPAWNER_AFTER_ENDED = "spawner-after-ended";
+    /// The spawner, kind `systemd`: PID 1 answered the call that starts the unit; nothing is done about it.
+    UNIT_AFTER_CALL = "unit-after-call";
+    /// The spawner, kind `systemd`: PID 1 told how a job ended; nothing is written.
+    UNIT_BEFORE_VERDICT = "unit-before-verdict";
+    /// The spawner, kind `systemd`: the end is written for shims and successors; the shim does not know of it.
+    UNIT_AFTER_VERDICT = "unit-after-verdict";
+    /// The spawner, kind `systemd`: the exit record is there; the unit is not released.
+    UNIT_BEFORE_RELEASE = "unit-before-release";
     /// A `forget` was read; nothing is removed.
     SPAWNER_BEFORE_FORGET = "spawner-before-forget";
     /// Half of the attempt directory is removed.
@@ -143,7 +151,7 @@ mod tests {
     fn names_are_unique_and_say_who_dies() {
         let names = super::names();
         for (i, name) in names.iter().enumerate() {
-            assert!(name.starts_with("spawner-") || name.starts_with("shim-"), "{name}");
+            assert!(["spawner-", "shim-", "unit-"].iter().any(|who| name.starts_with(who)), "{name}");
             assert!(!names[..i].contains(name), "{name} twice");
         }
     }

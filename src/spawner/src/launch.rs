@@ -110,6 +110,32 @@ pub(crate) fn launch(
     Ok(Launched { pid, failed })
 }
 
+/// Makes this process the program; comes back only with where that failed, and the error number.
+pub(crate) fn become_program(program: &Program) -> (Stage, c_int) {
+    let (argv, env, candidates) = (pointers(&program.argv), pointers(&program.env), pointers(&program.candidates));
+    let orders = Orders {
+        argv: argv.as_ptr(),
+        env: env.as_ptr(),
+        candidates: candidates.as_ptr(),
+        dir: program.dir.as_ptr(),
+        umask: program.umask as libc::mode_t,
+        output: -1,
+        lock: -1,
+        session_offset: 0,
+        cgroup_procs: -1,
+        open_files: libc::rlimit { rlim_cur: 0, rlim_max: 0 },
+        stage: Stage::Execute,
+        errno: 0,
+    };
+    // SAFETY: every pointer leads to a string, or to a list that ends with null, which live in this frame or in `program`.
+    unsafe {
+        if libc::chdir(orders.dir) != 0 {
+            return (Stage::Directory, *libc::__errno_location());
+        }
+        (Stage::Execute, execute(&orders))
+    }
+}
+
 fn pointers(words: &[CString]) -> Vec<*const c_char> {
     words.iter().map(|word| word.as_ptr()).chain([std::ptr::null()]).collect()
 }

@@ -30,10 +30,17 @@ mod server;
 mod shim;
 mod sys;
 mod tmpdir;
+mod unit;
 mod wire;
 
 /// The `ci-runner-spawner` program. The exit code: 0 a spawner listens, 1 it cannot, 3 a mistake in the command line.
 pub fn main() -> std::process::ExitCode {
-    let code = server::main(std::env::args_os().skip(1));
+    let words: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    let code = match words.first().and_then(|word| word.to_str()) {
+        Some(unit::HELPER_MODE) => unit::helper_main(),
+        Some("--profiles") => unit::print_profiles(),
+        Some("--policy") => unit::main(&words),
+        _ => server::main(words),
+    };
     std::process::ExitCode::from(u8::try_from(code).unwrap_or(1))
 }

@@ -28,6 +28,8 @@ pub const PACKET_BYTES_MAX: usize = 32 * 1024;
 pub const SPEC_BYTES_MAX: usize = 1024 * 1024;
 /// One word of argv or one `NAME=value` of the environment: the kernel's `MAX_ARG_STRLEN` less its NUL.
 pub const WORD_BYTES_MAX: usize = 131_071;
+/// `TMPDIR` and, where the job names none, working directory of a job that is a unit: in its own `/var/tmp`.
+pub const UNIT_WORKSPACE: &str = "/var/tmp/ci-job";
 /// Bumped when an older peer could misread a message. `hello` and `welcome` carry it.
 pub const PROTOCOL_VERSION: u32 = 1;
 
@@ -126,6 +128,9 @@ pub struct Start {
     pub log_bytes_max: u64,
     /// True when a second memfd with the secrets is attached.
     pub secrets: bool,
+    /// Kind `systemd` only: the sandbox, by a name that the spawner's policy allows in this pool; None: the pool's first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
 }
 
 /// The JSON in the sealed specification memfd.
@@ -273,6 +278,8 @@ pub enum ExitResult {
     },
     /// The hard deadline passed and the shim ended it.
     TimedOut,
+    /// The kernel ended it because its memory was used up.
+    OomKilled,
     /// It never executed: program not found, directory not enterable, …
     FailedToStart {
         /// In words, with the path.
@@ -298,6 +305,8 @@ pub mod names {
     pub const LOCK: &str = "lock";
     /// Written by the shim just before it lets the job run.
     pub const BEGAN: &str = "began";
+    /// Kind `systemd`: how the attempt's unit ended.
+    pub const VERDICT: &str = "verdict";
     /// Written by `void` under the lock.
     pub const VOIDED: &str = "void";
     /// The exit record: one line of JSON, a newline, and a checksum line.

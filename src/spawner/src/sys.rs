@@ -19,6 +19,22 @@ pub(crate) fn signal_kill() -> i32 {
     libc::SIGRTMIN() + 4
 }
 
+/// Spawner to the shim of a unit: the verdict is written.
+pub(crate) fn signal_finish() -> i32 {
+    libc::SIGRTMIN() + 5
+}
+
+/// Spawner to the shim of a unit: no helper will come.
+pub(crate) fn signal_give_up() -> i32 {
+    libc::SIGRTMIN() + 6
+}
+
+/// Microseconds by which CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC: the time that the machine slept.
+pub(crate) fn slept_us() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    boottime_us().saturating_sub(now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1000)
+}
+
 /// Milliseconds of CLOCK_BOOTTIME, which also runs while the machine sleeps: all deadlines are on it.
 pub(crate) fn boottime_ms() -> u64 {
     boottime_us() / 1000
@@ -65,6 +81,24 @@ pub(crate) fn own_signals() {
         libc::sigfillset(all.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
     }
+}
+
+/// What a job finds: every signal at its default action, none blocked.
+pub(crate) fn job_signals() {
+    own_signals();
+    let mut none = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `none` is initialised by sigemptyset before it is read.
+    unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Every descriptor from `first` on closes when a program is executed.
+pub(crate) fn close_at_exec_from(first: libc::c_uint) {
+    const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+    // SAFETY: only flags of descriptors change.
+    unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, CLOSE_RANGE_CLOEXEC) };
 }
 
 /// A non-blocking descriptor for blocked signals.

@@ -23,7 +23,7 @@ fn at(ms: i64) -> Now {
 }
 
 fn permit() -> Permit {
-    Permit { claim: Some(Epoch::new("e")), changes_max: 10_000 }
+    Permit { claim: Some(Epoch::new("e")), changes_max: 10_000, ..Permit::default() }
 }
 
 fn spec() -> JobSpec {
@@ -304,7 +304,7 @@ fn superseding_is_never_put_off() {
         bench.submit(in_group(1, GroupPolicy::Queue));
     }
     bench.submit(in_group(1, GroupPolicy::Latest));
-    let permit = Permit { claim: None, changes_max: 2 };
+    let permit = Permit { claim: None, changes_max: 2, ..Permit::default() };
     assert_eq!(schedule(&mut bench.record, &permit, bench.now).len(), 9);
 }
 

@@ -296,11 +296,11 @@ impl Record {
         expires.is_some_and(|expires| expires <= self.now.wall)
     }
 
-    /// The best job to claim and where, if any pool has room.
-    pub(crate) fn best_claim(&self) -> Option<(JobId, FreePlace)> {
+    /// The best job to claim and where, if any pool that is `open` has room.
+    pub(crate) fn best_claim(&self, open: impl Fn(PoolId) -> bool) -> Option<(JobId, FreePlace)> {
         let mut best: Option<((i64, JobId), FreePlace)> = None;
         let pools = self.preference.iter().filter_map(|id| Some((*id, self.pools.get(usize::from(id.0))?)));
-        for place in pools.filter_map(|(id, pool)| self.free_place(id, pool)) {
+        for place in pools.filter(|(id, _)| open(*id)).filter_map(|(id, pool)| self.free_place(id, pool)) {
             let Some(head) = self.head(place.pool) else { continue };
             let better = best.is_none_or(|(key, taken)| head < key || (head == key && place.room > taken.room));
             if better {

@@ -68,9 +68,22 @@ impl Resolver<'_> {
         if let Some(Err(problem)) = file.path.as_deref().map(check::search_path) {
             self.file_problem(&["pools", name, "path"], problem);
         }
+        let profile = match file.profile.as_deref().map(check::profile) {
+            Some(Err(problem)) => {
+                self.file_problem(&["pools", name, "profile"], problem);
+                None
+            }
+            Some(Ok(_)) if executor == Executor::Native => {
+                let text = "is for the systemd executor: native jobs have no sandbox; leave it out".to_owned();
+                self.file_problem(&["pools", name, "profile"], text);
+                None
+            }
+            other => other.and_then(Result::ok),
+        };
         PoolConfig {
             slots,
             executor,
+            profile,
             labels: self.labels(name, file.labels),
             path: file.path.unwrap_or_else(|| job_path.to_owned()),
         }

@@ -6,7 +6,7 @@ use super::{Backoff, Executor, Listen};
 use crate::suggest::did_you_mean;
 
 /// Executors that other versions have.
-const OTHER_EXECUTORS: [&str; 7] = ["systemd", "local", "docker", "podman", "kubernetes", "remote", "wasm"];
+const OTHER_EXECUTORS: [&str; 5] = ["docker", "podman", "kubernetes", "remote", "wasm"];
 
 /// Words a retry rule starts with.
 pub(super) const RETRY_KINDS: [&str; 6] = ["exit", "signal", "lost", "timeout", "oom", "start"];
@@ -48,10 +48,11 @@ pub(super) fn log_level(text: &str) -> Result<log::LevelFilter, String> {
 pub(super) fn executor(text: &str) -> Result<Executor, String> {
     match text.trim() {
         "native" => Ok(Executor::Native),
+        "systemd" | "local" => Ok(Executor::Systemd),
         other if OTHER_EXECUTORS.contains(&other) => {
-            Err(format!("the executor {other:?} is not in this version of ci-runner; use \"native\""))
+            Err(format!("the executor {other:?} is not in this version of ci-runner; use \"native\" or \"systemd\""))
         }
-        other => Err(format!("{other:?} is not an executor; {}", did_you_mean(other, ["native"]))),
+        other => Err(format!("{other:?} is not an executor; {}", did_you_mean(other, ["native", "systemd"]))),
     }
 }
 
@@ -85,6 +86,14 @@ pub(super) fn retry_rule(rule: &str) -> Result<(), String> {
         }
         _ => Err(format!("{rule:?} is not a retry rule; {}", did_you_mean(kind, RETRY_KINDS))),
     }
+}
+
+/// Sandboxes of the systemd executor.
+pub(super) const PROFILES: [&str; 3] = ["open", "build", "strict"];
+
+pub(super) fn profile(text: &str) -> Result<String, String> {
+    let found = PROFILES.contains(&text).then(|| text.to_owned());
+    found.ok_or_else(|| format!("{text:?} is not a profile; {}", did_you_mean(text, PROFILES)))
 }
 
 /// Names of pools stand in paths, unit names and metrics.

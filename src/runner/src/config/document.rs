@@ -15,7 +15,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Keys that later versions have: they get their own words instead of "unknown".
 const LATER_TOP_KEYS: [&str; 7] = ["redis", "gitlab", "gitea", "github", "docker", "kubernetes", "tokens"];
-const LATER_POOL_KEYS: [&str; 3] = ["profile", "user", "paths"];
+const LATER_POOL_KEYS: [&str; 2] = ["user", "paths"];
 
 /// One parsed file: its raw values, and where each key stands.
 pub(super) struct Document {

@@ -18,6 +18,8 @@ pub(super) struct ConfigFile {
     pub state_dir: Option<String>,
     pub runtime_dir: Option<String>,
     pub socket: Option<String>,
+    pub log_dir: Option<String>,
+    pub spawner_socket: Option<String>,
     pub http: Option<HttpField>,
     pub metrics: Option<String>,
     pub max_parallel_jobs: Option<i64>,
@@ -47,6 +49,7 @@ pub(super) struct PoolFile {
     pub executor: Option<String>,
     pub labels: Vec<String>,
     pub path: Option<String>,
+    pub profile: Option<String>,
 }
 
 /// `[groups.NAME]`

@@ -46,6 +46,10 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     /// The API's socket.
     pub socket: PathBuf,
+    /// Logs of jobs.
+    pub log_dir: PathBuf,
+    /// The socket of the spawner that starts units.
+    pub spawner_socket: PathBuf,
     /// The API's TCP address.
     pub http: Listen,
     /// Whether `/status` and `/runners` answer on TCP without a token.
@@ -132,10 +136,12 @@ pub enum Backoff {
 }
 
 /// Ways to run an attempt that this version has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Executor {
     /// A process of this host, forked by the spawner.
     Native,
+    /// A transient unit of systemd, started by a spawner that is a service of root.
+    Systemd,
 }
 
 /// A TCP address to serve on.
@@ -158,6 +164,8 @@ pub struct PoolConfig {
     pub labels: Vec<String>,
     /// `PATH` of jobs here.
     pub path: String,
+    /// The sandbox of jobs here, where the executor has any; None: the first that the spawner's policy allows.
+    pub profile: Option<String>,
 }
 
 /// What is kept of finished jobs; `None` is "for ever".
@@ -210,6 +218,11 @@ pub enum Source {
 }
 
 impl Config {
+    /// True when some pool runs its jobs this way.
+    pub fn uses(&self, executor: Executor) -> bool {
+        self.pools.values().any(|pool| pool.executor == executor)
+    }
+
     /// Reads the file, if any, and resolves everything against this process and machine.
     ///
     /// # Errors
@@ -248,6 +261,10 @@ impl Config {
             ("state_dir", self.state_dir != new.state_dir),
             ("runtime_dir", self.runtime_dir != new.runtime_dir),
             ("socket", self.socket != new.socket),
+            // With another state directory it is another one by itself.
+            ("log_dir", self.log_dir != new.log_dir && self.state_dir == new.state_dir),
+            ("spawner_socket", self.spawner_socket != new.spawner_socket),
+            ("executor", Executor::ALL.into_iter().any(|executor| new.uses(executor) && !self.uses(executor))),
             ("http", self.http != new.http),
             ("metrics", self.metrics != new.metrics),
         ]
@@ -258,10 +275,14 @@ impl Config {
 }
 
 impl Executor {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Native, Self::Systemd];
+
     /// The word in configuration, output and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Executor::Native => "native",
+            Executor::Systemd => "systemd",
         }
     }
 }

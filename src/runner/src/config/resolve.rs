@@ -18,6 +18,8 @@ use crate::quantity::{DurationField, exact_duration, exact_size, parse_duration}
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Beyond it the queue's record would not fit the memory that the design allows.
 const QUEUE_JOBS_MAX: i64 = 10_000_000;
+/// Where the spawner of units listens.
+const SPAWNER_SOCKET: &str = "/run/ci-runner-spawner/socket";
 const RETRIES_MAX: i64 = 1000;
 const FALLBACK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const DAY: Duration = Duration::from_secs(86_400);
@@ -48,6 +50,8 @@ pub(super) fn resolve(
 impl Resolver<'_> {
     fn config(&mut self, mut file: ConfigFile, overrides: &ConfigOverrides) -> Config {
         let (state_dir, runtime_dir, socket) = self.directories(&file, overrides);
+        let log_dir = self.path("log_dir", &None, &file.log_dir).unwrap_or_else(|| state_dir.join("logs"));
+        let spawner_socket = self.path("spawner_socket", &None, &file.spawner_socket);
         let http = file.http.take().map(|field| field.0).unwrap_or_default();
         let (http_listen, metrics) = self.addresses(&http, &file, overrides);
         let max_parallel_jobs = self.whole(
@@ -72,6 +76,8 @@ impl Resolver<'_> {
             state_dir,
             runtime_dir,
             socket,
+            log_dir,
+            spawner_socket: spawner_socket.unwrap_or_else(|| PathBuf::from(SPAWNER_SOCKET)),
             http: http_listen,
             http_public_status: http.public_status.unwrap_or(false),
             http_hosts: self.http_hosts(http.hosts),

@@ -18,6 +18,8 @@ pub(super) fn show(config: &Config) -> String {
         ("state_dir", quoted(&config.state_dir.to_string_lossy())),
         ("runtime_dir", quoted(&config.runtime_dir.to_string_lossy())),
         ("socket", quoted(&config.socket.to_string_lossy())),
+        ("log_dir", quoted(&config.log_dir.to_string_lossy())),
+        ("spawner_socket", quoted(&config.spawner_socket.to_string_lossy())),
         ("metrics", quoted(&config.metrics.to_string())),
         ("max_parallel_jobs", config.max_parallel_jobs.to_string()),
         ("retry_attempts", config.retry.attempts.to_string()),
@@ -58,6 +60,9 @@ pub(super) fn show(config: &Config) -> String {
         line(&mut text, &format!("executor = {}", quoted(pool.executor.name())));
         line(&mut text, &format!("labels = {}", list(&pool.labels)));
         line(&mut text, &format!("path = {}", quoted(&pool.path)));
+        if let Some(profile) = &pool.profile {
+            line(&mut text, &format!("profile = {}", quoted(profile)));
+        }
     }
     for (name, limit) in &config.groups {
         line(&mut text, &format!("\n[groups.{}]\nlimit = {limit}", quoted(name)));

@@ -109,6 +109,26 @@ fn every_key_counts() {
 }
 
 #[test]
+fn a_pool_chooses_its_executor_and_its_sandbox() {
+    let text = "executor = \"systemd\"\nspawner_socket = \"/run/s\"\nlog_dir = \"/var/log/j\"\n\
+                [pools.a]\nslots = 1\nprofile = \"strict\"\n[pools.b]\nslots = 1\nexecutor = \"native\"\n";
+    let config = resolve(text).unwrap();
+    assert_eq!((config.pools["a"].executor, config.pools["a"].profile.as_deref()), (Executor::Systemd, Some("strict")));
+    assert_eq!((config.pools["b"].executor, config.pools["b"].profile.as_deref()), (Executor::Native, None));
+    assert_eq!(
+        (config.spawner_socket.as_path(), config.log_dir.as_path()),
+        (Path::new("/run/s"), Path::new("/var/log/j"))
+    );
+    assert!(config.uses(Executor::Native) && config.uses(Executor::Systemd));
+    let again = resolve(&config.show()).unwrap();
+    assert_eq!((&config.pools, &config.log_dir), (&again.pools, &again.log_dir));
+    assert_eq!(resolve("").unwrap().log_dir, Path::new("/home/ada/.local/state/ci-runner/logs"));
+    assert_eq!(resolve("").unwrap().needs_restart(&config), ["log_dir", "spawner_socket", "executor"]);
+    check_refused("[pools.default]\nprofile = \"strict\"", &["c.toml:2: pools.default.profile", "systemd executor"]);
+    check_refused("executor = \"local\"\n[pools.default]\nprofile = \"stricht\"", &["did you mean \"strict\"?"]);
+}
+
+#[test]
 fn what_is_shown_reads_back() {
     for text in [FULL, "", "http = \"off\"\n[pools.default]\nslots = 3\n"] {
         let config = resolve(text).unwrap();
@@ -217,7 +237,7 @@ fn values_out_of_bounds_are_named_with_limit_and_mend() {
         ("http = \"127.0.0.1:9100\"", ["metrics: 127.0.0.1:9100 is the address of http too", "another port"]),
         ("http = { hosts = [\"http://x\"] }", ["http.hosts: \"http://x\" is not a host name", "without scheme"]),
         ("log_level = \"inof\"", ["\"inof\" is not a log level", "did you mean \"info\"?"]),
-        ("executor = \"systemd\"", ["\"systemd\" is not in this version", "\"native\""]),
+        ("executor = \"podman\"", ["\"podman\" is not in this version", "\"native\" or \"systemd\""]),
         ("executor = \"nativ\"", ["\"nativ\" is not an executor", "did you mean \"native\"?"]),
         ("retry_backoff = \"linear\"", ["\"linear\" is not a backoff", "exponential"]),
         ("retry_on = [\"exit:0\"]", ["an exit code is 1 to 255", "exit:2"]),

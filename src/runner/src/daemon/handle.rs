@@ -3,6 +3,7 @@
 //! `http` and `run` hold a [`Handle`]; they never touch the record or the store's writing side. A wish that was answered
 //! `Ok` is on disk. The queue of wishes is bounded: a sender waits, which is the back-pressure of the API.
 
+use crate::config::Executor;
 use crate::store::{Reader, ScheduleRow};
 use ci_runner_core::announce::Announcement;
 use ci_runner_core::explain::Reason;
@@ -187,6 +188,8 @@ pub struct Explanation {
     pub ahead: usize,
     /// When this was true.
     pub now: Now,
+    /// What of the host's holds it up, in words.
+    pub trouble: Vec<String>,
 }
 
 /// The record at a glance; made anew every 100 ms while something changes, and sooner for who asks with [`Wish::Look`].
@@ -214,8 +217,10 @@ pub struct Snapshot {
     pub problems: Vec<String>,
     /// The daemon is going away.
     pub stopping: bool,
-    /// The executor is connected.
+    /// Every executor in use is connected.
     pub executor_up: bool,
+    /// Who runs the jobs of each pool.
+    pub executors: BTreeMap<String, Executor>,
     /// A commit failed and none succeeded since.
     pub store_failing: bool,
 }

@@ -28,6 +28,8 @@ pub struct Where<'a> {
     pub path: &'a str,
     /// Temporary directory of the place; what `TMPDIR` will be.
     pub tmp: &'a Path,
+    /// It runs as our own user; else whoever starts it says `HOME`, `USER` and `LOGNAME`.
+    pub as_us: bool,
 }
 
 /// File mode creation mask of jobs: the usual one.
@@ -43,9 +45,11 @@ pub fn specification(host: &Host, at: Where<'_>, id: JobId, attempt: AttemptNumb
         env.insert(name.to_owned(), value.to_owned());
     };
     set("PATH", at.path);
-    set("HOME", &host.home);
-    set("USER", &host.user);
-    set("LOGNAME", &host.user);
+    if at.as_us {
+        set("HOME", &host.home);
+        set("USER", &host.user);
+        set("LOGNAME", &host.user);
+    }
     set("SHELL", "/bin/sh");
     set("LANG", "C.UTF-8");
     for (name, value) in &spec.work.env {

@@ -7,6 +7,7 @@ use super::engine::{self, Control, Engine, HostSettings, Parts};
 use super::handle::{Action, Handle, Refusal, Target};
 use super::settings::local_settings;
 use crate::api::JobRequest;
+use crate::config::Executor;
 use crate::executor::native::{Native, NativeOptions};
 use crate::metrics::Metrics;
 use crate::request::new_job;
@@ -180,6 +181,7 @@ fn parts(dir: &Path, settings: ci_runner_core::policy::Settings) -> Result<(Part
         generation: loaded.generation,
         linger: Some(LINGER),
         job_open_files: None,
+        service: None,
     };
     std::fs::create_dir(&native.runtime_dir)?;
     let clock = Clock::resume(None, loaded.last);
@@ -190,7 +192,7 @@ fn parts(dir: &Path, settings: ci_runner_core::policy::Settings) -> Result<(Part
         loaded,
         record,
         clock,
-        native: Native::new(native),
+        sides: vec![(Executor::Native, Native::new(native))],
         host,
         notifier: Notifier::silent(),
         metrics: Arc::new(Metrics::new(super::service::version())),

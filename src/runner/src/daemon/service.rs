@@ -4,17 +4,17 @@
 //! store's writer, the log and blocking chores have threads of their own.
 
 use super::clock::Clock;
-use super::engine::{self, Control, Engine, Parts};
+use super::engine::{self, Control, Engine, HostSettings, Parts};
 use super::handle::Handle;
 use super::listeners::{Listeners, Taken};
 use super::settings::{host_settings, settings};
 use crate::activation::Passed;
-use crate::config::{Config, ConfigOverrides, Listen};
+use crate::config::{Config, ConfigOverrides, Executor, Listen};
 use crate::executor::native::{Native, NativeOptions};
 use crate::http;
 use crate::metrics::{Metrics, Scrape};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Reader, Store, StoreError};
+use crate::store::{Loaded, Reader, Store, StoreError};
 use crate::systemd::{Notifier, NotifySettings};
 use crate::telemetry::Telemetry;
 use anyhow::{Context, Result};
@@ -107,16 +107,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
     let mut record = record.into_inner();
     engine::load_rest(&mut record, &loaded);
     let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
-    let native = NativeOptions {
-        program: spawner_program()?,
-        runtime_dir: config.runtime_dir.clone(),
-        log_dir: host.log_dir.clone(),
-        tmp_dir: host.tmp_dir.clone(),
-        store: loaded.store_id.clone(),
-        generation: loaded.generation,
-        linger: None,
-        job_open_files: raise_open_files(),
-    };
+    let sides = sides(&config, &host, &record, &loaded)?;
     log::info!("ci-runner {} starts: {} open jobs, start {}", version(), record.len(), loaded.generation);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
     runtime.block_on(async {
@@ -133,7 +124,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
             loaded,
             record,
             clock,
-            native: Native::new(native),
+            sides,
             host,
             notifier,
             metrics,
@@ -176,6 +167,29 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         }
         Ok(())
     })
+}
+
+/// The ways to the spawners that are needed: by configured pools, and by attempts that are open.
+fn sides(config: &Config, host: &HostSettings, record: &Record, loaded: &Loaded) -> Result<Vec<(Executor, Native)>> {
+    let open: Vec<Executor> = record.leases().map(|(_, lease)| engine::executor_of(&lease.epoch)).collect();
+    let needed = |executor: &Executor| config.uses(*executor) || open.contains(executor);
+    let job_open_files = raise_open_files();
+    let mut sides = Vec::new();
+    for executor in Executor::ALL.into_iter().filter(needed) {
+        let options = NativeOptions {
+            program: spawner_program()?,
+            runtime_dir: config.runtime_dir.clone(),
+            log_dir: host.log_dir.clone(),
+            tmp_dir: host.tmp_dir.clone(),
+            store: loaded.store_id.clone(),
+            generation: loaded.generation,
+            linger: None,
+            job_open_files,
+            service: (executor == Executor::Systemd).then(|| config.spawner_socket.clone()),
+        };
+        sides.push((executor, Native::new(options)));
+    }
+    Ok(sides)
 }
 
 /// Program version.

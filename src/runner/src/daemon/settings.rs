@@ -1,7 +1,7 @@
 //! From the configuration to what the loop needs.
 
-use super::engine::HostSettings;
-use crate::config::{AdmissionConfig, Backoff, Config, GcConfig};
+use super::engine::{HostSettings, PoolHost};
+use crate::config::{AdmissionConfig, Backoff, Config, GcConfig, PoolConfig};
 use crate::request::parse_rules;
 use ci_runner_core::job::Fault;
 use ci_runner_core::labels::Label;
@@ -69,7 +69,7 @@ impl HostSettings {
             log_dir: log_dir(dir),
             tmp_dir: dir.join("tmp"),
             secrets_dir: dir.join("secrets"),
-            pool_paths: BTreeMap::new(),
+            pools: BTreeMap::new(),
             job_path: std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".to_owned()),
             name: host_name(),
             home,
@@ -91,10 +91,10 @@ pub fn host_settings(config: &Config) -> HostSettings {
     let GcConfig { finished_max_age, log_max_age, log_bytes_max } = &config.gc;
     let (user, home) = user_and_home();
     HostSettings {
-        log_dir: log_dir(&config.state_dir),
+        log_dir: config.log_dir.clone(),
         tmp_dir: config.state_dir.join("tmp"),
         secrets_dir: config.state_dir.join("secrets"),
-        pool_paths: config.pools.iter().map(|(name, pool)| (name.clone(), pool.path.clone())).collect(),
+        pools: config.pools.iter().map(|(name, pool)| (name.clone(), pool_host(pool))).collect(),
         job_path: config.job_path.clone(),
         name: host_name(),
         home,
@@ -104,6 +104,10 @@ pub fn host_settings(config: &Config) -> HostSettings {
         log_bytes_max: *log_bytes_max,
         admission: config.admission.clone(),
     }
+}
+
+fn pool_host(pool: &PoolConfig) -> PoolHost {
+    PoolHost { path: pool.path.clone(), executor: pool.executor, profile: pool.profile.clone() }
 }
 
 /// Logs of jobs in a state directory.

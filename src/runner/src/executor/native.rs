@@ -1,4 +1,6 @@
-//! The native executor: attempts are processes of this host, forked by the spawner, which outlives the daemon.
+//! The way to a spawner, which outlives the daemon: attempts are processes that it forks (executor `native`), or units that
+//! it has started (executor `systemd`). The words are the same, so this side sees no difference but one: a spawner of units
+//! is a service of root, which nobody here starts.
 //!
 //! This side only talks. It connects to the spawner of the runtime directory, starts one where none answers, and connects
 //! again whenever the connection is lost; after each connection the loop asks for the list, so nothing that was missed
@@ -52,6 +54,8 @@ pub struct NativeOptions {
     pub linger: Option<Duration>,
     /// Soft limit of open files of jobs; None: our own.
     pub job_open_files: Option<u64>,
+    /// The socket of a spawner that is a service of its own; it is never started from here.
+    pub service: Option<PathBuf>,
 }
 
 /// An attempt to start, with all it needs.
@@ -358,6 +362,7 @@ fn ended(key: AttemptKey, record: ExitRecord) -> Event {
         ExitResult::Exited { code } => AttemptResult::Exited { code: *code },
         ExitResult::Signaled { signal } => AttemptResult::Signaled { signal: *signal },
         ExitResult::TimedOut => AttemptResult::TimedOut,
+        ExitResult::OomKilled => AttemptResult::OomKilled,
         ExitResult::FailedToStart { cause } => AttemptResult::FailedToStart { cause: cause.clone() },
     };
     let receipt = Receipt {
@@ -376,9 +381,13 @@ fn ended(key: AttemptKey, record: ExitRecord) -> Event {
 
 /// Connects to the spawner, starting one where none answers, and says hello. Blocks.
 fn connect(options: &NativeOptions) -> io::Result<Connected> {
-    let socket = options.runtime_dir.join(names::SPAWNER_DIR).join(names::SOCKET);
+    let own = || options.runtime_dir.join(names::SPAWNER_DIR).join(names::SOCKET);
+    let socket = options.service.clone().unwrap_or_else(own);
     let mut client = match Client::connect(&socket) {
         Ok(client) => client,
+        Err(error) if options.service.is_some() => {
+            return Err(io::Error::new(error.kind(), format!("{}: {error}", socket.display())));
+        }
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             launch(options)?;
             Client::connect(&socket)?

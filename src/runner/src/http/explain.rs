@@ -29,7 +29,14 @@ pub fn why(id: JobId, explanation: &Explanation, zone: &TimeZone) -> WhyView {
         );
     let spawner = explanation.spawner.iter().filter(|_| decides);
     let spawner = spawner.map(|text| ReasonView { kind: "spawner".to_owned(), text: text.clone(), jobs: Vec::new() });
-    WhyView { id: id.get(), state: explanation.phase.word().to_owned(), reasons: spawner.chain(reasons).collect() }
+    let trouble = explanation.trouble.iter().map(|text| trouble(text));
+    let reasons = spawner.chain(reasons).chain(trouble).collect();
+    WhyView { id: id.get(), state: explanation.phase.word().to_owned(), reasons }
+}
+
+/// Not the queue's doing.
+fn trouble(text: &str) -> ReasonView {
+    ReasonView { kind: "executor".to_owned(), text: text.to_owned(), jobs: Vec::new() }
 }
 
 fn view(id: JobId, reason: &Reason, explanation: &Explanation, zone: &TimeZone) -> ReasonView {
@@ -205,7 +212,14 @@ mod tests {
     }
 
     fn check(reason: Reason, ahead: usize, kind: &str, text: &str) {
-        let explanation = Explanation { phase: Phase::Queued, reasons: vec![reason], spawner: None, ahead, now: NOW };
+        let explanation = Explanation {
+            phase: Phase::Queued,
+            reasons: vec![reason],
+            spawner: None,
+            ahead,
+            now: NOW,
+            trouble: Vec::new(),
+        };
         let view = why(id(7), &explanation, &TimeZone::UTC);
         assert_eq!((view.reasons[0].kind.as_str(), view.reasons[0].text.as_str()), (kind, text));
     }
@@ -244,7 +258,8 @@ mod tests {
     fn a_spawner_that_does_not_answer_is_told_where_it_decides() {
         let kinds = |phase, reason| {
             let spawner = Some("it hangs".to_owned());
-            let explanation = Explanation { phase, reasons: vec![reason], spawner, ahead: 0, now: NOW };
+            let (reasons, trouble) = (vec![reason], Vec::new());
+            let explanation = Explanation { phase, reasons, spawner, ahead: 0, now: NOW, trouble };
             let view = why(id(7), &explanation, &TimeZone::UTC);
             view.reasons.into_iter().map(|reason| reason.kind).collect::<Vec<_>>()
         };

@@ -1,7 +1,7 @@
 //! The loop with a store in memory that can fail.
 
 use ci_runner::api::JobRequest;
-use ci_runner::config::{Config, ConfigOverrides, Host};
+use ci_runner::config::{Config, ConfigOverrides, Executor, Host};
 use ci_runner::daemon::clock::Clock;
 use ci_runner::daemon::engine::{Control, Engine, Parts, rebuild};
 use ci_runner::daemon::handle::{Handle, NewJob};
@@ -121,6 +121,7 @@ impl Loop {
             generation: loaded.generation,
             linger: None,
             job_open_files: None,
+            service: None,
         };
         let record = rebuild(settings(&config).unwrap(), &[], &[], &loaded);
         let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
@@ -130,8 +131,8 @@ impl Loop {
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let (store, native) = (Box::new(store), Native::new(native));
-                let parts = Parts { store, reader, loaded, record, clock, native, host, notifier, metrics };
+                let (store, sides) = (Box::new(store), vec![(Executor::Native, Native::new(native))]);
+                let parts = Parts { store, reader, loaded, record, clock, sides, host, notifier, metrics };
                 let (engine, handle, control) = Engine::new(parts).unwrap();
                 assert!(ready.send((handle, control)).is_ok());
                 engine.run().await;

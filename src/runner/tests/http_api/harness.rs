@@ -180,6 +180,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
         generation,
         linger: None,
         job_open_files: None,
+        service: None,
     };
     let log_dir = places.log_dir.clone();
     let record = rebuild(settings(&config).unwrap(), &pools, &open, &loaded);
@@ -197,7 +198,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
                 loaded,
                 record,
                 clock,
-                native,
+                sides: vec![(ci_runner::config::Executor::Native, native)],
                 host: places,
                 notifier,
                 metrics,

@@ -16,6 +16,8 @@ const JOBS_PER_DIRECTORY: u64 = 1000;
 const FILE_MODE: u32 = 0o640;
 /// Their directories.
 const DIRECTORY_MODE: u32 = 0o750;
+/// Their directories where the log directory is open to the group too.
+const SHARED_DIRECTORY_MODE: u32 = 0o770;
 
 /// Path of an attempt's log below the log directory: `<job / 1000>/<job>-<attempt>.log`.
 pub fn log_path(job: u64, attempt: u32) -> PathBuf {
@@ -66,7 +68,10 @@ impl Place {
         let shard = shard(self.job);
         let dir = match open_directory(self.dir.as_fd(), &shard) {
             Err(Errno::NOENT) => {
-                match mkdirat(&self.dir, shard.as_str(), Mode::from_raw_mode(DIRECTORY_MODE)) {
+                // Where the group may write to the log directory (writers of several users share it), it may write here.
+                let shared = fstat(&self.dir)?.st_mode & 0o020 != 0;
+                let mode = if shared { SHARED_DIRECTORY_MODE } else { DIRECTORY_MODE };
+                match mkdirat(&self.dir, shard.as_str(), Mode::from_raw_mode(mode)) {
                     Ok(()) | Err(Errno::EXIST) => {}
                     Err(error) => return Err(error.into()),
                 }

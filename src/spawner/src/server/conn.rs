@@ -18,14 +18,14 @@ const LISTING_BYTES_AHEAD: usize = 256 * 1024;
 const PATIENCE_MS: u64 = 3;
 
 /// A connection.
-pub(super) struct Connection {
-    pub(super) socket: OwnedFd,
+pub(crate) struct Connection {
+    pub(crate) socket: OwnedFd,
     /// Whose it is, after `hello`.
-    pub(super) store: Option<String>,
+    pub(crate) store: Option<String>,
     /// Attempts that `list` has still to tell, last first.
-    pub(super) listing: Option<Vec<AttemptKey>>,
+    pub(crate) listing: Option<Vec<AttemptKey>>,
     /// To be closed at the end of this turn; nothing more is read.
-    pub(super) closing: bool,
+    pub(crate) closing: bool,
     replies: Vec<Reply>,
     /// When the replies must go, CLOCK_BOOTTIME; None when there are none.
     send_ms: Option<u64>,
@@ -34,7 +34,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(socket: OwnedFd) -> Self {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
         Self {
             socket,
             store: None,
@@ -48,29 +48,29 @@ impl Connection {
     }
 
     /// What to wait for.
-    pub(super) fn interest(&self) -> PollFlags {
+    pub(crate) fn interest(&self) -> PollFlags {
         if self.unsent.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT }
     }
 
     /// Says something at the end of this turn.
-    pub(super) fn say(&mut self, reply: Reply) {
+    pub(crate) fn say(&mut self, reply: Reply) {
         self.replies.push(reply);
         self.send_ms = Some(0);
     }
 
     /// Says something soon.
-    pub(super) fn say_soon(&mut self, reply: Reply) {
+    pub(crate) fn say_soon(&mut self, reply: Reply) {
         self.replies.push(reply);
         self.send_ms.get_or_insert_with(|| sys::boottime_ms() + PATIENCE_MS);
     }
 
     /// When replies must go at the latest.
-    pub(super) fn send_ms(&self) -> Option<u64> {
+    pub(crate) fn send_ms(&self) -> Option<u64> {
         self.send_ms
     }
 
     /// Says that it is over, and why.
-    pub(super) fn refuse(&mut self, why: impl Into<String>) {
+    pub(crate) fn refuse(&mut self, why: impl Into<String>) {
         let why = crate::record::shortened(&why.into());
         say!("connection refused: {why}");
         self.say(Reply::Refused { why });
@@ -78,12 +78,12 @@ impl Connection {
     }
 
     /// True when the next piece of a listing should be made.
-    pub(super) fn wants_listing(&self) -> bool {
+    pub(crate) fn wants_listing(&self) -> bool {
         self.listing.is_some() && self.unsent_bytes < LISTING_BYTES_AHEAD && !self.closing
     }
 
     /// Packs what was said and sends what the peer takes.
-    pub(super) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         if self.send_ms.is_some_and(|at| at == 0 || at <= sys::boottime_ms()) {
             self.send_ms = None;
             match wire::pack(&self.replies) {

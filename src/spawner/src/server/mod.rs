@@ -6,9 +6,9 @@
 //! A turn goes: deaths, packets, new connections, what is due, then all replies of the turn in as few packets as possible.
 
 mod attempt;
-mod conn;
-mod requests;
-mod setup;
+pub(crate) mod conn;
+pub(crate) mod requests;
+pub(crate) mod setup;
 mod sweep;
 mod takeover;
 mod watch;

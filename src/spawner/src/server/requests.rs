@@ -17,7 +17,7 @@ use crate::shim::{self, Order};
 use crate::{memfd, procs, sys};
 
 /// No deadline, grace or slot number is larger: sums stay far from overflow, and nobody means a thousand years.
-const MS_MAX: u64 = 1000 * 365 * 24 * 3600 * 1000;
+pub(crate) const MS_MAX: u64 = 1000 * 365 * 24 * 3600 * 1000;
 const SLOT_MAX: u32 = 999_999;
 /// How long the spawner lets a shim do its work before it steps in.
 pub(super) const KILL_PATIENCE_MS: u64 = 2000;
@@ -366,7 +366,7 @@ impl Server {
 }
 
 /// Says what is wrong with a `start`.
-fn check_start(start: &Start, fds: usize) -> Result<(), String> {
+pub(crate) fn check_start(start: &Start, fds: usize) -> Result<(), String> {
     let pool = start.pool.as_bytes();
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let good = (1..=64).contains(&pool.len())
@@ -408,6 +408,7 @@ mod tests {
             grace_ms: 0,
             log_bytes_max: 0,
             secrets: true,
+            profile: None,
         };
         assert_eq!(check_start(&good, 2), Ok(()));
         assert!(check_start(&good, 1).is_err_and(|why| why.contains("2 descriptors")));

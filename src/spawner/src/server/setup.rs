@@ -19,12 +19,15 @@ pub(crate) const HELP: &str = "\
 Starts and watches the jobs of one ci-runner daemon; the daemon starts it by itself.
 
 Usage: ci-runner-spawner --runtime-dir DIR --log-dir DIR --tmp-dir DIR [OPTIONS]
+       ci-runner-spawner --policy FILE | --profiles
 
   --runtime-dir DIR  the spawner's socket and the attempts' directories are in DIR/spawner; best on a tmpfs
   --log-dir DIR      logs of jobs
   --tmp-dir DIR      temporary directories of jobs, one per slot
   --linger-ms N      end when for so long there was neither daemon nor job (2000)
   --job-open-files N soft limit of open files of jobs (the caller's own); the spawner raises its own to the hard one
+  --policy FILE      be a service of root that starts jobs as systemd units, as FILE (JSON) allows; stays in the foreground
+  --profiles         print the sandboxes that a policy can name, with a reason for each property
 
 Example: ci-runner-spawner --runtime-dir /run/user/1000/ci-runner --log-dir ~/.local/state/ci-runner/logs \\
          --tmp-dir ~/.local/state/ci-runner/tmp
@@ -203,13 +206,13 @@ fn private_dir(path: &Path) -> io::Result<OwnedFd> {
     Ok(dir)
 }
 
-fn open_lock(dir: &OwnedFd) -> io::Result<OwnedFd> {
+pub(crate) fn open_lock(dir: &OwnedFd) -> io::Result<OwnedFd> {
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(dir, names::SPAWNER_LOCK, flags, Mode::RUSR | Mode::WUSR)?)
 }
 
 /// A held lock means a living spawner only if somebody answers: a shim holds it for a moment after its fork.
-fn take_lock(lock: &OwnedFd, path: &Path) -> Result<(), NoHome> {
+pub(crate) fn take_lock(lock: &OwnedFd, path: &Path) -> Result<(), NoHome> {
     let began = Instant::now();
     loop {
         match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
@@ -231,7 +234,7 @@ fn take_lock(lock: &OwnedFd, path: &Path) -> Result<(), NoHome> {
 }
 
 /// The epoch of the directory, made with it; true when an earlier one was of another boot.
-fn epoch(dir: &OwnedFd, boot: &str) -> io::Result<(String, bool)> {
+pub(crate) fn epoch(dir: &OwnedFd, boot: &str) -> io::Result<(String, bool)> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let before = match rustix::fs::openat(dir, names::EPOCH, flags, Mode::empty()) {
         Ok(file) => io::read_to_string(std::fs::File::from(file).take(256)).unwrap_or_default(),
@@ -283,7 +286,7 @@ pub(crate) fn into_background() -> io::Result<Teller> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::chdir("/")?;
     // Files of jobs' logs are for the group too; everything else has its mode named.
-    rustix::process::umask(Mode::from(0o027));
+    rustix::process::umask(Mode::from(0o007));
     Ok(Teller(Some(teller)))
 }
 

@@ -163,6 +163,7 @@ mod tests {
             grace_ms: 0,
             log_bytes_max: 0,
             secrets: false,
+            profile: None,
         };
         let spec = memfd::sealed("spec", b"{}").expect("sealed");
         server.start(start, vec![spec]).expect_err("refused")

@@ -9,34 +9,44 @@ use crate::{record, sys};
 
 /// When the job's process was made.
 #[derive(Clone, Copy)]
-pub(super) struct Started {
+pub(crate) struct Started {
     wall_ms: i64,
     boot_us: u64,
 }
 
 impl Started {
     /// Now.
-    pub(super) fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self { wall_ms: sys::wall_ms(), boot_us: sys::boottime_us() }
     }
 
+    /// At a moment of the wall clock whose other times are not known.
+    pub(crate) fn at_wall(wall_ms: i64) -> Self {
+        Self { wall_ms, boot_us: u64::MAX }
+    }
+
     /// Milliseconds since 1970.
-    pub(super) fn wall_ms(self) -> i64 {
+    pub(crate) fn wall_ms(self) -> i64 {
         self.wall_ms
     }
 
     /// Since then, microseconds.
-    pub(super) fn elapsed_us(self) -> u64 {
+    pub(crate) fn elapsed_us(self) -> u64 {
         sys::boottime_us().saturating_sub(self.boot_us)
     }
 
+    /// From then to a moment of CLOCK_BOOTTIME, microseconds.
+    pub(crate) fn until_us(self, boot_us: u64) -> u64 {
+        boot_us.saturating_sub(self.boot_us)
+    }
+
     /// Since then, milliseconds.
-    pub(super) fn elapsed_ms(self) -> u64 {
+    pub(crate) fn elapsed_ms(self) -> u64 {
         self.elapsed_us() / 1000
     }
 
     /// A record with this result and nothing used.
-    pub(super) fn record(self, key: &AttemptKey, result: ExitResult) -> ExitRecord {
+    pub(crate) fn record(self, key: &AttemptKey, result: ExitResult) -> ExitRecord {
         ExitRecord {
             key: key.clone(),
             result,
@@ -53,19 +63,19 @@ impl Started {
     }
 
     /// The record of an attempt that could not run.
-    pub(super) fn failed(self, key: &AttemptKey, cause: &str) -> ExitRecord {
+    pub(crate) fn failed(self, key: &AttemptKey, cause: &str) -> ExitRecord {
         self.record(key, record::failed_to_start(cause))
     }
 }
 
 /// What is due when, in milliseconds after the start. A `None` is not due.
-pub(super) struct Deadlines {
+pub(crate) struct Deadlines {
     /// Warn.
-    pub(super) soft: Option<u64>,
+    pub(crate) soft: Option<u64>,
     /// Ask the job to end.
-    pub(super) hard: Option<u64>,
+    pub(crate) hard: Option<u64>,
     /// Kill it.
-    pub(super) kill: Option<u64>,
+    pub(crate) kill: Option<u64>,
     started: Started,
     timer: Option<OwnedFd>,
     armed: Option<u64>,
@@ -73,12 +83,12 @@ pub(super) struct Deadlines {
 
 impl Deadlines {
     /// Those of the request.
-    pub(super) fn new(start: &Start, started: Started) -> Self {
+    pub(crate) fn new(start: &Start, started: Started) -> Self {
         Self { soft: start.soft_timeout_ms, hard: start.timeout_ms, kill: None, started, timer: None, armed: None }
     }
 
     /// The timer, set to the next deadline; it runs while the machine sleeps, which a timeout of `poll` does not.
-    pub(super) fn timer(&mut self) -> Option<&OwnedFd> {
+    pub(crate) fn timer(&mut self) -> Option<&OwnedFd> {
         let next = [self.soft, self.hard, self.kill].into_iter().flatten().min();
         if self.timer.is_none() && next.is_some() {
             let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
@@ -101,12 +111,12 @@ impl Deadlines {
     }
 
     /// Takes a deadline that has passed.
-    pub(super) fn take_due(deadline: &mut Option<u64>, elapsed_ms: u64) -> bool {
+    pub(crate) fn take_due(deadline: &mut Option<u64>, elapsed_ms: u64) -> bool {
         deadline.take_if(|at| *at <= elapsed_ms).is_some()
     }
 
     /// Kill at the latest so many milliseconds from now; never later than was said before.
-    pub(super) fn kill_within(&mut self, grace_ms: u64) {
+    pub(crate) fn kill_within(&mut self, grace_ms: u64) {
         let at = self.started.elapsed_ms().saturating_add(grace_ms);
         self.kill = Some(self.kill.map_or(at, |before| before.min(at)));
     }

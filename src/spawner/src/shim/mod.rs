@@ -8,9 +8,9 @@
 //! Order: identity into the lock file → TMPDIR, specification, pipe, cgroup → `began` → the job runs → main process ends →
 //! nothing of the job is left → log complete → TMPDIR wiped → exit record → lock free.
 
-mod clock;
+pub(crate) mod clock;
 mod end;
-mod spec;
+pub(crate) mod spec;
 mod watch;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -24,11 +24,13 @@ use crate::attempts::{Attempts, Identity};
 use crate::cgroup::{Leaf, Parent};
 use crate::failpoint::{self, hit};
 use crate::joblog::{LogOptions, LogWriter};
-use crate::launch::{self, Stage};
+use crate::launch::{self, Program, Stage};
 use crate::protocol::{AttemptKey, ExitRecord, Start, names};
 use crate::record;
 use crate::sys::{self, OpenFiles};
 use crate::tmpdir::SlotDir;
+
+pub(crate) use self::watch::{hard_timeout_text, soft_timeout_text};
 
 /// A specification larger than this has left holes in the heap that are worth giving back.
 const LARGE_SPEC_BYTES: usize = 16 * 1024;
@@ -137,7 +139,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
         }
     };
     hit(failpoint::SHIM_AFTER_EXEC);
-    let failed = launched.failed.map(|(stage, error)| cannot_start(&loaded, stage, &error));
+    let failed = launched.failed.map(|(stage, error)| cannot_start(&loaded.program, stage, &error));
     let masker = loaded.masker;
     let large = loaded.spec_bytes > LARGE_SPEC_BYTES;
     drop((loaded.program, order.spec, order.secrets));
@@ -201,7 +203,7 @@ fn open_slot(shared: &Shared, name: &str) -> Result<SlotDir, String> {
 }
 
 /// Opened anew for each job, so that a directory which was replaced meanwhile is found; made if it is missing.
-fn open_dir(path: &Path) -> std::io::Result<OwnedFd> {
+pub(crate) fn open_dir(path: &Path) -> std::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     match rustix::fs::openat(CWD, path, flags, Mode::empty()) {
         Err(Errno::NOENT) => {
@@ -217,15 +219,14 @@ fn describe(what: &str, path: &Path, error: std::io::Error) -> String {
 }
 
 /// Our end does not block (a job can read its own pipe through /dev/stdout and leave us nothing), the job's end does.
-fn output_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+pub(crate) fn output_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     let (ours, jobs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     rustix::fs::fcntl_setfl(&ours, OFlags::NONBLOCK)?;
     Ok((ours, jobs))
 }
 
 /// What a person reads when nothing ran.
-fn cannot_start(loaded: &spec::Loaded, stage: Stage, error: &std::io::Error) -> String {
-    let program = &loaded.program;
+pub(crate) fn cannot_start(program: &Program, stage: Stage, error: &std::io::Error) -> String {
     let text = system_text(error);
     match stage {
         Stage::Prepare => format!("cannot prepare the process: {text}"),

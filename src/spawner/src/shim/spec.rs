@@ -17,17 +17,17 @@ use crate::record::shortened_name;
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
 
 /// A specification that passed.
-pub(super) struct Loaded {
+pub(crate) struct Loaded {
     /// What to run.
-    pub(super) program: Program,
+    pub(crate) program: Program,
     /// Hides the secrets in the log.
-    pub(super) masker: Option<Masker>,
+    pub(crate) masker: Option<Masker>,
     /// Size of the specification.
-    pub(super) spec_bytes: usize,
+    pub(crate) spec_bytes: usize,
 }
 
 /// Reads and checks; `tmpdir` becomes `TMPDIR` and, where none is named, the working directory.
-pub(super) fn load(spec: &OwnedFd, secrets: Option<&OwnedFd>, tmpdir: &Path) -> Result<Loaded, String> {
+pub(crate) fn load(spec: &OwnedFd, secrets: Option<&OwnedFd>, tmpdir: &Path) -> Result<Loaded, String> {
     let text = memfd::read(spec).map_err(|error| format!("cannot read the specification: {error}"))?;
     let spec: Spec =
         serde_json::from_slice(&text).map_err(|error| format!("the specification does not parse: {error}"))?;

@@ -159,20 +159,11 @@ impl Job {
     fn keep_deadlines(&mut self, deadlines: &mut Deadlines, start: &Start) -> bool {
         let now = self.started.elapsed_ms();
         if Deadlines::take_due(&mut deadlines.soft, now) {
-            let soft = seconds(start.soft_timeout_ms);
-            let text = match start.timeout_ms {
-                Some(_) => {
-                    format!("soft timeout of {soft} passed; the job is stopped after {}", seconds(start.timeout_ms))
-                }
-                None => format!("soft timeout of {soft} passed"),
-            };
-            self.log.mark(now, &text);
+            self.log.mark(now, &soft_timeout_text(start.soft_timeout_ms, start.timeout_ms));
         }
         let timed_out = Deadlines::take_due(&mut deadlines.hard, now);
         if timed_out {
-            let grace = seconds(Some(start.grace_ms));
-            let text = format!("timeout of {} passed; killed unless it ends within {grace}", seconds(start.timeout_ms));
-            self.log.mark(now, &text);
+            self.log.mark(now, &hard_timeout_text(start.timeout_ms, start.grace_ms));
             self.ask_to_end();
             deadlines.kill_within(start.grace_ms);
         }
@@ -203,6 +194,20 @@ fn result_of(status: i32) -> ExitResult {
     } else {
         ExitResult::Signaled { signal: libc::WTERMSIG(status) as u8 }
     }
+}
+
+/// The mark in the log when the soft deadline passes.
+pub(crate) fn soft_timeout_text(soft_ms: Option<u64>, hard_ms: Option<u64>) -> String {
+    let soft = seconds(soft_ms);
+    match hard_ms {
+        Some(_) => format!("soft timeout of {soft} passed; the job is stopped after {}", seconds(hard_ms)),
+        None => format!("soft timeout of {soft} passed"),
+    }
+}
+
+/// The mark in the log when the hard deadline passes.
+pub(crate) fn hard_timeout_text(hard_ms: Option<u64>, grace_ms: u64) -> String {
+    format!("timeout of {} passed; killed unless it ends within {}", seconds(hard_ms), seconds(Some(grace_ms)))
 }
 
 fn seconds(ms: Option<u64>) -> String {

@@ -203,6 +203,7 @@ impl Host {
             grace_ms: 10_000,
             log_bytes_max: 1 << 20,
             secrets: false,
+            profile: None,
         }
     }
 

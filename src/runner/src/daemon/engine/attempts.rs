@@ -11,7 +11,7 @@ use ci_runner_core::change::Change;
 use ci_runner_core::outcome::{AttemptResult, LostCause, Outcome, Receipt};
 use ci_runner_core::reconcile::{Observation, Step, reconcile};
 use ci_runner_core::state::{Event, Next, Phase};
-use ci_runner_spawner::protocol::{Request, Start};
+use ci_runner_spawner::protocol::{Request, Start, UNIT_WORKSPACE};
 use std::io::ErrorKind;
 
 /// An answer of the service manager about the system's state holds so long.
@@ -22,7 +22,12 @@ const REFUSED_MS: u64 = 100;
 const REFUSED_MS_MAX: u64 = 10_000;
 
 /// Name of the spawner's troubles among the host's.
-pub(super) const SPAWNER: &str = "spawner";
+pub(super) fn spawner_problem(executor: Executor) -> &'static str {
+    match executor {
+        Executor::Native => "spawner",
+        Executor::Systemd => "systemd spawner",
+    }
+}
 
 /// What this daemon knows of an open attempt.
 pub(super) struct Watch {
@@ -33,6 +38,8 @@ pub(super) struct Watch {
     receipt: Option<Receipt>,
     /// After a refused start: not before, and how long the pause was.
     refused: Option<(Instant, u64)>,
+    /// What it was refused for.
+    pub(super) refused_why: Option<String>,
     signalled: bool,
     killed: bool,
     voided: bool,
@@ -46,6 +53,7 @@ impl Watch {
             settled: true,
             receipt: None,
             refused: None,
+            refused_why: None,
             signalled: false,
             killed: false,
             voided: false,
@@ -56,75 +64,99 @@ impl Watch {
 impl Engine {
     /// Asks the spawner what there is; until it has told, nothing is claimed or commanded.
     pub(super) fn list_again(&mut self) {
-        self.listed = false;
-        self.watches.clear();
-        self.strangers.clear();
-        if self.epoch.is_some() {
-            self.lists += 1;
-            if self.lists == 1 {
-                self.native.send(Request::List);
+        for executor in Executor::ALL {
+            self.list_side(executor);
+        }
+    }
+
+    /// The same for one side: only what was seen of its attempts is forgotten.
+    fn list_side(&mut self, executor: Executor) {
+        let record = &self.record;
+        let of_side = |id: &JobId| record.lease(*id).is_some_and(|lease| executor_of(&lease.epoch) == executor);
+        self.watches.retain(|id, _| record.lease(*id).is_some() && !of_side(id));
+        self.strangers.retain(|(side, ..)| *side != executor);
+        let Some(side) = self.sides.get_mut(executor) else { return };
+        side.listed = false;
+        if side.epoch.is_some() {
+            side.lists += 1;
+            if side.lists == 1 {
+                side.link.send(Request::List);
             }
         }
     }
 
-    /// Takes a word of the spawner.
-    pub(super) fn heard(&mut self, heard: Heard) {
+    /// Takes a word of a spawner.
+    pub(super) fn heard(&mut self, executor: Executor, heard: Heard) {
         self.changed = true;
+        let Some(side) = self.sides.get_mut(executor) else { return };
         match heard {
             Heard::Up { epoch, cgroup } => {
-                self.problems.remove(SPAWNER);
-                log::info!("spawner connected, attempts have {}", if cgroup { "cgroups" } else { "sessions only" });
-                self.epoch = Some(Epoch::new(&epoch));
-                self.lists = 0;
-                self.list_again();
+                self.problems.remove(spawner_problem(executor));
+                let what = if cgroup { "cgroups" } else { "sessions only" };
+                log::info!("{} spawner connected, attempts have {what}", executor.name());
+                side.epoch = Some(side.named_epoch(&epoch));
+                side.why_down = None;
+                side.lists = 0;
+                self.list_side(executor);
             }
             Heard::Down { why } => {
-                log::warn!("the spawner is gone ({why}); jobs go on, it is started again");
-                self.problems.remove(SPAWNER);
-                self.epoch = None;
-                self.listed = false;
+                let hint = match executor {
+                    Executor::Native => "it is started again",
+                    Executor::Systemd => "connecting again; see systemctl status ci-runner-spawner",
+                };
+                if side.why_down.as_ref() != Some(&why) {
+                    log::warn!("the {} spawner is gone ({why}); jobs go on, {hint}", executor.name());
+                }
+                self.problems.remove(spawner_problem(executor));
+                side.why_down = Some(why);
+                side.epoch = None;
+                side.listed = false;
             }
             Heard::Silent { pid, waited } => {
                 let text = format!(
-                    "the spawner (process {pid}) has not answered for {} s: it is stopped or hangs. Jobs go on, but none is \
+                    "the {} spawner (process {pid}) has not answered for {} s: it is stopped or hangs. Jobs go on, but none is \
                      started or told to end; `kill -CONT {pid}` wakes it if it is stopped",
+                    executor.name(),
                     waited.as_secs()
                 );
                 log::error!("{text}");
-                self.problems.insert(SPAWNER, text);
+                self.problems.insert(spawner_problem(executor), text);
             }
             Heard::Answers => {
-                log::info!("the spawner answers again");
-                self.problems.remove(SPAWNER);
+                log::info!("the {} spawner answers again", executor.name());
+                self.problems.remove(spawner_problem(executor));
             }
             Heard::Listed => {
                 // One list is on its way at a time. Where another was wanted meanwhile, what this one told was forgotten
                 // half-way, so its end says nothing.
-                if std::mem::take(&mut self.lists) > 1 {
-                    self.list_again();
+                if std::mem::take(&mut side.lists) > 1 {
+                    self.list_side(executor);
                     return;
                 }
-                self.listed = true;
-                let open: Vec<JobId> = self.record.leases().map(|(id, _)| id).collect();
+                side.listed = true;
+                let of_side = self.record.leases().filter(|(_, lease)| executor_of(&lease.epoch) == executor);
+                let open: Vec<JobId> = of_side.map(|(id, _)| id).collect();
                 if !open.is_empty() {
-                    log::info!("looking after {} open attempts", open.len());
+                    log::info!("looking after {} open attempts of the {} spawner", open.len(), executor.name());
                 }
                 self.consider_all(open);
             }
-            Heard::Seen { key, seen, receipt } => self.saw(&key, seen, receipt),
+            Heard::Seen { key, seen, receipt } => self.saw(executor, &key, seen, receipt),
             Heard::RefusedStart { key, why } => self.start_refused(&key, &why),
         }
     }
 
-    fn saw(&mut self, key: &AttemptKey, seen: Seen, receipt: Option<Receipt>) {
+    fn saw(&mut self, executor: Executor, key: &AttemptKey, seen: Seen, receipt: Option<Receipt>) {
         let Some(id) = JobId::new(key.job).filter(|_| key.store == self.job_host.store) else { return };
         match &seen {
             Seen::Alive => fail::point(fail::ON_STARTED),
             Seen::Ended(_) | Seen::Gone => fail::point(fail::ON_ENDED),
             Seen::Absent | Seen::NotBegan | Seen::Voided | Seen::Leftovers => {}
         }
-        if self.record.lease(id).is_none_or(|lease| lease.attempt.0 != key.attempt) {
-            self.saw_stranger(id, key, seen);
+        let is_open =
+            self.record.lease(id).is_some_and(|l| l.attempt.0 == key.attempt && executor_of(&l.epoch) == executor);
+        if !is_open {
+            self.saw_stranger(executor, id, key, seen);
             return;
         }
         let seen = self.blame_the_host(id, seen);
@@ -135,9 +167,7 @@ impl Engine {
         watch.seen = seen;
         watch.settled = true;
         watch.receipt = receipt.or(watch.receipt);
-        if self.listed {
-            self.consider(id);
-        }
+        self.consider(id);
     }
 
     /// A death by a signal that nobody here sent, while the whole system goes down, is the host's doing: a clean reboot must
@@ -166,10 +196,10 @@ impl Engine {
     }
 
     /// Another attempt than the open one: cleaned up, or reported when no job knows it.
-    fn saw_stranger(&mut self, id: JobId, key: &AttemptKey, seen: Seen) {
+    fn saw_stranger(&mut self, executor: Executor, id: JobId, key: &AttemptKey, seen: Seen) {
         if self.uncommitted.contains_key(&id) {
             // Its end may be on its way to the disk: judged when that is there, for nobody may tell of it again.
-            self.strangers.push((key.clone(), seen));
+            self.strangers.push((executor, key.clone(), seen));
             return;
         }
         if self.is_set_aside(id) {
@@ -179,8 +209,8 @@ impl Engine {
         }
         let observation = Observation { seen, same_epoch: true, settled: true };
         match reconcile(&self.record, id, key.attempt, &observation, self.clock.now()) {
-            Step::Forget => self.native.send(Request::Forget(key.clone())),
-            Step::Kill => self.native.send(Request::Kill(key.clone())),
+            Step::Forget => self.sides.send(executor, Request::Forget(key.clone())),
+            Step::Kill => self.sides.send(executor, Request::Kill(key.clone())),
             Step::Report => {
                 log::warn!(job = id.get(); "attempt {key} is of our store, but no job knows it: left alone")
             }
@@ -199,9 +229,9 @@ impl Engine {
 
     /// Judges the strangers that had to wait for a commit.
     pub(super) fn judge_strangers(&mut self) {
-        for (key, seen) in std::mem::take(&mut self.strangers) {
+        for (executor, key, seen) in std::mem::take(&mut self.strangers) {
             if let Some(id) = JobId::new(key.job) {
-                self.saw_stranger(id, &key, seen);
+                self.saw_stranger(executor, id, &key, seen);
             }
         }
     }
@@ -214,12 +244,16 @@ impl Engine {
 
     /// Brings one open attempt in line with the record.
     fn consider(&mut self, id: JobId) {
-        if !self.listed || self.health != Health::Good {
+        if self.health != Health::Good {
             return;
         }
         let Some(lease) = self.record.lease(id) else { return };
+        let executor = executor_of(&lease.epoch);
+        if !self.sides.listed(executor) {
+            return;
+        }
         let attempt = lease.attempt.0;
-        let same_epoch = self.epoch.as_ref() == Some(&lease.epoch);
+        let same_epoch = self.sides.is_present(&lease.epoch);
         let watch = self.watches.get(&id).filter(|watch| watch.attempt == attempt);
         let seen = watch.map_or(Seen::Absent, |watch| watch.seen.clone());
         let settled = watch.is_none_or(|watch| watch.settled);
@@ -238,12 +272,13 @@ impl Engine {
             Step::Signal { grace_ms } => {
                 self.command(id, attempt, Request::Signal { key, grace_ms }, |watch| &mut watch.signalled);
             }
-            Step::Forget => self.native.send(Request::Forget(key)),
+            Step::Forget => self.sides.send(executor, Request::Forget(key)),
         }
     }
 
     /// Sends a command once for each time that its attempt was listed.
     fn command(&mut self, id: JobId, attempt: u32, request: Request, done: impl FnOnce(&mut Watch) -> &mut bool) {
+        let Some(executor) = self.record.lease(id).map(|lease| executor_of(&lease.epoch)) else { return };
         let watch = self.watches.entry(id).or_insert_with(|| Watch::new(attempt, Seen::Absent));
         if !std::mem::replace(done(watch), true) {
             match &request {
@@ -251,7 +286,7 @@ impl Engine {
                 Request::Void(_) => fail::point(fail::BEFORE_VOID),
                 _ => {}
             }
-            self.native.send(request);
+            self.sides.send(executor, request);
         }
     }
 
@@ -261,7 +296,8 @@ impl Engine {
 
     fn record_event(&mut self, id: JobId, event: Event) {
         let Some(lease) = self.record.lease(id) else { return };
-        let (attempt, epoch_is_present) = (lease.attempt, self.epoch.as_ref() == Some(&lease.epoch));
+        let (attempt, epoch_is_present) = (lease.attempt, self.sides.is_present(&lease.epoch));
+        let executor = executor_of(&lease.epoch);
         let pool = self.record.pool_name(lease.pool).to_owned();
         let watch = self.watches.get(&id).filter(|watch| watch.attempt == attempt.0);
         let receipt = watch.and_then(|watch| watch.receipt);
@@ -280,11 +316,11 @@ impl Engine {
             if let Some(receipt) = receipt {
                 self.batch.writes.push(Write::Receipt { job: id, attempt, receipt });
             }
-            let about = About { id, attempt: number, pool: &pool, correlation: &correlation };
+            let about = About { id, attempt: number, pool: &pool, executor, correlation: &correlation };
             self.tell_end(&about, &result, &next, receipt);
         } else if !released {
             if let Some(waited) = waited.filter(|_| self.record.tries(id) == Some(0)) {
-                self.metrics.pool(&pool, publish::EXECUTOR).started(Duration::from_millis(waited));
+                self.metrics.pool(&pool, executor.name()).started(Duration::from_millis(waited));
             }
             log::info!(job = id.get(), attempt = number, pool = pool.as_str(), correlation = correlation.as_str();
                 "job {id} runs (attempt {number}, pool {pool})");
@@ -292,15 +328,18 @@ impl Engine {
         if released || self.record.lease(id).is_none() {
             self.correlations.remove(&id);
             let key = self.key(id, number);
-            let effect =
-                if epoch_is_present { commit::Effect::Forget(id, key) } else { commit::Effect::Sweep(id, key) };
+            let effect = if epoch_is_present {
+                commit::Effect::Forget(executor, id, key)
+            } else {
+                commit::Effect::Sweep(executor, id, key)
+            };
             self.batch.effects.push(effect);
         }
     }
 
     fn tell_end(&self, about: &About<'_>, result: &AttemptResult, next: &Next, receipt: Option<Receipt>) {
-        let &About { id, attempt, pool, correlation } = about;
-        let metrics = self.metrics.pool(pool, publish::EXECUTOR);
+        let &About { id, attempt, pool, executor, correlation } = about;
+        let metrics = self.metrics.pool(pool, executor.name());
         if let Some(receipt) = receipt {
             let used = AttemptUse {
                 max_rss_bytes: receipt.peak_memory_bytes,
@@ -330,7 +369,7 @@ impl Engine {
 
     /// Sends claims whose turn has come.
     pub(super) fn dispatch(&mut self) {
-        if !self.listed || self.stopping {
+        if self.stopping {
             return;
         }
         for number in 0..self.record.pools().count() {
@@ -376,8 +415,14 @@ impl Engine {
                 return;
             }
         };
-        let tmp = self.host.tmp_dir.join(format!("{pool}-{}", lease.slot));
-        let at = Where { pool: &pool, path: self.host.path_of(&pool), tmp: &tmp };
+        let executor = executor_of(&lease.epoch);
+        let tmp = match executor {
+            Executor::Native => self.host.tmp_dir.join(format!("{pool}-{}", lease.slot)),
+            Executor::Systemd => PathBuf::from(UNIT_WORKSPACE),
+        };
+        let as_us = executor == Executor::Native;
+        let at = Where { pool: &pool, path: self.host.path_of(&pool), tmp: &tmp, as_us };
+        let profile = self.host.pools.get(&pool).and_then(|pool| pool.profile.clone()).filter(|_| !as_us);
         let work = &claimed.spec.work;
         let order = StartOrder {
             start: Start {
@@ -389,19 +434,23 @@ impl Engine {
                 grace_ms: self.record.settings().grace_ms,
                 log_bytes_max: work.log_bytes_max,
                 secrets: secrets.is_some(),
+                profile,
             },
             spec: specification(&self.job_host, at, id, lease.attempt, claimed),
             secrets,
         };
         fail::point(fail::BEFORE_START);
         let refused = watch.and_then(|watch| watch.refused);
+        let refused_why = watch.and_then(|watch| watch.refused_why.clone());
         let watch = self.watches.entry(id).or_insert_with(|| Watch::new(attempt, Seen::Absent));
-        *watch = Watch { settled: false, refused, ..Watch::new(attempt, Seen::Absent) };
+        *watch = Watch { settled: false, refused, refused_why, ..Watch::new(attempt, Seen::Absent) };
         self.record.dispatch(id);
         if let Some(claimed) = self.works.remove(&id) {
             self.correlations.insert(id, claimed.spec.correlation);
         }
-        self.native.start(order);
+        if let Some(side) = self.sides.get_mut(executor) {
+            side.link.start(order);
+        }
         fail::point(fail::AFTER_START);
     }
 
@@ -439,6 +488,7 @@ impl Engine {
         let Some(watch) = self.watches.get_mut(&id).filter(|watch| watch.attempt == key.attempt) else { return };
         let pause = watch.refused.map_or(REFUSED_MS, |(_, pause)| (pause * 2).min(REFUSED_MS_MAX));
         watch.refused = Some((self.clock.now().engine.plus_ms(pause), pause));
+        watch.refused_why = Some(why.to_owned());
         watch.seen = Seen::NotBegan;
         watch.settled = true;
         // The refusal may have been the answer to a `void`: that is asked for again, too.
@@ -459,9 +509,6 @@ impl Engine {
 
     /// Stopping attempts whose grace is over, and refused starts whose pause is.
     pub(super) fn press_stopping(&mut self, now: Now) {
-        if !self.listed {
-            return;
-        }
         let due: Vec<JobId> = self
             .record
             .leases()
@@ -477,12 +524,12 @@ impl Engine {
 
     /// When [`Engine::press_stopping`] has something to do. What cannot be done now comes with an event, not with time.
     pub(super) fn next_press(&self) -> Option<Instant> {
-        if !self.listed || self.health != Health::Good {
+        if self.health != Health::Good {
             return None;
         }
         let now = self.record.now().engine;
         let stops = self.record.leases().filter_map(|(id, lease)| {
-            let (_, kill_at) = lease.stop.as_ref()?;
+            let (_, kill_at) = lease.stop.as_ref().filter(|_| self.sides.listed(executor_of(&lease.epoch)))?;
             let watch = self.watches.get(&id);
             let told = watch.is_some_and(|watch| watch.killed || watch.voided || !watch.settled);
             (!told).then_some(*kill_at)

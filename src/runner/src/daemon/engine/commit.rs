@@ -34,9 +34,9 @@ pub(super) enum Effect {
     Acted(Acted, oneshot::Sender<Result<Acted, Refusal>>),
     Done(oneshot::Sender<Result<(), Refusal>>),
     /// An attempt's end is kept: its directory may go.
-    Forget(JobId, AttemptKey),
+    Forget(Executor, JobId, AttemptKey),
     /// An attempt of another epoch is over by the record: what may be left of it is killed, its directory may go.
-    Sweep(JobId, AttemptKey),
+    Sweep(Executor, JobId, AttemptKey),
     /// A job is finished: its secrets may go.
     Finished(JobId),
 }
@@ -136,7 +136,7 @@ impl Engine {
             Event::Ended { next: Next::Finish { outcome }, .. } => self.note_finished(id, outcome),
             Event::Dropped { outcome } => {
                 log::info!(job = id.get(); "job {id} {}", outcome.word());
-                self.metrics.pool(NO_POOL, publish::EXECUTOR).finished(publish::job_outcome(outcome));
+                self.metrics.pool(NO_POOL, Executor::Native.name()).finished(publish::job_outcome(outcome));
                 self.note_finished(id, outcome);
             }
             Event::Started { .. } | Event::Renewed { .. } | Event::StopRequested { .. } | Event::Ended { .. } => {}
@@ -331,17 +331,17 @@ impl Engine {
                 Effect::Submitted(ids, reply) => drop(reply.send(Ok(ids))),
                 Effect::Acted(acted, reply) => drop(reply.send(Ok(acted))),
                 Effect::Done(reply) => drop(reply.send(Ok(()))),
-                Effect::Forget(id, key) => {
+                Effect::Forget(executor, id, key) => {
                     self.watches.remove(&id);
                     crate::daemon::fail::point(crate::daemon::fail::BEFORE_FORGET);
-                    self.native.send(Request::Forget(key));
+                    self.sides.send(executor, Request::Forget(key));
                 }
                 // Its directory may be gone, but not its cgroup: a job that still runs must not meet its next attempt. Where
                 // there is a record, the directory is there too.
-                Effect::Sweep(id, key) => {
+                Effect::Sweep(executor, id, key) => {
                     self.watches.remove(&id);
-                    self.native.send(Request::Kill(key.clone()));
-                    self.native.send(Request::Forget(key));
+                    self.sides.send(executor, Request::Kill(key.clone()));
+                    self.sides.send(executor, Request::Forget(key));
                 }
                 Effect::Finished(id) => secrets::remove(&self.host.secrets_dir, id),
             }
@@ -385,7 +385,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ci_runner_core::id::{AttemptNumber, PoolId};
+    use ci_runner_core::id::{AttemptNumber, Epoch, PoolId};
     use ci_runner_core::outcome::{AttemptResult, By};
     use ci_runner_core::time::Now;
 

@@ -10,6 +10,7 @@ pub(super) struct About<'a> {
     pub(super) id: JobId,
     pub(super) attempt: u32,
     pub(super) pool: &'a str,
+    pub(super) executor: Executor,
     pub(super) correlation: &'a str,
 }
 

@@ -13,6 +13,17 @@ const COLLECT_EVERY_MS: u64 = 10 * 60 * 1000;
 /// Jobs removed in one go, so that a commit behind it waits little.
 const COLLECT_MOST: usize = 1_000;
 
+/// How jobs of one pool run.
+#[derive(Clone, Debug)]
+pub struct PoolHost {
+    /// `PATH`
+    pub path: String,
+    /// By whom.
+    pub executor: Executor,
+    /// In which sandbox; None: the spawner's policy says.
+    pub profile: Option<String>,
+}
+
 /// Where things are and what jobs find.
 #[derive(Clone, Debug)]
 pub struct HostSettings {
@@ -22,8 +33,8 @@ pub struct HostSettings {
     pub tmp_dir: PathBuf,
     /// Secrets of open jobs.
     pub secrets_dir: PathBuf,
-    /// `PATH` of jobs by pool.
-    pub pool_paths: BTreeMap<String, String>,
+    /// How jobs run, by pool.
+    pub pools: BTreeMap<String, PoolHost>,
     /// `PATH` of jobs elsewhere.
     pub job_path: String,
     /// Name of this host.
@@ -45,7 +56,12 @@ pub struct HostSettings {
 impl HostSettings {
     /// `PATH` of a pool's jobs.
     pub fn path_of(&self, pool: &str) -> &str {
-        self.pool_paths.get(pool).map_or(self.job_path.as_str(), String::as_str)
+        self.pools.get(pool).map_or(self.job_path.as_str(), |pool| pool.path.as_str())
+    }
+
+    /// Executor of a pool's jobs. A pool that is configured no more starts nothing.
+    pub fn executor_of(&self, pool: &str) -> Executor {
+        self.pools.get(pool).map_or(Executor::Native, |pool| pool.executor)
     }
 
     pub(super) fn job_host(&self, store: &str) -> job_env::Host {

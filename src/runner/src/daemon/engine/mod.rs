@@ -18,12 +18,14 @@ mod correlation;
 mod host;
 mod publish;
 mod schedules;
+mod sides;
 mod wishes;
 
 use super::clock::Clock;
 use super::handle::{Handle, News, Snapshot, WISHES_MAX, Wish};
 use super::job_env::Host;
 use super::writer::{Answer, Order, Reloaded, Writer};
+use crate::config::Executor;
 use crate::executor::native::{Event as Heard, Native};
 use crate::metrics::Metrics;
 use crate::store::{Claimed, Loaded, Reader, Store, Write};
@@ -31,7 +33,7 @@ use crate::systemd::Notifier;
 use attempts::Watch;
 use ci_runner_core::announce::Announcement;
 use ci_runner_core::change::OpenJob;
-use ci_runner_core::id::{Epoch, JobId};
+use ci_runner_core::id::{JobId, PoolId};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::reconcile::Seen;
 use ci_runner_core::record::Record;
@@ -39,13 +41,15 @@ use ci_runner_core::schedule::{Permit, schedule};
 use ci_runner_core::time::{Instant, Now};
 use ci_runner_spawner::protocol::AttemptKey;
 use commit::{Batch, InFlight};
+use sides::Sides;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use host::{Control, HostSettings};
+pub use host::{Control, HostSettings, PoolHost};
+pub use sides::executor_of;
 
 /// Wishes taken in one turn: enough to share a commit, few enough to keep a turn under some milliseconds.
 const WISHES_PER_TURN: usize = 256;
@@ -66,8 +70,8 @@ pub struct Parts {
     pub record: Record,
     /// The engine's clock, already resumed.
     pub clock: Clock,
-    /// The way jobs are run.
-    pub native: Native,
+    /// The ways jobs are run, each executor once.
+    pub sides: Vec<(Executor, Native)>,
     /// Where things are, and what jobs find.
     pub host: HostSettings,
     /// The service manager.
@@ -108,7 +112,7 @@ pub struct Engine {
     clock: Clock,
     writer: Writer,
     reader: Arc<dyn Reader>,
-    native: Native,
+    sides: Sides,
     host: HostSettings,
     job_host: Host,
     notifier: Notifier,
@@ -122,13 +126,9 @@ pub struct Engine {
     correlations: HashMap<JobId, String>,
     watches: HashMap<JobId, Watch>,
     /// Attempts that are not the open ones of their jobs, seen while something of those was not on disk.
-    strangers: Vec<(AttemptKey, Seen)>,
+    strangers: Vec<(Executor, AttemptKey, Seen)>,
     bulk: Option<wishes::Bulk>,
     schedules: schedules::Schedules,
-    epoch: Option<Epoch>,
-    listed: bool,
-    /// Lists that are wanted; only one is on its way.
-    lists: u32,
     health: Health,
     trouble: Option<StoreTrouble>,
     stopping: bool,
@@ -164,7 +164,7 @@ pub struct Engine {
 enum Woken {
     Wishes(Vec<Wish>),
     Answer(Answer),
-    Heard(Heard),
+    Heard(Executor, Heard),
     Control(Control),
     News(u64, oneshot::Sender<Vec<Announcement>>),
     Time,
@@ -196,7 +196,7 @@ impl Engine {
             writer: Writer::start(parts.store, parts.host.secrets_dir.clone())?,
             clock: parts.clock,
             reader: parts.reader,
-            native: parts.native,
+            sides: Sides::new(parts.sides),
             host: parts.host,
             job_host,
             notifier: parts.notifier,
@@ -211,9 +211,6 @@ impl Engine {
             strangers: Vec::new(),
             bulk: None,
             schedules: schedules::Schedules::default(),
-            epoch: None,
-            listed: false,
-            lists: 0,
             health: Health::Good,
             trouble: None,
             stopping: false,
@@ -266,7 +263,7 @@ impl Engine {
             match self.wait(now).await {
                 Woken::Wishes(wishes) => wishes.into_iter().for_each(|wish| self.wish(wish)),
                 Woken::Answer(answer) => self.answered(answer),
-                Woken::Heard(heard) => self.heard_all(heard),
+                Woken::Heard(executor, heard) => self.heard_all(executor, heard),
                 Woken::Control(control) => self.control(control),
                 Woken::News(told, reply) => self.tell_news(told, reply),
                 Woken::Time => {}
@@ -276,11 +273,11 @@ impl Engine {
     }
 
     /// Takes what the spawner said in one go: one decision, one message and one commit serve all of it.
-    fn heard_all(&mut self, first: Heard) {
-        self.heard(first);
+    fn heard_all(&mut self, executor: Executor, first: Heard) {
+        self.heard(executor, first);
         for _ in 1..WISHES_PER_TURN {
-            let Some(heard) = self.native.buffered() else { return };
-            self.heard(heard);
+            let Some((executor, heard)) = self.sides.buffered() else { return };
+            self.heard(executor, heard);
         }
     }
 
@@ -294,8 +291,7 @@ impl Engine {
                 self.collect(now);
                 self.look_at_host(now);
             }
-            let claim = if self.stopping || !self.listed || !self.knows_host(now) { None } else { self.epoch.clone() };
-            let permit = Permit { claim, changes_max: CHANGES_PER_TURN };
+            let permit = self.permit(now);
             for entry in schedule(&mut self.record, &permit, now) {
                 self.note(entry);
             }
@@ -303,8 +299,24 @@ impl Engine {
             self.press_stopping(now);
         }
         self.flush(now);
-        self.native.flush();
+        self.sides.flush();
         self.feed(now);
+    }
+
+    /// Where claims may be made: in pools whose executor's spawner is connected and has told what it has.
+    fn permit(&self, now: Now) -> Permit {
+        let may = !self.stopping && self.knows_host(now);
+        let epoch = |executor: Executor| {
+            let side = self.sides.get(executor).filter(|side| side.listed && may);
+            side.and_then(|side| side.epoch.clone())
+        };
+        let mut claim_in = BTreeMap::new();
+        if self.sides.get(Executor::Systemd).is_some() {
+            let pools = (0..).map(PoolId).zip(self.record.pools());
+            claim_in = pools.map(|(id, pool)| (id, epoch(self.host.executor_of(&pool.name)))).collect();
+        }
+        let claim = epoch(Executor::Native).filter(|_| claim_in.is_empty());
+        Permit { claim, claim_in, changes_max: CHANGES_PER_TURN }
     }
 
     async fn wait(&mut self, now: Now) -> Woken {
@@ -315,7 +327,7 @@ impl Engine {
             // None: the writer died. Without it nothing can be kept, so the loop ends and says so.
             answer = self.writer.answers.recv() => answer.map_or(Woken::Gone, Woken::Answer),
             Some(control) = self.control.recv() => Woken::Control(control),
-            heard = self.native.next() => Woken::Heard(heard),
+            (executor, heard) = self.sides.next() => Woken::Heard(executor, heard),
             count = self.wishes.recv_many(&mut wishes, WISHES_PER_TURN) => {
                 if count == 0 { Woken::Gone } else { Woken::Wishes(wishes) }
             }

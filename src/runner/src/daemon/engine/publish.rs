@@ -1,5 +1,6 @@
 //! What the loop shows: snapshots, news, the status line, the watchdog.
 
+use super::sides::Side;
 use super::*;
 use crate::daemon::handle::LeaseView;
 use crate::metrics::{JobOutcome, JobState, RetryCause};
@@ -84,9 +85,7 @@ impl Engine {
         if let Some(trouble) = &self.trouble {
             problems.push(format!("the store takes no commits: {}", trouble.text));
         }
-        if self.epoch.is_none() {
-            problems.push("the spawner is not connected: nothing can be started".to_owned());
-        }
+        problems.extend(self.sides.iter().filter_map(Side::problem));
         Snapshot {
             now,
             counts: self.record.counts(),
@@ -99,9 +98,15 @@ impl Engine {
             busy: self.record.busy().to_vec(),
             problems,
             stopping: self.stopping,
-            executor_up: self.epoch.is_some(),
+            executor_up: self.sides.all_up(),
+            executors: self.executors(),
             store_failing: self.health != Health::Good,
         }
+    }
+
+    /// By pool: who runs its jobs.
+    fn executors(&self) -> BTreeMap<String, Executor> {
+        self.record.pools().map(|pool| (pool.name.clone(), self.host.executor_of(&pool.name))).collect()
     }
 
     fn measure(&self, snapshot: &Snapshot, now: Now) {
@@ -109,7 +114,7 @@ impl Engine {
         // A pool that a reload took away goes with its last open job.
         self.metrics.keep_pools(|name| name == commit::NO_POOL || snapshot.pools.iter().any(|pool| pool.name == name));
         for pool in &snapshot.pools {
-            let metrics = self.metrics.pool(&pool.name, EXECUTOR);
+            let metrics = self.metrics.pool(&pool.name, self.host.executor_of(&pool.name).name());
             metrics.set_slots(pool.used, pool.slots);
             let counts = snapshot.counts.get(&pool.name).cloned().unwrap_or_default();
             for (state, count) in [
@@ -130,9 +135,6 @@ impl Engine {
         drop(reply.send(announce(&self.record, told, self.committed_news)));
     }
 }
-
-/// Name of the executor in metrics and tables.
-pub(super) const EXECUTOR: &str = "native";
 
 /// The outcome as metrics name it.
 pub(super) fn job_outcome(outcome: &Outcome) -> JobOutcome {

@@ -6,6 +6,7 @@ use crate::store::{KeyRow, Write};
 use ci_runner_core::change::{self, Change, Pause, Submission};
 use ci_runner_core::job::Fault;
 use ci_runner_core::outcome::By;
+use ci_runner_core::state::Phase;
 
 /// Jobs an action on many jobs takes in one turn.
 const BULK_PER_TURN: usize = 2_000;
@@ -71,8 +72,21 @@ impl Engine {
     fn explain(&self, id: JobId) -> Option<Explanation> {
         let phase = self.record.phase(id)?;
         let reasons = self.record.explain(id)?;
-        let spawner = self.problems.get(attempts::SPAWNER).cloned();
-        Some(Explanation { phase, reasons, spawner, ahead: self.record.queued_ahead(id), now: self.clock.now() })
+        let trouble = self.troubles_of(id, phase);
+        let silent = [Executor::Native, Executor::Systemd].map(attempts::spawner_problem);
+        let spawner = silent.iter().find_map(|name| self.problems.get(name).cloned());
+        let ahead = self.record.queued_ahead(id);
+        Some(Explanation { phase, reasons, spawner, ahead, now: self.clock.now(), trouble })
+    }
+
+    /// What of ours holds up a job that waits: its start was refused, or a spawner is not there.
+    fn troubles_of(&self, id: JobId, phase: Phase) -> Vec<String> {
+        if !matches!(phase, Phase::Queued | Phase::Starting) {
+            return Vec::new();
+        }
+        let refused = self.watches.get(&id).and_then(|watch| watch.refused_why.as_ref());
+        let refused = refused.map(|why| format!("its start was refused, and is tried again: {why}"));
+        refused.into_iter().chain(self.sides.iter().filter_map(sides::Side::problem)).collect()
     }
 
     /// All or none; the ids are given, not yet on disk.

@@ -37,7 +37,7 @@ pub(crate) async fn pools(State(app): State<App>) -> Json<Vec<PoolInfo>> {
     let snapshot = app.context.handle.fresh_snapshot().await;
     let view = |pool: &ci_runner_core::record::PoolView| PoolInfo {
         name: pool.name.clone(),
-        executor: Executor::Native.name().to_owned(),
+        executor: snapshot.executors.get(&pool.name).copied().unwrap_or(Executor::Native).name().to_owned(),
         slots: pool.slots,
         used: pool.used,
         labels: pool.labels.iter().map(|label| label.as_str().to_owned()).collect(),

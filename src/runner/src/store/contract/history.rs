@@ -110,7 +110,7 @@ impl World {
         let epoch = Epoch::new(self.dice.pick::<&str>(&boots));
         let changes_max = usize::try_from(1 + self.dice.below(9)).unwrap();
         let claim = (!self.dice.rarely(4)).then_some(epoch);
-        for entry in schedule(&mut self.record, &Permit { claim, changes_max }, self.now) {
+        for entry in schedule(&mut self.record, &Permit { claim, changes_max, ..Permit::default() }, self.now) {
             if let Change::Job { id, event: Event::Claimed { .. } } = &entry.change {
                 self.record.dispatch(*id);
             }

@@ -1,0 +1,166 @@
+//! What passes between shim and helper over the unit's standard input, a SEQPACKET socket.
+//!
+//! ```text
+//! helper                          shim
+//!   "ready"                 ──▶    writes `began`
+//!                           ◀──    "job" + sealed memory file, log pipe, status pipe; once, then it closes its end
+//! ```
+//!
+//! PID 1 keeps a copy of the helper's end until the unit is released, and a unit of the same name may be started a second
+//! time after that: a second helper finds nobody, exits 203, and nothing runs twice. A shim that has gone answers nobody
+//! either.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+
+use crate::launch::{Program, Stage};
+use crate::memfd;
+
+/// The helper is there.
+const READY: &[u8] = b"ready";
+/// The job is attached.
+const JOB: &[u8] = b"job";
+/// Memory file, log pipe, status pipe.
+const JOB_FDS: usize = 3;
+
+/// What a helper gets.
+pub(super) struct Job {
+    /// What to run.
+    pub(super) program: Program,
+    /// Its output.
+    pub(super) output: OwnedFd,
+    /// Where a failure is told.
+    pub(super) status: OwnedFd,
+}
+
+/// Helper: says that it is there, and waits for the job. Err: nobody is there, or what came is no job.
+pub(super) fn ask(socket: impl AsFd) -> io::Result<Job> {
+    rustix::net::send(&socket, READY, SendFlags::NOSIGNAL)?;
+    let mut text = [0; 16];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(JOB_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let got = loop {
+        match rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(&mut text)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            fds.extend(rights);
+        }
+    }
+    let mut fds = fds.into_iter();
+    match (&text[..got.bytes], fds.next(), fds.next(), fds.next()) {
+        (JOB, Some(memory), Some(output), Some(status)) => {
+            let program = decode(&memfd::read(memory)?).ok_or(io::ErrorKind::InvalidData)?;
+            Ok(Job { program, output, status })
+        }
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Shim: true when a helper said that it is there.
+pub(super) fn is_asked(socket: impl AsFd) -> bool {
+    let mut text = [0; 16];
+    matches!(rustix::net::recv(&socket, &mut text, RecvFlags::DONTWAIT), Ok((got, _)) if &text[..got] == READY)
+}
+
+/// Shim: hands the job over.
+pub(super) fn hand_over(
+    socket: impl AsFd,
+    program: &Program,
+    output: BorrowedFd<'_>,
+    status: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let memory = memfd::sealed("ci-job", &encode(program))?;
+    let fds = [memory.as_fd(), output, status];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(JOB_FDS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    rustix::net::sendmsg(&socket, &[IoSlice::new(JOB)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    Ok(())
+}
+
+/// Words, each ended by a NUL (no word can hold one), behind their numbers.
+fn encode(program: &Program) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let lists = [&program.argv, &program.env, &program.candidates];
+    for number in lists.iter().map(|list| list.len() as u32).chain([program.umask]) {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    for word in lists.into_iter().flatten().chain([&program.dir]) {
+        bytes.extend_from_slice(word.as_bytes_with_nul());
+    }
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<Program> {
+    let (head, text) = bytes.split_at_checked(16)?;
+    let number = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
+    let mut words = text.split_inclusive(|&byte| byte == 0);
+    let mut word = || CString::from_vec_with_nul(words.next()?.to_vec()).ok();
+    let mut list = |count: u32| (0..count).map(|_| word()).collect::<Option<Vec<_>>>();
+    let (argv, env, candidates) = (list(number(0)?)?, list(number(4)?)?, list(number(8)?)?);
+    let dir = word()?;
+    Some(Program { argv, env, candidates, dir, umask: number(12)? })
+}
+
+/// What the helper writes on the status pipe when it could not execute.
+pub(super) fn failure(stage: Stage, errno: i32) -> [u8; 5] {
+    let mut bytes = [0; 5];
+    bytes[0] = match stage {
+        Stage::Prepare => 0,
+        Stage::Directory => 1,
+        Stage::Execute => 2,
+    };
+    bytes[1..].copy_from_slice(&errno.to_le_bytes());
+    bytes
+}
+
+/// What the shim reads there; None: it executed.
+pub(super) fn read_failure(status: &OwnedFd) -> Option<(Stage, io::Error)> {
+    let mut bytes = [0; 5];
+    let Ok(5) = rustix::io::read(status, &mut bytes) else { return None };
+    let stage = match bytes[0] {
+        0 => Stage::Prepare,
+        1 => Stage::Directory,
+        _ => Stage::Execute,
+    };
+    let errno = i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
+    Some((stage, io::Error::from_raw_os_error(errno)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn words_arrive_byte_for_byte(argv in proptest::collection::vec("[^\0]{0,40}", 0..5),
+                                      env in proptest::collection::vec("[^\0]{0,40}", 0..5), umask in any::<u32>()) {
+            let words = |list: &[String]| list.iter().map(|word| CString::new(word.as_str()).expect("no NUL")).collect();
+            let program = Program {
+                argv: words(&argv), env: words(&env), candidates: vec![c"/bin/sh".to_owned()], dir: c"/".to_owned(), umask,
+            };
+            let bytes = encode(&program);
+            let back = decode(&bytes).expect("decodes");
+            prop_assert_eq!((back.argv, back.env, back.dir, back.umask), (program.argv, program.env, program.dir, umask));
+            prop_assert!(decode(&bytes[..bytes.len() - 1]).is_none());
+        }
+
+        #[test]
+        fn no_bytes_make_decoding_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            drop(decode(&bytes));
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! PID 1 as the spawner sees it: what it is asked and told over D-Bus, and what it says.
+//!
+//! Nothing here waits for an answer. A lost connection, or a PID 1 that executed itself anew, is said as `Down` and `Up`:
+//! after `Up` everything that was seen before is void and is asked again. `UnitRemoved` is not listened to, because a reload
+//! sends it for units that live.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use super::bus::{Body, Connection, Message, Target, Value};
+use super::judge::Facts;
+use super::profile::Profile;
+use crate::protocol::{AttemptKey, Start};
+use crate::sys;
+
+/// The system bus.
+const BUS: &str = "/run/dbus/system_bus_socket";
+const SYSTEMD: &str = "org.freedesktop.systemd1";
+const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
+const SERVICE_INTERFACE: &str = "org.freedesktop.systemd1.Service";
+const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/";
+const MANAGER: Target<'static> =
+    Target { name: SYSTEMD, path: "/org/freedesktop/systemd1", interface: "org.freedesktop.systemd1.Manager" };
+const DBUS: Target<'static> =
+    Target { name: "org.freedesktop.DBus", path: "/org/freedesktop/DBus", interface: "org.freedesktop.DBus" };
+/// Signals that are wanted: a service changed; PID 1 has another name.
+const MATCHES: [&str; 2] = [
+    "type='signal',sender='org.freedesktop.systemd1',interface='org.freedesktop.DBus.Properties',\
+     member='PropertiesChanged',path_namespace='/org/freedesktop/systemd1/unit',arg0='org.freedesktop.systemd1.Service'",
+    "type='signal',sender='org.freedesktop.DBus',interface='org.freedesktop.DBus',member='NameOwnerChanged',\
+     arg0='org.freedesktop.systemd1'",
+];
+/// Pause before another try to connect.
+const RECONNECT_MS: u64 = 200;
+
+/// What a pending call is for.
+enum Asked {
+    Start(AttemptKey),
+    Unit(AttemptKey),
+    Service(AttemptKey, Value),
+    Root,
+    List,
+}
+
+/// What PID 1 says.
+pub(super) enum Told {
+    /// It can be asked; nothing from before counts.
+    Up,
+    /// It cannot be asked.
+    Down(String),
+    /// A start was taken or refused (name and text of the error).
+    Started(AttemptKey, Result<(), (String, String)>),
+    /// What a unit is.
+    Facts(AttemptKey, Facts),
+    /// It could not be told; to be asked again.
+    Unknown(AttemptKey),
+    /// A unit's main process came or went.
+    Changed(AttemptKey),
+    /// All units of jobs, and whether each is active.
+    Units(Vec<AttemptKey>),
+}
+
+/// The connection to PID 1.
+pub(super) struct Manager {
+    slice: String,
+    helper: PathBuf,
+    connection: Option<Connection>,
+    ready: bool,
+    /// PID 1's own cgroup: the root of all paths.
+    root: String,
+    retry_ms: u64,
+    pending: HashMap<u32, Asked>,
+    /// Units that are being looked at; true: and to be looked at once more.
+    looking: HashMap<AttemptKey, bool>,
+}
+
+/// The unit of an attempt.
+pub(super) fn unit_name(key: &AttemptKey) -> String {
+    format!("ci-job-{key}.service")
+}
+
+/// The attempt of a unit.
+fn key_of(unit: &str) -> Option<AttemptKey> {
+    unit.strip_prefix("ci-job-")?.strip_suffix(".service")?.parse().ok()
+}
+
+/// D-Bus paths have letters and digits only; anything else is `_` and two hex digits.
+fn object_path(unit: &str) -> String {
+    let mut path = UNIT_PATH.to_owned();
+    for byte in unit.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("_{byte:02x}"));
+        }
+    }
+    path
+}
+
+/// The attempt behind an object path.
+fn key_of_path(path: &str) -> Option<AttemptKey> {
+    let escaped = path.strip_prefix(UNIT_PATH)?;
+    if !escaped.starts_with("ci_2djob_2d") {
+        return None;
+    }
+    key_of(&escaped.replace("_2d", "-").replace("_2e", "."))
+}
+
+impl Manager {
+    /// Not yet connected.
+    pub(super) fn new(slice: &str, helper: &Path) -> Self {
+        Self {
+            slice: slice.to_owned(),
+            helper: helper.to_owned(),
+            connection: None,
+            ready: false,
+            root: String::new(),
+            retry_ms: 0,
+            pending: HashMap::new(),
+            looking: HashMap::new(),
+        }
+    }
+
+    /// The descriptor to wait for, and whether for writing too.
+    pub(super) fn interest(&self) -> Option<(BorrowedFd<'_>, bool)> {
+        self.connection.as_ref().map(|connection| (connection.as_fd(), connection.wants_write()))
+    }
+
+    /// When to call [`Self::connect`]; None while connected.
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        self.connection.is_none().then_some(self.retry_ms)
+    }
+
+    /// True when it can be asked.
+    pub(super) fn is_up(&self) -> bool {
+        self.ready && self.connection.is_some()
+    }
+
+    /// PID 1's own cgroup.
+    pub(super) fn root(&self) -> &str {
+        &self.root
+    }
+
+    /// Connects, if it is time.
+    pub(super) fn connect(&mut self) -> Option<Told> {
+        if self.connection.is_some() || sys::boottime_ms() < self.retry_ms {
+            return None;
+        }
+        match Connection::open(Path::new(BUS)) {
+            Ok(mut connection) => {
+                for rule in MATCHES {
+                    let mut body = Body::default();
+                    body.string(rule);
+                    connection.call(DBUS, "AddMatch", "s", body);
+                }
+                self.connection = Some(connection);
+                self.greet();
+                None
+            }
+            Err(error) => {
+                self.retry_ms = sys::boottime_ms() + RECONNECT_MS;
+                Some(Told::Down(format!("{BUS}: {error}")))
+            }
+        }
+    }
+
+    /// Asks PID 1 (perhaps a new one) for its signals and its root; the answer makes it `Up`.
+    fn greet(&mut self) {
+        self.ready = false;
+        self.pending.clear();
+        self.looking.clear();
+        self.tell(MANAGER, "Subscribe", "", Body::default());
+        let mut body = Body::default();
+        body.string(MANAGER.interface);
+        body.string("ControlGroup");
+        let target = Target { interface: "org.freedesktop.DBus.Properties", ..MANAGER };
+        self.ask(Asked::Root, target, "Get", "ss", body);
+    }
+
+    fn ask(&mut self, asked: Asked, target: Target<'_>, member: &str, signature: &str, body: Body) {
+        if let Some(connection) = &mut self.connection {
+            let serial = connection.call(target, member, signature, body);
+            self.pending.insert(serial, asked);
+        }
+    }
+
+    fn tell(&mut self, target: Target<'_>, member: &str, signature: &str, body: Body) {
+        if let Some(connection) = &mut self.connection {
+            connection.tell(target, member, signature, body);
+        }
+    }
+
+    /// Hands on what was asked; Err is said as `Down`.
+    pub(super) fn flush(&mut self) -> Option<Told> {
+        let flushed = self.connection.as_mut()?.flush();
+        flushed.err().map(|error| self.lose(&error.to_string()))
+    }
+
+    fn lose(&mut self, why: &str) -> Told {
+        self.connection = None;
+        self.ready = false;
+        self.retry_ms = sys::boottime_ms() + RECONNECT_MS;
+        self.pending.clear();
+        self.looking.clear();
+        Told::Down(why.to_owned())
+    }
+
+    /// What has come.
+    pub(super) fn receive(&mut self) -> Vec<Told> {
+        let Some(connection) = &mut self.connection else { return Vec::new() };
+        let messages = match connection.receive() {
+            Ok(messages) => messages,
+            Err(error) => return vec![self.lose(&error.to_string())],
+        };
+        let mut told = Vec::new();
+        let mut changed = HashSet::new();
+        for message in messages {
+            match message {
+                Message::Return { serial, body } => told.extend(self.answered(serial, body)),
+                Message::Error { serial, name, text } => told.extend(self.refused(serial, name, text)),
+                Message::Signal { path, member, body } => match member.as_str() {
+                    "org.freedesktop.DBus.Properties.PropertiesChanged" => {
+                        changed.extend(key_of_path(&path).filter(|_| may_have_ended(&body)));
+                    }
+                    "org.freedesktop.DBus.NameOwnerChanged" => told.extend(self.owner_changed(&body)),
+                    _ => {}
+                },
+            }
+        }
+        told.extend(changed.into_iter().map(Told::Changed));
+        told
+    }
+
+    /// PID 1 left the bus, or is a new one.
+    fn owner_changed(&mut self, body: &[Value]) -> Option<Told> {
+        let new = body.get(2).and_then(Value::text).unwrap_or_default();
+        if new.is_empty() {
+            self.ready = false;
+            return Some(Told::Down("PID 1 has left the bus".to_owned()));
+        }
+        self.greet();
+        None
+    }
+
+    fn answered(&mut self, serial: u32, mut body: Vec<Value>) -> Option<Told> {
+        let value = if body.is_empty() { Value::Other } else { body.swap_remove(0) };
+        match self.pending.remove(&serial)? {
+            Asked::Start(key) => Some(Told::Started(key, Ok(()))),
+            Asked::Root => {
+                self.root = value.text().unwrap_or_default().trim_end_matches('/').to_owned();
+                self.ready = true;
+                Some(Told::Up)
+            }
+            Asked::Unit(key) => {
+                self.get_all(SERVICE_INTERFACE, key, Some(value));
+                None
+            }
+            Asked::Service(key, unit) => {
+                let facts = Facts::new(&unit, &value);
+                if self.looking.remove(&key) == Some(true) {
+                    self.look(&key);
+                }
+                Some(Told::Facts(key, facts))
+            }
+            Asked::List => {
+                let units = value.list().iter().filter_map(|row| key_of(row.list().first()?.text()?)).collect();
+                Some(Told::Units(units))
+            }
+        }
+    }
+
+    fn refused(&mut self, serial: u32, name: String, text: String) -> Option<Told> {
+        match self.pending.remove(&serial)? {
+            Asked::Start(key) => Some(Told::Started(key, Err((name, text)))),
+            Asked::Root => Some(self.lose(&format!("PID 1 does not answer: {text}"))),
+            Asked::Unit(key) | Asked::Service(key, _) => {
+                self.looking.remove(&key);
+                let gone = name.ends_with(".NoSuchUnit") || name == "org.freedesktop.DBus.Error.UnknownObject";
+                if gone {
+                    let facts = Facts { load_state: "not-found".to_owned(), ..Facts::default() };
+                    return Some(Told::Facts(key, facts));
+                }
+                Some(Told::Unknown(key))
+            }
+            Asked::List => None,
+        }
+    }
+
+    /// Asks what a unit is. Asked again while an answer is on its way: once more after it.
+    pub(super) fn look(&mut self, key: &AttemptKey) {
+        if let Some(again) = self.looking.get_mut(key) {
+            *again = true;
+        } else if self.is_up() {
+            self.looking.insert(key.clone(), false);
+            self.get_all(UNIT_INTERFACE, key.clone(), None);
+        }
+    }
+
+    fn get_all(&mut self, interface: &str, key: AttemptKey, unit: Option<Value>) {
+        let path = object_path(&unit_name(&key));
+        let target = Target { name: SYSTEMD, path: &path, interface: "org.freedesktop.DBus.Properties" };
+        let mut body = Body::default();
+        body.string(interface);
+        let asked = match unit {
+            None => Asked::Unit(key),
+            Some(unit) => Asked::Service(key, unit),
+        };
+        self.ask(asked, target, "GetAll", "s", body);
+    }
+
+    /// Starts the unit of an attempt; `stdin` becomes its standard input.
+    pub(super) fn start(&mut self, start: &Start, profile: Profile, stdin: OwnedFd) {
+        let mut body = Body::default();
+        body.string(&unit_name(&start.key));
+        body.string("fail");
+        let helper = self.helper.to_string_lossy().into_owned();
+        let slice = self.slice.clone();
+        body.array(8, |body| {
+            properties(body, start, &helper, &slice, stdin);
+            for line in profile.lines() {
+                property(body, line.name);
+                line.setting.write(body);
+            }
+        });
+        body.array(8, |_| {});
+        self.ask(Asked::Start(start.key.clone()), MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", body);
+    }
+
+    /// SIGTERM to every process of a unit, and SIGCONT, so that stopped ones take it.
+    pub(super) fn terminate(&mut self, key: &AttemptKey) {
+        for signal in [libc::SIGTERM, libc::SIGCONT] {
+            let mut body = Body::default();
+            body.string(&unit_name(key));
+            body.string("all");
+            body.i32(signal);
+            self.tell(MANAGER, "KillUnit", "ssi", body);
+        }
+    }
+
+    /// Holds a unit, so that PID 1 keeps what it knows of it whatever others do.
+    pub(super) fn hold(&mut self, key: &AttemptKey) {
+        let mut body = Body::default();
+        body.string(&unit_name(key));
+        self.tell(MANAGER, "RefUnit", "s", body);
+    }
+
+    /// Lets PID 1 forget a unit whose cgroup is empty.
+    pub(super) fn release(&mut self, key: &AttemptKey) {
+        let unit = unit_name(key);
+        let mut body = Body::default();
+        body.string(&unit);
+        body.string("replace");
+        self.tell(MANAGER, "StopUnit", "ss", body);
+        // Twice: AddRef's and hold's. Without one, it is refused and does no harm.
+        for member in ["ResetFailedUnit", "UnrefUnit", "UnrefUnit"] {
+            let mut body = Body::default();
+            body.string(&unit);
+            self.tell(MANAGER, member, "s", body);
+        }
+    }
+
+    /// Asks for all units of jobs.
+    pub(super) fn list(&mut self) {
+        if self.is_up() {
+            let mut body = Body::default();
+            body.strings::<&str>(&[]);
+            body.strings(&["ci-job-*.service"]);
+            self.ask(Asked::List, MANAGER, "ListUnitsByPatterns", "asas", body);
+        }
+    }
+}
+
+fn property(body: &mut Body, name: &str) {
+    body.align(8);
+    body.string(name);
+}
+
+/// What every unit of a job has, whatever its profile.
+fn properties(body: &mut Body, start: &Start, helper: &str, slice: &str, stdin: OwnedFd) {
+    let text = |body: &mut Body, name: &str, value: &str| {
+        property(body, name);
+        body.signature("s");
+        body.string(value);
+    };
+    let flag = |body: &mut Body, name: &str| {
+        property(body, name);
+        body.signature("b");
+        body.bool(true);
+    };
+    let time = |body: &mut Body, name: &str, ms: u64| {
+        property(body, name);
+        body.signature("t");
+        body.u64(ms.saturating_mul(1000));
+    };
+    let AttemptKey { job, attempt, .. } = &start.key;
+    text(body, "Description", &format!("ci-runner job {job}, attempt {attempt}"));
+    property(body, "ExecStart");
+    body.signature("a(sasb)");
+    body.array(8, |body| {
+        body.align(8);
+        body.string(helper);
+        body.strings(&[helper, super::HELPER_MODE]);
+        body.bool(false);
+    });
+    for (name, value) in [
+        ("Type", "exec"),
+        ("CollectMode", "inactive"),
+        ("KillMode", "control-group"),
+        ("StandardOutput", "null"),
+        ("StandardError", "null"),
+        ("Slice", slice),
+    ] {
+        text(body, name, value);
+    }
+    flag(body, "RemainAfterExit");
+    flag(body, "AddRef");
+    if let Some(timeout_ms) = start.timeout_ms {
+        time(body, "RuntimeMaxUSec", timeout_ms.max(1));
+    }
+    time(body, "TimeoutStopUSec", start.grace_ms.max(1));
+    property(body, "StandardInputFileDescriptor");
+    body.signature("h");
+    body.fd(stdin);
+}
+
+/// False for a signal that says that the main process lives.
+fn may_have_ended(body: &[Value]) -> bool {
+    body.get(1).and_then(|changed| changed.get("MainPID")).and_then(Value::number).is_none_or(|pid| pid == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bus::Reader;
+    use super::*;
+
+    #[test]
+    fn a_unit_and_its_path_name_one_attempt() {
+        let key: AttemptKey = "0123abcd-7-12".parse().expect("a key");
+        let unit = unit_name(&key);
+        assert_eq!(unit, "ci-job-0123abcd-7-12.service");
+        assert_eq!(key_of(&unit), Some(key.clone()));
+        let path = object_path(&unit);
+        assert_eq!(path, "/org/freedesktop/systemd1/unit/ci_2djob_2d0123abcd_2d7_2d12_2eservice");
+        assert_eq!(key_of_path(&path), Some(key));
+        for other in ["ci-job-x.service", "ssh.service", "ci-job-0123abcd-07-1.service"] {
+            assert_eq!(key_of_path(&object_path(other)), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn no_word_of_the_job_is_in_the_properties() {
+        let start = Start {
+            key: "0123abcd-7-1".parse().expect("a key"),
+            pool: "default".to_owned(),
+            slot: 3,
+            timeout_ms: Some(1500),
+            soft_timeout_ms: None,
+            grace_ms: 0,
+            log_bytes_max: 0,
+            secrets: false,
+            profile: Some("build".to_owned()),
+        };
+        let stdin = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("a descriptor");
+        let mut body = Body::default();
+        body.array(8, |body| properties(body, &start, "/opt/helper", "ci_jobs.slice", stdin));
+        let read = Reader::new(&body.bytes).values("a(sv)").expect("reads");
+        let get = |name: &str| read[0].get(name).cloned().expect(name);
+        assert_eq!(get("RuntimeMaxUSec").number(), Some(1_500_000));
+        assert_eq!(get("TimeoutStopUSec").number(), Some(1000), "0 would mean no end");
+        let helper = || Value::Text("/opt/helper".to_owned());
+        let words = Value::List(vec![helper(), Value::Text("--unit-helper".to_owned())]);
+        let exec = Value::List(vec![helper(), words, Value::Number(0)]);
+        assert_eq!(get("ExecStart"), Value::List(vec![exec]));
+        assert_eq!(body.fds.len(), 1);
+    }
+}

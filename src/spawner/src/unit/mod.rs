@@ -1,0 +1,82 @@
+//! The spawner of kind `systemd`: each attempt is a transient unit.
+//!
+//! ```text
+//! daemon ──socket──▶ spawner ──D-Bus──▶ PID 1 ──▶ helper = job
+//!                       └──fork──▶ shim ──once──▶ ┘
+//! ```
+//!
+//! A long-lived service of root with one thread. What it may do stands in a [`policy`] that root wrote; what its daemon says
+//! is an attempt's name, its limits in time and the name of a profile. The same words as the native spawner's travel over a
+//! socket of its own, so that the daemon sees no difference.
+//!
+//! - `bus`: D-Bus without waiting. `manager`: what PID 1 is asked and told. `judge`: what its answers mean.
+//! - `profile`: sandboxes as data. `policy`: who may use which.
+//! - `server`, `requests`, `watch`: the loop, what a daemon may ask, how attempts end and are taken over.
+//! - `shim`, `handover`, `helper`, `verdict`: from a specification to a job, and from an end to a record.
+//!
+//! Promises: the specification is handed out once, by the shim that holds the attempt's lock. PID 1 is the witness of the
+//! end. "Ended" is said when the unit's cgroup has no process. A unit is released only after its result is in a file.
+
+mod bus;
+mod cgroup;
+mod handover;
+mod helper;
+mod home;
+mod judge;
+mod manager;
+mod policy;
+mod profile;
+mod requests;
+mod server;
+mod shim;
+mod verdict;
+mod watch;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+/// The first word of the command line of a unit.
+pub(crate) const HELPER_MODE: &str = "--unit-helper";
+
+/// Becomes the job of this unit; the exit code when that cannot be.
+pub(crate) fn helper_main() -> i32 {
+    helper::main()
+}
+
+/// `--profiles`: prints what each sandbox sets, and why.
+pub(crate) fn print_profiles() -> i32 {
+    print!("{}", profile::table());
+    0
+}
+
+/// `--policy FILE`: everything from policy to end; the process' exit code.
+pub(crate) fn main(words: &[OsString]) -> i32 {
+    let [_, path] = words else {
+        eprintln!("ci-runner-spawner: --policy takes one file and no other option");
+        return 3;
+    };
+    if let Err(why) = crate::failpoint::arm_from_environment() {
+        eprintln!("ci-runner-spawner: {why}");
+        return 3;
+    }
+    let policy = match policy::Policy::read(Path::new(path)) {
+        Ok(policy) => policy,
+        Err(why) => {
+            eprintln!("ci-runner-spawner: {why}");
+            return 3;
+        }
+    };
+    crate::sys::close_from_but(3, &mut []);
+    crate::sys::raise_open_files();
+    crate::sys::own_signals();
+    let _ = rustix::process::chdir("/");
+    // Logs are for the group too; everything else has its mode named.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o007));
+    match server::Server::open(policy) {
+        Ok(mut server) => server.run(words),
+        Err(why) => {
+            eprintln!("ci-runner-spawner: {why}");
+            1
+        }
+    }
+}

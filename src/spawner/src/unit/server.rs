@@ -1,0 +1,471 @@
+//! The loop: one thread, one `poll`, no decision of its own.
+//!
+//! All it must remember is in its directory and with PID 1, so that it can be killed at any moment: a successor finds shims
+//! by their locks and units by their names.
+//!
+//! A turn goes: deaths of shims and their notes, what PID 1 says, packets, new connections, what is due, then all replies.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::SocketFlags;
+
+use super::cgroup::{self, UnitGroup};
+use super::home::Home;
+use super::manager::{Manager, unit_name};
+use super::policy::Policy;
+use super::shim::{Note, Shared};
+use super::verdict::Ending;
+use crate::attempts::Attempts;
+use crate::protocol::{AttemptKey, ExitRecord, PACKET_BYTES_MAX, Reply, Seen};
+use crate::server::conn::Connection;
+use crate::sys::{self, Reaped};
+use crate::wire::{self, Received};
+
+/// One daemon, its successor, and a few that only look.
+const CONNECTIONS_MAX: usize = 32;
+/// Packets read from one connection in one turn.
+const PACKETS_A_TURN: usize = 64;
+/// Longest sleep: deadlines of ours are on a clock that goes on while the machine sleeps, `poll`'s is not.
+const SLEEP_MS_MAX: u64 = 60_000;
+/// Units that nobody looks after are looked for this often.
+const SWEEP_MS: u64 = 60_000;
+
+/// What is known of an attempt.
+pub(super) enum State {
+    /// Its shim lives.
+    Live(Live),
+    /// A shim holds the lock and has not yet said who it is, or what is there cannot be read now.
+    Unidentified { again_ms: u64, wish: Option<Wish> },
+    /// Its shim died without a record; its unit is being ended.
+    Leftovers(Leftovers),
+    /// Never began, can be started.
+    NotBegan,
+    /// Can never be started.
+    Voided,
+    /// Over. The record is on the disk, or here when it could not be written.
+    Ended(Option<Box<ExitRecord>>),
+    /// Over without a record.
+    Lost,
+}
+
+/// What a job is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// SIGTERM, kill after so many milliseconds.
+    Stop(u64),
+    /// Kill.
+    Kill,
+}
+
+/// What became of the call that starts the unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// On its way, or nobody knows since then (CLOCK_BOOTTIME) what became of it.
+    Unknown { since_ms: u64 },
+    /// PID 1 took it.
+    Taken,
+    /// It was refused, or its unit is gone: the shim is told to give up, for this reason.
+    Failed(String),
+}
+
+/// An attempt whose shim lives.
+pub(super) struct Live {
+    pub(super) pid: i32,
+    /// None only where there was no descriptor for it; then SIGCHLD tells.
+    pub(super) pidfd: Option<OwnedFd>,
+    pub(super) group: UnitGroup,
+    pub(super) call: Call,
+    /// How the unit ended, once PID 1 has said so.
+    pub(super) over: Option<Ending>,
+    /// SIGTERM was wanted and may not have reached PID 1.
+    pub(super) terminate: bool,
+    /// When everything is killed.
+    pub(super) kill_ms: Option<u64>,
+    /// When it needs a look, CLOCK_BOOTTIME.
+    pub(super) due_ms: u64,
+    /// How long to wait after that.
+    pub(super) pause_ms: u64,
+}
+
+/// A unit without shim.
+pub(super) struct Leftovers {
+    pub(super) group: UnitGroup,
+    pub(super) again_ms: u64,
+    pub(super) pause_ms: u64,
+}
+
+impl State {
+    /// True while something of it may run.
+    pub(super) fn is_alive(&self) -> bool {
+        matches!(self, Self::Live(_) | Self::Unidentified { .. } | Self::Leftovers(_))
+    }
+
+    fn due_ms(&self) -> Option<u64> {
+        match self {
+            Self::Live(live) => Some(live.kill_ms.map_or(live.due_ms, |at| at.min(live.due_ms))),
+            Self::Unidentified { again_ms, .. } => Some(*again_ms),
+            Self::Leftovers(leftovers) => Some(leftovers.again_ms),
+            Self::NotBegan | Self::Voided | Self::Ended(_) | Self::Lost => None,
+        }
+    }
+}
+
+/// The spawner.
+pub(super) struct Server {
+    pub(super) policy: Policy,
+    pub(super) home: Home,
+    pub(super) mount: PathBuf,
+    pub(super) manager: Manager,
+    pub(super) shared: Shared,
+    pub(super) attempts: HashMap<AttemptKey, State>,
+    /// Our own children.
+    pub(super) shims: HashMap<i32, AttemptKey>,
+    /// Notes of shims whose end is not handled yet.
+    pub(super) noted: HashMap<AttemptKey, Note>,
+    pub(super) connections: Vec<Connection>,
+    /// Why no attempt is started any more.
+    pub(super) closed: Option<&'static str>,
+    /// The last word about PID 1, so that the same trouble is said once.
+    pub(super) trouble: Option<String>,
+    listener: OwnedFd,
+    signals: OwnedFd,
+    notes: OwnedFd,
+    notes_rest: Vec<u8>,
+    sweep_ms: u64,
+}
+
+/// What to do after the loop.
+enum Then {
+    End,
+    Upgrade,
+}
+
+impl Server {
+    /// Takes the directory and what is in it.
+    pub(super) fn open(policy: Policy) -> Result<Self, String> {
+        let mount = cgroup::mount().ok_or("no cgroup v2 is mounted: units need it")?;
+        let home = Home::enter(&policy)?;
+        let fault = |what: &str, error: std::io::Error| format!("{}: {what}: {error}", home.path.display());
+        let attempts = Attempts::open(&home.dir).map_err(|error| fault("cannot open the attempts", error))?;
+        let pipe = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+        let (notes, shims_notes) = rustix::pipe::pipe_with(pipe).map_err(|error| fault("pipe", error.into()))?;
+        let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
+            .map_err(|error| fault("signals", error))?;
+        let listener = home.listen(policy.group).map_err(|error| fault("cannot listen", error))?;
+        let mut server = Self {
+            manager: Manager::new(&policy.slice, &policy.program),
+            shared: Shared { attempts, notes: shims_notes, log_dir: policy.log_dir.clone() },
+            policy,
+            home,
+            mount,
+            attempts: HashMap::new(),
+            shims: HashMap::new(),
+            noted: HashMap::new(),
+            connections: Vec::new(),
+            closed: None,
+            trouble: None,
+            listener,
+            signals,
+            notes,
+            notes_rest: Vec::new(),
+            sweep_ms: 0,
+        };
+        server.take_over()?;
+        say!(
+            "spawner {} started, process {}, {} attempts taken over",
+            env!("CARGO_PKG_VERSION"),
+            std::process::id(),
+            server.attempts.len()
+        );
+        Ok(server)
+    }
+
+    /// Runs until told to end; the process' exit code. Shims and units go on.
+    pub(super) fn run(&mut self, words: &[OsString]) -> i32 {
+        notify_ready();
+        let then = loop {
+            if let Some(then) = self.turn() {
+                break then;
+            }
+        };
+        match then {
+            Then::End => {
+                say!("asked to end: jobs go on");
+                0
+            }
+            Then::Upgrade => {
+                say!("asked to upgrade: executing {}", self.policy.program.display());
+                let error = std::process::Command::new(&self.policy.program).args(words).exec();
+                say!("cannot execute {}: {error}", self.policy.program.display());
+                1
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Option<Then> {
+        let woken = self.sleep();
+        let then = if woken.signals { self.read_signals() } else { None };
+        if woken.notes {
+            self.read_notes();
+        }
+        for key in woken.shims {
+            self.shim_gone(&key);
+        }
+        let mut told = Vec::from_iter(self.manager.connect());
+        if woken.manager {
+            told.extend(self.manager.receive());
+        }
+        for told in told {
+            self.heard(told);
+        }
+        for at in woken.connections {
+            self.read_connection(at);
+        }
+        if woken.listener {
+            self.accept();
+        }
+        self.do_what_is_due();
+        if let Some(told) = self.manager.flush() {
+            self.heard(told);
+        }
+        self.flush();
+        then
+    }
+
+    fn sleep(&self) -> Woken {
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.notes, PollFlags::IN)];
+        let accepts = if self.connections.len() < CONNECTIONS_MAX { PollFlags::IN } else { PollFlags::empty() };
+        fds.push(PollFd::new(&self.listener, accepts));
+        fds.extend(self.connections.iter().map(|conn| PollFd::new(&conn.socket, conn.interest())));
+        let manager_at = fds.len();
+        if let Some((fd, writes)) = self.manager.interest() {
+            let interest = if writes { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+            fds.push(PollFd::from_borrowed_fd(fd, interest));
+        }
+        let shims_at = fds.len();
+        let mut keys = Vec::new();
+        for (key, state) in &self.attempts {
+            if let State::Live(Live { pidfd: Some(pidfd), .. }) = state {
+                keys.push(key);
+                fds.push(PollFd::new(pidfd, PollFlags::IN));
+            }
+        }
+        let ms = self.sleep_ms();
+        let timeout = Timespec { tv_sec: (ms / 1000) as i64, tv_nsec: (ms % 1000) as i64 * 1_000_000 };
+        if rustix::event::poll(&mut fds, Some(&timeout)).is_err() {
+            return Woken::default();
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        Woken {
+            signals: ready[0],
+            notes: ready[1],
+            listener: ready[2],
+            connections: (0..self.connections.len()).filter(|&at| ready[3 + at]).collect(),
+            manager: manager_at < shims_at && ready[manager_at],
+            shims: keys
+                .into_iter()
+                .enumerate()
+                .filter(|(at, _)| ready[shims_at + at])
+                .map(|(_, key)| key.clone())
+                .collect(),
+        }
+    }
+
+    fn sleep_ms(&self) -> u64 {
+        let now = sys::boottime_ms();
+        let until = now.saturating_add(SLEEP_MS_MAX).min(self.sweep_ms);
+        let until = self.attempts.values().filter_map(State::due_ms).fold(until, u64::min);
+        let until = self.manager.due_ms().map_or(until, |at| at.min(until));
+        let until = self.connections.iter().filter_map(Connection::send_ms).fold(until, u64::min);
+        until.saturating_sub(now)
+    }
+
+    fn read_signals(&mut self) -> Option<Then> {
+        let mut then = None;
+        while let Some(arrived) = sys::next_signal(&self.signals) {
+            match arrived.signal {
+                libc::SIGTERM | libc::SIGINT => then = Some(Then::End),
+                libc::SIGHUP => then = Some(Then::Upgrade),
+                _ => {}
+            }
+        }
+        while let Reaped::Child(dead) = sys::reap() {
+            if let Some(key) = self.shims.remove(&dead.pid) {
+                self.shim_gone(&key);
+            }
+        }
+        then
+    }
+
+    /// A note is written before its shim ends, so after a death its note is there.
+    pub(super) fn read_notes(&mut self) {
+        let mut piece = [0; 4096];
+        while let Ok(got @ 1..) = rustix::io::read(&self.notes, &mut piece) {
+            self.notes_rest.extend_from_slice(&piece[..got]);
+        }
+        let end = self.notes_rest.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let lines: VecDeque<Note> = self.notes_rest[..end]
+            .split(|&byte| byte == b'\n')
+            .filter_map(|line| serde_json::from_slice(line).ok())
+            .collect();
+        self.notes_rest.drain(..end);
+        for note in lines {
+            match note {
+                Note::Began(key) => self.tell(&key.store.clone(), Reply::Started { key }, true),
+                Note::Record(record) => drop(self.noted.insert(record.key.clone(), Note::Record(record))),
+                Note::Refused(key, why) => drop(self.noted.insert(key.clone(), Note::Refused(key, why))),
+            }
+        }
+    }
+
+    fn accept(&mut self) {
+        while self.connections.len() < CONNECTIONS_MAX {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else { break };
+            let mut connection = Connection::new(socket);
+            match rustix::net::sockopt::socket_peercred(&connection.socket) {
+                Ok(peer) if peer.uid.is_root() || self.policy.users.contains(&peer.uid.as_raw()) => {}
+                Ok(peer) => connection.refuse(format!("user {} may not use this spawner", peer.uid.as_raw())),
+                Err(error) => connection.refuse(format!("cannot tell who connects: {error}")),
+            }
+            self.connections.push(connection);
+        }
+        // Room for the next: whoever has not said who it is goes first.
+        if self.connections.len() == CONNECTIONS_MAX
+            && let Some(silent) = self.connections.iter_mut().find(|conn| conn.store.is_none())
+        {
+            silent.closing = true;
+        }
+    }
+
+    fn read_connection(&mut self, at: usize) {
+        let mut buffer = [0; PACKET_BYTES_MAX];
+        for _ in 0..PACKETS_A_TURN {
+            if self.connections[at].closing {
+                return;
+            }
+            match wire::receive(&self.connections[at].socket, &mut buffer) {
+                Received::Nothing => return,
+                Received::Closed => self.connections[at].closing = true,
+                Received::Malformed(why) => self.connections[at].refuse(why),
+                Received::Packet(bytes, fds) => self.handle_packet(at, &buffer[..bytes], fds),
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        for at in 0..self.connections.len() {
+            self.connections[at].flush();
+            while self.connections[at].wants_listing() {
+                self.list_some(at);
+                self.connections[at].flush();
+            }
+        }
+        self.connections.retain(|conn| !conn.closing);
+    }
+
+    /// The next piece of an answer to `list`.
+    fn list_some(&mut self, at: usize) {
+        let Some(mut listing) = self.connections[at].listing.take() else { return };
+        for _ in 0..64 {
+            let Some(key) = listing.pop() else {
+                self.connections[at].say(Reply::Listed);
+                return;
+            };
+            self.check_record(&key);
+            if let Some(seen) = self.seen(&key) {
+                self.connections[at].say(Reply::Attempt { key, seen });
+            }
+        }
+        self.connections[at].listing = Some(listing);
+    }
+
+    fn seen(&self, key: &AttemptKey) -> Option<Seen> {
+        Some(match self.attempts.get(key)? {
+            State::Live(_) | State::Unidentified { .. } => Seen::Alive,
+            State::Leftovers(_) => Seen::Leftovers,
+            State::NotBegan => Seen::NotBegan,
+            State::Voided => Seen::Voided,
+            State::Ended(Some(record)) => Seen::Ended((**record).clone()),
+            State::Ended(None) => self.record_of(key).map_or(Seen::Lost, Seen::Ended),
+            State::Lost => Seen::Lost,
+        })
+    }
+
+    /// Tells the daemon of this store, if it is there; what is in no hurry waits for company.
+    pub(super) fn tell(&mut self, store: &str, reply: Reply, soon: bool) {
+        let of_store = |conn: &&mut Connection| conn.store.as_deref() == Some(store) && !conn.closing;
+        if let Some(conn) = self.connections.iter_mut().find(of_store) {
+            if soon { conn.say_soon(reply) } else { conn.say(reply) }
+        }
+    }
+
+    /// Where the job of an attempt is.
+    pub(super) fn group(&self, key: &AttemptKey) -> UnitGroup {
+        UnitGroup::new(&self.mount, self.manager.root(), &self.policy.slice, &unit_name(key))
+    }
+
+    /// True when the sweep for forgotten units is due.
+    pub(super) fn take_sweep(&mut self, now: u64) -> bool {
+        let due = now >= self.sweep_ms;
+        if due {
+            self.sweep_ms = now + SWEEP_MS;
+            if self.closed.is_none() && !self.home.is_there() {
+                self.closed = Some("the spawner's directory was removed or emptied");
+                say!("{} is gone: nothing is started any more", self.home.path.display());
+            }
+        }
+        due
+    }
+
+    /// An ended attempt whose record cannot be read now is looked at again; until then it counts as alive.
+    pub(super) fn check_record(&mut self, key: &AttemptKey) {
+        if matches!(self.attempts.get(key), Some(State::Ended(None)))
+            && let Err(error) = self.shared.attempts.read_exit(key)
+        {
+            say!("{key}: its record cannot be read: {error}; tried again");
+            let again_ms = sys::boottime_ms() + super::watch::UNREADABLE_PAUSE_MS;
+            self.attempts.insert(key.clone(), State::Unidentified { again_ms, wish: None });
+        }
+    }
+
+    /// The record of an attempt that has ended, after [`Self::check_record`].
+    pub(super) fn record_of(&self, key: &AttemptKey) -> Option<ExitRecord> {
+        self.shared.attempts.read_exit(key).ok().flatten()
+    }
+}
+
+/// What `poll` found.
+#[derive(Default)]
+struct Woken {
+    signals: bool,
+    notes: bool,
+    listener: bool,
+    manager: bool,
+    connections: Vec<usize>,
+    shims: Vec<AttemptKey>,
+}
+
+/// Tells the service manager, where there is one, that the socket listens.
+fn notify_ready() {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let send = || -> rustix::io::Result<()> {
+        let flags = SocketFlags::CLOEXEC;
+        let socket =
+            rustix::net::socket_with(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::DGRAM, flags, None)?;
+        let address = match path.as_encoded_bytes().strip_prefix(b"@") {
+            Some(name) => rustix::net::SocketAddrUnix::new_abstract_name(name)?,
+            None => rustix::net::SocketAddrUnix::new(&path)?,
+        };
+        rustix::net::sendto(&socket, b"READY=1", rustix::net::SendFlags::NOSIGNAL, &address)?;
+        Ok(())
+    };
+    if let Err(error) = send() {
+        say!("cannot tell the service manager that the socket listens: {error}");
+    }
+}

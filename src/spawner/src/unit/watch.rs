@@ -1,0 +1,430 @@
+//! How attempts end, and how they are taken over from a spawner that was killed.
+//!
+//! ```text
+//! PID 1: main process ended ─▶ verdict written ─▶ cgroup.kill until empty ─▶ "finish" to the shim ─▶ exit record, shim gone
+//!   ─▶ unit released, `ended` said
+//! shim gone without a record: with a verdict its result counts; else cgroup.kill until empty, released, lost
+//! ```
+//!
+//! Each step looks at what is there and can be done again by a successor. A shim that dies before the verdict takes the
+//! result with it: nobody read the job's output to its end, so not even an exit with 0 is a success.
+
+use super::judge::{Facts, Verdict, judge};
+use super::manager::Told;
+use super::server::{Call, Leftovers, Live, Server, State};
+use super::shim::Note;
+use super::verdict::{self, Ending};
+use crate::attempts::{Attempts, Locked};
+use crate::failpoint::{self, hit};
+use crate::procs;
+use crate::protocol::{AttemptKey, ExitRecord, Reply, names};
+use crate::record;
+use crate::shim::clock::Started;
+use crate::sys;
+
+/// A running unit is looked at this often, whatever is heard of it: a signal of the bus can be lost.
+pub(super) const LOOK_AGAIN_MS: u64 = 30_000;
+/// First and longest pause between two kills.
+const KILL_PAUSE_MS: u64 = 2;
+const KILL_PAUSE_MS_MAX: u64 = 200;
+/// A shim that does not finish is told again after this.
+const FINISH_PAUSE_MS: u64 = 1000;
+/// A start of which nothing is known after so long has no unit.
+const START_PATIENCE_MS: u64 = 3000;
+/// What cannot be read now is looked at again after this.
+pub(super) const UNREADABLE_PAUSE_MS: u64 = 100;
+/// A shim writes who it is right after its fork.
+const IDENTIFY_PAUSE_MS: u64 = 20;
+/// Errors that another try does not mend: PID 1 does not know a property, or its value.
+const PERMANENT: [&str; 4] = ["InvalidArgs", "PropertyReadOnly", "BadUnitSetting", "NotSupported"];
+
+impl Server {
+    /// Takes a word about PID 1.
+    pub(super) fn heard(&mut self, told: Told) {
+        match told {
+            Told::Up => self.manager_up(),
+            Told::Down(why) => {
+                if self.trouble.as_deref() != Some(why.as_str()) {
+                    say!("PID 1 cannot be asked: {why}; jobs go on");
+                }
+                self.trouble = Some(why);
+            }
+            Told::Started(key, done) => self.start_answered(&key, done),
+            Told::Facts(key, facts) => self.judged(&key, &facts),
+            Told::Unknown(key) => {
+                if let Some(State::Live(live)) = self.attempts.get_mut(&key) {
+                    live.due_ms = sys::boottime_ms() + FINISH_PAUSE_MS;
+                }
+            }
+            Told::Changed(key) => {
+                if let Some(State::Live(live)) = self.attempts.get(&key)
+                    && live.over.is_none()
+                {
+                    self.manager.look(&key);
+                }
+            }
+            Told::Units(keys) => self.release_forgotten(keys),
+        }
+    }
+
+    /// PID 1 can be asked (again): it is asked about everything.
+    fn manager_up(&mut self) {
+        if self.trouble.take().is_some() {
+            say!("PID 1 answers again");
+        }
+        let now = sys::boottime_ms();
+        for (key, state) in &mut self.attempts {
+            if let State::Live(live) = state {
+                if let Call::Unknown { since_ms } = &mut live.call {
+                    *since_ms = now;
+                }
+                self.manager.hold(key);
+                if live.terminate {
+                    self.manager.terminate(key);
+                }
+                self.manager.look(key);
+            }
+        }
+        self.manager.list();
+    }
+
+    fn start_answered(&mut self, key: &AttemptKey, done: Result<(), (String, String)>) {
+        hit(failpoint::UNIT_AFTER_CALL);
+        let Some(State::Live(live)) = self.attempts.get_mut(key) else {
+            // Its shim is gone already: the unit finds nobody.
+            return self.release(key);
+        };
+        let (name, text) = match done {
+            Ok(()) => {
+                live.call = Call::Taken;
+                return;
+            }
+            Err(error) => error,
+        };
+        say!("{key}: its unit was refused: {name}: {text}");
+        if name.ends_with(".NoReply") || name.ends_with(".Disconnected") || name.ends_with(".Timeout") {
+            return; // Unknown: a look will tell.
+        }
+        if PERMANENT.iter().any(|word| name.ends_with(word)) {
+            let result = record::failed_to_start(&format!("systemd refuses the unit: {text}"));
+            let ending = Ending { result: Some(result), ..Ending::never() };
+            live.call = Call::Failed(text);
+            return self.over(key, ending);
+        }
+        live.call = Call::Failed(format!("systemd refuses the unit: {text}"));
+        live.due_ms = 0;
+        if name.ends_with(".UnitExists") {
+            // Of an earlier life of this attempt: it found nobody, for we hold the lock.
+            self.release(key);
+        }
+    }
+
+    /// What a look at the unit of an attempt showed.
+    fn judged(&mut self, key: &AttemptKey, facts: &Facts) {
+        let now = sys::boottime_ms();
+        let Ok(began) = self.shared.attempts.has(key, names::BEGAN) else {
+            return self.heard(Told::Unknown(key.clone()));
+        };
+        let told = super::cgroup::UnitGroup::told(&self.mount, &facts.cgroup);
+        let Some(State::Live(live)) = self.attempts.get_mut(key) else { return };
+        if live.over.is_some() {
+            return;
+        }
+        live.due_ms = now + LOOK_AGAIN_MS;
+        if let Some(group) = told {
+            live.group = group;
+        }
+        match judge(facts, began) {
+            Verdict::Runs => live.call = Call::Taken,
+            Verdict::Ended(result) => {
+                let ending = ending(facts, Some(result), &live.group);
+                self.over(key, ending);
+            }
+            Verdict::Lost(why) => {
+                say!("{key}: {why}");
+                let ending = ending(facts, None, &live.group);
+                self.over(key, ending);
+            }
+            Verdict::Absent if began => {
+                say!("{key}: its unit is gone without a word");
+                self.over(key, Ending::never());
+            }
+            Verdict::Absent => match live.call {
+                Call::Unknown { since_ms } if now < since_ms + START_PATIENCE_MS => {
+                    live.due_ms = since_ms + START_PATIENCE_MS;
+                }
+                Call::Failed(_) => live.due_ms = 0,
+                _ => {
+                    live.call = Call::Failed("its unit is gone".to_owned());
+                    live.due_ms = 0;
+                }
+            },
+        }
+    }
+
+    /// The unit has ended: the result goes to where it cannot be lost, then everything of it is ended.
+    fn over(&mut self, key: &AttemptKey, ending: Ending) {
+        hit(failpoint::UNIT_BEFORE_VERDICT);
+        if let Err(error) = verdict::write(&self.shared.attempts, key, &ending) {
+            say!("{key}: cannot write its verdict: {error}; tried again");
+        }
+        hit(failpoint::UNIT_AFTER_VERDICT);
+        if let Some(State::Live(live)) = self.attempts.get_mut(key) {
+            live.over = Some(ending);
+            (live.due_ms, live.pause_ms) = (0, KILL_PAUSE_MS);
+        }
+        self.press(key, sys::boottime_ms());
+    }
+
+    /// Goes on with a living attempt.
+    fn press(&mut self, key: &AttemptKey, now: u64) {
+        let Some(State::Live(live)) = self.attempts.get_mut(key) else { return };
+        if live.kill_ms.is_some_and(|at| at <= now) {
+            live.group.kill();
+            live.kill_ms = if live.over.is_some() { None } else { Some(now + KILL_PAUSE_MS_MAX) };
+        }
+        if live.due_ms > now {
+            return;
+        }
+        if let Some(ending) = &live.over {
+            match live.group.is_empty() {
+                Ok(true) => {
+                    if verdict::write(&self.shared.attempts, key, ending).is_ok() {
+                        live.signal(sys::signal_finish(), 0);
+                        live.signal(libc::SIGCONT, 0);
+                    }
+                    live.due_ms = now + FINISH_PAUSE_MS;
+                }
+                Ok(false) | Err(_) => {
+                    live.group.kill();
+                    live.due_ms = now + live.pause_ms;
+                    live.pause_ms = (live.pause_ms * 2).min(KILL_PAUSE_MS_MAX);
+                }
+            }
+            return;
+        }
+        if let Call::Failed(_) = live.call {
+            live.signal(sys::signal_give_up(), 0);
+            live.due_ms = now + FINISH_PAUSE_MS;
+            return;
+        }
+        live.due_ms = now + LOOK_AGAIN_MS;
+        self.manager.look(key);
+    }
+
+    /// The shim of this attempt has ended.
+    pub(super) fn shim_gone(&mut self, key: &AttemptKey) {
+        // Both its pidfd and SIGCHLD tell; the second time its state is another one, which stays.
+        if !matches!(self.attempts.get(key), Some(State::Live(_))) {
+            return;
+        }
+        let Some(State::Live(live)) = self.attempts.remove(key) else { return };
+        hit(failpoint::SPAWNER_BEFORE_ENDED);
+        self.read_notes();
+        self.settle(key, Some(live));
+    }
+
+    /// Finds out what became of an attempt without a shim.
+    fn settle(&mut self, key: &AttemptKey, live: Option<Live>) {
+        let look = || {
+            let attempts = &self.shared.attempts;
+            let began = attempts.has(key, names::BEGAN)? || !attempts.has(key, names::LOCK)?;
+            Ok::<_, std::io::Error>((attempts.read_exit(key)?, began))
+        };
+        let (record, began) = match look() {
+            Ok(seen) => seen,
+            Err(error) => {
+                say!("{key}: cannot look at what its shim left: {error}; tried again");
+                let again_ms = sys::boottime_ms() + UNREADABLE_PAUSE_MS;
+                self.attempts.insert(key.clone(), State::Unidentified { again_ms, wish: None });
+                return;
+            }
+        };
+        let noted = self.noted.remove(key);
+        if let Some(record) = record {
+            return self.ended(key, record, State::Ended(None));
+        }
+        if let Some(Note::Record(record)) = noted {
+            let state = State::Ended(Some(Box::new(record.clone())));
+            return self.ended(key, record, state);
+        }
+        if !began {
+            let why = match (live.map(|live| live.call), noted) {
+                (Some(Call::Failed(why)), _) => why,
+                (_, Some(Note::Refused(_, why))) => why,
+                _ => "its shim ended before it began".to_owned(),
+            };
+            self.group(key).kill();
+            self.release(key);
+            self.attempts.insert(key.clone(), State::NotBegan);
+            let reply = Reply::RefusedStart { key: key.clone(), why: record::shortened(&why), voided: false };
+            return self.tell(&key.store, reply, false);
+        }
+        let group = live.map_or_else(|| self.group(key), |live| live.group);
+        say!("{key}: its shim ended without a record");
+        let leftovers = Leftovers { group, again_ms: 0, pause_ms: KILL_PAUSE_MS };
+        self.attempts.insert(key.clone(), State::Leftovers(leftovers));
+        self.clean(key, sys::boottime_ms());
+    }
+
+    fn ended(&mut self, key: &AttemptKey, record: ExitRecord, state: State) {
+        self.group(key).kill();
+        hit(failpoint::UNIT_BEFORE_RELEASE);
+        self.release(key);
+        self.attempts.insert(key.clone(), state);
+        self.tell(&key.store, Reply::Ended { key: key.clone(), record: Some(record) }, false);
+    }
+
+    fn release(&mut self, key: &AttemptKey) {
+        self.manager.release(key);
+    }
+
+    /// One round over what a dead shim left; says the end when nothing is left.
+    fn clean(&mut self, key: &AttemptKey, now: u64) {
+        let Some(State::Leftovers(leftovers)) = self.attempts.get_mut(key) else { return };
+        if !leftovers.group.is_empty().unwrap_or(false) {
+            leftovers.group.kill();
+            leftovers.again_ms = now + leftovers.pause_ms;
+            leftovers.pause_ms = (leftovers.pause_ms * 2).min(KILL_PAUSE_MS_MAX);
+            return;
+        }
+        let Ok(ending) = verdict::read(&self.shared.attempts, key) else {
+            leftovers.again_ms = now + UNREADABLE_PAUSE_MS;
+            return;
+        };
+        let known = ending.and_then(|ending| Some((ending.result.clone()?, ending)));
+        if let Some((result, ending)) = known {
+            let record = ending.record(key, result, Started::at_wall(ending.ended_wall_ms));
+            let attempts = &self.shared.attempts;
+            let written = attempts.write_exit_aside(&record).and_then(|()| attempts.publish_exit(key));
+            let state = State::Ended(written.is_err().then(|| Box::new(record.clone())));
+            return self.ended(key, record, state);
+        }
+        self.release(key);
+        self.attempts.insert(key.clone(), State::Lost);
+        self.tell(&key.store, Reply::Ended { key: key.clone(), record: None }, false);
+    }
+
+    /// Units that no living attempt needs.
+    fn release_forgotten(&mut self, keys: Vec<AttemptKey>) {
+        for key in keys {
+            match self.attempts.get(&key) {
+                Some(state) if state.is_alive() => {}
+                Some(_) => {
+                    self.group(&key).kill();
+                    self.release(&key);
+                }
+                // No directory of ours knows it: its processes are another's to judge, an empty one is nobody's.
+                None if self.group(&key).is_empty().unwrap_or(false) => self.release(&key),
+                None => {}
+            }
+        }
+    }
+
+    /// Everything whose time has come.
+    pub(super) fn do_what_is_due(&mut self) {
+        let now = sys::boottime_ms();
+        let due = |state: &State| match state {
+            State::Live(live) => live.due_ms <= now || live.kill_ms.is_some_and(|at| at <= now),
+            State::Unidentified { again_ms, .. } => *again_ms <= now,
+            State::Leftovers(leftovers) => leftovers.again_ms <= now,
+            State::NotBegan | State::Voided | State::Ended(_) | State::Lost => false,
+        };
+        let keys: Vec<AttemptKey> =
+            self.attempts.iter().filter(|(_, state)| due(state)).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            match self.attempts.get(&key) {
+                Some(State::Live(_)) => self.press(&key, now),
+                Some(State::Leftovers(_)) => self.clean(&key, now),
+                Some(State::Unidentified { .. }) => self.look_at(&key),
+                _ => {}
+            }
+        }
+        if self.take_sweep(now) {
+            self.manager.list();
+        }
+    }
+
+    /// Looks at every directory, at start.
+    pub(super) fn take_over(&mut self) -> Result<(), String> {
+        let keys = self.shared.attempts.all().map_err(|error| format!("cannot list the attempts: {error}"))?;
+        for key in keys {
+            if self.home.other_boot && matches!(self.shared.attempts.read_exit(&key), Ok(None)) {
+                if let Err(error) = self.shared.attempts.remove(&key) {
+                    say!("{key}: cannot remove its directory of an earlier boot: {error}");
+                }
+                continue;
+            }
+            self.look_at(&key);
+        }
+        Ok(())
+    }
+
+    /// Finds out what one directory means.
+    fn look_at(&mut self, key: &AttemptKey) {
+        let wish = match self.attempts.get(key) {
+            Some(State::Unidentified { wish, .. }) => *wish,
+            _ => None,
+        };
+        let again = || State::Unidentified { again_ms: sys::boottime_ms() + IDENTIFY_PAUSE_MS, wish };
+        let lock = match self.shared.attempts.lock(key) {
+            // Not a proof of anything (no descriptor left, say): looked at again.
+            Err(error) => {
+                say!("{key}: cannot look at its lock: {error}");
+                self.attempts.insert(key.clone(), again());
+                return;
+            }
+            Ok(Locked::Taken(_)) => return self.without_shim(key),
+            Ok(Locked::Held(lock)) => lock,
+        };
+        // Its process id could by now be another process', so the pidfd comes first, then the proof.
+        let identity = Attempts::identity(&lock).ok().flatten();
+        let found = identity.and_then(|identity| Some((procs::pin(identity.pid)?, identity)));
+        let Some((pidfd, identity)) = found.filter(|(_, identity)| Attempts::is_holder(&lock, identity)) else {
+            self.attempts.insert(key.clone(), again());
+            return;
+        };
+        let now = sys::boottime_ms();
+        let live = Live {
+            pid: identity.pid,
+            pidfd: Some(pidfd),
+            group: self.group(key),
+            call: Call::Unknown { since_ms: now },
+            over: None,
+            terminate: false,
+            kill_ms: None,
+            due_ms: now,
+            pause_ms: 0,
+        };
+        self.attempts.insert(key.clone(), State::Live(live));
+        if self.manager.is_up() {
+            self.manager.hold(key);
+        }
+        if let Some(wish) = wish {
+            self.wish(key, wish);
+        }
+    }
+
+    fn without_shim(&mut self, key: &AttemptKey) {
+        self.attempts.remove(key);
+        if matches!(self.shared.attempts.has(key, names::VOIDED), Ok(true)) {
+            self.attempts.insert(key.clone(), State::Voided);
+        } else {
+            self.settle(key, None);
+        }
+    }
+}
+
+/// What PID 1 and the kernel know of a unit that ended.
+fn ending(facts: &Facts, result: Option<crate::protocol::ExitResult>, group: &super::cgroup::UnitGroup) -> Ending {
+    let cpu = group.cpu().unwrap_or(super::cgroup::CpuUse { user_us: facts.cpu_ns / 1000, system_us: 0 });
+    Ending {
+        result,
+        ended_wall_ms: i64::try_from(facts.exit_wall_us / 1000).unwrap_or(i64::MAX),
+        ended_boot_us: if facts.exit_us == 0 { 0 } else { facts.exit_us + sys::slept_us() },
+        cpu_user_us: cpu.user_us,
+        cpu_system_us: cpu.system_us,
+        peak_memory_bytes: facts.memory_peak_bytes,
+        leftovers: group.processes(),
+    }
+}
