@@ -182,9 +182,11 @@ impl Connection {
         &self.path
     }
 
-    /// Whether the daemon runs as the user who calls. The kernel says so, not the daemon.
+    /// Whether the daemon runs as the user who calls. The kernel says so, not the daemon; of a socket that PID 1 holds for the
+    /// daemon it says PID 1, and such a daemon is a service with a user of its own.
     pub fn is_same_user(&self) -> bool {
-        sockopt::socket_peercred(&self.stream).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+        sockopt::socket_peercred(&self.stream)
+            .is_ok_and(|peer| peer.uid == rustix::process::geteuid() && !peer.pid.is_init())
     }
 
     /// Sends a request and reads the whole answer as JSON.
