@@ -4,7 +4,7 @@
 //! after `Up` everything that was seen before is void and is asked again. `UnitRemoved` is not listened to, because a reload
 //! sends it for units that live.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -55,8 +55,8 @@ pub(super) enum Told {
     Facts(AttemptKey, Facts),
     /// It could not be told; to be asked again.
     Unknown(AttemptKey),
-    /// A unit's main process came or went.
-    Changed(AttemptKey),
+    /// A unit has no main process (yet, or any more); true: and it failed.
+    Changed(AttemptKey, bool),
     /// All units of jobs, and whether each is active.
     Units(Vec<AttemptKey>),
 }
@@ -214,21 +214,21 @@ impl Manager {
             Err(error) => return vec![self.lose(&error.to_string())],
         };
         let mut told = Vec::new();
-        let mut changed = HashSet::new();
+        let mut changed = HashMap::new();
         for message in messages {
             match message {
                 Message::Return { serial, body } => told.extend(self.answered(serial, body)),
                 Message::Error { serial, name, text } => told.extend(self.refused(serial, name, text)),
                 Message::Signal { path, member, body } => match member.as_str() {
                     "org.freedesktop.DBus.Properties.PropertiesChanged" => {
-                        changed.extend(key_of_path(&path).filter(|_| may_have_ended(&body)));
+                        changed.extend(key_of_path(&path).zip(without_main(&body)));
                     }
                     "org.freedesktop.DBus.NameOwnerChanged" => told.extend(self.owner_changed(&body)),
                     _ => {}
                 },
             }
         }
-        told.extend(changed.into_iter().map(Told::Changed));
+        told.extend(changed.into_iter().map(|(key, failed)| Told::Changed(key, failed)));
         told
     }
 
@@ -424,9 +424,12 @@ fn properties(body: &mut Body, start: &Start, helper: &str, slice: &str, stdin: 
     body.fd(stdin);
 }
 
-/// False for a signal that says that the main process lives.
-fn may_have_ended(body: &[Value]) -> bool {
-    body.get(1).and_then(|changed| changed.get("MainPID")).and_then(Value::number).is_none_or(|pid| pid == 0)
+/// None for a signal that says that the main process lives; else whether it says that the unit failed.
+fn without_main(body: &[Value]) -> Option<bool> {
+    let property = |name: &str| body.get(1).and_then(|changed| changed.get(name));
+    let failed = property("Result").and_then(Value::text).is_some_and(|result| result != "success");
+    let lives = property("MainPID").and_then(Value::number).is_some_and(|pid| pid != 0);
+    (!lives).then_some(failed)
 }
 
 #[cfg(test)]

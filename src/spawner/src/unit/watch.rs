@@ -56,9 +56,11 @@ impl Server {
                     live.due_ms = sys::boottime_ms() + FINISH_PAUSE_MS;
                 }
             }
-            Told::Changed(key) => {
+            Told::Changed(key, failed) => {
+                // Before the hand-over there is no main process either: only a failure is news then.
                 if let Some(State::Live(live)) = self.attempts.get(&key)
                     && live.over.is_none()
+                    && (failed || !matches!(self.shared.attempts.has(&key, names::BEGAN), Ok(false)))
                 {
                     self.manager.look(&key);
                 }
