@@ -112,6 +112,8 @@ let
     "rust-analyzer"
     "rustc"
     "rustfmt"
+    "systemd"
+    "util-linux"
     "xz"
   ] fake
   // {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 PACKAGES = (
     "systemd-sysv dbus dbus-user-session udev kmod libpam-systemd libnss-systemd"
-    " iproute2 procps curl git ca-certificates python3-minimal"
+    " iproute2 procps curl git ca-certificates python3"
 )
 
 # Documentation is left out, and dpkg does not sync: 30 seconds in place of 70.

@@ -27,6 +27,8 @@ pub(super) enum Setting {
     Errno(i32),
     /// `a(iayu)`: every address.
     AnyAddress,
+    /// `a(ss)`: an empty directory in memory, and its mount options.
+    Memory(&'static str, &'static str),
 }
 
 /// One property of a profile.
@@ -54,15 +56,16 @@ pub(super) enum Profile {
     Strict,
 }
 
-use Setting::{AnyAddress, Errno, Mask, Mode, Only, Text, Without, Words, Yes};
+use Setting::{AnyAddress, Errno, Mask, Memory, Mode, Only, Text, Without, Words, Yes};
 
-/// Sockets of the service manager and the journal: a job is no service.
+/// Sockets of the service manager, the journal and the system bus: a job is no service.
 const FOREIGN_SOCKETS: &[&str] = &[
     "-/run/systemd/notify",
     "-/run/systemd/journal/socket",
     "-/run/systemd/journal/stdout",
     "-/run/systemd/journal/dev-log",
     "-/run/systemd/private",
+    "-/run/dbus/system_bus_socket",
 ];
 
 /// What every profile has.
@@ -96,12 +99,21 @@ const SANDBOX: &[Line] = &[
     line("PrivateUsers", Yes, "neighbours apart: no other user has a name or a number inside"),
     line("PrivateIPC", Yes, "neighbours apart: own System V and POSIX queues"),
     line("RemoveIPC", Yes, "nothing of it stays"),
+    line(
+        "TemporaryFileSystem",
+        Memory("/dev/shm", "mode=1777"),
+        "neighbours apart: own POSIX shared memory, gone with it",
+    ),
     line("KeyringMode", Text("private"), "neighbours apart: own session keyring"),
     line("RestrictNamespaces", Mask(0), "no mounts, no containers; breaks bubblewrap"),
     line("RestrictSUIDSGID", Yes, "leaves no setuid file; breaks chmod u+s"),
     line("RestrictRealtime", Yes, "cannot starve the host"),
     line("LockPersonality", Yes, "cheap"),
-    line("InaccessiblePaths", Words(FOREIGN_SOCKETS), "cannot speak as a service, nor write into the journal"),
+    line(
+        "InaccessiblePaths",
+        Words(FOREIGN_SOCKETS),
+        "cannot speak as a service, write into the journal, or ask the system's services",
+    ),
     line(
         "SystemCallErrorNumber",
         Errno(libc::EPERM),
@@ -206,6 +218,14 @@ impl Setting {
                 body.signature("i");
                 body.i32(number);
             }
+            Memory(path, options) => {
+                body.signature("a(ss)");
+                body.array(8, |body| {
+                    body.align(8);
+                    body.string(path);
+                    body.string(options);
+                });
+            }
             AnyAddress => {
                 body.signature("a(iayu)");
                 body.array(8, |body| {
@@ -231,6 +251,7 @@ impl Setting {
             Without(words) => format!("~{}", words.join(" ")),
             Errno(_) => "EPERM".to_owned(),
             AnyAddress => "any".to_owned(),
+            Memory(path, options) => format!("{path}:{options}"),
         }
     }
 }

@@ -21,7 +21,15 @@ const REFUSED_MS: u64 = 100;
 /// The longest pause between two tries of a refused start.
 const REFUSED_MS_MAX: u64 = 10_000;
 
-/// Name of the spawner's troubles among the host's.
+/// A spawner in messages.
+fn spawner_of(executor: Executor) -> &'static str {
+    match executor {
+        Executor::Native => "the spawner",
+        Executor::Systemd => "the spawner of units",
+    }
+}
+
+/// Name of its troubles among the host's.
 pub(super) fn spawner_problem(executor: Executor) -> &'static str {
     match executor {
         Executor::Native => "spawner",
@@ -114,16 +122,16 @@ impl Engine {
             }
             Heard::Silent { pid, waited } => {
                 let text = format!(
-                    "the {} spawner (process {pid}) has not answered for {} s: it is stopped or hangs. Jobs go on, but none is \
+                    "{} (process {pid}) has not answered for {} s: it is stopped or hangs. Jobs go on, but none is \
                      started or told to end; `kill -CONT {pid}` wakes it if it is stopped",
-                    executor.name(),
+                    spawner_of(executor),
                     waited.as_secs()
                 );
                 log::error!("{text}");
                 self.problems.insert(spawner_problem(executor), text);
             }
             Heard::Answers => {
-                log::info!("the {} spawner answers again", executor.name());
+                log::info!("{} answers again", spawner_of(executor));
                 self.problems.remove(spawner_problem(executor));
             }
             Heard::Listed => {
