@@ -218,7 +218,8 @@ pub fn patiently<T>(
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                     return Err(Failure::Temporary(format!("the time is up: {error}")));
                 }
-                if !said {
+                // One that is busy answers: there is nothing to tell, asking again is all it takes.
+                if !said && !error.is_busy() {
                     said = true;
                     note("the daemon is away; waiting for it to come back");
                 }
