@@ -88,7 +88,10 @@ impl Fail {
                 ..Self::new(
                     StatusCode::CONFLICT,
                     "schedule-exists",
-                    format!("there is a schedule {name:?}; replace it with PUT, or remove it first"),
+                    format!(
+                        "there is a schedule {name:?}; remove it first (`ci-runner schedule rm {name}`), or replace it with \
+                         PUT /api/v1/schedules/{name}"
+                    ),
                 )
             },
             Refusal::QueueFull { limit } => unavailable(
