@@ -83,6 +83,12 @@ pub fn body_hash(requests: &[JobRequest]) -> [u8; 32] {
     hash.finalize().into()
 }
 
+/// SHA-256 of a request that names what to do and to what, rather than say it in a body: `retry` of job `7`. Never that of a
+/// body, which is JSON.
+pub fn deed_hash(verb: &str, object: &str) -> [u8; 32] {
+    Sha256::digest(format!("{verb}\n{object}\n")).into()
+}
+
 /// Checks a key: 1 to 200 bytes of visible text.
 pub fn check_key(field: &str, key: &str) -> Result<(), Fault> {
     if key.is_empty() || key.len() > TOKEN_BYTES_MAX || key.chars().any(char::is_control) {

@@ -4,7 +4,7 @@ use super::context::{Context, print};
 use super::fail::{EXIT_DONE, EXIT_ERROR, Ended, Failure};
 use super::interrupt::exit_on_ctrl_c;
 use super::show::outcome_line;
-use super::watch::{Backoff, LOOK_AGAIN, News, Watch, first_contact, job, patiently};
+use super::watch::{Backoff, LOOK_AGAIN, News, Watch, first_contact, job, patiently, pause_in_crowd};
 use crate::api::JobView;
 use crate::quantity::DurationField;
 use clap::Args;
@@ -56,7 +56,8 @@ pub fn until_finished(
     let mut finished = BTreeMap::new();
     let note = |text: &str| context.note(text);
     // A daemon that never comes is an error; one that goes away later is waited for as long as it takes.
-    let mut watch = Some(first_contact(deadline, &note, || Watch::open(&context.client, &open))?);
+    let mut watch = first_contact(deadline, &note, || Watch::open_if_place(&context.client, &open))?;
+    let mut crowded = watch.is_none();
     // A daemon whose streams break at once must not be asked in a tight loop.
     let mut backoff = Backoff::default();
     loop {
@@ -74,8 +75,15 @@ pub fn until_finished(
         if open.is_empty() {
             return Ok(finished);
         }
+        if std::mem::take(&mut crowded) {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(time_is_up(&open));
+            }
+            pause_in_crowd(deadline);
+        }
         if watch.is_none() {
-            watch = Some(patiently(deadline, &note, || Watch::open(&context.client, &open))?);
+            watch = patiently(deadline, &note, || Watch::open_if_place(&context.client, &open))?;
+            crowded = watch.is_none();
             // What happened while nobody listened is found by asking again.
             continue;
         }
@@ -95,7 +103,7 @@ fn one_of(watch: &mut Watch, open: &[u64], deadline: Option<Instant>) -> Result<
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
-            return Err(Failure::Temporary(format!("the time is up; not finished: {}", ids_text(open))));
+            return Err(time_is_up(open));
         }
         match watch.next(left.map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN))) {
             Ok(News::Job(event)) if event.state == "finished" && open.contains(&event.id) => return Ok(true),
@@ -106,6 +114,10 @@ fn one_of(watch: &mut Watch, open: &[u64], deadline: Option<Instant>) -> Result<
             Err(_) => return Ok(false),
         }
     }
+}
+
+fn time_is_up(open: &[u64]) -> Failure {
+    Failure::Temporary(format!("the time is up; not finished: {}", ids_text(open)))
 }
 
 /// `7, 8 and 12 more`.

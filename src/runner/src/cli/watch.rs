@@ -19,6 +19,9 @@ const FILTER_IDS_MAX: usize = 100;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
+/// Between two questions where there is no place to follow: five hundred who wait so ask 250 short questions a second.
+pub const CROWDED_PAUSE: Duration = Duration::from_secs(2);
+
 /// How long a verb that waits looks for a daemon that was never seen, where nothing else bounds it: a start with a long queue
 /// or a large database takes seconds, and a daemon that nobody starts must not hang a script.
 pub const FIRST_CONTACT: Duration = Duration::from_secs(30);
@@ -74,6 +77,18 @@ impl Watch {
         let pairs: Vec<_> = only.into_iter().collect();
         let body = client.stream(&with_query("/api/v1/events", &pairs))?.body;
         Ok(Watch { body, ahead: Vec::new(), event: String::new(), data: String::new() })
+    }
+
+    /// As [`Watch::open`]; None where so many follow already that there is no place for one more.
+    ///
+    /// # Errors
+    /// As [`Client::stream`].
+    pub fn open_if_place(client: &Client, ids: &[u64]) -> Result<Option<Watch>, ClientError> {
+        match Watch::open(client, ids) {
+            Ok(watch) => Ok(Some(watch)),
+            Err(error) if error.is_crowded() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The next news, or [`News::Silence`].
@@ -132,6 +147,12 @@ impl Watch {
         }
         None
     }
+}
+
+/// Waits a little before asking again, where there is no place to follow; no longer than `deadline`.
+pub fn pause_in_crowd(deadline: Option<Instant>) {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    std::thread::sleep(left.map_or(CROWDED_PAUSE, |left| left.min(CROWDED_PAUSE)));
 }
 
 /// A job with its attempts.
@@ -197,7 +218,8 @@ pub fn patiently<T>(
                 if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                     return Err(Failure::Temporary(format!("the time is up: {error}")));
                 }
-                if !said {
+                // One that is busy answers: there is nothing to tell, asking again is all it takes.
+                if !said && !error.is_busy() {
                     said = true;
                     note("the daemon is away; waiting for it to come back");
                 }

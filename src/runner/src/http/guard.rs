@@ -33,7 +33,7 @@ pub(super) async fn no_token() -> Fail {
 fn judge(hosts: &[String], uri: &Uri, headers: &HeaderMap) -> Result<(), Fail> {
     let misdirected = |host: &str| {
         let why = format!(
-            "this server is not {host:?}; it answers to localhost, 127.0.0.1, [::1] and the names in `http_hosts`"
+            "this server is not {host:?}; it answers to localhost, 127.0.0.1, [::1] and the names in `http.hosts` of the configuration"
         );
         Err(Fail::new(StatusCode::MISDIRECTED_REQUEST, "misdirected", why))
     };

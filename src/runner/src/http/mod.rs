@@ -4,7 +4,7 @@
 //! 201 leaves only after the loop has said that the job is on disk.
 //!
 //! - `serve.rs`: connections, their limits, the graceful end. `socket.rs`: the socket's file. `peer.rs`: who may do what, `quota.rs`: how
-//!   many connections one user may hold.
+//!   many connections one user may hold, `places.rs`: how many there are, and who yields.
 //! - `guard.rs`: what TCP refuses. `problem.rs`: errors. `extract.rs`: reading requests.
 //! - `api/`: the routes; `health.rs`: those of supervisors. `view.rs`, `explain.rs`: what they show.
 //!
@@ -16,6 +16,7 @@ mod extract;
 mod guard;
 mod health;
 mod peer;
+mod places;
 mod problem;
 mod quota;
 mod serve;
@@ -30,7 +31,7 @@ pub use health::{ComponentView, HealthView};
 pub use peer::{Access, Credentials, Peer, Role};
 pub use problem::Fail;
 pub use quota::USER_CONNECTIONS_MAX;
-pub use serve::{TCP_CONNECTIONS_MAX, UNIX_CONNECTIONS_MAX, serve, serve_metrics};
+pub use serve::{STREAMS_MAX, TCP_CONNECTIONS_MAX, UNIX_CONNECTIONS_MAX, serve, serve_metrics};
 pub use socket::{BindError, SOCKET_PATH_BYTES_MAX, bind_unix};
 pub use stall::STALL_MAX;
 pub use view::job_view;
@@ -43,7 +44,7 @@ use axum::routing::get;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -94,6 +95,8 @@ struct Shared {
     access: Access,
     /// Kibibytes of larger bodies that may still come in.
     body_kib: Arc<Semaphore>,
+    /// Places of event streams and followed logs.
+    streams: Arc<Semaphore>,
     /// Told when the server ends: streams close.
     shutdown: CancellationToken,
     alive: health::Alive,
@@ -104,7 +107,13 @@ type App = Arc<Shared>;
 impl Shared {
     fn new(context: Context, access: Access, shutdown: CancellationToken) -> App {
         let body_kib = Arc::new(Semaphore::new(BODIES_BYTES_MAX / 1024));
-        Arc::new(Self { context, access, body_kib, shutdown, alive: health::Alive::default() })
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        Arc::new(Self { context, access, body_kib, streams, shutdown, alive: health::Alive::default() })
+    }
+
+    /// A place for something that is followed; to be held to its end.
+    fn stream_place(&self) -> Result<OwnedSemaphorePermit, Fail> {
+        self.streams.clone().try_acquire_owned().map_err(|_| Fail::too_many_streams(STREAMS_MAX))
     }
 }
 

@@ -14,6 +14,8 @@ use ci_runner_core::job::Fault;
 
 /// Seconds after which a full queue is worth another try: a few jobs have ended by then.
 const QUEUE_FULL_RETRY_SECONDS: u32 = 5;
+/// Seconds after which somebody may have stopped following.
+const STREAMS_RETRY_SECONDS: u32 = 5;
 /// Seconds after which a daemon that was going away may be back.
 const STOPPING_RETRY_SECONDS: u32 = 1;
 
@@ -86,7 +88,10 @@ impl Fail {
                 ..Self::new(
                     StatusCode::CONFLICT,
                     "schedule-exists",
-                    format!("there is a schedule {name:?}; replace it with PUT, or remove it first"),
+                    format!(
+                        "there is a schedule {name:?}; remove it first (`ci-runner schedule rm {name}`), or replace it with \
+                         PUT /api/v1/schedules/{name}"
+                    ),
                 )
             },
             Refusal::QueueFull { limit } => unavailable(
@@ -120,6 +125,16 @@ impl Fail {
     /// 503 with a time to come back.
     pub fn busy(detail: impl Into<String>, retry_after: u32) -> Self {
         Self { retry_after: Some(retry_after), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail) }
+    }
+
+    /// 503: so many are followed already.
+    pub fn too_many_streams(max: usize) -> Self {
+        let detail = format!(
+            "{max} event streams and followed logs are open, the most there may be; commands are answered as ever: ask from \
+             time to time instead of following, or come back"
+        );
+        let kind = "too-many-streams";
+        Self { retry_after: Some(STREAMS_RETRY_SECONDS), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail) }
     }
 
     /// 429 with a time to come back.

@@ -3,6 +3,7 @@
 //! One task for each connection, owned by [`serve`], which returns only when all of them have ended. Limits that hyper does
 //! not have by itself are set here, each with its reason.
 
+use super::places::{Place, Places, Seat};
 use super::quota::{self, Quota};
 use super::stall::{STALL_MAX, Stall};
 use super::{Access, App, Context, Credentials, Fail, Peer, Shared, tcp_router, unix_router};
@@ -18,24 +19,30 @@ use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Connections to the unix socket at once, followers and event streams included. Each may hold three descriptors (socket,
-/// log, inotify); what comes beyond waits in the kernel's queue.
+/// log, inotify). What comes beyond takes the place of one that has not asked yet, or is told at once that there is none.
 pub const UNIX_CONNECTIONS_MAX: usize = 512;
+/// Event streams and followed logs at once: a quarter of the places is left for commands, which take milliseconds each.
+pub const STREAMS_MAX: usize = UNIX_CONNECTIONS_MAX - UNIX_CONNECTIONS_MAX / 4;
 /// Connections on TCP at once: health probes need few.
 pub const TCP_CONNECTIONS_MAX: usize = 64;
-/// A request's head arrives within this, and a kept connection is closed after so much idleness.
+/// A request's head arrives within this, and a kept connection is closed after so much idleness; sooner where its place is
+/// wanted.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same on TCP, where anybody on this host can connect.
+const HEAD_TIMEOUT_TCP: Duration = Duration::from_secs(5);
+/// When to come back after all places were taken.
+const FULL_RETRY_SECONDS: u32 = 1;
 /// Largest head of a request, and piece of a body.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most header lines.
@@ -106,10 +113,9 @@ async fn take_unix(
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(UNIX_CONNECTIONS_MAX));
+    let places = Places::new(UNIX_CONNECTIONS_MAX);
     let quota = Quota::default();
-    while let Some((stream, place)) = take(&places, shutdown, || async { Ok(listener.accept().await?.0) }).await {
-        let (app, routes, shutdown) = (app.clone(), routes.clone(), shutdown.clone());
+    while let Some(stream) = accept(shutdown, || async { Ok(listener.accept().await?.0) }).await {
         // Without credentials nobody is known: the connection is closed.
         let Ok(credentials) = credentials_of(&stream) else { continue };
         let held = match app.access.is_admin(credentials.uid) {
@@ -122,23 +128,32 @@ async fn take_unix(
                 }
             },
         };
+        let Some(place) = places.take() else {
+            // The buffer of a new connection takes it whole; a peer that is gone needs no answer.
+            let _ = stream.try_write(&full().raw());
+            continue;
+        };
+        let (app, routes, shutdown) = (app.clone(), routes.clone(), shutdown.clone());
         tasks.spawn(async move {
-            let peer = app.access.peer(credentials);
-            connection(stream, routes, Some(peer), shutdown).await;
-            drop((held, place));
+            let peer = Some(app.access.peer(credentials));
+            connection(stream, Terms { routes, peer, head_timeout: HEAD_TIMEOUT, place, shutdown }).await;
+            drop(held);
         });
     }
 }
 
 async fn take_tcp(listener: &TcpListener, routes: Router, tasks: &TaskTracker, shutdown: &CancellationToken) {
-    let places = Arc::new(Semaphore::new(TCP_CONNECTIONS_MAX));
-    while let Some((stream, place)) = take(&places, shutdown, || async { Ok(listener.accept().await?.0) }).await {
+    let places = Places::new(TCP_CONNECTIONS_MAX);
+    while let Some(stream) = accept(shutdown, || async { Ok(listener.accept().await?.0) }).await {
+        let Some(place) = places.take() else {
+            // As above.
+            let _ = stream.try_write(&full().raw());
+            continue;
+        };
+        no_delay(&stream);
         let (routes, shutdown) = (routes.clone(), shutdown.clone());
-        tasks.spawn(async move {
-            no_delay(&stream);
-            connection(stream, routes, None, shutdown).await;
-            drop(place);
-        });
+        let terms = Terms { routes, peer: None, head_timeout: HEAD_TIMEOUT_TCP, place, shutdown };
+        tasks.spawn(connection(stream, terms));
     }
 }
 
@@ -147,20 +162,20 @@ fn no_delay(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
 }
 
-/// The next connection, once there is a place for it; None: the end.
-async fn take<S, F>(
-    places: &Arc<Semaphore>,
-    shutdown: &CancellationToken,
-    accept: impl Fn() -> F,
-) -> Option<(S, OwnedSemaphorePermit)>
+/// For whom there is no place.
+fn full() -> Fail {
+    Fail::busy("all connections of the daemon are in use; nothing was taken, try again", FULL_RETRY_SECONDS)
+}
+
+/// The next connection; None: the end.
+async fn accept<S, F>(shutdown: &CancellationToken, accept: impl Fn() -> F) -> Option<S>
 where
     F: Future<Output = io::Result<S>>,
 {
     let next = async {
-        let place = places.clone().acquire_owned().await.ok()?;
         loop {
             match accept().await {
-                Ok(stream) => return Some((stream, place)),
+                Ok(stream) => return stream,
                 // The peer gave up, or descriptors ran out: neither is a reason to stop serving.
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
@@ -168,7 +183,7 @@ where
     };
     tokio::select! {
         () = shutdown.cancelled() => None,
-        taken = next => taken,
+        stream = next => Some(stream),
     }
 }
 
@@ -185,6 +200,7 @@ async fn answer(
     mut request: hyper::Request<Incoming>,
     routes: TowerToHyperService<Router>,
     peer: Option<Peer>,
+    seat: Seat,
 ) -> Result<Response, Infallible> {
     use hyper::service::Service as _;
     if let Some(peer) = peer {
@@ -195,38 +211,65 @@ async fn answer(
         }
         request.extensions_mut().insert(peer);
     }
-    let request: Request = request.map(Body::new);
-    routes.call(request).await
+    let request: Request = request.map(|body| seat.request(Body::new(body)));
+    routes.call(request).await.map(|response| response.map(|body| seat.response(body)))
 }
 
-async fn connection<S>(stream: S, routes: Router, peer: Option<Peer>, shutdown: CancellationToken)
+/// What a connection is served with.
+struct Terms {
+    routes: Router,
+    /// None on TCP.
+    peer: Option<Peer>,
+    head_timeout: Duration,
+    place: Place,
+    shutdown: CancellationToken,
+}
+
+async fn connection<S>(stream: S, terms: Terms)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Terms { routes, peer, head_timeout, place, shutdown } = terms;
     let routes = TowerToHyperService::new(routes);
     let asked = Arc::new(AtomicBool::new(false));
-    let asked_by_service = asked.clone();
+    let (asked_by_service, seat) = (asked.clone(), place.seat.clone());
     let service = service_fn(move |request| {
         asked_by_service.store(true, Ordering::Relaxed);
-        answer(request, routes.clone(), peer.clone())
+        answer(request, routes.clone(), peer.clone(), seat.clone())
     });
     let stream = TokioIo::new(Stall::new(stream, STALL_MAX));
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(head_timeout)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX);
-    let mut connection = pin!(builder.serve_connection(stream, service));
-    // How a connection broke is the peer's affair; what it asked for was answered or not, and it knows.
-    tokio::select! {
-        _ = connection.as_mut() => return,
-        () = shutdown.cancelled() => {}
-    }
-    // A client that has just come gets to say what it wants, and an answer: closed now, it would never know.
-    if !asked.load(Ordering::Relaxed) && timeout(FIRST_WORD, connection.as_mut()).await.is_ok() {
+    let mut connection = builder.serve_connection(stream, service);
+    // How a connection broke is the peer's affair; what it asked for was answered or not, and it knows. A request that is
+    // there already is seen before a word to yield.
+    let yields = tokio::select! {
+        biased;
+        _ = &mut connection => return,
+        () = shutdown.cancelled() => false,
+        () = place.leave.cancelled() => true,
+    };
+    if yields && !asked.load(Ordering::Relaxed) {
+        let mut stream = connection.into_parts().io.into_inner();
+        // Nothing was answered yet: this is the first word. A peer that does not take it has lost nothing.
+        let _ = timeout(FIRST_WORD, stream.write_all(&full().raw())).await;
         return;
     }
-    connection.as_mut().graceful_shutdown();
+    if yields {
+        Pin::new(&mut connection).graceful_shutdown();
+        if timeout(FIRST_WORD, &mut connection).await.is_err() && place.is_served() {
+            let _ = timeout(END_TIMEOUT, connection).await;
+        }
+        return;
+    }
+    // A client that has just come gets to say what it wants, and an answer: closed now, it would never know.
+    if !asked.load(Ordering::Relaxed) && timeout(FIRST_WORD, &mut connection).await.is_ok() {
+        return;
+    }
+    Pin::new(&mut connection).graceful_shutdown();
     let _ = timeout(END_TIMEOUT, connection).await;
 }

@@ -177,3 +177,60 @@ fn options_become_parameters_and_unknown_jobs_are_errors() {
         assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(1), &b"ci-runner: there is no job 9\n"[..]));
     }
 }
+
+/// A daemon with no place for one more follower is asked from time to time instead: nothing is lost, repeated or said.
+#[test]
+fn in_a_crowd_following_and_waiting_become_asking() {
+    let mut reads = 0;
+    let fake = Fake::new(move |asked| match asked.route() {
+        "/api/v1/jobs/7" if reads < 2 => Answer::Json(200, job(7, "running", None, 1)),
+        "/api/v1/jobs/7" => Answer::Json(200, job(7, "finished", Some("succeeded"), 1)),
+        "/api/v1/jobs/7/log" if asked.query("follow").is_some() => crowded(),
+        "/api/v1/jobs/7/log" => {
+            reads += 1;
+            let offset = asked.query("offset").map_or(0, |offset| offset.parse().unwrap());
+            let log = written(1);
+            let end = if reads < 3 { offset + 1_000 } else { log.len() };
+            let headers = vec!["CI-Runner-Attempt: 1".to_owned(), format!("CI-Runner-Log-Offset: {offset}")];
+            Answer::Stream { headers, pieces: vec![log[offset..end].to_vec()], then: Then::End }
+        }
+        other => panic!("{other}"),
+    });
+    let output = fake.run(&["logs", "-f", "7"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
+    assert!(output.stdout == written(1), "{} bytes", output.stdout.len());
+
+    let mut looks = 0;
+    let fake = Fake::new(move |asked| match asked.route() {
+        "/api/v1/events" => crowded(),
+        "/api/v1/jobs/7" => {
+            looks += 1;
+            let finished = looks > 2;
+            let (state, outcome) = if finished { ("finished", Some("succeeded")) } else { ("running", None) };
+            Answer::Json(200, job(7, state, outcome, 1))
+        }
+        other => panic!("{other}"),
+    });
+    let output = fake.run(&["wait", "7"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
+    let looks = fake.asked().iter().filter(|asked| asked.route() == "/api/v1/jobs/7").count();
+    assert!((3..10).contains(&looks), "{looks}: it asks again, and not in a tight loop");
+
+    let fake = Fake::new(|asked| match asked.route() {
+        "/api/v1/events" => crowded(),
+        _ => Answer::Json(200, job(7, "running", None, 1)),
+    });
+    let output = fake.run(&["wait", "7", "--timeout", "1"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("the time is up; not finished: 7"), "{said}");
+}
+
+fn crowded() -> Answer {
+    let kind = "urn:ci-runner:problem:too-many-streams";
+    let body =
+        serde_json::json!({ "type": kind, "title": "Service Unavailable", "status": 503, "detail": "many follow" });
+    Answer::Json(503, body.to_string())
+}

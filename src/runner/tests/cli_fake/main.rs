@@ -259,3 +259,28 @@ fn actions_go_to_their_routes() {
     assert!(bodies.contains(&("/api/v1/jobs/cancel".into(), r#"{"all":true}"#.into())), "{bodies:?}");
     assert!(bodies.contains(&("/api/v1/jobs/7/priority".into(), r#"{"priority":-5}"#.into())), "{bodies:?}");
 }
+
+/// A daemon without a place for one more connection took nothing: it is asked again, and has one moments later.
+#[test]
+fn a_busy_daemon_is_asked_again_for_a_moment() {
+    let busy = || {
+        let kind = "urn:ci-runner:problem:busy";
+        let body =
+            serde_json::json!({ "type": kind, "title": "Service Unavailable", "status": 503, "detail": "all in use" });
+        Answer::Json(503, body.to_string())
+    };
+    let mut refusals = 3;
+    let fake = Fake::new(move |asked| match refusals {
+        0 => created(asked),
+        _ => {
+            refusals -= 1;
+            busy()
+        }
+    });
+    assert_eq!(text(&fake.run(&["add", "--", "true"])), (0, "7\n".to_owned(), String::new()));
+    assert_eq!(fake.asked().len(), 4);
+    let fake = Fake::new(move |_| busy());
+    let (code, _, said) = text(&fake.run(&["add", "--", "true"]));
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("all in use"), "{said}");
+}

@@ -102,7 +102,11 @@ async fn schedules_are_kept_shown_and_removed() {
     );
     assert_eq!(view["job"], json!({"shell": "echo night", "timeout": 1800}));
     assert!(view["next_at"].is_string(), "{view}");
-    client.post("/api/v1/schedules", &nightly).await.expect_problem(409, Some("name"), "replace it with PUT");
+    client.post("/api/v1/schedules", &nightly).await.expect_problem(
+        409,
+        Some("name"),
+        "`ci-runner schedule rm nightly`",
+    );
     assert_eq!(client.get("/api/v1/schedules").await.json().as_array().unwrap().len(), 1);
     let paused = client.ask("POST", "/api/v1/schedules/nightly/pause", &[], "").await.json();
     assert!(paused["paused_by"].is_string() && paused["next_at"].is_null(), "{paused}");

@@ -242,6 +242,53 @@ async fn a_retry_needs_what_is_still_known() {
     server.stop().await;
 }
 
+/// Whose answer was lost asks again: one job comes of it, for `retry` and `run` of a schedule as for a submission.
+#[tokio::test]
+async fn an_idempotency_key_makes_retries_and_runs_safe_to_repeat() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let mut finished = Vec::new();
+    for _ in 0..2 {
+        let id = client.submit(&json!({"shell": "true"})).await;
+        client.wait_until(id, "finished").await;
+        finished.push(format!("/api/v1/jobs/{id}/retry"));
+    }
+    let schedule =
+        |name: &str| json!({"name": name, "calendar": "@yearly", "timezone": "UTC", "job": {"shell": "true"}});
+    for name in ["one", "two"] {
+        assert_eq!(client.post("/api/v1/schedules", &schedule(name)).await.status, 201);
+    }
+    let runs = ["one", "two"].map(|name| format!("/api/v1/schedules/{name}/run"));
+    for ([path, other], key) in [([&finished[0], &finished[1]], "a"), ([&runs[0], &runs[1]], "b")] {
+        let keyed = [("Idempotency-Key", key)];
+        let first = client.ask("POST", path, &keyed, "").await;
+        assert_eq!(first.status, 201, "{first:?}");
+        let again = client.ask("POST", path, &keyed, "{}").await;
+        assert_eq!((again.status, again.json()), (201, first.json()), "{path}");
+        assert_eq!(again.header("location"), first.header("location"));
+        client.ask("POST", other, &keyed, "").await.expect_problem(422, None, "was used with another request");
+        let submission = client.ask("POST", "/api/v1/jobs", &keyed, r#"{"shell":"true"}"#).await;
+        submission.expect_problem(422, None, "was used with another request");
+        client.ask("POST", path, &[("Idempotency-Key", "")], "").await.expect_problem(400, Some("Idempotency-Key"), "");
+        let unkeyed = client.ask("POST", path, &[], "").await;
+        assert_ne!(unkeyed.json(), first.json(), "the control: without a key each is another job");
+    }
+    // What the job was made from may be gone: the answer is the same all the same.
+    let before = client.ask("POST", &runs[0], &[("Idempotency-Key", "b")], "").await;
+    assert_eq!(client.ask("DELETE", "/api/v1/schedules/one", &[], "").await.status, 204);
+    let after = client.ask("POST", &runs[0], &[("Idempotency-Key", "b")], "").await;
+    assert_eq!((after.status, after.json()), (201, before.json()));
+    let mut all = client.get("/api/v1/openapi.json").await.json();
+    for path in ["/api/v1/jobs/{id}/retry", "/api/v1/schedules/{name}/run"] {
+        let listed = all["paths"][path]["post"]["parameters"].take();
+        assert!(
+            listed.as_array().unwrap().iter().any(|listed| listed["name"] == "Idempotency-Key"),
+            "{path}: {listed}"
+        );
+    }
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn reasons_name_who_is_in_the_way() {
     let server = Server::with(Options { config: "max_parallel_jobs = 1\n".into(), ..Options::default() }).await;

@@ -85,28 +85,6 @@ async fn a_head_that_is_too_large_is_refused() {
     server.stop().await;
 }
 
-/// More clients than places: those beyond wait, and are served when one leaves.
-#[tokio::test]
-async fn connections_beyond_the_limit_wait() {
-    let server = Server::start().await;
-    let mut idle = Vec::new();
-    for _ in 0..http::UNIX_CONNECTIONS_MAX {
-        let mut client = server.connect().await;
-        assert_eq!(client.get("/livez").await.status, 200);
-        idle.push(client);
-    }
-    let mut late = UnixStream::connect(server.socket()).await.unwrap();
-    late.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    let mut answer = vec![0; 12];
-    let early = tokio::time::timeout(Duration::from_millis(100), late.read_exact(&mut answer)).await;
-    assert!(early.is_err(), "there was no place for it");
-    drop(idle.pop());
-    tokio::time::timeout(PATIENCE, late.read_exact(&mut answer)).await.unwrap().unwrap();
-    assert_eq!(answer, b"HTTP/1.1 200");
-    drop((idle, late));
-    server.stop().await;
-}
-
 #[tokio::test]
 async fn the_socket_is_closed_to_others() {
     let server = Server::start().await;

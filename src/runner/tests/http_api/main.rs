@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod client;
+mod crowd;
 mod document;
 mod events;
 mod harness;

@@ -43,7 +43,7 @@ async fn other_hosts_and_pages_are_refused() {
     let server = Server::with(Options { public_status: true, ..Options::default() }).await;
     let mut client = connect(&server).await;
     for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80"] {
-        client.ask("GET", "/status", &[("Host", host)], "").await.expect_problem(421, None, "http_hosts");
+        client.ask("GET", "/status", &[("Host", host)], "").await.expect_problem(421, None, "`http.hosts`");
     }
     for host in ["localhost", "LOCALHOST:1", "[::1]:8080", "ci.example.org"] {
         assert_eq!(client.ask("GET", "/status", &[("Host", host)], "").await.status, 200, "{host}");

@@ -58,6 +58,16 @@ impl ClientError {
         }
     }
 
+    /// Whether the daemon took nothing because it has too much to do at this moment.
+    pub fn is_busy(&self) -> bool {
+        matches!(self, ClientError::Refused { problem, .. } if problem.status == 503 && problem.kind.ends_with(":busy"))
+    }
+
+    /// Whether so many follow already that one more may not: asking from time to time is answered as ever.
+    pub fn is_crowded(&self) -> bool {
+        matches!(self, ClientError::Refused { problem, .. } if problem.status == 503 && problem.kind.ends_with("too-many-streams"))
+    }
+
     /// As [`ClientError::is_passing`], for a daemon that was never seen: a socket that the caller may not use is none to wait for.
     pub fn may_be_starting(&self) -> bool {
         match self {

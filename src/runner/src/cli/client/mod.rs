@@ -23,7 +23,9 @@ use std::time::{Duration, Instant};
 
 /// A daemon that is being restarted is back after this, or something is wrong.
 const RESTART_PATIENCE: Duration = Duration::from_secs(15);
-/// Between two tries at a daemon that is going away.
+/// A daemon that had no place for one more connection has one after this, or is really full: places are freed within milliseconds.
+const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries at a daemon that is going away, or busy.
 const RESTART_PAUSE: Duration = Duration::from_millis(50);
 
 /// Whole answers beyond this are refused: a page of jobs has a few hundred kilobytes.
@@ -116,7 +118,7 @@ impl Client {
     ///
     /// # Errors
     /// No daemon, a broken connection, or the problem that the daemon answers with. One that is going away and took nothing is
-    /// asked again, and its successor, for [`RESTART_PATIENCE`].
+    /// asked again, and its successor, for [`RESTART_PATIENCE`]; one that was busy and took nothing, for [`BUSY_PATIENCE`].
     pub fn call<T: DeserializeOwned>(&self, request: &Request<'_>) -> Result<T, ClientError> {
         self.call_on(self.connect()?, request)
     }
@@ -131,16 +133,17 @@ impl Client {
         request: &Request<'_>,
     ) -> Result<T, ClientError> {
         let mut told = connection.call(request);
-        let until = Instant::now() + RESTART_PATIENCE;
+        let started = Instant::now();
         let mut refused = false;
         loop {
             refused |= told.as_ref().is_err_and(ClientError::is_stopping);
             let again = match &told {
                 Err(ClientError::Unreachable { .. }) => refused,
-                Err(error) => error.is_stopping(),
+                Err(error) => error.is_stopping() || error.is_busy(),
                 Ok(_) => false,
             };
-            if !again || Instant::now() > until {
+            let busy = told.as_ref().is_err_and(ClientError::is_busy);
+            if !again || started.elapsed() > if busy { BUSY_PATIENCE } else { RESTART_PATIENCE } {
                 return told;
             }
             std::thread::sleep(RESTART_PAUSE);

@@ -14,7 +14,7 @@ use super::context::Context;
 use super::fail::{EXIT_DONE, Ended, Failure};
 use super::interrupt::exit_on_ctrl_c;
 use super::list::point;
-use super::watch::{Backoff, first_contact, job, patiently};
+use super::watch::{Backoff, first_contact, job, patiently, pause_in_crowd};
 use crate::api::{AttemptView, JobView};
 use clap::Args;
 use printer::Printer;
@@ -74,6 +74,14 @@ struct Reading<'a> {
     id: u64,
     /// As lines with times and offsets, rather than bytes.
     lines: bool,
+}
+
+/// How far an answer goes.
+enum Reach {
+    /// To the end of the attempt.
+    Followed,
+    /// To what was there when it was asked for; had an attempt ended before, it is this one.
+    SoFar { ended: Option<u32> },
 }
 
 /// How the reading of one stream ended.
@@ -137,13 +145,12 @@ impl Reading<'_> {
         // A daemon whose streams break before the first byte must not be asked in a tight loop.
         let mut backoff = Backoff::default();
         loop {
-            let response = patiently(None, &note, || match (&position, &pending) {
-                (None, Some(first)) => self.open(first.clone(), true),
-                (Some(at), _) => {
-                    self.open(vec![("attempt", at.attempt.to_string()), ("offset", at.offset.to_string())], true)
-                }
-                (None, None) => self.open(Vec::new(), true),
-            })?;
+            let pairs = match (&position, &pending) {
+                (None, Some(first)) => first.clone(),
+                (Some(at), _) => vec![("attempt", at.attempt.to_string()), ("offset", at.offset.to_string())],
+                (None, None) => Vec::new(),
+            };
+            let (response, reach) = self.open_in_crowd(&pairs, position.map(|at| at.attempt).or(only))?;
             let mut at = position_of(&response, position);
             pending = None;
             let from = at;
@@ -156,6 +163,10 @@ impl Reading<'_> {
                 if at == from {
                     backoff.pause(None);
                 }
+                continue;
+            }
+            if matches!(reach, Reach::SoFar { ended } if ended != Some(at.attempt)) {
+                pause_in_crowd(None);
                 continue;
             }
             if only.is_some() {
@@ -171,6 +182,32 @@ impl Reading<'_> {
         }
         printer.finish()?;
         Ok(EXIT_DONE)
+    }
+
+    /// A stream to follow; where there is no place for one, what is there now.
+    fn open_in_crowd(&self, pairs: &[(&str, String)], attempt: Option<u32>) -> Result<(Response, Reach), Failure> {
+        let note = |text: &str| self.context.note(text);
+        loop {
+            let followed = patiently(None, &note, || match self.open(pairs.to_vec(), true) {
+                Err(error) if error.is_crowded() => Ok(None),
+                answer => answer.map(Some),
+            })?;
+            if let Some(response) = followed {
+                return Ok((response, Reach::Followed));
+            }
+            // Whether it has ended must be known before what is there is read.
+            let view = patiently(None, &note, || job(self.client(), self.id))?;
+            let tried = view.attempts.iter().flatten().filter(|attempt| attempt.result.as_deref() != Some("released"));
+            let wanted = |found: &&AttemptView| attempt.is_none_or(|number| found.number == number);
+            let found = tried.filter(wanted).max_by_key(|attempt| attempt.number);
+            if found.is_none() && view.state != "finished" {
+                pause_in_crowd(None);
+                continue;
+            }
+            let ended = found.filter(|attempt| attempt.result.is_some()).map(|attempt| attempt.number);
+            let response = patiently(None, &note, || self.open(pairs.to_vec(), false))?;
+            return Ok((response, Reach::SoFar { ended }));
+        }
     }
 
     /// Prints a stream to its end, and keeps count of where it stands.

@@ -1,15 +1,16 @@
 //! Acting on jobs that are there.
 
-use super::jobs::{row_of, submitted_one};
-use super::zoned_now;
+use super::jobs::{header_key, row_of, submitted_one};
+use super::{wall_now, zoned_now};
 use crate::api::{ActedView, PriorityRequest, Problem, ReasonRequest, SubmittedOne};
-use crate::daemon::handle::{Action, Target};
-use crate::http::extract::{Body, Caller, Id, in_time};
+use crate::daemon::handle::{Action, IdempotencyKey, Target};
+use crate::http::extract::{Body, Caller, Id, blocking, in_time};
 use crate::http::{App, Fail, JOBS_MAX};
-use crate::request::{new_job, request_of};
+use crate::request::{deed_hash, new_job, request_of};
+use crate::store::StoreError;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use ci_runner_core::id::JobId;
 use ci_runner_core::job::PRIORITY_MAX;
@@ -130,14 +131,42 @@ pub(crate) async fn priority(
     act(&app, Target::Ids(vec![id]), Action::Priority(priority), &caller).await
 }
 
+/// The key of a request that makes a job from what is named in its path.
+pub(super) fn deed_key(headers: &HeaderMap, verb: &str, object: &str) -> Result<Option<IdempotencyKey>, Fail> {
+    Ok(header_key(headers)?.map(|key| IdempotencyKey { key, body: deed_hash(verb, object) }))
+}
+
+/// The job that this very request made before: what it was made from may be gone since. The loop looks again before it queues
+/// one, and it is the loop that tells keys used otherwise.
+pub(super) async fn known_deed(app: &App, key: Option<&IdempotencyKey>) -> Result<Option<JobId>, Fail> {
+    let Some(key) = key.cloned() else { return Ok(None) };
+    let reader = app.context.handle.reader.clone();
+    let known =
+        blocking(move || Ok::<_, StoreError>(reader.key(&key.key, wall_now())?.filter(|row| row.body == key.body)));
+    Ok(known.await?.and_then(|row| row.jobs.first().copied()))
+}
+
 /// Queues a new job with the specification of a finished one, ready at once: `at`, `in` and `hold` are left out, `expires`
 /// counts anew. Refused where secrets were used: their values are gone.
-#[utoipa::path(post, path = "/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job", params(("id" = u64, Path)),
+#[utoipa::path(post, path = "/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job",
+    params(("id" = u64, Path), ("Idempotency-Key" = Option<String>, Header,
+        description = "Makes it safe to repeat: within 24 h the same key gives the same new job; with another request 422.")),
     responses((status = 201, body = SubmittedOne), (status = 404, body = Problem),
-        (status = 409, body = Problem, description = "It is still open, or had secrets"), (status = 503, body = Problem)))]
-pub(crate) async fn retry(State(app): State<App>, Id(id): Id, caller: Caller, body: Body) -> Result<Response, Fail> {
+        (status = 409, body = Problem, description = "It is still open, or had secrets"),
+        (status = 422, body = Problem, description = "The key was used with another request"), (status = 503, body = Problem)))]
+pub(crate) async fn retry(
+    State(app): State<App>,
+    Id(id): Id,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Fail> {
     let Nothing {} = body.json()?;
+    let key = deed_key(&headers, "retry", &id.to_string())?;
     in_time(async {
+        if let Some(known) = known_deed(&app, key.as_ref()).await? {
+            return Ok(submitted_one(known));
+        }
         let row = row_of(&app, id).await?;
         if row.phase != Phase::Finished {
             let state = row.phase.word();
@@ -155,7 +184,7 @@ pub(crate) async fn retry(State(app): State<App>, Id(id): Id, caller: Caller, bo
         (request.at, request.delay, request.hold) = (None, None, false);
         let settings = app.context.handle.settings.borrow().clone();
         let job = new_job(request, &settings, &zoned_now())?;
-        let ids = app.context.handle.submit(vec![job], None, caller.name()).await?;
+        let ids = app.context.handle.submit(vec![job], key, caller.name()).await?;
         match ids.first() {
             Some(id) => Ok(submitted_one(*id)),
             None => Err(Fail::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the job got no id")),

@@ -5,7 +5,7 @@
 //! asks for states again; the stream's first id is sent before anything is missed, so: open the stream, then ask.
 
 use super::watch::QUIET;
-use crate::api::EventView;
+use crate::api::{EventView, Problem};
 use crate::daemon::handle::News;
 use crate::http::extract::Params;
 use crate::http::{App, Fail};
@@ -22,6 +22,7 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
@@ -51,18 +52,22 @@ struct Stream {
     /// What is to be sent before the first fact.
     hello: Option<String>,
     quiet_until: Instant,
+    /// Given back at the end.
+    _place: OwnedSemaphorePermit,
 }
 
 /// New states of jobs as they are recorded. `event: job` carries an `EventView`; after `event: gap` ask for states again.
 #[utoipa::path(get, path = "/events", tag = "events",
     params(EventParams, ("Last-Event-ID" = Option<String>, Header, description = "Goes on after this event")),
-    responses((status = 200, body = String, content_type = "text/event-stream", description = "Server-sent events")))]
+    responses((status = 200, body = String, content_type = "text/event-stream", description = "Server-sent events"),
+        (status = 503, body = Problem, description = "Too many streams are open; with `Retry-After`")))]
 pub(crate) async fn events(
     State(app): State<App>,
     Params(params): Params<EventParams>,
     headers: HeaderMap,
 ) -> Result<Response, Fail> {
     let only = params.id.as_deref().map(ids_of).transpose()?;
+    let place = app.stream_place()?;
     let news = app.context.handle.news();
     let generation = app.context.generation;
     let latest = news.latest();
@@ -84,6 +89,7 @@ pub(crate) async fn events(
         shutdown: app.shutdown.clone(),
         hello: Some(hello),
         quiet_until: Instant::now(),
+        _place: place,
     };
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     let chunks = unfold(stream, |mut stream| async move {

@@ -86,7 +86,8 @@ pub(super) fn submitted_one(id: JobId) -> Response {
     (StatusCode::CREATED, location, Json(SubmittedOne { id: id.get() })).into_response()
 }
 
-fn header_key(headers: &HeaderMap) -> Result<Option<String>, Fail> {
+/// The key of the request's header, checked.
+pub(super) fn header_key(headers: &HeaderMap) -> Result<Option<String>, Fail> {
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(key) = keys.next() else { return Ok(None) };
     let key = key.to_str().map_err(|_| Fail::field("Idempotency-Key", "is no text of visible ASCII characters"))?;

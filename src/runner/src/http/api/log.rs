@@ -81,13 +81,15 @@ struct Wanted {
                 ("CI-Runner-Log-Offset" = u64, description = "Offset of the first byte; with the bytes received it is the cursor to go on")),
             description = "Bytes, or with `format=ndjson` one `LineView` a line (`application/x-ndjson`)"),
         (status = 400, body = Problem), (status = 404, body = Problem, description = "No such job or attempt"),
-        (status = 410, body = Problem, description = "The log was removed")))]
+        (status = 410, body = Problem, description = "The log was removed"),
+        (status = 503, body = Problem, description = "To follow: too many streams are open; with `Retry-After`")))]
 pub(crate) async fn log(
     State(app): State<App>,
     Id(id): Id,
     Params(params): Params<LogParams>,
 ) -> Result<Response, Fail> {
     let wanted = check(params)?;
+    let place = if wanted.follow { Some(app.stream_place()?) } else { None };
     let mut watch = Watch::new(app.context.handle.news(), id);
     let attempt = choose(&app, id, &wanted, &mut watch).await?;
     let number = attempt.number.0;
@@ -97,7 +99,11 @@ pub(crate) async fn log(
     let shape = wanted.shape;
     let offset = opened.offset;
     let stream = Follow::new(app, id, number, opened, shape, wanted.follow.then_some(watch));
-    let mut response = Body::from_stream(try_unfold(stream, Follow::next)).into_response();
+    let pieces = try_unfold((stream, place), |(stream, place)| async {
+        let piece = stream.next().await?;
+        Ok::<_, std::io::Error>(piece.map(|(bytes, stream)| (bytes, (stream, place))))
+    });
+    let mut response = Body::from_stream(pieces).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(shape.content_type()));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -1,6 +1,6 @@
 //! Schedules: cron-like jobs. The loop makes their jobs; here they are added, shown and removed.
 
-use super::act::Nothing;
+use super::act::{Nothing, deed_key, known_deed};
 use super::jobs::submitted_one;
 use super::{wall_now, zoned_now};
 use crate::api::{JobRequest, Problem, ScheduleRequest, ScheduleView, SubmittedOne};
@@ -12,7 +12,7 @@ use crate::request::{new_job, read_schedule};
 use crate::store::ScheduleRow;
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ci_runner_core::time::WallTime;
 use jiff::tz::TimeZone;
@@ -210,23 +210,34 @@ pub(crate) async fn resume(
 }
 
 /// Queues the schedule's job now, beside its times.
-#[utoipa::path(post, path = "/schedules/{name}/run", tag = "schedules", operation_id = "run_schedule", params(("name" = String, Path)),
-    responses((status = 201, body = SubmittedOne), (status = 404, body = Problem), (status = 503, body = Problem)))]
+#[utoipa::path(post, path = "/schedules/{name}/run", tag = "schedules", operation_id = "run_schedule",
+    params(("name" = String, Path), ("Idempotency-Key" = Option<String>, Header,
+        description = "Makes it safe to repeat: within 24 h the same key gives the same job; with another request 422.")),
+    responses((status = 201, body = SubmittedOne), (status = 404, body = Problem),
+        (status = 422, body = Problem, description = "The key was used with another request"), (status = 503, body = Problem)))]
 pub(crate) async fn run(
     State(app): State<App>,
     Name(name): Name,
     caller: Caller,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Fail> {
     let Nothing {} = body.json()?;
-    let row = find(&app, &name).await?;
-    let request =
-        serde_json::from_str(&row.request).map_err(|error| Fail::internal("read the schedule's job", &error))?;
-    let settings = app.context.handle.settings.borrow().clone();
-    let job = new_job(request, &settings, &zoned_now())?;
-    let ids = in_time(async { Ok(app.context.handle.submit(vec![job], None, caller.name()).await?) }).await?;
-    match ids.first() {
-        Some(id) => Ok(submitted_one(*id)),
-        None => Err(Fail::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the job got no id")),
-    }
+    let key = deed_key(&headers, "run schedule", &name)?;
+    in_time(async {
+        if let Some(known) = known_deed(&app, key.as_ref()).await? {
+            return Ok(submitted_one(known));
+        }
+        let row = find(&app, &name).await?;
+        let request =
+            serde_json::from_str(&row.request).map_err(|error| Fail::internal("read the schedule's job", &error))?;
+        let settings = app.context.handle.settings.borrow().clone();
+        let job = new_job(request, &settings, &zoned_now())?;
+        let ids = app.context.handle.submit(vec![job], key, caller.name()).await?;
+        match ids.first() {
+            Some(id) => Ok(submitted_one(*id)),
+            None => Err(Fail::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the job got no id")),
+        }
+    })
+    .await
 }
