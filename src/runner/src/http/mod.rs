@@ -3,7 +3,7 @@
 //! It reads snapshots and the store's reading side, and sends wishes to the loop; it decides nothing and commits nothing. A
 //! 201 leaves only after the loop has said that the job is on disk.
 //!
-//! - `serve.rs`: connections, their limits, the graceful end. `socket.rs`: the socket's file. `peer.rs`: who may do what, `quota.rs`: how
+//! - `serve.rs`: connections, their limits, the graceful end. `socket.rs`: the socket's file, `door.rs`: the one that counts. `peer.rs`: who may do what, `quota.rs`: how
 //!   many connections one user may hold.
 //! - `guard.rs`: what TCP refuses. `problem.rs`: errors. `extract.rs`: reading requests.
 //! - `api/`: the routes; `health.rs`: those of supervisors. `view.rs`, `explain.rs`: what they show.
@@ -11,6 +11,7 @@
 //! `docs/reference/http-api.md` tells the same for people, `/api/v1/openapi.json` for programs.
 
 mod api;
+mod door;
 mod explain;
 mod extract;
 mod guard;
@@ -25,6 +26,7 @@ mod view;
 
 pub use api::act::CancelRequest;
 pub use api::host::CollectedView;
+pub use door::Door;
 pub use explain::why;
 pub use health::{ComponentView, HealthView};
 pub use peer::{Access, Credentials, Peer, Role};

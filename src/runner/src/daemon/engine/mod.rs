@@ -48,6 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use commit::chain;
 pub use host::{Control, HostSettings, PoolHost};
 pub use sides::executor_of;
 
