@@ -266,6 +266,7 @@ impl Engine {
                     self.health = Health::Good;
                     self.trouble = None;
                     self.changed = true;
+                    self.collect_soon();
                     self.list_again();
                 }
                 for id in &flight.jobs {
