@@ -85,8 +85,15 @@ pub fn gc(context: &Context<'_>, _: NoArgs) -> Ended {
         return context.print_json(&removed);
     }
     let mut text = String::new();
-    for (name, count) in removed.as_object().into_iter().flatten() {
-        text.push_str(&format!("{}: {count}\n", name.replace('_', " ")));
+    for name in ["jobs", "logs", "log_bytes"] {
+        text.push_str(&format!("{}: {}\n", name.replace('_', " "), removed[name]));
     }
-    print(&text)
+    print(&text)?;
+    if let Some(why) = removed["waiting"].as_str() {
+        context.note(&format!(
+            "finished jobs are removed as soon as the store takes commits again ({why}); if logs do not make enough room, \
+             lower gc.log_bytes_max, reload the daemon and run `ci-runner gc` again, or free space elsewhere"
+        ));
+    }
+    Ok(EXIT_DONE)
 }

@@ -14,23 +14,49 @@ struct LogFile {
     modified: SystemTime,
 }
 
+/// What went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Files.
+    pub logs: u64,
+    /// Their length in all.
+    pub bytes: u64,
+}
+
+impl Trimmed {
+    fn add(&mut self, file: &LogFile) {
+        self.logs += 1;
+        self.bytes += file.bytes;
+    }
+}
+
+impl std::ops::AddAssign for Trimmed {
+    fn add_assign(&mut self, other: Self) {
+        self.logs += other.logs;
+        self.bytes += other.bytes;
+    }
+}
+
 /// Removes the logs of jobs that are gone.
-pub fn remove_logs(dir: &Path, jobs: &[JobId]) {
+pub fn remove_logs(dir: &Path, jobs: &[JobId]) -> Trimmed {
+    let mut trimmed = Trimmed::default();
     for job in jobs {
         let shard = ci_runner_spawner::joblog::log_path(job.get(), 1);
         let Some(shard) = shard.parent().map(|parent| dir.join(parent)) else { continue };
         let prefix = format!("{job}-");
         for file in files_in(&shard) {
             let name = file.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            if name.starts_with(&prefix) {
-                remove(&file.path);
+            if name.starts_with(&prefix) && remove(&file.path) {
+                trimmed.add(&file);
             }
         }
     }
+    trimmed
 }
 
 /// Removes logs beyond an age, and the oldest beyond a total size; never those of `running` jobs.
-pub fn trim_logs(dir: &Path, max_age: Option<Duration>, bytes_max: Option<u64>, running: &[JobId]) {
+pub fn trim_logs(dir: &Path, max_age: Option<Duration>, bytes_max: Option<u64>, running: &[JobId]) -> Trimmed {
+    let mut trimmed = Trimmed::default();
     let running: HashSet<u64> = running.iter().map(|job| job.get()).collect();
     let mut files: Vec<LogFile> = directories_in(dir).iter().flat_map(|shard| files_in(shard)).collect();
     files.sort_by_key(|file| file.modified);
@@ -43,13 +69,16 @@ pub fn trim_logs(dir: &Path, max_age: Option<Duration>, bytes_max: Option<u64>, 
         let in_use = job_of(&file.path).is_some_and(|job| running.contains(&job));
         if age > YOUNG && !in_use && (too_old || too_much) {
             total -= file.bytes;
-            remove(&file.path);
+            if remove(&file.path) {
+                trimmed.add(&file);
+            }
         }
     }
     for shard in directories_in(dir) {
         // Fails while it holds anything, which is what we want.
         drop(std::fs::remove_dir(shard));
     }
+    trimmed
 }
 
 /// The job a log's name tells: `<job>-<attempt>.log`.
@@ -57,12 +86,15 @@ fn job_of(path: &Path) -> Option<u64> {
     path.file_name()?.to_str()?.split('-').next()?.parse().ok()
 }
 
-fn remove(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
+/// True when it was there and is gone.
+fn remove(path: &Path) -> bool {
+    let removed = std::fs::remove_file(path);
+    if let Err(error) = &removed
         && error.kind() != std::io::ErrorKind::NotFound
     {
         log::warn!("cannot remove {}: {error}", path.display());
     }
+    removed.is_ok()
 }
 
 fn directories_in(dir: &Path) -> Vec<PathBuf> {
@@ -105,7 +137,8 @@ mod tests {
         };
         trim_logs(dir.path(), Some(hour * 25), None, &[JobId::new(1).expect("id")]);
         assert_eq!(left(), ["1-1.log", "2-1.log", "3-1.log", "4-1.log"], "silent, but running");
-        trim_logs(dir.path(), Some(hour * 25), None, &[]);
+        let trimmed = trim_logs(dir.path(), Some(hour * 25), None, &[]);
+        assert_eq!(trimmed, Trimmed { logs: 1, bytes: 100 });
         assert_eq!(left(), ["2-1.log", "3-1.log", "4-1.log"]);
         trim_logs(dir.path(), None, Some(200), &[]);
         assert_eq!(left(), ["3-1.log", "4-1.log"]);

@@ -6,6 +6,7 @@ pub mod fail;
 pub mod gauges;
 pub mod gc;
 pub mod handle;
+mod home;
 pub mod job_env;
 mod listeners;
 pub mod local;

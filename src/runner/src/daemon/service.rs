@@ -6,6 +6,7 @@
 use super::clock::Clock;
 use super::engine::{self, Control, Engine, HostSettings, Parts};
 use super::handle::Handle;
+use super::home::{self, Home};
 use super::listeners::{Listeners, Taken};
 use super::settings::{host_settings, settings};
 use crate::activation::Passed;
@@ -111,7 +112,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
     log::info!("ci-runner {} starts: {} open jobs, start {}", version(), record.len(), loaded.generation);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
     runtime.block_on(async {
-        let socket_is_ours = passed.unix.is_none();
+        let socket_is_passed = passed.unix.is_some();
         let listeners = Listeners::open(&config, passed).await?;
         let metrics = Arc::new(Metrics::new(version()));
         let unclean = loaded.unclean;
@@ -153,7 +154,10 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         }
         control.send(Control::Ready).await.ok();
         announce_ready(&config, listeners.tcp.as_ref());
-        let server = http::serve(context, listeners.unix, listeners.tcp, shutdown.clone());
+        let (change, door) = http::Door::new(listeners.unix);
+        let home = Home::new(&config, socket_is_passed, change, control.clone());
+        let home = tokio::spawn(home.keep(shutdown.clone()));
+        let server = http::serve(context, door, listeners.tcp, shutdown.clone());
         tasks.spawn(async move {
             if let Err(error) = server.await {
                 log::error!("the API stopped: {error:#}");
@@ -162,9 +166,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         watch_signals(origin, &config, telemetry, &control, engine).await?;
         shutdown.cancel();
         tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await.ok();
-        if socket_is_ours {
-            remove_socket(&config.socket);
-        }
+        home::remove(&config.socket, home.await?);
         Ok(())
     })
 }
@@ -368,12 +370,4 @@ async fn reload(origin: &Origin, old: &Config, telemetry: &Telemetry, control: &
         Err(error) => Control::ReloadFailed(format!("{error:#}")),
     };
     control.send(message).await.ok();
-}
-
-fn remove_socket(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        log::warn!("cannot remove {}: {error}", path.display());
-    }
 }

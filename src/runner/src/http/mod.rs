@@ -3,14 +3,16 @@
 //! It reads snapshots and the store's reading side, and sends wishes to the loop; it decides nothing and commits nothing. A
 //! 201 leaves only after the loop has said that the job is on disk.
 //!
-//! - `serve.rs`: connections, their limits, the graceful end. `socket.rs`: the socket's file. `peer.rs`: who may do what, `quota.rs`: how
-//!   many connections one user may hold, `places.rs`: how many there are, and who yields.
+//! - `serve.rs`: connections, their limits, the graceful end. `socket.rs`: the socket's file, `door.rs`: the one that counts.
+//!   `peer.rs`: who may do what, `quota.rs`: how many connections one user may hold, `places.rs`: how many there are, and who
+//!   yields.
 //! - `guard.rs`: what TCP refuses. `problem.rs`: errors. `extract.rs`: reading requests.
 //! - `api/`: the routes; `health.rs`: those of supervisors. `view.rs`, `explain.rs`: what they show.
 //!
 //! `docs/reference/http-api.md` tells the same for people, `/api/v1/openapi.json` for programs.
 
 mod api;
+mod door;
 mod explain;
 mod extract;
 mod guard;
@@ -26,6 +28,7 @@ mod view;
 
 pub use api::act::CancelRequest;
 pub use api::host::CollectedView;
+pub use door::Door;
 pub use explain::why;
 pub use health::{ComponentView, HealthView};
 pub use peer::{Access, Credentials, Peer, Role};

@@ -3,6 +3,7 @@
 //! One task for each connection, owned by [`serve`], which returns only when all of them have ended. Limits that hyper does
 //! not have by itself are set here, each with its reason.
 
+use super::door::Door;
 use super::places::{Place, Places, Seat};
 use super::quota::{self, Quota};
 use super::stall::{STALL_MAX, Stall};
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,10 +60,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves the API until `shutdown`, then ends every connection in order: streams are closed, requests under way are answered.
 pub async fn serve(
     context: Context,
-    unix: UnixListener,
+    unix: impl Into<Door>,
     tcp: Option<TcpListener>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
+    let unix = unix.into();
     let app = Shared::new(context, access_of(&unix)?, shutdown.clone());
     let tasks = TaskTracker::new();
     let unix_routes = unix_router(app.clone());
@@ -94,7 +96,7 @@ pub async fn serve_metrics(
 }
 
 /// Who may do what, as the socket's file says: its group operates where the group may write.
-fn access_of(listener: &UnixListener) -> io::Result<Access> {
+fn access_of(listener: &Door) -> io::Result<Access> {
     let address = listener.local_addr()?;
     let group = match address.as_pathname() {
         Some(path) => {
@@ -106,13 +108,7 @@ fn access_of(listener: &UnixListener) -> io::Result<Access> {
     Ok(Access { owner_uid: rustix::process::geteuid().as_raw(), group })
 }
 
-async fn take_unix(
-    listener: &UnixListener,
-    app: App,
-    routes: Router,
-    tasks: &TaskTracker,
-    shutdown: &CancellationToken,
-) {
+async fn take_unix(listener: &Door, app: App, routes: Router, tasks: &TaskTracker, shutdown: &CancellationToken) {
     let places = Places::new(UNIX_CONNECTIONS_MAX);
     let quota = Quota::default();
     while let Some(stream) = accept(shutdown, || async { Ok(listener.accept().await?.0) }).await {

@@ -246,6 +246,73 @@ fn jobs_of_an_emptied_runtime_directory_are_lost_to_the_next_daemon_and_end() {
     check_emptied(&host, &jobs, old);
 }
 
+/// What a hasty `rm -rf R/*` does.
+fn remove_all(dir: &std::path::Path) {
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let path = entry.path();
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+fn answers(host: &Host) -> bool {
+    std::os::unix::net::UnixStream::connect(host.socket()).is_ok()
+}
+
+/// It used to be unreachable for good, with no word in the log.
+#[test]
+fn a_daemon_without_its_socket_makes_it_anew() {
+    let mut host = Host::started();
+    type Harm = (&'static str, fn(&Host));
+    let harms: [Harm; 5] = [
+        ("everything in it", |host| remove_all(&host.runtime())),
+        ("the socket", |host| fs::remove_file(host.socket()).unwrap()),
+        ("the directory", |host| fs::remove_dir_all(host.runtime()).unwrap()),
+        ("the directory, made again by somebody", |host| {
+            fs::rename(host.runtime(), host.runtime().with_extension("away")).unwrap();
+            fs::create_dir(host.runtime()).unwrap();
+        }),
+        ("the socket, replaced by a dead one", |host| {
+            fs::remove_file(host.socket()).unwrap();
+            drop(std::os::unix::net::UnixListener::bind(host.socket()).unwrap());
+        }),
+    ];
+    for (number, (what, harm)) in harms.into_iter().enumerate() {
+        let gate = host.gate(&format!("gate{number}"));
+        let job = host.add(&host.shell(&format!("read x <{}; exit 7", host.path(&format!("gate{number}")).display())));
+        host.wait_state(job, "running");
+        assert!(answers(&host), "before {what} was removed");
+        harm(&host);
+        wait_for(what, || answers(&host).then_some(()));
+        drop(gate);
+        let ended = host.finish(job);
+        assert_eq!(ended["exit_code"], 7, "{what}: {ended:#}");
+        let _ = fs::remove_dir_all(host.runtime().with_extension("away"));
+        let later = host.add(&host.shell_with("true", json!({ "retry": 3, "retry_delay": 0 })));
+        assert_eq!(host.finish(later)["outcome"], "succeeded", "{what}");
+    }
+    let log = host.daemon_log();
+    assert_eq!(log.matches("is made anew").count(), 6, "five sockets and a directory: {log}");
+    assert!(host.get("/api/v1/status")["problems"].as_array().unwrap().is_empty());
+    host.stop();
+    assert!(!host.socket().exists(), "its own socket goes with it");
+}
+
+/// The control of the test above: what the service manager passed is not made anew, so its loss stays, and is told.
+#[test]
+fn the_loss_of_a_passed_socket_is_told() {
+    let mut host = Host::new();
+    fs::create_dir_all(host.runtime()).unwrap();
+    host.passed = Some(std::os::unix::net::UnixListener::bind(host.socket()).unwrap());
+    host.start();
+    assert!(answers(&host));
+    fs::remove_file(host.socket()).unwrap();
+    wait_for("the problem in the log", || {
+        host.daemon_log().contains("systemctl restart ci-runner.socket ci-runner.service").then_some(())
+    });
+    assert!(!answers(&host));
+}
+
 /// Times the process went to sleep by itself.
 fn sleeps_of(pid: i32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();

@@ -173,6 +173,9 @@ async fn a_backup_is_written_once() {
     client.post("/api/v1/backup", &json!({"path": "x"})).await.expect_problem(400, Some("path"), "absolute");
     let nowhere = server.dir().join("no/such/dir/backup.db");
     client.post("/api/v1/backup", &json!({"path": nowhere})).await.expect_problem(400, Some("path"), "");
-    assert_eq!(client.ask("POST", "/api/v1/gc", &[], "").await.json(), json!({"jobs": 0}));
+    assert_eq!(
+        client.ask("POST", "/api/v1/gc", &[], "").await.json(),
+        json!({"jobs": 0, "logs": 0, "log_bytes": 0, "waiting": null})
+    );
     server.stop().await;
 }

@@ -266,6 +266,7 @@ impl Engine {
                     self.health = Health::Good;
                     self.trouble = None;
                     self.changed = true;
+                    self.collect_soon();
                     self.list_again();
                 }
                 for id in &flight.jobs {
@@ -371,7 +372,7 @@ impl Engine {
 }
 
 /// An error and its sources in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::config::AdmissionConfig;
 use crate::daemon::gauges::Look;
+use crate::daemon::gc::{self, Trimmed};
 use crate::daemon::job_env;
 use crate::daemon::secrets;
 use crate::store::{CollectLimits, StoreError};
@@ -12,6 +13,17 @@ use ci_runner_core::time::WallTime;
 const COLLECT_EVERY_MS: u64 = 10 * 60 * 1000;
 /// Jobs removed in one go, so that a commit behind it waits little.
 const COLLECT_MOST: usize = 1_000;
+
+/// What a removal of old things did.
+#[derive(Clone, Debug)]
+pub struct Collected {
+    /// Finished jobs that went.
+    pub jobs: usize,
+    /// Logs that went.
+    pub trimmed: Trimmed,
+    /// Why no finished jobs could be removed; they are, as soon as commits work.
+    pub waiting: Option<String>,
+}
 
 /// How jobs of one pool run.
 #[derive(Clone, Debug)]
@@ -90,8 +102,8 @@ pub enum Control {
     Looked(Look),
     /// Kill every attempt that was told to end, without waiting for its grace.
     KillAll,
-    /// Remove old jobs and logs now; answers with how many jobs went.
-    Collect(oneshot::Sender<Result<usize, String>>),
+    /// Remove old jobs and logs now; answers with what went.
+    Collect(oneshot::Sender<Collected>),
 }
 
 impl Engine {
@@ -132,12 +144,18 @@ impl Engine {
         }
     }
 
-    /// Removes old jobs and logs, when it is time.
+    /// Removes old jobs and logs, when it is time. Logs go without a commit: where the disk is full, that makes room for one.
     pub(super) fn collect(&mut self, now: Now) {
         if now.engine < self.next_collect || self.collecting {
             return;
         }
         self.next_collect = now.engine.plus_ms(COLLECT_EVERY_MS);
+        if self.health != Health::Good {
+            let why = self.trouble.as_ref().map_or("the store is being read again", |trouble| trouble.text.as_str());
+            let waiting = Some(why.to_owned());
+            self.trim(waiting);
+            return;
+        }
         let before = self.host.finished_max_age_ms.map(|age| now.wall.0.saturating_sub_unsigned(age));
         let finished_before = WallTime(before.unwrap_or(i64::MIN));
         self.collecting = true;
@@ -149,33 +167,40 @@ impl Engine {
         match result {
             Err(error) => {
                 let text = commit::chain(&error);
-                log::warn!("old jobs could not be removed: {text}");
-                for reply in self.collect_asked.drain(..) {
-                    drop(reply.send(Err(text.clone())));
-                }
+                log::warn!("old jobs could not be removed, tried again later: {text}");
+                self.trim(Some(text));
             }
             Ok(ids) => {
-                let removed = ids.len();
-                let limits = (self.host.log_max_age, self.host.log_bytes_max);
-                let (dir, asked) = (self.host.log_dir.clone(), std::mem::take(&mut self.collect_asked));
-                self.collected_jobs += removed;
-                if removed == COLLECT_MOST {
-                    self.next_collect = Instant(i64::MIN);
-                    self.collect_asked = asked;
-                    tokio::task::spawn_blocking(move || crate::daemon::gc::remove_logs(&dir, &ids));
-                    return;
+                let is_last = ids.len() < COLLECT_MOST;
+                self.collected_jobs.extend(ids);
+                if is_last {
+                    self.trim(None);
+                } else {
+                    self.collect_soon();
                 }
-                let running: Vec<JobId> = self.record.leases().map(|(id, _)| id).collect();
-                let total = std::mem::take(&mut self.collected_jobs);
-                tokio::task::spawn_blocking(move || {
-                    crate::daemon::gc::remove_logs(&dir, &ids);
-                    crate::daemon::gc::trim_logs(&dir, limits.0, limits.1, &running);
-                    for reply in asked {
-                        drop(reply.send(Ok(total)));
-                    }
-                });
             }
         }
+    }
+
+    /// Removes the logs of collected jobs and those beyond the limits, and answers who asked.
+    fn trim(&mut self, waiting: Option<String>) {
+        let (age, bytes) = (self.host.log_max_age, self.host.log_bytes_max);
+        let (dir, asked) = (self.host.log_dir.clone(), std::mem::take(&mut self.collect_asked));
+        let running: Vec<JobId> = self.record.leases().map(|(id, _)| id).collect();
+        let gone = std::mem::take(&mut self.collected_jobs);
+        tokio::task::spawn_blocking(move || {
+            let mut trimmed = gc::remove_logs(&dir, &gone);
+            trimmed += gc::trim_logs(&dir, age, bytes, &running);
+            let collected = Collected { jobs: gone.len(), trimmed, waiting };
+            for reply in asked {
+                drop(reply.send(collected.clone()));
+            }
+        });
+    }
+
+    /// What had to wait for commits is done now.
+    pub(super) fn collect_soon(&mut self) {
+        self.next_collect = Instant(i64::MIN);
     }
 
     /// After an unclean stop secrets of finished jobs may be left, after a failed commit those of jobs that never were.

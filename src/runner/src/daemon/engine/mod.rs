@@ -48,7 +48,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use host::{Control, HostSettings, PoolHost};
+pub use commit::chain;
+pub use host::{Collected, Control, HostSettings, PoolHost};
 pub use sides::executor_of;
 
 /// Wishes taken in one turn: enough to share a commit, few enough to keep a turn under some milliseconds.
@@ -150,8 +151,9 @@ pub struct Engine {
     changed: bool,
     next_collect: Instant,
     collecting: bool,
-    collect_asked: Vec<oneshot::Sender<Result<usize, String>>>,
-    collected_jobs: usize,
+    collect_asked: Vec<oneshot::Sender<Collected>>,
+    /// Finished jobs that went and whose logs go next.
+    collected_jobs: Vec<JobId>,
     problems: BTreeMap<&'static str, String>,
     watchdog_at: Option<tokio::time::Instant>,
     system_stopping: Option<(std::time::Instant, bool)>,
@@ -230,7 +232,7 @@ impl Engine {
             next_collect: now.engine,
             collecting: false,
             collect_asked: Vec::new(),
-            collected_jobs: 0,
+            collected_jobs: Vec::new(),
             problems: BTreeMap::new(),
             watchdog_at: None,
             system_stopping: None,
@@ -284,11 +286,13 @@ impl Engine {
     /// Decides, hands over the batch, sends commands.
     fn turn(&mut self, now: Now) {
         self.record.advance(now);
+        if !self.stopping {
+            self.collect(now);
+        }
         if self.health == Health::Good {
             self.go_on_with_bulk();
             if !self.stopping {
                 self.run_schedules(now);
-                self.collect(now);
                 self.look_at_host(now);
             }
             let permit = self.permit(now);
@@ -349,7 +353,7 @@ impl Engine {
             Health::Probing { at } | Health::Unread { at } => Some(at),
             Health::Good | Health::Reloading => None,
         };
-        let collect = Some(self.next_collect).filter(|_| chores && !self.collecting);
+        let collect = Some(self.next_collect).filter(|_| !self.stopping && !self.collecting);
         let host = self.next_host_look().filter(|_| chores);
         let due = [engine, self.record.next_stale(), probe, self.next_press(), collect, host];
         if let Some(due) = due.into_iter().flatten().min() {

@@ -7,7 +7,7 @@ use crate::api::{
     StatusView,
 };
 use crate::config::Executor;
-use crate::daemon::engine::Control;
+use crate::daemon::engine::{Collected, Control};
 use crate::daemon::gauges;
 use crate::daemon::handle::{Refusal, Snapshot};
 use crate::http::extract::{Body, Caller, blocking, in_time};
@@ -197,6 +197,12 @@ pub(crate) async fn resume(State(app): State<App>, caller: Caller, body: Body) -
 pub struct CollectedView {
     /// Finished jobs.
     pub jobs: u64,
+    /// Logs.
+    pub logs: u64,
+    /// Their bytes.
+    pub log_bytes: u64,
+    /// Why finished jobs could not be removed, on a full disk for example; they are as soon as the store takes commits again.
+    pub waiting: Option<String>,
 }
 
 /// Removes finished jobs and logs beyond the configured limits now. Admins only. Takes as long as it takes.
@@ -207,10 +213,8 @@ pub(crate) async fn gc(State(app): State<App>, caller: Caller, body: Body) -> Re
     let Nothing {} = body.json()?;
     let (reply, answer) = oneshot::channel();
     app.context.control.send(Control::Collect(reply)).await.map_err(|_| Refusal::Stopping)?;
-    match answer.await.map_err(|_| Refusal::Stopping)? {
-        Ok(jobs) => Ok(Json(CollectedView { jobs: jobs as u64 })),
-        Err(why) => Err(Refusal::Store(why).into()),
-    }
+    let Collected { jobs, trimmed, waiting } = answer.await.map_err(|_| Refusal::Stopping)?;
+    Ok(Json(CollectedView { jobs: jobs as u64, logs: trimmed.logs, log_bytes: trimmed.bytes, waiting }))
 }
 
 /// Writes a consistent copy of the store, and the configuration in it, to a new file on the daemon's host, with the daemon's
