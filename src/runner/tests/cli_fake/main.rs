@@ -284,3 +284,14 @@ fn a_busy_daemon_is_asked_again_for_a_moment() {
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("all in use"), "{said}");
 }
+
+#[test]
+fn what_is_no_job_id_is_told_in_words() {
+    let fake = Fake::new(created);
+    for words in [&["show", "abc"][..], &["why", "0"], &["wait", "1", "x"], &["logs", "7b"], &["cancel", "1.5"]] {
+        let (code, _, said) = text(&fake.run(words));
+        assert_eq!(code, 3, "{words:?}: {said}");
+        assert!(said.contains("no job id; ids are whole numbers from 1"), "{words:?}: {said}");
+    }
+    assert!(fake.asked().is_empty());
+}
