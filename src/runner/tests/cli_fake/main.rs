@@ -279,6 +279,16 @@ fn a_busy_daemon_is_asked_again_for_a_moment() {
     });
     assert_eq!(text(&fake.run(&["add", "--", "true"])), (0, "7\n".to_owned(), String::new()));
     assert_eq!(fake.asked().len(), 4);
+    let mut refusals = 0;
+    let fake = Fake::new(move |asked| match asked.route() {
+        "/api/v1/jobs/7" => Answer::Json(200, job(7, "finished", Some("succeeded"), 1)),
+        _ if refusals < 3 => {
+            refusals += 1;
+            busy()
+        }
+        _ => Answer::Stream { headers: vec![], pieces: vec![b"x\n".to_vec()], then: Then::End },
+    });
+    assert_eq!(text(&fake.run(&["logs", "7"])), (0, "x\n".to_owned(), String::new()));
     let fake = Fake::new(move |_| busy());
     let (code, _, said) = text(&fake.run(&["add", "--", "true"]));
     assert_eq!(code, 2, "{said}");
