@@ -31,11 +31,13 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     }
 }
 
-/// `did you mean "x"?`, or, where nothing is near, the known names: `known are a, b, c`.
+/// `did you mean "x"?`, or, where nothing is near, the known names: `known are a, b, c`; `none is known here` where there are
+/// no names.
 pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     let candidates: Vec<&str> = candidates.into_iter().collect();
     match nearest(word, candidates.iter().copied()) {
         Some(candidate) => format!("did you mean {candidate:?}?"),
+        None if candidates.is_empty() => "none is known here".to_owned(),
         None => format!("known are {}", candidates.join(", ")),
     }
 }
@@ -100,6 +102,7 @@ mod tests {
         assert_eq!(nearest(&"x".repeat(10_000), verbs), None);
         assert_eq!(did_you_mean("shw", verbs), "did you mean \"show\"?");
         assert_eq!(did_you_mean("zzz", ["a", "bb"]), "known are a, bb");
+        assert_eq!(did_you_mean("zzz", []), "none is known here");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 #[derive(Args, Debug)]
 pub struct IdsArgs {
     /// Jobs
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = super::job_options::job_id)]
     ids: Vec<u64>,
 }
 
@@ -21,7 +21,7 @@ pub struct IdsArgs {
 #[derive(Args, Debug)]
 pub struct CancelArgs {
     /// Jobs
-    #[arg(value_name = "ID", conflicts_with = "all")]
+    #[arg(value_name = "ID", value_parser = super::job_options::job_id, conflicts_with = "all")]
     ids: Vec<u64>,
     /// Every job that has not finished
     #[arg(long)]
@@ -32,7 +32,7 @@ pub struct CancelArgs {
 #[derive(Args, Debug)]
 pub struct HoldArgs {
     /// Jobs
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = super::job_options::job_id)]
     ids: Vec<u64>,
     /// Why, for `why` and `show`
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
@@ -46,7 +46,7 @@ pub struct PriorityArgs {
     #[arg(value_name = "PRIORITY", allow_negative_numbers = true)]
     priority: i16,
     /// Jobs
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = super::job_options::job_id)]
     ids: Vec<u64>,
 }
 

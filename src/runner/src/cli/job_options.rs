@@ -104,6 +104,14 @@ pub fn duration(text: &str) -> Result<DurationField, quantity::QuantityError> {
     quantity::parse_duration(text).map(DurationField)
 }
 
+/// The id of a job.
+///
+/// # Errors
+/// It is none.
+pub fn job_id(text: &str) -> Result<u64, &'static str> {
+    text.parse().ok().filter(|id| *id > 0).ok_or("no job id; ids are whole numbers from 1")
+}
+
 fn size(text: &str) -> Result<SizeField, quantity::QuantityError> {
     quantity::parse_size(text).map(SizeField)
 }

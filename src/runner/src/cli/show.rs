@@ -16,7 +16,7 @@ use clap::Args;
 #[derive(Args, Debug)]
 pub struct ShowArgs {
     /// Jobs
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = super::job_options::job_id)]
     ids: Vec<u64>,
 }
 

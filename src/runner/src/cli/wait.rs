@@ -15,7 +15,7 @@ use std::time::Instant;
 #[derive(Args, Debug)]
 pub struct WaitArgs {
     /// Jobs to wait for
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required = true, value_name = "ID", value_parser = super::job_options::job_id)]
     ids: Vec<u64>,
     /// Wait no longer than this; then exit 2. Without it, a daemon that was never there is waited for 30 s
     #[arg(long, value_name = "TIME", value_parser = super::job_options::duration)]

@@ -56,7 +56,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
                 let hint = did_you_mean(field, fields_of::<T>().iter().copied());
                 return Fail::field(field, format!("there is no such parameter; {hint}"));
             }
-            Fail::field(field, why)
+            // What Rust says of a text that is no number is not for people.
+            let no_number = matches!(why, "invalid digit found in string" | "cannot parse integer from empty string");
+            Fail::field(field, if no_number { "is no whole number" } else { why })
         })
     }
 }

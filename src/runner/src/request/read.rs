@@ -52,7 +52,11 @@ pub fn read_jobs(json: &[u8], most: usize) -> Result<Vec<JobRequest>, ReadFault>
         let why = format!("the array has more than {most} jobs; send them in parts");
         return Err(ReadFault { index: None, fault: Fault { field: String::new(), why } });
     }
-    let element = nth(json, index).unwrap_or_default();
+    // The elements behind it were not read yet, nor was its depth: only now may the text turn out to be no JSON.
+    let element = match nth(json, index) {
+        Ok(element) => element.unwrap_or_default(),
+        Err(error) => return Err(ReadFault { index: None, fault: no_json(&error) }),
+    };
     let fault = whole_job(&element).unwrap_or_else(|| plain_fault(&error));
     Err(ReadFault { index: Some(index), fault })
 }
@@ -90,7 +94,7 @@ impl<'de> Visitor<'de> for Jobs<'_> {
 }
 
 /// The element of an array at an index.
-fn nth(json: &[u8], index: usize) -> Option<Value> {
+fn nth(json: &[u8], index: usize) -> serde_json::Result<Option<Value>> {
     struct Nth(usize);
     impl<'de> Visitor<'de> for Nth {
         type Value = Option<Value>;
@@ -106,7 +110,7 @@ fn nth(json: &[u8], index: usize) -> Option<Value> {
             Ok(wanted)
         }
     }
-    serde_json::Deserializer::from_slice(json).deserialize_seq(Nth(index)).ok().flatten()
+    serde_json::Deserializer::from_slice(json).deserialize_seq(Nth(index))
 }
 
 fn no_json(error: &serde_json::Error) -> Fault {
@@ -144,7 +148,7 @@ fn whole<T: DeserializeOwned>(value: &Value, part: impl Fn(&str, &Value) -> Opti
     object.iter().find_map(|(key, value)| {
         part(key, value).or_else(|| {
             let alone = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
-            let why = serde_json::from_value::<T>(alone).err()?.to_string();
+            let why = in_words(&serde_json::from_value::<T>(alone).err()?.to_string());
             (!why.starts_with("missing field")).then(|| Fault { field: key.clone(), why })
         })
     })
@@ -154,6 +158,18 @@ fn unknown(field: &str, key: &str, known: &[&str]) -> Fault {
     Fault {
         field: field.to_owned(),
         why: format!("there is no key {key:?}; {}", did_you_mean(key, known.iter().copied())),
+    }
+}
+
+/// What serde said, with its names of number types in words.
+fn in_words(why: &str) -> String {
+    const NAMES: [&str; 4] = ["8", "16", "32", "64"];
+    let named =
+        |kind: char| NAMES.iter().find(|bits| why.ends_with(&format!("expected {kind}{bits}"))).map(|bits| bits.len());
+    match (named('u'), named('i')) {
+        (Some(length), _) => format!("{}a whole number from 0", &why[..why.len() - length - 1]),
+        (_, Some(length)) => format!("{}a whole number", &why[..why.len() - length - 1]),
+        (None, None) => why.to_owned(),
     }
 }
 

@@ -94,7 +94,8 @@ fn faults_name_the_field_and_the_mend() {
         (job(r#""timeout":-1"#), "timeout", "negative"),
         (job(r#""timeout":"soon""#), "timeout", "not a duration"),
         (job(r#""timeout":60,"soft_timeout":60"#), "soft_timeout", "not before the hard timeout"),
-        (job(r#""retry":-1"#), "retry", "expected u32"),
+        (job(r#""retry":-1"#), "retry", "expected a whole number from 0"),
+        (job(r#""retry":1.5"#), "retry", "`1.5`, expected a whole number from 0"),
         (job(r#""retry":100000"#), "retry", "at most 1000"),
         (job(r#""retry_delay":"30d""#), "retry_delay", "7 days"),
         (job(r#""backoff":"fixd""#), "backoff", "did you mean \"fixed\"?"),
@@ -132,7 +133,7 @@ fn faults_name_the_field_and_the_mend() {
         (job(r#""secrets":{"T=":"hunter22"}"#), "secrets.T=", "no variable name"),
         (job(r#""secrets":{"T":"hunter\u000022"}"#), "secrets.T", "NUL"),
         (job(r#""secrets":{"T":"hunter22"},"env":{"T":"x"}"#), "secrets.T", "one of them"),
-    ] as [(String, &str, &str); 62]
+    ] as [(String, &str, &str); 63]
     {
         let fault = made(&json).err().unwrap_or_else(|| panic!("{json} was taken"));
         assert_eq!(fault.field, field, "{json}: {fault}");

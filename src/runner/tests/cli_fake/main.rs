@@ -279,8 +279,29 @@ fn a_busy_daemon_is_asked_again_for_a_moment() {
     });
     assert_eq!(text(&fake.run(&["add", "--", "true"])), (0, "7\n".to_owned(), String::new()));
     assert_eq!(fake.asked().len(), 4);
+    let mut refusals = 0;
+    let fake = Fake::new(move |asked| match asked.route() {
+        "/api/v1/jobs/7" => Answer::Json(200, job(7, "finished", Some("succeeded"), 1)),
+        _ if refusals < 3 => {
+            refusals += 1;
+            busy()
+        }
+        _ => Answer::Stream { headers: vec![], pieces: vec![b"x\n".to_vec()], then: Then::End },
+    });
+    assert_eq!(text(&fake.run(&["logs", "7"])), (0, "x\n".to_owned(), String::new()));
     let fake = Fake::new(move |_| busy());
     let (code, _, said) = text(&fake.run(&["add", "--", "true"]));
     assert_eq!(code, 2, "{said}");
     assert!(said.contains("all in use"), "{said}");
+}
+
+#[test]
+fn what_is_no_job_id_is_told_in_words() {
+    let fake = Fake::new(created);
+    for words in [&["show", "abc"][..], &["why", "0"], &["wait", "1", "x"], &["logs", "7b"], &["cancel", "1.5"]] {
+        let (code, _, said) = text(&fake.run(words));
+        assert_eq!(code, 3, "{words:?}: {said}");
+        assert!(said.contains("no job id; ids are whole numbers from 1"), "{words:?}: {said}");
+    }
+    assert!(fake.asked().is_empty());
 }

@@ -71,6 +71,10 @@ async fn an_idempotency_key_makes_a_submission_safe_to_repeat() {
     let own_again = client.post("/api/v1/jobs", &json!({"shell": "true", "key": "own"})).await;
     assert_eq!((own.json(), own_again.json()), (json!({"id": 2}), json!({"id": 2})));
     client.post("/api/v1/jobs", &json!({"shell": "false", "key": "own"})).await.expect_problem(422, None, "own");
+    let twins =
+        client.post("/api/v1/jobs", &json!([{"shell": "true", "key": "t"}, {"shell": "true", "key": "t"}])).await;
+    twins.expect_problem(400, Some("key"), "an earlier job of the array has the key");
+    assert_eq!(twins.json()["index"], 1);
     assert_eq!(client.submit(&json!({"shell": "true"})).await, 3, "without a key each is another job");
     server.stop().await;
 }
@@ -124,7 +128,7 @@ async fn lists_are_filtered_and_paged() {
     for (query, field, part) in [
         ("limit=0", "limit", "between 1 and 1000"),
         ("limit=1001", "limit", "between 1 and 1000"),
-        ("limit=x", "limit", "invalid digit"),
+        ("limit=x", "limit", "is no whole number"),
         ("stat=queued", "stat", "did you mean \"state\"?"),
         ("state=qeued", "state", "did you mean \"queued\"?"),
         ("outcome=fail", "outcome", "failed"),
@@ -194,6 +198,8 @@ async fn jobs_are_acted_upon() {
     }
     client.get("/api/v1/jobs/x").await.expect_problem(400, Some("id"), "whole numbers from 1");
     client.get("/api/v1/jobs/0").await.expect_problem(400, Some("id"), "whole numbers from 1");
+    let unknown = client.post(&format!("/api/v1/jobs/{held}/cancel"), &json!({"now": true})).await;
+    unknown.expect_problem(400, Some("now"), "there is no key \"now\"; none is known here");
     client.get("/api/v1/jobs/99").await.expect_problem(404, None, "there is no job 99");
     client.get("/api/v1/jobs/99/why").await.expect_problem(404, None, "there is no job 99");
     server.stop().await;

@@ -26,6 +26,8 @@ async fn errors_are_problem_documents() {
     assert!(refused.header("allow").contains("POST"), "{refused:?}");
     client.ask("POST", "/api/v1/jobs", &[], "").await.expect_problem(400, None, "no JSON");
     client.ask("POST", "/api/v1/jobs", &[], "{\"shell\":").await.expect_problem(400, None, "no JSON");
+    let deep = "[".repeat(300);
+    client.ask("POST", "/api/v1/jobs", &[], deep).await.expect_problem(400, None, "no JSON: recursion limit exceeded");
     client.ask("POST", "/api/v1/jobs", &[], "\"x\"").await.expect_problem(400, None, "an object is needed");
     client.post("/api/v1/jobs", &json!({"shell": "true", "memory": "1G"})).await.expect_problem(
         400,

@@ -173,9 +173,19 @@ impl Client {
     /// As [`Client::call`], up to the first byte of the body.
     pub fn stream(&self, path: &str) -> Result<Response, ClientError> {
         let request = Request { method: "GET", path, ..Request::default() };
-        let response = self.connect()?.send(&request)?.checked()?;
-        response.body.wait_at_most(None);
-        Ok(response)
+        let started = Instant::now();
+        loop {
+            match self.connect()?.send(&request)?.checked() {
+                Ok(response) => {
+                    response.body.wait_at_most(None);
+                    return Ok(response);
+                }
+                Err(error) if error.is_busy() && started.elapsed() <= BUSY_PATIENCE => {
+                    std::thread::sleep(RESTART_PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 

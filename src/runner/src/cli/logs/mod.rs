@@ -24,7 +24,7 @@ use std::io::{self, Read};
 #[derive(Args, Debug)]
 pub struct LogsArgs {
     /// The job
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = super::job_options::job_id)]
     id: u64,
     /// Go on until the job has finished, through retries and restarts of the daemon
     #[arg(short, long)]

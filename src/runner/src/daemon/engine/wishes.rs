@@ -109,7 +109,8 @@ impl Engine {
             if let Some(key) = job.key.as_ref().filter(|_| known.is_none())
                 && keys.insert(key.key.clone(), key.clone()).is_some()
             {
-                return Err(Refusal::KeyReused { key: key.key.clone() });
+                let why = format!("an earlier job of the array has the key {:?} too; give each its own", key.key);
+                return Err(Refusal::Fault { index, fault: Fault { field: "key".to_owned(), why } });
             }
             if let Some(id) = known.and_then(|ids| ids.first().copied()) {
                 planned.push(Err(id));
