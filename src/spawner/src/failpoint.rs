@@ -7,7 +7,8 @@
 //! specification's. Always compiled in; unarmed it costs one load and one branch.
 //!
 //! `CI_RUNNER_FAIL=spawner-takes-blindness-for-absence` kills nobody: it is the control of the tests in which the spawner
-//! runs out of descriptors, and brings the fault back that they look for.
+//! runs out of descriptors, and brings the fault back that they look for. So does `spawner-ignores-stopped-shims` for the
+//! tests with stopped shims.
 
 use std::io::{Seek, Write};
 use std::path::PathBuf;
@@ -76,6 +77,7 @@ points! {
 }
 
 const TAKES_BLINDNESS_FOR_ABSENCE: &str = "spawner-takes-blindness-for-absence";
+const IGNORES_STOPPED_SHIMS: &str = "spawner-ignores-stopped-shims";
 
 struct Plan {
     point: String,
@@ -102,7 +104,7 @@ fn parse(text: &str) -> Result<Plan, String> {
         Some((point, pass)) => (point, pass.parse().map_err(|_| format!("CI_RUNNER_FAIL: `{pass}` is no number"))?),
         None => (text, 1),
     };
-    if !names().contains(&point) && point != TAKES_BLINDNESS_FOR_ABSENCE {
+    if !names().contains(&point) && ![TAKES_BLINDNESS_FOR_ABSENCE, IGNORES_STOPPED_SHIMS].contains(&point) {
         return Err(format!("CI_RUNNER_FAIL: no fail point is named `{point}`; there are: {}", names().join(", ")));
     }
     let counter_file = std::env::var_os("CI_RUNNER_FAIL_DIR").map(|dir| PathBuf::from(dir).join(point));
@@ -112,6 +114,11 @@ fn parse(text: &str) -> Result<Plan, String> {
 /// True in the control of the tests of a shortage of descriptors.
 pub(crate) fn takes_blindness_for_absence() -> bool {
     matches!(PLAN.get(), Some(Some(plan)) if plan.point == TAKES_BLINDNESS_FOR_ABSENCE)
+}
+
+/// True in the control of the tests with stopped shims.
+pub(crate) fn ignores_stopped_shims() -> bool {
+    matches!(PLAN.get(), Some(Some(plan)) if plan.point == IGNORES_STOPPED_SHIMS)
 }
 
 /// Passes `point`: returns, or the process is dead.

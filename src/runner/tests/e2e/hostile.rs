@@ -2,7 +2,7 @@
 //! stuck, and nothing counts as a success that did not exit with 0.
 
 use crate::support::load::{Load, executions};
-use crate::support::{Host, Random, count_of, is_alive, kill, wait_for};
+use crate::support::{Host, Random, count_of, is_alive, kill, state, wait_for};
 use serde_json::json;
 use std::fs;
 use std::time::{Duration, Instant};
@@ -120,15 +120,63 @@ fn hurt(host: &Host, random: &mut Random) {
     }
 }
 
+/// Stops a shim and leaves it so; false when it was gone before.
+fn stop_for_good(host: &Host, random: &mut Random) -> bool {
+    let shims = host.shims();
+    let Some((_, shim)) = shims.get(random.below(shims.len().max(1) as u64) as usize).copied() else { return false };
+    let words = fs::read(format!("/proc/{shim}/cmdline")).unwrap_or_default();
+    if !crate::support::contains(&words, host.runtime().to_str().unwrap()) {
+        return false;
+    }
+    kill(shim, "STOP");
+    wait_for("the stop or the end", || match state(shim) {
+        Some('T') => Some(true),
+        None | Some('Z' | 'X') => Some(false),
+        Some(_) => None,
+    })
+}
+
+/// It held job and slot until the hard deadline, six hours as a rule.
+#[test]
+fn a_shim_left_stopped_holds_neither_job_nor_slot() {
+    let script = "kill -STOP $PPID; exit 3";
+    let mut control = Host::new();
+    control.env.push(("CI_RUNNER_FAIL".to_owned(), "spawner-ignores-stopped-shims".to_owned()));
+    let mut host = Host::new();
+    let ids = [&mut control, &mut host].map(|host| {
+        host.slots = 1;
+        host.start();
+        let [first, next] = [script, "true"].map(|script| host.add(&host.shell_with(script, json!({ "retry": 0 }))));
+        let shim = host.wait_shim(first);
+        wait_for("the shim to stop", || (state(shim) == Some('T')).then_some(()));
+        (first, next, shim)
+    });
+    let [(stuck, waiting, shim), (first, next, _)] = ids;
+    let job = host.finish(first);
+    assert_eq!((job["outcome"].as_str(), job["exit_code"].as_u64()), (Some("failed"), Some(3)), "{job:#}");
+    assert_eq!(host.finish(next)["outcome"], "succeeded");
+    host.assert_clean();
+    // The control was there before, and had more time.
+    assert_eq!((control.state_of(stuck).as_str(), control.state_of(waiting).as_str()), ("running", "queued"));
+    kill(shim, "CONT");
+    assert_eq!(control.finish(waiting)["outcome"], "succeeded");
+    control.assert_clean();
+}
+
 #[test]
 fn spawner_and_shims_may_be_killed_or_stopped_at_random() {
     let rounds = count_of("CI_RUNNER_TEST_CYCLES", 40);
     let mut random = Random::announced();
     let host = Host::started();
     let load = Load::start(&host, &mut random, true, 20);
-    for _ in 0..rounds {
+    let mut left_stopped = 0;
+    for round in 0..rounds {
         std::thread::sleep(random.pause(120));
         hurt(&host, &mut random);
+        if round % 8 == 7 {
+            wait_for("a shim to stop", || stop_for_good(&host, &mut random).then_some(()));
+            left_stopped += 1;
+        }
     }
     let account = load.end();
     host.finish_all(Duration::from_secs(120));
@@ -149,7 +197,7 @@ fn spawner_and_shims_may_be_killed_or_stopped_at_random() {
         let executed = found.get(token).map_or(0, Vec::len);
         assert!((1..=attempts.len()).contains(&executed), "executed {executed} times: {job:#}");
     }
-    println!("{rounds} times hurt, {jobs} jobs, {lost} attempts lost");
+    println!("{rounds} times hurt, {left_stopped} shims left stopped, {jobs} jobs, {lost} attempts lost");
     host.assert_clean();
 }
 

@@ -54,6 +54,8 @@ pub(super) struct Shim {
     pub(super) force_ms: Option<u64>,
     /// When it first did.
     pub(super) forced_ms: Option<u64>,
+    /// Looks in a row that found it stopped.
+    pub(super) stopped_looks: u32,
 }
 
 /// An end that must still be looked up.

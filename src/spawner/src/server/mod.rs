@@ -9,6 +9,7 @@ mod attempt;
 pub(crate) mod conn;
 pub(crate) mod requests;
 pub(crate) mod setup;
+mod stopped;
 mod sweep;
 mod takeover;
 mod watch;
@@ -79,6 +80,8 @@ pub(crate) struct Server {
     /// Nothing in `attempts` is due before.
     due_ms: u64,
     home_check_ms: u64,
+    /// When shims are looked at next, if there are any.
+    shims_look_ms: u64,
     /// An `ended` is among this turn's replies.
     said_ended: bool,
 }
@@ -178,6 +181,7 @@ impl Server {
             idle_since_ms: None,
             due_ms: u64::MAX,
             home_check_ms: 0,
+            shims_look_ms: 0,
             home,
         })
     }
@@ -264,7 +268,8 @@ impl Server {
         if !self.connections.is_empty() {
             until = until.min(self.home_check_ms);
         }
-        until = self.connections.iter().filter_map(Connection::send_ms).fold(until, u64::min);
+        until =
+            self.connections.iter().filter_map(Connection::send_ms).chain(self.shims_due_ms()).fold(until, u64::min);
         if let Some(since) = self.idle_since_ms {
             let patience_ms = if self.closed.is_some() { LAST_WORDS_MS } else { self.linger_ms };
             until = until.min(since.saturating_add(patience_ms));

@@ -230,7 +230,7 @@ impl Server {
         };
         hit(failpoint::SPAWNER_AFTER_FORK);
         let identity = Identity { pid, ..order.identity };
-        let shim = Shim { identity, pidfd: None, force_ms: deadline_ms, forced_ms: None };
+        let shim = Shim { identity, pidfd: None, force_ms: deadline_ms, forced_ms: None, stopped_looks: 0 };
         self.shims.insert(pid, key.clone());
         self.slots.insert(slot, key.clone());
         self.note_due(deadline_ms);

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 
 use super::Server;
 use super::attempt::{Shim, State};
+use super::stopped::continue_unwatched;
 use crate::attempts::{Attempts, Identity, Locked};
 use crate::failpoint;
 use crate::procs;
@@ -91,11 +92,12 @@ impl Server {
         let is_late = force_ms.is_some_and(|at| at <= sys::boottime_ms());
         if self.adopted.len() >= self.watched_max && wish.is_none() && !is_late {
             // Known, but not to be watched: the lock tells its end.
+            continue_unwatched(key, &pidfd, identity.pid);
             self.look_again(key, force_ms.unwrap_or(u64::MAX));
             return Ok(());
         }
         self.adopted.insert(key.clone());
-        let shim = Shim { identity, pidfd: Some(pidfd), force_ms, forced_ms: None };
+        let shim = Shim { identity, pidfd: Some(pidfd), force_ms, forced_ms: None, stopped_looks: 0 };
         self.attempts.insert(key.clone(), State::Alive(shim));
         self.note_due(force_ms);
         if let Some(wish) = wish {

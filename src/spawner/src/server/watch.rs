@@ -167,6 +167,7 @@ impl Server {
         if !self.connections.is_empty() && now >= self.home_check_ms {
             self.check_home();
         }
+        self.look_at_shims(now);
         if now < self.due_ms {
             return;
         }
@@ -347,7 +348,7 @@ mod tests {
         let (mut parent, child) = family();
         let handle = procs::pin(child).expect("a handle");
         let identity = Identity { pid: parent.id() as i32, ..Identity::default() };
-        let mut shim = Shim { identity, pidfd, force_ms: None, forced_ms: None };
+        let mut shim = Shim { identity, pidfd, force_ms: None, forced_ms: None, stopped_looks: 0 };
         step_in(&"0123abcd-1-1".parse().expect("a key"), &mut shim, 1).expect("a look");
         let survives = shim.forced_ms.is_none() && !procs::has_ended(&handle);
         if !survives {

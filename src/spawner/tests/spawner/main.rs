@@ -11,4 +11,5 @@ mod fork_loop;
 mod kill;
 mod rules;
 mod shortage;
+mod stopped;
 mod survive;
