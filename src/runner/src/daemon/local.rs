@@ -1,6 +1,7 @@
 //! `ci-runner run`: the daemon's own loop over a store in memory and directories of its own, for as long as the jobs last.
 //!
-//! Nothing is kept: store, logs and temporary directories are gone afterwards. The spawner is a private one and ends with us.
+//! Nothing is kept: store, logs and temporary directories are gone afterwards. The spawner is a private one and ends with us,
+//! whatever we end by: it then kills what runs and removes the directories itself.
 
 use super::clock::Clock;
 use super::engine::{self, Control, Engine, HostSettings, Parts};
@@ -8,7 +9,7 @@ use super::handle::{Action, Handle, Refusal, Target};
 use super::settings::local_settings;
 use crate::api::JobRequest;
 use crate::config::Executor;
-use crate::executor::native::{Native, NativeOptions};
+use crate::executor::native::{Lifeline, Native, NativeOptions};
 use crate::metrics::Metrics;
 use crate::request::new_job;
 use crate::store::memory::MemoryStore;
@@ -116,14 +117,17 @@ pub struct JobResult {
 /// # Errors
 /// What made running impossible, a wrong job among it; nothing runs any more.
 pub fn run(plan: Plan, events: mpsc::Sender<Event>, stop: watch::Receiver<Stop>) -> Result<()> {
-    let dir = PrivateDir::make()?;
+    let path = PrivateDir::name();
+    // Outlives the directory: while we live, only we remove that.
+    let lifeline = Arc::new(Lifeline::new(path.clone()).context("cannot make a pipe")?);
+    let dir = PrivateDir::make(path)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let settings = local_settings(plan.parallel);
         let planned: Result<Vec<_>, _> =
             plan.jobs.into_iter().map(|job| new_job(job, &settings, &jiff::Zoned::now())).collect();
         let planned = planned?;
-        let (parts, reader) = parts(&dir.path, settings)?;
+        let (parts, reader) = parts(&dir.path, settings, lifeline.clone())?;
         let log_dir = parts.host.log_dir.clone();
         let (engine, handle, control) = Engine::new(parts)?;
         let engine = tokio::spawn(engine.run());
@@ -162,7 +166,11 @@ fn refused(refusal: Refusal) -> anyhow::Error {
     }
 }
 
-fn parts(dir: &Path, settings: ci_runner_core::policy::Settings) -> Result<(Parts, Arc<dyn Reader>)> {
+fn parts(
+    dir: &Path,
+    settings: ci_runner_core::policy::Settings,
+    lifeline: Arc<Lifeline>,
+) -> Result<(Parts, Arc<dyn Reader>)> {
     let host = HostSettings::local(dir);
     for part in [&host.log_dir, &host.tmp_dir, &host.secrets_dir] {
         std::fs::DirBuilder::new()
@@ -182,6 +190,7 @@ fn parts(dir: &Path, settings: ci_runner_core::policy::Settings) -> Result<(Part
         linger: Some(LINGER),
         job_open_files: None,
         service: None,
+        lifeline: Some(lifeline),
     };
     std::fs::create_dir(&native.runtime_dir)?;
     let clock = Clock::resume(None, loaded.last);
@@ -378,10 +387,13 @@ struct PrivateDir {
 
 impl PrivateDir {
     /// On a tmpfs where there is one for us: starts are several times faster there.
-    fn make() -> Result<Self> {
+    fn name() -> PathBuf {
         let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_dir());
         let base = base.unwrap_or_else(std::env::temp_dir);
-        let path = base.join(format!("ci-runner-run-{}", uuid::Uuid::now_v7().simple()));
+        base.join(format!("ci-runner-run-{}", uuid::Uuid::now_v7().simple()))
+    }
+
+    fn make(path: PathBuf) -> Result<Self> {
         std::fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)

@@ -188,6 +188,7 @@ fn sides(config: &Config, host: &HostSettings, record: &Record, loaded: &Loaded)
             linger: None,
             job_open_files,
             service: (executor == Executor::Systemd).then(|| config.spawner_socket.clone()),
+            lifeline: None,
         };
         sides.push((executor, Native::new(options)));
     }

@@ -18,6 +18,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -56,6 +57,28 @@ pub struct NativeOptions {
     pub job_open_files: Option<u64>,
     /// The socket of a spawner that is a service of its own; it is never started from here.
     pub service: Option<PathBuf>,
+    /// Only where jobs must not outlive us: what the spawner then kills, ends and removes itself by.
+    pub lifeline: Option<Arc<Lifeline>>,
+}
+
+/// Ties a private spawner to this process: while it is open, the spawner stays. The kernel closes it with us, whatever we end by.
+#[derive(Debug)]
+pub struct Lifeline {
+    theirs: io::PipeReader,
+    /// Never written to.
+    _ours: io::PipeWriter,
+    dir: PathBuf,
+}
+
+impl Lifeline {
+    /// For a spawner whose directories are all in `dir`, which it removes if we cannot any more.
+    ///
+    /// # Errors
+    /// No pipe can be made.
+    pub fn new(dir: PathBuf) -> io::Result<Self> {
+        let (theirs, ours) = io::pipe()?;
+        Ok(Self { theirs, _ours: ours, dir })
+    }
 }
 
 /// An attempt to start, with all it needs.
@@ -426,7 +449,12 @@ fn connect(options: &NativeOptions) -> io::Result<Connected> {
 fn launch(options: &NativeOptions) -> io::Result<()> {
     let linger = options.linger.map(|linger| ["--linger-ms".to_owned(), linger.as_millis().to_string()]);
     let open_files = options.job_open_files.map(|number| ["--job-open-files".to_owned(), number.to_string()]);
-    let done = Command::new(&options.program)
+    let mut command = Command::new(&options.program);
+    command.stdin(Stdio::null());
+    if let Some(lifeline) = &options.lifeline {
+        command.arg("--die-with-daemon").arg(&lifeline.dir).stdin(lifeline.theirs.try_clone()?);
+    }
+    let done = command
         .args(linger.into_iter().chain(open_files).flatten())
         .arg("--runtime-dir")
         .arg(&options.runtime_dir)
@@ -434,7 +462,6 @@ fn launch(options: &NativeOptions) -> io::Result<()> {
         .arg(&options.log_dir)
         .arg("--tmp-dir")
         .arg(&options.tmp_dir)
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .output()

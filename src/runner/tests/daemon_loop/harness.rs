@@ -122,6 +122,7 @@ impl Loop {
             linger: None,
             job_open_files: None,
             service: None,
+            lifeline: None,
         };
         let record = rebuild(settings(&config).unwrap(), &[], &[], &loaded);
         let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);

@@ -11,6 +11,7 @@ mod floods;
 mod hostile;
 mod kill;
 mod logs;
+mod run;
 mod scheduling;
 mod service;
 mod support;

@@ -181,6 +181,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
         linger: None,
         job_open_files: None,
         service: None,
+        lifeline: None,
     };
     let log_dir = places.log_dir.clone();
     let record = rebuild(settings(&config).unwrap(), &pools, &open, &loaded);

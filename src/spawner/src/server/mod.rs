@@ -7,6 +7,7 @@
 
 mod attempt;
 pub(crate) mod conn;
+mod lifeline;
 pub(crate) mod requests;
 pub(crate) mod setup;
 mod stopped;
@@ -24,6 +25,7 @@ use rustix::net::SocketFlags;
 
 use self::attempt::State;
 use self::conn::Connection;
+use self::lifeline::Lifeline;
 pub(crate) use self::setup::Options;
 use self::setup::{Home, NoHome, Teller};
 use crate::attempts::{Attempts, Identity};
@@ -82,6 +84,8 @@ pub(crate) struct Server {
     home_check_ms: u64,
     /// When shims are looked at next, if there are any.
     shims_look_ms: u64,
+    /// Only of a private spawner.
+    lifeline: Option<Lifeline>,
     /// An `ended` is among this turn's replies.
     said_ended: bool,
 }
@@ -102,6 +106,13 @@ pub(crate) fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> i32 {
     }
     sys::close_from_but(3, &mut []);
     let open_files = sys::raise_open_files();
+    let lifeline = match Lifeline::take(&options) {
+        Ok(lifeline) => lifeline,
+        Err(error) => {
+            eprintln!("ci-runner-spawner: {error}");
+            return 3;
+        }
+    };
     let mut teller = match setup::into_background() {
         Ok(teller) => teller,
         Err(error) => {
@@ -111,8 +122,10 @@ pub(crate) fn main(words: impl IntoIterator<Item = std::ffi::OsString>) -> i32 {
     };
     match Server::open(&options, open_files, &mut teller) {
         Ok(mut server) => {
+            server.lifeline = lifeline;
             server.run();
             server.home.leave();
+            server.remove_private_dir();
             0
         }
         Err(NoHome::Taken(pid)) => {
@@ -182,6 +195,7 @@ impl Server {
             due_ms: u64::MAX,
             home_check_ms: 0,
             shims_look_ms: 0,
+            lifeline: None,
             home,
         })
     }
@@ -193,6 +207,9 @@ impl Server {
     fn run(&mut self) {
         while !self.is_done() {
             let woken = self.sleep();
+            if woken.daemon_gone {
+                self.daemon_gone();
+            }
             if woken.signals {
                 self.read_signals();
             }
@@ -241,6 +258,8 @@ impl Server {
                 fds.push(PollFd::new(pidfd, PollFlags::IN));
             }
         }
+        let lifeline = self.lifeline.as_ref().and_then(|lifeline| lifeline.pipe.as_ref());
+        fds.extend(lifeline.map(|pipe| PollFd::new(pipe, PollFlags::empty())));
         let ms = self.sleep_ms();
         let timeout = Timespec { tv_sec: (ms / 1000) as i64, tv_nsec: (ms % 1000) as i64 * 1_000_000 };
         match rustix::event::poll(&mut fds, Some(&timeout)) {
@@ -252,9 +271,11 @@ impl Server {
                 return Woken::default();
             }
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let mut ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        let daemon_gone = lifeline.is_some() && ready.pop() == Some(true);
         let (of_connections, of_adopted) = ready[2..].split_at(self.connections.len());
         Woken {
+            daemon_gone,
             signals: ready[0],
             listener: ready[1],
             connections: (0..of_connections.len()).filter(|&at| of_connections[at]).collect(),
@@ -422,6 +443,7 @@ impl Server {
 /// What `poll` found.
 #[derive(Default)]
 struct Woken {
+    daemon_gone: bool,
     signals: bool,
     listener: bool,
     connections: Vec<usize>,

@@ -25,6 +25,8 @@ Usage: ci-runner-spawner --runtime-dir DIR --log-dir DIR --tmp-dir DIR [OPTIONS]
   --log-dir DIR      logs of jobs
   --tmp-dir DIR      temporary directories of jobs, one per slot
   --linger-ms N      end when for so long there was neither daemon nor job (2000)
+  --die-with-daemon DIR  standard input is a pipe that the daemon holds: when its other end is closed, kill all jobs, end, and
+                     remove DIR, in which the runtime directory is; never for a service, whose jobs outlive the daemon
   --job-open-files N soft limit of open files of jobs (the caller's own); the spawner raises its own to the hard one
   --policy FILE      be a service of root that starts jobs as systemd units, as FILE (JSON) allows; stays in the foreground
   --profiles         print the sandboxes that a policy can name, with a reason for each property
@@ -47,6 +49,8 @@ pub(crate) struct Options {
     pub(crate) log_dir: PathBuf,
     pub(crate) tmp_dir: PathBuf,
     pub(crate) linger_ms: u64,
+    /// What is removed when the daemon is gone; None: jobs outlive the daemon.
+    pub(crate) die_with_daemon: Option<PathBuf>,
     /// None: what the caller has.
     pub(crate) job_open_files: Option<u64>,
     /// Not in the help: makes jobs run without cgroups, to test what holds where there are none.
@@ -59,7 +63,7 @@ impl Options {
     /// Parses; Ok(None) when help or version was asked for and printed.
     pub(crate) fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Option<Self>, String> {
         let (mut runtime_dir, mut log_dir, mut tmp_dir) = (None, None, None);
-        let (mut linger_ms, mut job_open_files) = (2000, None);
+        let (mut linger_ms, mut job_open_files, mut die_with_daemon) = (2000, None, None);
         let (mut no_cgroup, mut no_clone3) = (false, false);
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
@@ -69,6 +73,7 @@ impl Options {
                 Some("--log-dir") => log_dir = Some(absolute(&value()?)?),
                 Some("--tmp-dir") => tmp_dir = Some(absolute(&value()?)?),
                 Some("--linger-ms") => linger_ms = number("--linger-ms", &value()?)?,
+                Some("--die-with-daemon") => die_with_daemon = Some(absolute(&value()?)?),
                 Some("--job-open-files") => job_open_files = Some(number("--job-open-files", &value()?)?),
                 Some("--no-cgroup") => no_cgroup = true,
                 Some("--no-clone3") => no_clone3 = true,
@@ -83,11 +88,16 @@ impl Options {
                 _ => return Err(format!("unknown option `{}`; --help lists all", word.display())),
             }
         }
+        let runtime_dir = runtime_dir.ok_or("--runtime-dir is missing")?;
+        if let Some(dir) = die_with_daemon.as_ref().filter(|dir| !is_in(&runtime_dir, dir)) {
+            return Err(format!("--die-with-daemon: the runtime directory is not in {}", dir.display()));
+        }
         Ok(Some(Self {
-            runtime_dir: runtime_dir.ok_or("--runtime-dir is missing")?,
+            runtime_dir,
             log_dir: log_dir.ok_or("--log-dir is missing")?,
             tmp_dir: tmp_dir.ok_or("--tmp-dir is missing")?,
             linger_ms,
+            die_with_daemon,
             job_open_files,
             no_cgroup,
             no_clone3,
@@ -98,6 +108,12 @@ impl Options {
 fn number(option: &str, text: &OsString) -> Result<u64, String> {
     let number = text.to_str().and_then(|text| text.parse().ok());
     number.ok_or_else(|| format!("{option}: `{}` is no number", text.display()))
+}
+
+/// True when `inner` is truly in `outer`, by name.
+fn is_in(inner: &Path, outer: &Path) -> bool {
+    let plain = |path: &Path| !path.components().any(|part| part == std::path::Component::ParentDir);
+    plain(inner) && plain(outer) && inner != outer && inner.starts_with(outer)
 }
 
 /// The working directory will be `/`.
@@ -338,6 +354,13 @@ mod tests {
         assert_eq!((options.linger_ms, options.no_cgroup), (5, false));
         assert_eq!(options.tmp_dir, Path::new("/t"));
         assert!(parse(&good[2..]).is_err_and(|why| why.contains("--runtime-dir is missing")));
+        assert_eq!(options.die_with_daemon, None, "never without being asked for");
+        for outside in ["/r", "/r/..", "/other"] {
+            let words = [&good[..], &["--die-with-daemon", outside]].concat();
+            assert!(parse(&words).is_err_and(|why| why.contains("is not in")), "{outside}");
+        }
+        let words = [&["--runtime-dir", "/p/r"], &good[2..], &["--die-with-daemon", "/p"]].concat();
+        assert_eq!(parse(&words).expect("parses").expect("options").die_with_daemon.as_deref(), Some(Path::new("/p")));
         assert!(parse(&["--linger-ms", "soon"]).is_err_and(|why| why.contains("`soon`")));
         assert_eq!(options.job_open_files, None);
         assert!(parse(&["--job-open-files", "-1"]).is_err_and(|why| why.contains("`-1`")));

@@ -34,6 +34,8 @@ pub struct Host {
     pub cgroup: Cgroup,
     pub linger_ms: u64,
     pub environment: Vec<(String, String)>,
+    /// The spawner is a private one, with this as its standard input.
+    pub lifeline: Option<io::PipeReader>,
     /// A shell script that gets the spawner's command line as "$@".
     pub wrapper: Option<&'static str>,
     /// Where all directories are, if not at the top.
@@ -77,6 +79,7 @@ impl Host {
             cgroup,
             linger_ms: 200,
             environment: Vec::new(),
+            lifeline: None,
             wrapper: None,
             subdirectory: None,
             generation: 0,
@@ -121,6 +124,9 @@ impl Host {
             Cgroup::Auto => {}
             Cgroup::Moves => drop(command.arg("--no-clone3")),
             Cgroup::Off => drop(command.arg("--no-cgroup")),
+        }
+        if let Some(pipe) = &self.lifeline {
+            command.arg("--die-with-daemon").arg(self.path("")).stdin(pipe.try_clone().unwrap());
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command

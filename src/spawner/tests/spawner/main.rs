@@ -9,6 +9,7 @@ mod daemon;
 mod failpoints;
 mod fork_loop;
 mod kill;
+mod lifeline;
 mod rules;
 mod shortage;
 mod stopped;

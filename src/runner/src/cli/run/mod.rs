@@ -1,19 +1,22 @@
 //! `run`: commands here and now, without a daemon, with a progress display.
 //!
 //! The command line decides nothing about jobs: the engine (the same as the daemon's, over a store in memory) runs them on
-//! a thread of its own and tells [`Event`]s; here they are shown. Ctrl-C once asks the jobs to end, twice kills them.
+//! a thread of its own and tells [`Event`]s; here they are shown. Ctrl-C, SIGTERM or the terminal's end asks the jobs to end,
+//! a second time kills them.
 
 mod display;
+mod signals;
 
 use super::add::with_command;
 use super::context::Context;
-use super::fail::{EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, Ended, Failure};
+use super::fail::{EXIT_DONE, EXIT_ERROR, Ended, Failure};
 use super::job_options::{JobOptions, current_dir};
 use super::jobs_file::JobsFile;
 use crate::api::JobRequest;
 use crate::daemon::local::{Event, JobResult, Plan, Stop};
 use clap::Args;
 use display::Display;
+use signals::Signals;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
@@ -108,52 +111,68 @@ pub fn run(context: &Context<'_>, args: RunArgs) -> Ended {
         .enable_all()
         .build()
         .map_err(|error| Failure::Error(format!("cannot start: {error}")))?;
+    // Before anything runs: none of them may end us and leave it.
+    let mut signals = {
+        let _entered = runtime.enter();
+        Signals::listen()?
+    };
     let engine = context.hooks.run;
     let running = std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || engine(plan, events, stopped))
         .map_err(|error| Failure::Error(format!("cannot start the engine: {error}")))?;
-    let shown = runtime.block_on(follow(told, &stop, &mut display));
-    if shown.is_err() {
-        // Nobody reads any more: the jobs end too, as they would behind a closed pipe.
-        stop.send_replace(Stop::Ask);
-    }
+    let (shown, asked) = runtime.block_on(async {
+        let mut told = told;
+        let shown = follow(&mut told, &mut signals, &stop, Some(&mut display)).await;
+        if shown.is_err() {
+            // Nobody reads any more: the jobs end too, as they would behind a closed pipe.
+            stop.send_if_modified(|stop| *stop == Stop::No && std::mem::replace(stop, Stop::Ask) == Stop::No);
+            follow(&mut told, &mut signals, &stop, None).await.ok();
+        }
+        (shown, signals.exit_code())
+    });
     let ran = running.join().map_err(|_| Failure::Error("the engine crashed; see above".to_owned()))?;
     shown?;
     ran.map_err(|error| Failure::Error(format!("{error:#}")))?;
     display.finish(context)?;
-    Ok(match (*stop.borrow(), display.all_succeeded()) {
-        (Stop::Ask | Stop::Kill, _) => EXIT_INTERRUPTED.into(),
-        (Stop::No, true) => EXIT_DONE,
-        (Stop::No, false) => EXIT_ERROR.into(),
+    Ok(match (asked, display.all_succeeded()) {
+        (Some(code), _) => code.into(),
+        (None, true) => EXIT_DONE,
+        (None, false) => EXIT_ERROR.into(),
     })
 }
 
-/// Shows events until the engine has no more, and passes Ctrl-C on.
+/// Shows events until the engine has no more, and passes Ctrl-C and its like on. Without a display events are only taken.
 async fn follow(
-    mut told: mpsc::Receiver<Event>,
+    told: &mut mpsc::Receiver<Event>,
+    signals: &mut Signals,
     stop: &watch::Sender<Stop>,
-    display: &mut Display,
+    mut display: Option<&mut Display>,
 ) -> Result<(), Failure> {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut pressed = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
-        .map_err(|error| Failure::Error(format!("cannot listen for Ctrl-C: {error}")))?;
     loop {
         tokio::select! {
-            event = told.recv() => match event {
-                Some(event) => display.show(event)?,
-                None => return Ok(()),
+            event = told.recv() => match (event, &mut display) {
+                (Some(event), Some(display)) => display.show(event)?,
+                (Some(_), None) => {}
+                (None, _) => return Ok(()),
             },
-            _ = pressed.recv() => {
+            () = signals.next() => {
                 let next = if *stop.borrow() == Stop::No { Stop::Ask } else { Stop::Kill };
                 stop.send_replace(next);
-                display.remark(match next {
-                    Stop::Kill => "killing the jobs",
-                    _ => "asked the jobs to end; Ctrl-C again kills them",
-                });
+                if let Some(display) = &display {
+                    display.remark(match next {
+                        Stop::Kill => "killing the jobs",
+                        _ => "asked the jobs to end; Ctrl-C again kills them",
+                    });
+                }
             }
-            _ = tick.tick(), if display.is_live() => display.tick(),
+            _ = tick.tick(), if display.as_ref().is_some_and(|display| display.is_live()) => {
+                if let Some(display) = &display {
+                    display.tick();
+                }
+            }
         }
     }
 }
