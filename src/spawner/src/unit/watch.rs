@@ -207,10 +207,13 @@ impl Server {
         }
         if let Call::Failed(_) = live.call {
             live.signal(sys::signal_give_up(), 0);
+            live.signal(libc::SIGCONT, 0);
             live.due_ms = now + FINISH_PAUSE_MS;
             return;
         }
         live.due_ms = now + LOOK_AGAIN_MS;
+        // A stopped shim reads no output, and its job would wait for it. The others do not mind.
+        live.signal(libc::SIGCONT, 0);
         self.manager.look(key);
     }
 
