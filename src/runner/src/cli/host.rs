@@ -38,7 +38,7 @@ pub struct DrainArgs {
     #[arg(long)]
     wait: bool,
     /// Wait no longer than this; then exit 2
-    #[arg(long, value_name = "TIME", requires = "wait", value_parser = super::job_options::duration)]
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = super::job_options::duration, allow_hyphen_values = true)]
     timeout: Option<DurationField>,
 }
 

@@ -178,7 +178,14 @@ fn what_cannot_be_is_refused_before_anything_is_sent() {
         (&["add", "--secret", "T=plain", "--", "x"], "NAME=@FILE"),
         (&["add", "--secret", "T=@/no/such/file", "--", "x"], "/no/such/file"),
         (&["add", "--env", "CI_RUNNER_SURELY_UNSET", "--", "x"], "no such variable"),
-        (&["add", "--retry", "-1", "--", "x"], "-1"),
+        (&["add", "--retry", "-1", "--", "x"], "'-1' for '--retry <N>': give a whole number from 0 to 1000"),
+        (
+            &["add", "--timeout", "-5", "--", "x"],
+            "'--timeout <TIME>': \"-5\" is not a duration: a duration cannot be neg",
+        ),
+        (&["add", "--in", "-5m", "--", "x"], "'--in <TIME>': \"-5m\" is not a duration"),
+        (&["add", "--log-max", "-1M", "--", "x"], "'--log-max <SIZE>'"),
+        (&["add", "--pids", "-1", "--", "x"], "'--pids <N>': give a whole number from 1 up"),
         (&["add", "--cpu", "lots", "--", "x"], "lots"),
     ] {
         let failure = request(line).unwrap_err();

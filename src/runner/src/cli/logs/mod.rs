@@ -30,7 +30,7 @@ pub struct LogsArgs {
     #[arg(short, long)]
     follow: bool,
     /// This attempt [default: the latest; with -f, from the latest on]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     attempt: Option<u32>,
     /// Only the last N lines
     #[arg(long, value_name = "N", conflicts_with = "since")]
