@@ -130,7 +130,8 @@ fn attempt_row(attempt: &AttemptView, look: &Look) -> [Cell; 8] {
     // Code and signal say it already.
     let told = matches!(result, "exited" | "signaled");
     if let Some(cause) = attempt.cause.as_deref().filter(|cause| !cause.is_empty() && !told) {
-        text = format!("{text}: {cause}");
+        // Some causes begin with the result.
+        text = if cause.starts_with(&text) { cause.to_owned() } else { format!("{text}: {cause}") };
     }
     if let Some(count @ 1..) = attempt.leftover_processes {
         text.push_str(&format!("; {count} processes left behind were killed"));

@@ -114,6 +114,20 @@ fn jobs() -> Vec<JobView> {
 }
 
 #[test]
+fn a_cause_that_names_the_result_is_not_said_twice() {
+    let with = |result: &str, cause: &str| AttemptView {
+        result: Some(result.to_owned()),
+        exit_code: None,
+        cause: Some(cause.to_owned()),
+        ..attempt(1, 0)
+    };
+    let attempts = vec![with("lost", "lost: its shim was killed"), with("oom_killed", "out of memory")];
+    let text = page(&JobView { attempts: Some(attempts), ..failed() }, &look(200));
+    assert!(text.contains("lost: its shim") && !text.contains("lost: lost"), "{text}");
+    assert!(text.contains("oom killed: out of memory"), "{text}");
+}
+
+#[test]
 fn lists_fit_the_terminal() {
     assert_eq!(
         lines(&jobs(), &look(100)),
