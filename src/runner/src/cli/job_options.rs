@@ -26,7 +26,8 @@ pub struct JobOptions {
     /// Only where the pool has this label; may be repeated
     #[arg(long, value_name = "KEY[=VALUE]")]
     pub label: Vec<String>,
-    /// Variable of the job; without a value, the caller's. May be repeated
+    /// Variable of the job; without a value, the caller's. May be repeated. CI, TMPDIR, TRACEPARENT and ci-runner's own CI_… names
+    /// are set for every job and win
     #[arg(long, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
     /// Working directory [default: the current one where the daemon runs as you, else an empty workspace]
