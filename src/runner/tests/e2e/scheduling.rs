@@ -200,6 +200,16 @@ fn retries_follow_their_rules() {
         (Some("failed"), Some("failed_to_start"))
     );
     assert!(job["cause"].as_str().unwrap().contains("/no/such/program"), "{job:#}");
+    let started = cases[0].0.to_string();
+    for words in [&["logs"][..], &["logs", "-f"], &["logs", "--attempt", "1"]] {
+        let told = |id: &str| String::from_utf8(host.run_cli(&[words, &[id]].concat()).stderr).unwrap();
+        let said = told(&missing.to_string());
+        assert!(
+            said.contains("wrote nothing: failed to start") && said.contains("ci-runner show"),
+            "{words:?}: {said}"
+        );
+        assert!(!told(&started).contains("wrote nothing"), "{words:?}");
+    }
     let nowhere = add(&host, "true", json!({ "dir": "/no/such/directory" }));
     assert!(host.finish(nowhere)["cause"].as_str().unwrap().contains("/no/such/directory"));
 }
