@@ -259,11 +259,13 @@ fn answers(host: &Host) -> bool {
     std::os::unix::net::UnixStream::connect(host.socket()).is_ok()
 }
 
+type Harm = fn(&Host);
+
 /// It used to be unreachable for good, with no word in the log.
 #[test]
 fn a_daemon_without_its_socket_makes_it_anew() {
     let mut host = Host::started();
-    let harms: [(&str, fn(&Host)); 5] = [
+    let harms: [(&str, Harm); 5] = [
         ("everything in it", |host| remove_all(&host.runtime())),
         ("the socket", |host| fs::remove_file(host.socket()).unwrap()),
         ("the directory", |host| fs::remove_dir_all(host.runtime()).unwrap()),
