@@ -228,7 +228,10 @@ impl Page<'_> {
     }
 }
 
-fn wrapped(text: &str, room: usize) -> Vec<String> {
+/// Lines of at most `room`, broken at blanks; longer words stay whole.
+pub fn wrapped(text: &str, room: usize) -> Vec<String> {
+    // Colours are no part of the length.
+    let width = |text: &str| width(&anstream::adapter::strip_str(text).to_string());
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let last = lines.len() - 1;
