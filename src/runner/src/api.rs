@@ -274,9 +274,9 @@ pub struct JobView {
     pub held_by: Option<String>,
     /// When it was acknowledged.
     pub submitted_at: String,
-    /// When its first attempt started.
+    /// When its first attempt started; in lists and events as it was noted, some milliseconds later than in `show`.
     pub started_at: Option<String>,
-    /// When it got its outcome.
+    /// When it got its outcome; in lists and events as it was noted, some milliseconds later than in `show`.
     pub finished_at: Option<String>,
     /// From submission to the first start, or until now.
     pub queue_seconds: f64,

@@ -13,6 +13,9 @@ fn main() -> ExitCode {
 fn restore(from: &Path, state_dir: &Path) -> Result<Restored, Failure> {
     let report = sqlite::restore(from, state_dir).map_err(|error| match error {
         StoreError::Held { .. } | StoreError::Full => Failure::Temporary(format!("{:#}", anyhow::Error::new(error))),
+        StoreError::Damaged { path, what } => {
+            Failure::Error(format!("{path} is damaged: {what}; nothing was changed, restore another backup"))
+        }
         other => Failure::Error(format!("{:#}", anyhow::Error::new(other))),
     })?;
     Ok(Restored {

@@ -4,6 +4,7 @@ use super::client::ClientError;
 use super::context::{Context, print};
 use super::fail::{EXIT_DONE, EXIT_ERROR, Ended, Failure};
 use crate::api::{ActedView, PriorityRequest, ReasonRequest, SubmittedOne};
+use ci_runner_core::job::PRIORITY_MAX;
 use clap::Args;
 use serde::Serialize;
 use serde_json::json;
@@ -44,10 +45,30 @@ pub struct HoldArgs {
 pub struct PriorityArgs {
     /// Higher goes first; jobs have 0 unless told otherwise
     #[arg(value_name = "PRIORITY", allow_negative_numbers = true)]
-    priority: i16,
+    priority: i64,
     /// Jobs
-    #[arg(required = true, value_name = "ID", value_parser = super::job_options::job_id)]
-    ids: Vec<u64>,
+    #[arg(required = true, value_name = "ID", allow_negative_numbers = true)]
+    ids: Vec<i64>,
+}
+
+impl PriorityArgs {
+    /// The priority and the jobs. No id is negative, so `priority 7 -5` can only mean that job 7 gets -5.
+    fn read(mut self) -> Result<(i16, Vec<u64>), Failure> {
+        if self.priority >= 0 && self.ids.last().is_some_and(|last| *last < 0) {
+            self.ids.rotate_right(1);
+            std::mem::swap(&mut self.priority, &mut self.ids[0]);
+        }
+        let fits = i16::try_from(self.priority).ok().filter(|number| (-PRIORITY_MAX..=PRIORITY_MAX).contains(number));
+        let Some(priority) = fits else {
+            let text = format!("priority {}; between {} and {PRIORITY_MAX}", self.priority, -PRIORITY_MAX);
+            return Err(Failure::Usage(text));
+        };
+        let id = |id: &i64| {
+            let refuse = |_| Failure::Usage(format!("{id} is no job id; write `ci-runner priority PRIORITY ID…`"));
+            u64::try_from(*id).map_err(refuse)
+        };
+        Ok((priority, self.ids.iter().map(id).collect::<Result<_, _>>()?))
+    }
 }
 
 /// Ends jobs, all of the named or none.
@@ -73,7 +94,8 @@ pub fn release(context: &Context<'_>, args: IdsArgs) -> Ended {
 
 /// Changes the priority.
 pub fn priority(context: &Context<'_>, args: PriorityArgs) -> Ended {
-    each(context, "changed", "priority", &args.ids, &PriorityRequest { priority: args.priority })
+    let (priority, ids) = args.read()?;
+    each(context, "changed", "priority", &ids, &PriorityRequest { priority })
 }
 
 /// Queues the same jobs again.
@@ -141,4 +163,24 @@ fn tell(context: &Context<'_>, done: &str, acted: ActedView, when_finished: Exit
         context.note(&format!("job {id} had finished before"));
     }
     Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_negative_priority_is_understood_on_either_side() {
+        let read = |priority, ids: &[i64]| PriorityArgs { priority, ids: ids.to_vec() }.read();
+        assert_eq!(read(10, &[7, 8]).unwrap(), (10, vec![7, 8]));
+        assert_eq!(read(-5, &[7, 8]).unwrap(), (-5, vec![7, 8]));
+        assert_eq!(read(7, &[-5]).unwrap(), (-5, vec![7]));
+        assert_eq!(read(7, &[8, -5]).unwrap(), (-5, vec![7, 8]));
+        for (priority, ids, part) in
+            [(101, &[7][..], "between -100 and 100"), (-5, &[-7], "-7 is no job id"), (7, &[-5, 8], "-5 is no job id")]
+        {
+            let refused = read(priority, ids).unwrap_err().to_string();
+            assert!(refused.contains(part), "{refused}");
+        }
+    }
 }

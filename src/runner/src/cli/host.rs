@@ -5,7 +5,7 @@ use super::fail::{Ended, Failure};
 use super::interrupt::exit_on_ctrl_c;
 use super::list::{seconds, unix_ms};
 use super::look::Look;
-use super::show::local;
+use super::show::{local, wrapped};
 use super::watch::{Backoff, patiently};
 use crate::api::{GroupInfo, PoolInfo, ReasonRequest, RunnerInfo, StatusView};
 use crate::quantity::{DurationField, show_relative};
@@ -38,7 +38,7 @@ pub struct DrainArgs {
     #[arg(long)]
     wait: bool,
     /// Wait no longer than this; then exit 2
-    #[arg(long, value_name = "TIME", requires = "wait", value_parser = super::job_options::duration)]
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = super::job_options::duration, allow_hyphen_values = true)]
     timeout: Option<DurationField>,
 }
 
@@ -118,9 +118,7 @@ pub fn status_page(status: &StatusView, look: &Look) -> String {
     for problem in &status.problems {
         text.push_str(&format!("  {} {}\n", look.paint(state_style("failed"), "!"), visible(problem)));
     }
-    let mut field = |name: &str, value: String| {
-        text.push_str(&format!("  {}{value}\n", look.paint(dim(), &format!("{name:<10}"))));
-    };
+    let mut field = |name: &str, value: String| text.push_str(&status_field(name, &value, look));
     if let Some(pause) = &status.paused {
         let what = if pause.drain { "draining" } else { "paused" };
         let why = if pause.reason.is_empty() { String::new() } else { format!(": {}", visible(&pause.reason)) };
@@ -146,12 +144,40 @@ pub fn status_page(status: &StatusView, look: &Look) -> String {
     let ended: Vec<String> = ended
         .iter()
         .filter(|(word, count)| *count > 0 || *word == "succeeded" || *word == "failed")
-        .map(|(word, count)| look.paint(state_style(word), &format!("{count} {}", word.replace('_', " "))))
+        .map(|(word, count)| {
+            let item = format!("{count} {}", word.replace('_', " "));
+            // A count stays with its word when the line is broken, and colours are no part of its length.
+            look.paint(state_style(word), &item).replace(' ', "\u{a0}")
+        })
         .collect();
     field("finished", ended.join(", "));
     let start =
         format!("up {}, process {}, start number {}", seconds(status.uptime_seconds), status.pid, status.generation);
     field("daemon", start);
+    text
+}
+
+/// A name and a value on lines that fit the terminal; where that is narrow the value begins below.
+fn status_field(name: &str, value: &str, look: &Look) -> String {
+    const INDENT: usize = 2;
+    const NAME: usize = 10;
+    /// Less room for a value is worse than a line for the name.
+    const ROOM_MIN: usize = 24;
+    let room = look.columns().map_or(usize::MAX, |columns| columns.saturating_sub(INDENT + NAME));
+    let is_narrow = room < ROOM_MIN;
+    let room = if is_narrow { room.saturating_add(NAME) } else { room };
+    let mut text = String::new();
+    if is_narrow {
+        text.push_str(&format!("{}\n", look.paint(dim(), name)));
+    }
+    for (index, line) in wrapped(value, room).iter().enumerate() {
+        let name = match (is_narrow, index) {
+            (true, _) => String::new(),
+            (false, 0) => look.paint(dim(), &format!("{name:<NAME$}")),
+            (false, _) => " ".repeat(NAME),
+        };
+        text.push_str(&format!("{:INDENT$}{name}{}\n", "", line.replace('\u{a0}', " ")));
+    }
     text
 }
 

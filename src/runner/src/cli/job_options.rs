@@ -6,6 +6,7 @@
 use super::fail::Failure;
 use crate::api::{AfterField, GroupField, GroupParts, JobRequest, SecretText};
 use crate::quantity::{self, DurationField, SizeField};
+use ci_runner_core::retry::RETRIES_MAX;
 use clap::Args;
 use std::io::Read;
 use std::path::Path;
@@ -25,23 +26,24 @@ pub struct JobOptions {
     /// Only where the pool has this label; may be repeated
     #[arg(long, value_name = "KEY[=VALUE]")]
     pub label: Vec<String>,
-    /// Variable of the job; without a value, the caller's. May be repeated
+    /// Variable of the job; without a value, the caller's. May be repeated. CI, TMPDIR, TRACEPARENT and ci-runner's own CI_… names
+    /// are set for every job and win
     #[arg(long, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
     /// Working directory [default: the current one where the daemon runs as you, else an empty workspace]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<String>,
     /// End each attempt after so long
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
     pub timeout: Option<DurationField>,
     /// Warn in the log after so long
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
     pub soft_timeout: Option<DurationField>,
     /// Tries after the first one that failed
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = retries, allow_negative_numbers = true)]
     pub retry: Option<u32>,
     /// Pause before the next try
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
     pub retry_delay: Option<DurationField>,
     /// How the pause grows
     #[arg(long, value_name = "HOW", value_parser = ["fixed", "exponential"])]
@@ -62,13 +64,13 @@ pub struct JobOptions {
     #[arg(long, value_name = "ID[:success|failure|always]")]
     pub after: Vec<String>,
     /// Not before this time: 03:00, "tomorrow 03:00", 2026-11-22T03:00:00Z
-    #[arg(long, value_name = "TIME", conflicts_with = "delay")]
+    #[arg(long, value_name = "TIME", conflicts_with = "delay", allow_hyphen_values = true)]
     pub at: Option<String>,
     /// Not before so long from now
-    #[arg(long = "in", id = "delay", value_name = "TIME", value_parser = duration)]
+    #[arg(long = "in", id = "delay", value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
     pub delay: Option<DurationField>,
     /// Drop it when it has not started so long from now
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
     pub expires: Option<DurationField>,
     /// Queue it on hold, until `ci-runner release`
     #[arg(long)]
@@ -80,16 +82,16 @@ pub struct JobOptions {
     #[arg(long, value_name = "NAME=@FILE")]
     pub secret: Vec<String>,
     /// Memory limit
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     pub memory: Option<SizeField>,
     /// CPU limit, in cores
-    #[arg(long, value_name = "CORES")]
+    #[arg(long, value_name = "CORES", allow_negative_numbers = true)]
     pub cpu: Option<f64>,
     /// Limit of processes
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = pids, allow_negative_numbers = true)]
     pub pids: Option<u64>,
     /// Keep at most so much of its output
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     pub log_max: Option<SizeField>,
     /// Correlation id [default: a new one]
     #[arg(long, value_name = "ID")]
@@ -110,6 +112,25 @@ pub fn duration(text: &str) -> Result<DurationField, quantity::QuantityError> {
 /// It is none.
 pub fn job_id(text: &str) -> Result<u64, &'static str> {
     text.parse().ok().filter(|id| *id > 0).ok_or("no job id; ids are whole numbers from 1")
+}
+
+/// A whole number of this range; what it is not gets our words.
+fn whole(text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, String> {
+    let value = text.parse::<u64>().ok().filter(|value| range.contains(value));
+    value.ok_or_else(|| {
+        let (least, most) = range.into_inner();
+        let most = if most == u64::MAX { "up".to_owned() } else { format!("to {most}") };
+        format!("give a whole number from {least} {most}")
+    })
+}
+
+fn retries(text: &str) -> Result<u32, String> {
+    let number = whole(text, 0..=u64::from(RETRIES_MAX))?;
+    u32::try_from(number).map_err(|error| error.to_string())
+}
+
+fn pids(text: &str) -> Result<u64, String> {
+    whole(text, 1..=u64::MAX)
 }
 
 fn size(text: &str) -> Result<SizeField, quantity::QuantityError> {

@@ -52,7 +52,7 @@ pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
         return context.print_json(&restored);
     }
     print(&format!(
-        "{}: {} finished jobs, {} open ones put on hold, {} schedules paused, {} attempts ended as lost\n",
+        "{}: {} finished jobs, {} open ones on hold, {} schedules paused, {} attempts ended as lost\n",
         config.state_dir.display(),
         restored.finished,
         restored.held,

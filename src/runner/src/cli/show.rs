@@ -130,7 +130,8 @@ fn attempt_row(attempt: &AttemptView, look: &Look) -> [Cell; 8] {
     // Code and signal say it already.
     let told = matches!(result, "exited" | "signaled");
     if let Some(cause) = attempt.cause.as_deref().filter(|cause| !cause.is_empty() && !told) {
-        text = format!("{text}: {cause}");
+        // Some causes begin with the result.
+        text = if cause.starts_with(&text) { cause.to_owned() } else { format!("{text}: {cause}") };
     }
     if let Some(count @ 1..) = attempt.leftover_processes {
         text.push_str(&format!("; {count} processes left behind were killed"));
@@ -227,7 +228,10 @@ impl Page<'_> {
     }
 }
 
-fn wrapped(text: &str, room: usize) -> Vec<String> {
+/// Lines of at most `room`, broken at blanks; longer words stay whole.
+pub fn wrapped(text: &str, room: usize) -> Vec<String> {
+    // Colours are no part of the length.
+    let width = |text: &str| width(&anstream::adapter::strip_str(text).to_string());
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         let last = lines.len() - 1;

@@ -1,6 +1,6 @@
 //! All verbs, each with what it is for, examples, arguments and the function that does it.
 //!
-//! Invariant: every leaf has an example (a test walks the tree).
+//! Invariant: every leaf has an example, a family those of its leaves (a test walks the tree).
 
 use super::context::{Context, Globals};
 use super::fail::{Ended, Failure};
@@ -239,17 +239,20 @@ fn with_args<A: Args>(command: Command) -> Command {
     A::augment_args(command).about(about).long_about(None)
 }
 
+fn examples<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let lines: String = lines.map(|line| format!("\n  {line}")).collect();
+    format!("Examples:{lines}")
+}
+
 impl Verb {
     fn command(&self) -> Command {
         let command = Command::new(self.name).about(self.about);
         match &self.shape {
-            Shape::Leaf { args, .. } => {
-                let examples: String = self.examples.lines().map(|line| format!("\n  {line}")).collect();
-                command.after_help(format!("Examples:{examples}")).defer(*args)
-            }
+            Shape::Leaf { args, .. } => command.after_help(examples(self.examples.lines())).defer(*args),
             Shape::Family(verbs) => command
                 .subcommand_required(true)
                 .arg_required_else_help(true)
+                .after_help(examples(verbs.iter().filter_map(|verb| verb.examples.lines().next())))
                 .subcommands(verbs.iter().map(Verb::command)),
         }
     }

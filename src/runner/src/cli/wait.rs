@@ -18,7 +18,7 @@ pub struct WaitArgs {
     #[arg(required = true, value_name = "ID", value_parser = super::job_options::job_id)]
     ids: Vec<u64>,
     /// Wait no longer than this; then exit 2. Without it, a daemon that was never there is waited for 30 s
-    #[arg(long, value_name = "TIME", value_parser = super::job_options::duration)]
+    #[arg(long, value_name = "TIME", value_parser = super::job_options::duration, allow_hyphen_values = true)]
     timeout: Option<DurationField>,
 }
 

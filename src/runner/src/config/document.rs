@@ -13,6 +13,9 @@ use crate::suggest::{did_you_mean, fields_of};
 /// The largest configuration file that is read: a hundred times what a thousand pools need.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// Wrong types that are told at once: each costs another look at the whole file.
+const PROBLEMS_MAX: usize = 100;
+
 /// Keys that later versions have: they get their own words instead of "unknown".
 const LATER_TOP_KEYS: [&str; 7] = ["redis", "gitlab", "gitea", "github", "docker", "kubernetes", "tokens"];
 const LATER_POOL_KEYS: [&str; 2] = ["user", "paths"];
@@ -21,6 +24,8 @@ const LATER_POOL_KEYS: [&str; 2] = ["user", "paths"];
 pub(super) struct Document {
     pub path: PathBuf,
     pub file: ConfigFile,
+    /// What could not be read, and is not in `file`.
+    pub problems: Vec<Problem>,
     /// Every key with its line, as a path of names.
     lines: Vec<(Vec<String>, usize)>,
 }
@@ -40,40 +45,45 @@ impl Document {
         Document::parse(path, &text)
     }
 
-    /// Finds all unknown keys at once, but only the first wrong type: past it nothing can be trusted.
+    /// Reads what can be read; keys that are unknown or have a value of the wrong type are left out and told in `problems`.
     pub fn parse(path: &Path, text: &str) -> Result<Document, ConfigError> {
         let at = |offset: usize| line_of(text, offset);
-        let table = DeTable::parse(text).map_err(|error| {
+        let mut table = DeTable::parse(text).map_err(|error| {
             let line = error.span().map(|span| at(span.start));
             ConfigError::one(Problem::of_file(path, line, "", format!("is not TOML: {}", error.message())))
         })?;
 
         let mut keys = Vec::new();
         collect_keys(table.get_ref(), &mut Vec::new(), &mut keys);
-        let unknown: Vec<Problem> = keys
-            .iter()
-            .filter_map(|(key, span, _)| {
-                complain_if_unknown(key).map(|text| Problem::of_file(path, Some(at(span.start)), &key.join("."), text))
-            })
-            .collect();
-        if !unknown.is_empty() {
-            return Err(ConfigError { problems: unknown });
+        let mut problems = Vec::new();
+        for (key, span, _) in &keys {
+            if let Some(text) = complain_if_unknown(key) {
+                problems.push(Problem::of_file(path, Some(at(span.start)), &key.join("."), text));
+                remove_key(table.get_mut(), key);
+            }
         }
-
-        let parsed = toml::de::Deserializer::parse(text).and_then(ConfigFile::deserialize);
-        let file = parsed.map_err(|error| {
+        let file = loop {
+            let error = match ConfigFile::deserialize(toml::de::Deserializer::from(table.clone())) {
+                Ok(file) => break file,
+                Err(error) => error,
+            };
             let span = error.span().unwrap_or(0..0);
             // The innermost key whose value holds the place of the error.
             let key = keys
                 .iter()
                 .filter(|(_, _, value)| value.start <= span.start && span.end <= value.end)
                 .min_by_key(|(_, _, value)| value.len())
-                .map(|(key, _, _)| key.join("."))
+                .map(|(key, ..)| key.as_slice())
                 .unwrap_or_default();
-            ConfigError::one(Problem::of_file(path, Some(at(span.start)), &key, plain_words(error.message())))
-        })?;
+            let text = plain_words(error.message());
+            problems.push(Problem::of_file(path, Some(at(span.start)), &key.join("."), text));
+            // Without it the others can be looked at. Where nothing goes, or very much is wrong, this is enough.
+            if problems.len() >= PROBLEMS_MAX || !remove_key(table.get_mut(), key) {
+                return Err(ConfigError { problems }.in_order());
+            }
+        };
         let lines = keys.into_iter().map(|(key, span, _)| (key, at(span.start))).collect();
-        Ok(Document { path: path.to_owned(), file, lines })
+        Ok(Document { path: path.to_owned(), file, problems, lines })
     }
 
     /// The line where `key` stands, or its nearest enclosing table.
@@ -98,6 +108,18 @@ fn collect_keys(table: &DeTable<'_>, above: &mut Vec<String>, keys: &mut Vec<Key
             collect_keys(inner, above, keys);
         }
         above.pop();
+    }
+}
+
+/// Takes a key out; false when it is not there.
+fn remove_key(table: &mut DeTable<'_>, key: &[String]) -> bool {
+    match key {
+        [] => false,
+        [name] => table.remove(name.as_str()).is_some(),
+        [name, inner @ ..] => match table.get_mut(name.as_str()).map(Spanned::get_mut) {
+            Some(DeValue::Table(table)) => remove_key(table, inner),
+            _ => false,
+        },
     }
 }
 

@@ -49,6 +49,12 @@ impl ConfigError {
     pub(super) fn one(problem: Problem) -> ConfigError {
         ConfigError { problems: vec![problem] }
     }
+
+    /// By lines; what has none comes last.
+    pub(super) fn in_order(mut self) -> ConfigError {
+        self.problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
+        self
+    }
 }
 
 impl fmt::Display for ConfigError {

@@ -41,10 +41,23 @@ pub(super) fn resolve(
     let file = document.as_mut().map(|document| std::mem::take(&mut document.file)).unwrap_or_default();
     let mut resolver = Resolver { host, document, problems: Vec::new(), sources: BTreeMap::new() };
     let config = resolver.config(file, overrides);
-    match resolver.problems.is_empty() {
-        true => Ok(Config { sources: resolver.sources, ..config }),
-        false => Err(ConfigError { problems: resolver.problems }),
+    let Resolver { document, problems: resolved, sources, .. } = resolver;
+    let mut problems = document.map(|document| document.problems).unwrap_or_default();
+    // What could not be read is not missing.
+    let is_told = |problem: &Problem, told: &[Problem]| {
+        told.iter().any(|known| known.file == problem.file && holds(&known.key, &problem.key))
+    };
+    let new: Vec<Problem> = resolved.into_iter().filter(|problem| !is_told(problem, &problems)).collect();
+    problems.extend(new);
+    match problems.is_empty() {
+        true => Ok(Config { sources, ..config }),
+        false => Err(ConfigError { problems }.in_order()),
     }
+}
+
+/// The same key, or one in its table.
+fn holds(outer: &str, key: &str) -> bool {
+    key.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 impl Resolver<'_> {

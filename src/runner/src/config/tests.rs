@@ -197,6 +197,27 @@ fn unknown_keys_are_named_with_a_suggestion_all_at_once() {
 }
 
 #[test]
+fn all_problems_are_told_at_once_in_the_order_of_lines() {
+    let text = "max_parallel_jobs = 0\nretry_delay = \"-5s\"\nmax_paralel_jobs = 4\ngrace = \"2h\"\n\
+                [pools.a]\nslots = \"3\"\nslot = 1\n[gc]\nlog_bytes_max = \"lots\"\nlog_max_ag = 1\n[groups.b]\n";
+    let error = resolve(text).unwrap_err();
+    let found: Vec<_> =
+        error.problems.iter().map(|problem| (problem.line.unwrap_or_default(), problem.key.as_str())).collect();
+    let expected = [
+        (1, "max_parallel_jobs"),
+        (2, "retry_delay"),
+        (3, "max_paralel_jobs"),
+        (4, "grace"),
+        (6, "pools.a.slots"),
+        (7, "pools.a.slot"),
+        (9, "gc.log_bytes_max"),
+        (10, "gc.log_max_ag"),
+        (11, "groups.b.limit"),
+    ];
+    assert_eq!(found, expected, "{error}");
+}
+
+#[test]
 fn wrong_types_and_texts_are_named_with_key_and_line() {
     check_refused("a = = 1", &["c.toml:1: is not TOML"]);
     check_refused("\n\nmax_parallel_jobs = \"4\"", &["c.toml:3: max_parallel_jobs:", "expected a whole number"]);

@@ -374,7 +374,7 @@ fn job_result(row: &JobRow) -> JobResult {
         outcome: row.outcome.as_ref().map_or("failed", |outcome| outcome.word()).to_owned(),
         exit_code,
         signal,
-        cause: row.result.as_ref().map(ToString::to_string),
+        cause: row.result.as_ref().filter(|result| !result.is_success()).map(ToString::to_string),
         attempt_count: row.attempt,
         run_seconds: row.run_us.map(|run_us| Duration::from_micros(run_us).as_secs_f64()),
     }

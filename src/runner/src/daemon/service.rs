@@ -109,6 +109,8 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
     engine::load_rest(&mut record, &loaded);
     let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
     let sides = sides(&config, &host, &record, &loaded)?;
+    let native = record.leases().filter(|(_, lease)| engine::executor_of(&lease.epoch) == Executor::Native);
+    home::note_runtime_dir(&config, native.count());
     log::info!("ci-runner {} starts: {} open jobs, start {}", version(), record.len(), loaded.generation);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
     runtime.block_on(async {

@@ -84,7 +84,7 @@ pub fn job_view(row: JobRow, since: Option<WallTime>, now: WallTime) -> JobView 
 }
 
 /// An attempt.
-pub(super) fn attempt_view(row: &AttemptRow, now: WallTime) -> AttemptView {
+fn attempt_view(row: &AttemptRow, now: WallTime) -> AttemptView {
     let (exit_code, signal) = codes(row.result.as_ref());
     let receipt = row.receipt.as_ref();
     let result = match &row.result {
@@ -115,6 +115,28 @@ pub(super) fn attempt_view(row: &AttemptRow, now: WallTime) -> AttemptView {
         log_dropped_bytes: receipt.map(|receipt| receipt.log_dropped_bytes),
         leftover_processes: receipt.map(|receipt| receipt.leftovers),
     }
+}
+
+/// The store notes when it is told of a start or an end; the attempt's own record is some milliseconds more exact. Beside its
+/// attempts a job shows their times, or its figures would not fit together.
+pub(super) fn show_attempts(view: &mut JobView, row: &JobTimes, attempts: &[AttemptRow], now: WallTime) {
+    let shown: Vec<AttemptView> = attempts.iter().map(|attempt| attempt_view(attempt, now)).collect();
+    for (attempt, shown) in attempts.iter().zip(&shown) {
+        if attempt.started.is_some() && attempt.started == row.started {
+            view.started_at.clone_from(&shown.started_at);
+        }
+        // A job may also end later than its last attempt: cancelled before the next one.
+        if attempt.ended.is_some() && attempt.ended == row.finished {
+            view.finished_at.clone_from(&shown.finished_at);
+        }
+    }
+    view.attempts = Some(shown);
+}
+
+/// When a job started and ended by the store.
+pub(super) struct JobTimes {
+    pub started: Option<WallTime>,
+    pub finished: Option<WallTime>,
 }
 
 /// Seconds from one date to another; 0 when the clock was set back in between.

@@ -307,12 +307,13 @@ fn answers(host: &Host) -> bool {
     std::os::unix::net::UnixStream::connect(host.socket()).is_ok()
 }
 
+type Harm = fn(&Host);
+
 /// It used to be unreachable for good, with no word in the log.
 #[test]
 fn a_daemon_without_its_socket_makes_it_anew() {
     let mut host = Host::started();
-    type Harm = (&'static str, fn(&Host));
-    let harms: [Harm; 5] = [
+    let harms: [(&str, Harm); 5] = [
         ("everything in it", |host| remove_all(&host.runtime())),
         ("the socket", |host| fs::remove_file(host.socket()).unwrap()),
         ("the directory", |host| fs::remove_dir_all(host.runtime()).unwrap()),
@@ -359,6 +360,25 @@ fn the_loss_of_a_passed_socket_is_told() {
         host.daemon_log().contains("systemctl restart ci-runner.socket ci-runner.service").then_some(())
     });
     assert!(!answers(&host));
+}
+
+/// They used to be lost "with the host", and nothing said why.
+#[test]
+fn a_changed_runtime_directory_is_told_to_whoever_lost_jobs_by_it() {
+    let mut host = Host::started();
+    let id = host.add(&host.shell_with("sleep 600", json!({ "retry": 0 })));
+    host.wait_state(id, "running");
+    let told = |host: &Host| host.daemon_log().contains("the runtime directory was ");
+    host.kill();
+    host.start();
+    host.wait_state(id, "running");
+    assert!(!told(&host), "the control: it is the same one");
+    host.kill();
+    let other = host.path("other").display().to_string();
+    host.words = vec!["--runtime-dir".to_owned(), other, "--socket".to_owned(), host.socket().display().to_string()];
+    host.start();
+    assert_eq!(host.finish(id)["attempts"][0]["result"], "lost");
+    assert!(told(&host));
 }
 
 /// Times the process went to sleep by itself.

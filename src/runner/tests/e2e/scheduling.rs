@@ -200,6 +200,22 @@ fn retries_follow_their_rules() {
         (Some("failed"), Some("failed_to_start"))
     );
     assert!(job["cause"].as_str().unwrap().contains("/no/such/program"), "{job:#}");
+    // One start, one end, one set of times.
+    let single = host.job(host.add(&host.shell("sleep 0.1")));
+    let single = host.finish(single["id"].as_u64().unwrap());
+    for key in ["started_at", "finished_at", "run_seconds"] {
+        assert_eq!(single[key], single["attempts"][0][key], "{key}: {single:#}");
+    }
+    let started = cases[0].0.to_string();
+    for words in [&["logs"][..], &["logs", "-f"], &["logs", "--attempt", "1"]] {
+        let told = |id: &str| String::from_utf8(host.run_cli(&[words, &[id]].concat()).stderr).unwrap();
+        let said = told(&missing.to_string());
+        assert!(
+            said.contains("wrote nothing: failed to start") && said.contains("ci-runner show"),
+            "{words:?}: {said}"
+        );
+        assert!(!told(&started).contains("wrote nothing"), "{words:?}");
+    }
     let nowhere = add(&host, "true", json!({ "dir": "/no/such/directory" }));
     assert!(host.finish(nowhere)["cause"].as_str().unwrap().contains("/no/such/directory"));
 }

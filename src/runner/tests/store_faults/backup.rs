@@ -82,7 +82,7 @@ fn a_restored_store_holds_what_was_open() {
     drop((store, reader));
 
     let report = restore(&copy, &state).expect("restores");
-    assert_eq!((report.held, report.lost, report.finished), (2, 2, 1), "{report:?}");
+    assert_eq!((report.held, report.lost, report.finished), (3, 2, 1), "all that is held, by whomever: {report:?}");
     assert_eq!(report.paused, 1, "the other one was: {report:?}");
     let replaced = report.replaced.expect("there was one");
     assert!(replaced.starts_with(&state) && replaced.exists(), "{}", replaced.display());

@@ -30,7 +30,7 @@ pub struct LogsArgs {
     #[arg(short, long)]
     follow: bool,
     /// This attempt [default: the latest; with -f, from the latest on]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     attempt: Option<u32>,
     /// Only the last N lines
     #[arg(long, value_name = "N", conflicts_with = "since")]
@@ -109,7 +109,8 @@ impl Reading<'_> {
 
     /// What is there now.
     fn once(&self, first: Vec<(&str, String)>, printer: &mut Printer) -> Ended {
-        if first.iter().all(|(name, _)| *name != "attempt") {
+        let attempt = first.iter().find(|(name, _)| *name == "attempt").and_then(|(_, number)| number.parse().ok());
+        if attempt.is_none() {
             let job = job(self.client(), self.id)?;
             if last_attempt(&job) == 0 {
                 self.context
@@ -119,14 +120,20 @@ impl Reading<'_> {
         }
         let response = self.open(first, false)?;
         let mut position = position_of(&response, None);
+        let begin = position;
         match self.copy(response, &mut position, printer)? {
-            StreamEnd::Whole => printer.finish(),
+            StreamEnd::Whole => {
+                printer.finish()?;
+                if position == begin {
+                    self.tell_unstarted(&job(self.client(), self.id)?, attempt);
+                }
+                Ok(EXIT_DONE)
+            }
             StreamEnd::Broken => {
                 printer.finish()?;
-                return Err(Failure::Temporary("the daemon went away in the middle of the log; try again".to_owned()));
+                Err(Failure::Temporary("the daemon went away in the middle of the log; try again".to_owned()))
             }
-        }?;
-        Ok(EXIT_DONE)
+        }
     }
 
     fn follow(&self, first: Vec<(&str, String)>, only: Option<u32>, printer: &mut Printer) -> Ended {
@@ -181,6 +188,7 @@ impl Reading<'_> {
             }
         }
         printer.finish()?;
+        self.tell_unstarted(&patiently(None, &note, || job(self.client(), self.id))?, only);
         Ok(EXIT_DONE)
     }
 
@@ -207,6 +215,21 @@ impl Reading<'_> {
             let ended = found.filter(|attempt| attempt.result.is_some()).map(|attempt| attempt.number);
             let response = patiently(None, &note, || self.open(pairs.to_vec(), false))?;
             return Ok((response, Reach::SoFar { ended }));
+        }
+    }
+
+    /// An attempt that did not start has no output: what happened is told elsewhere.
+    fn tell_unstarted(&self, job: &JobView, only: Option<u32>) {
+        let number = only.unwrap_or_else(|| last_attempt(job));
+        let attempts = job.attempts.as_deref().unwrap_or_default();
+        let found = attempts.iter().find(|attempt| attempt.number == number);
+        if let Some(attempt) = found.filter(|attempt| attempt.result.as_deref() == Some("failed_to_start")) {
+            let cause = attempt.cause.as_deref().unwrap_or("it failed to start");
+            self.context.note(&format!(
+                "attempt {number} wrote nothing: {}; `ci-runner show {}` tells more",
+                crate::style::visible(cause),
+                self.id
+            ));
         }
     }
 

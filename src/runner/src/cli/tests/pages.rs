@@ -114,6 +114,20 @@ fn jobs() -> Vec<JobView> {
 }
 
 #[test]
+fn a_cause_that_names_the_result_is_not_said_twice() {
+    let with = |result: &str, cause: &str| AttemptView {
+        result: Some(result.to_owned()),
+        exit_code: None,
+        cause: Some(cause.to_owned()),
+        ..attempt(1, 0)
+    };
+    let attempts = vec![with("lost", "lost: its shim was killed"), with("oom_killed", "out of memory")];
+    let text = page(&JobView { attempts: Some(attempts), ..failed() }, &look(200));
+    assert!(text.contains("lost: its shim") && !text.contains("lost: lost"), "{text}");
+    assert!(text.contains("oom killed: out of memory"), "{text}");
+}
+
+#[test]
 fn lists_fit_the_terminal() {
     assert_eq!(
         lines(&jobs(), &look(100)),
@@ -234,11 +248,16 @@ fn the_host_is_one_screen() {
 ci-runner 0.1.0  paused
   ! metrics: 127.0.0.1:9100 is in use
   paused    by anna, 2026-11-21 12:00:00 (1h ago): kernel update
-  busy      nothing more starts for now: the load is 9.00 for each CPU (load_max = 2.00)
+  busy      nothing more starts for now: the load is 9.00 for each CPU (load_max
+            = 2.00)
   slots     2 of 4 in use
   queue     3 queued, the oldest for 1m 15s; 2 running
   finished  10 succeeded, 1 failed, 1 timed out
   daemon    up 1h 02m, process 42, start number 5
 "
     );
+    let narrow = status_page(&status, &look(20));
+    assert!(narrow.contains("\nfinished\n  10 succeeded,\n  1 failed,\n  1 timed out\n"), "{narrow}");
+    let long = narrow.lines().skip(2).filter(|line| line.chars().count() > 20).count();
+    assert_eq!(long, 0, "{narrow}");
 }

@@ -4,7 +4,7 @@ use super::{wall_now, zoned_now};
 use crate::api::{JobList, JobRequest, JobView, Problem, ReasonView, Submit, SubmittedMany, SubmittedOne, WhyView};
 use crate::daemon::handle::{IdempotencyKey, NewJob};
 use crate::http::extract::{Body, Caller, Id, Params, blocking, in_time};
-use crate::http::view::{attempt_view, job_view, running_since};
+use crate::http::view::{JobTimes, job_view, running_since, show_attempts};
 use crate::http::{App, BODY_BYTES_SMALL, Fail, JOBS_MAX, explain};
 use crate::quantity::{parse_time, rfc3339_utc};
 use crate::request::{ReadFault, body_hash, check_key, new_job, read_job, read_jobs};
@@ -280,8 +280,9 @@ pub(crate) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<JobV
         let explanation = if finished { None } else { app.context.handle.explain(id).await? };
         let now = wall_now();
         let since = attempts.last().filter(|_| running(&row)).and_then(|attempt| attempt.started);
+        let times = JobTimes { started: row.started, finished: row.finished };
         let mut view = job_view(row, since, now);
-        view.attempts = Some(attempts.iter().map(|attempt| attempt_view(attempt, now)).collect());
+        show_attempts(&mut view, &times, &attempts, now);
         view.reason = explanation.map(|explanation| {
             let why = explain::why(id, &explanation, &TimeZone::system());
             why.reasons.into_iter().map(|reason| reason.text).collect::<Vec<_>>().join("; ")

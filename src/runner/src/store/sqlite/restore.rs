@@ -32,7 +32,7 @@ const BY: &str = "restore";
 pub struct RestoreReport {
     /// The store's new id.
     pub store_id: String,
-    /// Open jobs that are on hold now and were not before.
+    /// Open jobs that are on hold now, whoever put them there.
     pub held: u64,
     /// Schedules that are paused now and were not before.
     pub paused: u64,
@@ -163,7 +163,8 @@ fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreRepo
     transaction.execute("DELETE FROM lease", [])?;
     let reason = format!("restored from a backup of store {old_id}; look whether it ran meanwhile, then release it");
     let sql = "UPDATE open SET wish = 1, wish_by = ?1, wish_reason = ?2 WHERE wish = 0";
-    let held = transaction.execute(sql, params![BY, reason])?;
+    transaction.execute(sql, params![BY, reason])?;
+    let held = count("SELECT count(*) FROM open WHERE wish = 1")?;
     let by = format!("{BY} (restored from a backup of store {old_id})");
     let paused = transaction.execute("UPDATE schedule SET paused = ?1 WHERE paused IS NULL", [by])?;
     let sql =
@@ -172,7 +173,8 @@ fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreRepo
     let finished = count("SELECT count(*) FROM finished")?;
     let count = |rows: usize| u64::try_from(rows).unwrap_or(u64::MAX);
     let finished = u64::try_from(finished).unwrap_or_default();
-    let (held, paused, lost) = (count(held), count(paused), count(lost));
+    let held = u64::try_from(held).unwrap_or_default();
+    let (paused, lost) = (count(paused), count(lost));
     Ok(RestoreReport { store_id, held, paused, lost, finished, replaced: None, files: Vec::new() })
 }
 

@@ -173,7 +173,10 @@ impl Host {
                 command
             }
         };
-        command.arg("daemon").arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(self.runtime());
+        command.arg("daemon").arg("--state-dir").arg(&self.state);
+        if !self.words.iter().any(|word| word == "--runtime-dir") {
+            command.arg("--runtime-dir").arg(self.runtime());
+        }
         for word in ["JOURNAL_STREAM", "NOTIFY_SOCKET", "WATCHDOG_USEC", "STATE_DIRECTORY", "RUNTIME_DIRECTORY"] {
             command.env_remove(word);
         }
