@@ -1,8 +1,7 @@
 //! Jobs that print more than anybody wants: the disk keeps what the cap allows, memory stays what it was, the log says that
 //! something is missing, and whoever follows another job notices nothing.
 //!
-//! `CI_RUNNER_TEST_FLOOD_MB` is the size of the flood (50; the campaign: 1000, that is 1 GB, a line of 200 MB, and a million
-//! lines).
+//! `CI_RUNNER_TEST_FLOOD_MB` is the size of the flood: 1000, that is 1 GB, a line of 200 MB, and a million short lines.
 
 use crate::support::{Host, count_of, wait_for};
 use serde_json::json;
@@ -25,7 +24,7 @@ const SHIM_BYTES_MAX: u64 = 8 << 20;
 const MARK_BYTES_MAX: u64 = 400;
 
 fn megabytes() -> u64 {
-    count_of("CI_RUNNER_TEST_FLOOD_MB", 50) as u64
+    count_of("CI_RUNNER_TEST_FLOOD_MB", 1_000) as u64
 }
 
 /// Prints the time every 20 ms until the gate is opened.

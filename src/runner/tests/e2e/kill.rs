@@ -7,7 +7,7 @@ use std::time::Duration;
 
 #[test]
 fn every_acknowledged_job_runs_exactly_once_whenever_the_daemon_is_killed() {
-    let cycles = count_of("CI_RUNNER_TEST_CYCLES", 25);
+    let cycles = count_of("CI_RUNNER_TEST_CYCLES", 200);
     let mut random = Random::announced();
     let mut host = Host::started();
     let load = Load::start(&host, &mut random, true, 3);
