@@ -425,7 +425,7 @@ fn a_spawner_that_does_not_answer_is_told_and_left_alone() {
     let spawner = host.wait_spawner();
     kill(spawner, "STOP");
     let stuck = host.add(&host.shell("true"));
-    let words = format!("the native spawner (process {spawner}) has not answered");
+    let words = format!("the spawner (process {spawner}) has not answered");
     wait_for("the problem in the status", || problems().contains(&words).then_some(()));
     wait_for("the problem in the log", || host.daemon_log().contains(&words).then_some(()));
     let why = host.get(&format!("/api/v1/jobs/{stuck}/why"));
