@@ -7,7 +7,6 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 /// Every file below, with its content.
 fn files_below(dir: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
@@ -95,8 +94,8 @@ fn a_follower_misses_and_repeats_no_line_while_the_daemon_is_killed() {
     host.wait_state(id, "running");
     let mut follower = host.cli(&["logs", "-f", &id.to_string()]);
     let follower = follower.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    for _ in 0..4 {
-        std::thread::sleep(Duration::from_millis(300));
+    for kills in 0..4 {
+        wait_for("more lines", || (host.log(id).lines().count() > kills * 400 + 200).then_some(()));
         host.kill();
         host.start();
     }
@@ -120,7 +119,11 @@ fn wait_goes_on_over_a_restart() {
     host.wait_state(id, "running");
     let mut waiter = host.cli(&["wait", &id.to_string()]);
     let waiter = waiter.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(200));
+    wait_for("the waiter's connection", || {
+        let open = fs::read_dir(format!("/proc/{}/fd", waiter.id())).ok()?.flatten();
+        let mut links = open.filter_map(|fd| fs::read_link(fd.path()).ok());
+        links.any(|link| link.to_string_lossy().starts_with("socket:")).then_some(())
+    });
     host.kill();
     host.start();
     drop(gate);

@@ -8,6 +8,7 @@ use rustix::process::Signal;
 
 use super::Server;
 use super::attempt::{Shim, State, Wish};
+use super::conn::judge_hello;
 use super::setup;
 use crate::attempts::{Identity, Locked};
 use crate::cgroup::Leaf;
@@ -83,18 +84,12 @@ impl Server {
     }
 
     fn hello(&mut self, at: usize, protocol: u32, store: String, generation: u64) {
-        if protocol != PROTOCOL_VERSION {
-            let why = format!("the daemon speaks protocol {protocol}, this spawner {PROTOCOL_VERSION}");
-            return self.connections[at].refuse(why);
-        }
-        if !is_store_id(&store) {
-            return self.connections[at].refuse("a store id has 8 lower-case hex digits");
-        }
-        let highest = self.generations.get(&store).copied().unwrap_or(0);
-        if generation < highest {
-            let why = format!("generation {generation} of store {store} is over: {highest} was here");
-            return self.connections[at].refuse(why);
-        }
+        let highest = match judge_hello(protocol, &store, generation, |store| {
+            self.generations.get(store).copied().unwrap_or(0)
+        }) {
+            Ok(highest) => highest,
+            Err(why) => return self.connections[at].refuse(why),
+        };
         if generation > highest
             && let Err(error) = self.keep_generation(&store, generation)
         {

@@ -9,7 +9,8 @@ use super::shim::{self, Order};
 use super::watch::LOOK_AGAIN_MS;
 use crate::attempts::Locked;
 use crate::failpoint::{self, hit};
-use crate::protocol::{AttemptKey, PROTOCOL_VERSION, Reply, Request, SPEC_BYTES_MAX, Start, is_store_id, names};
+use crate::protocol::{AttemptKey, PROTOCOL_VERSION, Reply, Request, SPEC_BYTES_MAX, Start, names};
+use crate::server::conn::judge_hello;
 use crate::server::requests::{MS_MAX, check_start};
 use crate::{memfd, procs, sys};
 
@@ -72,18 +73,10 @@ impl Server {
     }
 
     fn hello(&mut self, at: usize, protocol: u32, store: String, generation: u64) {
-        if protocol != PROTOCOL_VERSION {
-            let why = format!("the daemon speaks protocol {protocol}, this spawner {PROTOCOL_VERSION}");
-            return self.connections[at].refuse(why);
-        }
-        if !is_store_id(&store) {
-            return self.connections[at].refuse("a store id has 8 lower-case hex digits");
-        }
-        let highest = self.home.generation(&store);
-        if generation < highest {
-            let why = format!("generation {generation} of store {store} is over: {highest} was here");
-            return self.connections[at].refuse(why);
-        }
+        let highest = match judge_hello(protocol, &store, generation, |store| self.home.generation(store)) {
+            Ok(highest) => highest,
+            Err(why) => return self.connections[at].refuse(why),
+        };
         if generation > highest
             && let Err(error) = self.home.keep_generation(&store, generation)
         {
