@@ -141,6 +141,9 @@ fn the_daemon_may_die_at_every_step() {
     }
 }
 
+/// Rounds until a point was passed as often as it takes.
+const ROUNDS_MAX: usize = 5;
+
 fn others_die_at(prefix: &str) {
     let mut random = Random::announced();
     let mut host = Host::new();
@@ -154,9 +157,13 @@ fn others_die_at(prefix: &str) {
             println!("{point}:{pass}");
             arm(&mut host, point, pass);
             host.start();
-            let round = submit(&host, if stop { "stop" } else { "run" });
-            judge(&host, &round, prefix == "shim-");
-            assert!(passes(&host, point) >= pass, "{point} was passed {} times only", passes(&host, point));
+            // How often a round comes by depends on what shares a message with what.
+            let died = (0..ROUNDS_MAX).any(|_| {
+                let round = submit(&host, if stop { "stop" } else { "run" });
+                judge(&host, &round, prefix == "shim-");
+                passes(&host, point) >= pass
+            });
+            assert!(died, "{point} was passed {} times only", passes(&host, point));
             host.env.clear();
             host.stop();
         }
