@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .machine import Machine
-from .nspawn import Guest
+from .guest import Guest
 
 # What a failed script leaves to read: the end of the guest's journal.
 JOURNAL_LINES = 80

@@ -12,24 +12,24 @@ import threading
 import time
 from pathlib import Path
 
-from . import cgroup, libc
+from . import cgroup, libc, shell
+from .unavailable import Unavailable
 
 BOOT_TIMEOUT_SECONDS = 120
 STOP_TIMEOUT_SECONDS = 60
 
 
-class NotBooted(Exception):
-    """The guest's PID 1 did not get as far as READY=1; the text says why."""
-
-
 class Guest:
     """A root directory, which can be booted, ended and booted again."""
+
+    kind = "nspawn"
+    time_scale = 1
 
     def __init__(self, name: str, work: Path, lower: Path, binds: dict[str, Path]) -> None:
         """`binds` are files of the host to be seen at paths of the guest, read only."""
         self.name = name
         self.root = work / name / "root"
-        self.leader = 0
+        self._leader = 0
         self._binds = binds
         self._process: subprocess.Popen[bytes] | None = None
         self._notify: socket.socket | None = None
@@ -70,9 +70,9 @@ class Guest:
         deadline = time.monotonic() + BOOT_TIMEOUT_SECONDS
         while not ready.wait(0.02):
             if self._process.poll() is not None:
-                raise NotBooted(f"systemd-nspawn ended with {self._process.returncode}: {self.console_tail(3)}")
+                raise Unavailable(f"systemd-nspawn ended with {self._process.returncode}: {self.console_tail(3)}")
             if time.monotonic() > deadline:
-                raise NotBooted(f"not ready after {BOOT_TIMEOUT_SECONDS} s: {self.console_tail(3)}")
+                raise Unavailable(f"not ready after {BOOT_TIMEOUT_SECONDS} s: {self.console_tail(3)}")
 
     def _command(self) -> list[str]:
         return [
@@ -107,7 +107,7 @@ class Guest:
                 for line in message.splitlines():
                     name, _, value = line.partition("=")
                     if name == "X_NSPAWN_LEADER_PID":
-                        self.leader = int(value)
+                        self._leader = int(value)
                     if line == "READY=1":
                         ready.set()
 
@@ -137,6 +137,18 @@ class Guest:
             cgroup.kill(self.name)
             self._process.wait(STOP_TIMEOUT_SECONDS)
             self._bury()
+
+    def run(self, command: str, timeout: int) -> shell.Result:
+        """Runs `command` with bash. Status 124: it took more than `timeout` seconds."""
+        return shell.run(self._leader, command, timeout)
+
+    def feed(self, command: str, data: bytes) -> None:
+        """Runs `command` with `data` as its standard input; it has to read all of it and no more."""
+        shell.feed(self._leader, command, data)
+
+    def fetch(self, command: str) -> bytes:
+        """Standard output of `command` as bytes; it may leave no process behind."""
+        return shell.fetch(self._leader, command)
 
     def _bury(self) -> None:
         cgroup.kill(self.name)

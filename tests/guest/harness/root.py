@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from .unavailable import Unavailable
+
 PACKAGES = (
     "systemd-sysv dbus dbus-user-session udev kmod libpam-systemd libnss-systemd"
     " iproute2 procps curl git ca-certificates python3"
@@ -26,10 +28,6 @@ RECIPE = [
     "trixie",
 ]
 BUILD_TIMEOUT_SECONDS = 600
-
-
-class NotBuilt(Exception):
-    """The root cannot be had on this machine; the text says why."""
 
 
 def cache_directory() -> Path:
@@ -65,10 +63,10 @@ def _build(root: Path) -> None:
             timeout=BUILD_TIMEOUT_SECONDS,
         )
     except FileNotFoundError:
-        raise NotBuilt("mmdebstrap is not installed") from None
+        raise Unavailable("mmdebstrap is not installed") from None
     except subprocess.TimeoutExpired:
-        raise NotBuilt(f"mmdebstrap took more than {BUILD_TIMEOUT_SECONDS} s") from None
+        raise Unavailable(f"mmdebstrap took more than {BUILD_TIMEOUT_SECONDS} s") from None
     except subprocess.CalledProcessError as error:
         lines = [line for line in error.stdout.splitlines() if line.startswith("E:")] or ["no reason given"]
-        raise NotBuilt(f"mmdebstrap failed: {lines[0]}") from None
+        raise Unavailable(f"mmdebstrap failed: {lines[0]}") from None
     partial.rename(root)
