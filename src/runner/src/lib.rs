@@ -12,6 +12,7 @@ pub mod http;
 pub mod metrics;
 pub mod quantity;
 pub mod request;
+pub mod stats;
 pub mod store;
 pub mod style;
 pub mod suggest;

@@ -27,6 +27,7 @@ pub mod run;
 mod schedule;
 mod selftest;
 mod show;
+mod stats;
 #[cfg(test)]
 mod tests;
 mod verbs;

@@ -5,7 +5,7 @@
 use super::context::{Context, Globals};
 use super::fail::{Ended, Failure};
 use super::{act, add, config, daemon, doctor, generate, host, list, logs, operate, run, schedule, selftest, show};
-use super::{wait, why};
+use super::{stats, wait, why};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 /// What a leaf does.
@@ -120,6 +120,17 @@ static VERBS: &[Verb] = &[
         "The host at a glance",
         "ci-runner status\nci-runner status --output json",
         leaf!(host::NoArgs, host::status),
+    ),
+    verb(
+        "stats",
+        "How finished jobs went: success, waiting, running, cost, suggested limits",
+        "ci-runner stats\n\
+         ci-runner stats --by day --since 30d --name 'build*'\n\
+         ci-runner stats | cut -f1,8        in a pipe, one line a row with tabs between: key, jobs, success rate,\n                                   \
+         flaky rate, wait p50 and p95, run p50, p95 and p99, CPU (seconds), peak memory (bytes),\n                                   \
+         suggested timeout and memory limit\n\
+         ci-runner stats --output json | jq '.rows[] | select(.flaky_rate > 0.1) | .key'",
+        leaf!(stats::StatsArgs, stats::stats),
     ),
     verb("pools", "List pools: slots, labels, queue", "ci-runner pools", leaf!(host::NoArgs, host::pools)),
     verb(

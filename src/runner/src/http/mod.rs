@@ -162,6 +162,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::schedules::resume))
         .routes(routes!(api::schedules::run))
         .routes(routes!(api::events::events))
+        .routes(routes!(api::stats::stats))
         .routes(routes!(openapi));
     OpenApiRouter::with_openapi(Document::openapi()).merge(health_routes()).merge(status_routes()).nest("/api/v1", api)
 }

@@ -59,19 +59,23 @@ impl JobFilter {
         let terms = &row.spec.terms;
         let word = row.outcome.as_ref().map(Outcome::word);
         let is = |asked: &Option<String>, is: Option<&str>| asked.as_deref().is_none_or(|asked| Some(asked) == is);
-        let named = |asked: &str| match (&row.spec.name, asked.strip_suffix('*')) {
-            (None, _) => false,
-            (Some(name), None) => name == asked,
-            (Some(name), Some(prefix)) => name.starts_with(prefix),
-        };
         (self.phases.is_empty() || self.phases.contains(&row.phase))
             && (self.outcomes.is_empty() || word.is_some_and(|word| self.outcomes.iter().any(|asked| asked == word)))
-            && self.name.as_deref().is_none_or(named)
+            && self.name.as_deref().is_none_or(|asked| name_matches(asked, row.spec.name.as_deref()))
             && is(&self.pool, terms.pool.as_deref().or(row.ran_in.as_deref()))
             && self.label.as_deref().is_none_or(|asked| terms.labels.iter().any(|label| label.as_str() == asked))
             && is(&self.group, terms.group.as_ref().map(|group| group.name.as_str()))
             && is(&self.correlation, Some(&row.spec.correlation))
             && self.since.is_none_or(|since| row.submitted >= since)
             && self.until.is_none_or(|until| row.submitted < until)
+    }
+}
+
+/// Whether a name is the one asked for, or begins as asked when that ends in `*`.
+pub(super) fn name_matches(asked: &str, name: Option<&str>) -> bool {
+    match (name, asked.strip_suffix('*')) {
+        (None, _) => false,
+        (Some(name), None) => name == asked,
+        (Some(name), Some(prefix)) => name.starts_with(prefix),
     }
 }

@@ -4,6 +4,7 @@
 //! [`Reader`] is the reading side: any number of them, beside the writer, each seeing whole commits only. Both exist twice,
 //! in memory (for `ci-runner run` and tests) and in SQLite; one contract suite runs on both. A store decides nothing.
 
+mod ended;
 mod filter;
 pub mod memory;
 pub mod sqlite;
@@ -18,6 +19,7 @@ use ci_runner_core::outcome::{AttemptResult, Outcome, Receipt};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::{ClockBase, Now, WallTime};
 
+pub use ended::{EndedFilter, EndedJob};
 pub use filter::JobFilter;
 
 /// One thing to keep. A batch of them is kept whole or not at all.
@@ -179,6 +181,9 @@ pub trait Reader: Send + Sync {
 
     /// Jobs that match, newest first (or oldest first), at most `filter.limit`.
     fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError>;
+
+    /// Gives finished jobs that match to `each`, the last that finished first, until it says stop (false).
+    fn each_ended(&self, filter: &EndedFilter, each: &mut dyn FnMut(EndedJob<'_>) -> bool) -> Result<(), StoreError>;
 
     /// How a finished job ended: true for success. None: not finished, or not there.
     fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError>;

@@ -48,6 +48,38 @@ async fn capacity_is_shown() {
     server.stop().await;
 }
 
+#[tokio::test]
+async fn finished_jobs_are_added_up() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    for (name, command) in [("build", "true"), ("build", "exit 3"), ("bui\"ld", "true")] {
+        let id = client.submit(&json!({"shell": command, "name": name, "retry": 0})).await;
+        client.wait_until(id, "finished").await;
+    }
+    client.submit(&json!({"shell": "true", "hold": true})).await;
+    let stats = client.get("/api/v1/stats").await.json();
+    assert_eq!((&stats["total"]["jobs"], &stats["total"]["failed"]), (&json!(3), &json!(1)), "{stats}");
+    let build = stats["rows"].as_array().unwrap().iter().find(|row| row["key"] == "build").unwrap();
+    assert_eq!((&build["jobs"], &build["success_rate"], &build["tries"]), (&json!(2), &json!(0.5), &json!(2)));
+    assert!(build["run_seconds"]["p99"].as_f64().unwrap() < 60.0);
+    let days = client.get("/api/v1/stats?by=day&name=bu*&timezone=Asia/Tokyo&limit=1").await.json();
+    assert_eq!((&days["rows"][0]["jobs"], &days["rows"][0]["key"].as_str().unwrap().len()), (&json!(2), &10));
+    let never = client.get("/api/v1/stats?until=2001-01-01T00:00:00Z").await.json();
+    assert_eq!((&never["total"]["jobs"], &never["total"]["success_rate"]), (&json!(0), &Value::Null));
+    for (query, field) in [
+        ("by=weak", "by"),
+        ("timezone=Mars/Olympus", "timezone"),
+        ("limit=0", "limit"),
+        ("since=2030-01-01T00:00:00Z", "since"),
+        ("until=soon", "until"),
+        ("nmae=x", "nmae"),
+    ] {
+        let refused = client.get(&format!("/api/v1/stats?{query}")).await;
+        assert_eq!((refused.status, &refused.json()["field"]), (400, &json!(field)), "{query}");
+    }
+    server.stop().await;
+}
+
 /// They used to be up to 100 ms behind, so that a script which paused, or queued, and looked saw the host of before.
 #[tokio::test]
 async fn what_was_answered_is_seen_at_once() {

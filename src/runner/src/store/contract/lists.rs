@@ -90,3 +90,54 @@ fn filters_and_cursors_agree_with_a_look_at_every_row() {
         }
     }
 }
+
+#[test]
+fn finished_jobs_are_given_the_last_first_with_their_figures() {
+    for seed in 200..203 {
+        let mut world = World::new(seed);
+        for _ in 0..400 {
+            world.step();
+        }
+        world.commit();
+        let rows = world.subjects[0].reader.jobs(&JobFilter::all(usize::MAX)).unwrap();
+        let times: Vec<WallTime> = rows.iter().filter_map(|row| row.finished).collect();
+        let middle = times.get(times.len() / 2).copied();
+        let filters = [
+            EndedFilter::default(),
+            EndedFilter { since: middle, ..EndedFilter::default() },
+            EndedFilter { until: middle, name: Some("bu*".into()), ..EndedFilter::default() },
+            EndedFilter { name: Some("build".into()), pool: Some("gpu".into()), ..EndedFilter::default() },
+        ];
+        for filter in &filters {
+            let mut lists = Vec::new();
+            for subject in &world.subjects {
+                lists.push(ended(subject.reader.as_ref(), filter));
+            }
+            let expected = rows.iter().filter(|row| {
+                row.finished.is_some_and(|at| {
+                    filter.since.is_none_or(|since| at >= since) && filter.until.is_none_or(|until| at < until)
+                }) && filter.name.as_deref().is_none_or(|name| {
+                    row.spec.name.as_deref().is_some_and(|is| is == name || name == "bu*" && is.starts_with("bu"))
+                }) && filter
+                    .pool
+                    .as_ref()
+                    .is_none_or(|pool| row.spec.terms.pool.as_ref().or(row.ran_in.as_ref()) == Some(pool))
+            });
+            assert_eq!(lists[0].len(), expected.count(), "{filter:?}");
+            assert!(lists.iter().all(|list| *list == lists[0]), "the stores differ on {filter:?}: {lists:#?}");
+        }
+    }
+}
+
+/// Each job as text; times fall.
+fn ended(reader: &dyn Reader, filter: &EndedFilter) -> Vec<String> {
+    let (mut list, mut last) = (Vec::new(), i64::MAX);
+    let mut each = |job: EndedJob<'_>| {
+        assert!(job.finished.0 <= last, "out of order");
+        last = job.finished.0;
+        list.push(format!("{job:?}"));
+        true
+    };
+    reader.each_ended(filter, &mut each).unwrap();
+    list
+}

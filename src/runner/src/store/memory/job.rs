@@ -1,6 +1,6 @@
 //! One job of the store in memory.
 
-use crate::store::{AttemptRow, JobRow};
+use crate::store::{AttemptRow, EndedJob, JobRow};
 use ci_runner_core::change::{Lease, OpenJob, Wish};
 use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};
 use ci_runner_core::job::{Condition, JobSpec};
@@ -135,5 +135,24 @@ impl Job {
             queue_ms: self.started.map(|at| at.engine.since_ms(self.submitted.engine)),
             run_us: ended.and_then(|row| row.receipt).map(|receipt| receipt.run_us),
         }
+    }
+
+    /// For statistics; None while it is open.
+    pub(super) fn as_ended(&self) -> Option<EndedJob<'_>> {
+        let (finished, outcome) = self.finished.as_ref()?;
+        let receipts = || self.attempts.iter().filter_map(|row| row.receipt.as_ref());
+        let last = self.attempts.iter().rev().find(|row| row.result.is_some());
+        let ran_in = self.attempts.last().map(|row| row.pool.as_str());
+        Some(EndedJob {
+            name: self.spec.name.as_deref(),
+            pool: self.spec.terms.pool.as_deref().or(ran_in),
+            outcome: Outcome::WORDS.iter().position(|word| *word == outcome.word())?,
+            finished: *finished,
+            tries: self.tries,
+            queue_ms: self.started.map(|at| at.engine.since_ms(self.submitted.engine)),
+            run_us: last.and_then(|row| row.receipt).map(|receipt| receipt.run_us),
+            cpu_us: receipts().map(|receipt| receipt.cpu_user_us + receipt.cpu_system_us).sum(),
+            peak_memory_bytes: receipts().map(|receipt| receipt.peak_memory_bytes).max().unwrap_or(0),
+        })
     }
 }

@@ -1,7 +1,10 @@
 //! Answers of the store in memory.
 
+use super::job::Job;
 use super::{Shared, is_kept};
-use crate::store::{AttemptRow, BackupFile, JobFilter, JobRow, KeyRow, Reader, ScheduleRow, StoreError};
+use crate::store::{
+    AttemptRow, BackupFile, EndedFilter, EndedJob, JobFilter, JobRow, KeyRow, Reader, ScheduleRow, StoreError,
+};
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::Outcome;
 use ci_runner_core::time::WallTime;
@@ -25,6 +28,21 @@ impl Reader for Shared {
         };
         let mut ids = state.jobs.keys();
         Ok(if filter.ascending { rows(&mut ids) } else { rows(&mut ids.rev()) })
+    }
+
+    fn each_ended(&self, filter: &EndedFilter, each: &mut dyn FnMut(EndedJob<'_>) -> bool) -> Result<(), StoreError> {
+        let state = self.lock();
+        let mut ended: Vec<EndedJob<'_>> = state.jobs.values().filter_map(Job::as_ended).collect();
+        ended.retain(|job| filter.matches(job));
+        // Stable, so that of two with one time the higher id comes first, as in SQLite.
+        ended.reverse();
+        ended.sort_by_key(|job| std::cmp::Reverse(job.finished));
+        for job in ended {
+            if !each(job) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError> {

@@ -182,7 +182,7 @@ fn demands(filter: &JobFilter, states: Option<&[Standing]>) -> Demands {
 }
 
 /// The exact name, or the range of names with that beginning.
-fn name_demand(name: &str) -> (&'static str, Vec<Value>) {
+pub(super) fn name_demand(name: &str) -> (&'static str, Vec<Value>) {
     let Some(prefix) = name.strip_suffix('*') else { return ("j.name = ?", vec![Value::Text(name.to_owned())]) };
     let mut values = vec![Value::Text(prefix.to_owned())];
     match after_prefix(prefix) {

@@ -12,6 +12,7 @@ mod check;
 mod checkpoint;
 mod codec;
 mod ends;
+mod finished;
 mod gc;
 mod list;
 mod load;

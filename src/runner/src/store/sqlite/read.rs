@@ -5,8 +5,11 @@
 
 use super::load::{SPEC, spec, spec_columns};
 use super::place::{Fault, Place};
-use super::{backup, check, codec, ends, list, open};
-use crate::store::{AttemptRow, BackupFile, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, ScheduleRow, StoreError};
+use super::{backup, check, codec, ends, finished, list, open};
+use crate::store::{
+    AttemptRow, BackupFile, EndedFilter, EndedJob, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, ScheduleRow,
+    StoreError,
+};
 use ci_runner_core::id::{AttemptNumber, JobId};
 use ci_runner_core::outcome::{Outcome, Receipt};
 use ci_runner_core::state::Phase;
@@ -124,6 +127,10 @@ impl Reader for SqliteReader {
             }
             Ok(jobs)
         })
+    }
+
+    fn each_ended(&self, filter: &EndedFilter, each: &mut dyn FnMut(EndedJob<'_>) -> bool) -> Result<(), StoreError> {
+        self.with("read finished jobs", |conn| finished::each(conn, filter, each))
     }
 
     fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError> {
