@@ -52,7 +52,7 @@ async fn capacity_is_shown() {
 async fn finished_jobs_are_added_up() {
     let server = Server::start().await;
     let mut client = server.connect().await;
-    for (name, command) in [("build", "true"), ("build", "exit 3"), ("bui\"ld", "true")] {
+    for (name, command) in [("build", "true"), ("build", "exit 3"), ("a \"quoted\" one", "true")] {
         let id = client.submit(&json!({"shell": command, "name": name, "retry": 0})).await;
         client.wait_until(id, "finished").await;
     }
