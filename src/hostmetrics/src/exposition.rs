@@ -164,6 +164,11 @@ impl Families {
         }
     }
 
+    /// Keeps only families whose name passes.
+    pub fn retain(&mut self, mut keep: impl FnMut(&str) -> bool) {
+        self.0.retain(|name, _| keep(name));
+    }
+
     /// Writes all families that have a series; `# EOF` of OpenMetrics included.
     pub fn write(&mut self, format: Format, out: &mut String) {
         for (name, family) in &mut self.0 {

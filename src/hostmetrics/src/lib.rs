@@ -30,6 +30,6 @@ mod timezone;
 pub use collectors::names as collector_names;
 pub use error::{CollectError, Error};
 pub use exposition::Format;
-pub use options::{ClockState, Options};
+pub use options::{ClockState, FILTERS, Options};
 pub use pattern::Filter;
 pub use scrape::{CollectorReport, Hanging, HostMetrics};

@@ -98,6 +98,35 @@ impl Default for Options {
     }
 }
 
+/// Names of the patterns that [`Options::filter_mut`] knows.
+pub const FILTERS: [&str; 8] = [
+    "arp_devices",
+    "diskstats_devices",
+    "filesystem_mount_points",
+    "filesystem_types",
+    "netclass_devices",
+    "netdev_devices",
+    "netstat_fields",
+    "vmstat_fields",
+];
+
+impl Options {
+    /// The patterns of this name, for whoever reads them from a file.
+    pub fn filter_mut(&mut self, name: &str) -> Option<&mut Filter> {
+        Some(match name {
+            "arp_devices" => &mut self.arp_devices,
+            "diskstats_devices" => &mut self.diskstats_devices,
+            "filesystem_mount_points" => &mut self.filesystem_mount_points,
+            "filesystem_types" => &mut self.filesystem_types,
+            "netclass_devices" => &mut self.netclass_devices,
+            "netdev_devices" => &mut self.netdev_devices,
+            "netstat_fields" => &mut self.netstat_fields,
+            "vmstat_fields" => &mut self.vmstat_fields,
+            _ => return None,
+        })
+    }
+}
+
 /// The kernel's view of its clock: the fields of `struct timex` as adjtimex(2) gives them, in its units.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClockState {

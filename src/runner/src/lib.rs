@@ -8,6 +8,7 @@ pub mod config;
 pub mod cron;
 pub mod daemon;
 pub mod executor;
+pub mod exporter;
 pub mod http;
 pub mod metrics;
 pub mod quantity;

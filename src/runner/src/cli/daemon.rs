@@ -64,6 +64,7 @@ impl DaemonArgs {
             retry_delay: self.retry_delay,
             log_level: self.log_level,
             executor: self.executor,
+            exporter: Default::default(),
         };
         Origin { file: self.config, overrides }
     }

@@ -13,6 +13,7 @@ mod config;
 mod context;
 mod daemon;
 mod doctor;
+mod exporter;
 mod fail;
 mod generate;
 mod host;

@@ -4,7 +4,9 @@
 
 use super::context::{Context, Globals};
 use super::fail::{Ended, Failure};
-use super::{act, add, config, daemon, doctor, generate, host, list, logs, operate, run, schedule, selftest, show};
+use super::{
+    act, add, config, daemon, doctor, exporter, generate, host, list, logs, operate, run, schedule, selftest, show,
+};
 use super::{stats, wait, why};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
@@ -171,6 +173,14 @@ static VERBS: &[Verb] = &[
         "The service",
         "ci-runner daemon\nci-runner daemon --config /etc/ci-runner.toml --max-parallel-jobs 8 --http off",
         leaf!(daemon::DaemonArgs, daemon::daemon),
+    ),
+    verb(
+        "exporter",
+        "Serve the figures of host and daemon for Prometheus, also while the daemon is down",
+        "ci-runner exporter\n\
+         ci-runner exporter --listen 0.0.0.0:9100 --config /etc/ci-runner.toml\n\
+         ci-runner exporter --once --collectors cpu,meminfo",
+        leaf!(exporter::ExporterArgs, exporter::exporter),
     ),
     verb("config", "Check or show the configuration", "", Shape::Family(CONFIG)),
     verb(

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::file::{AdmissionFile, ConfigFile, GcFile, GroupFile, HttpFile, PoolFile};
+use super::file::{AdmissionFile, ConfigFile, GcFile, GroupFile, HttpFile, MetricsFile, PoolFile};
 use super::problem::{ConfigError, Problem};
 use crate::suggest::{did_you_mean, fields_of};
 
@@ -133,6 +133,8 @@ fn complain_if_unknown(key: &[String]) -> Option<String> {
         ["gc", name] => (name, fields_of::<GcFile>(), &[]),
         ["admission", name] => (name, fields_of::<AdmissionFile>(), &[]),
         ["http", name] => (name, fields_of::<HttpFile>(), &[]),
+        ["metrics", name] => (name, fields_of::<MetricsFile>(), &[]),
+        ["metrics", "include" | "exclude", name] => (name, &ci_runner_hostmetrics::FILTERS, &[]),
         _ => return None,
     };
     if known.contains(&name) {
@@ -159,5 +161,6 @@ fn plain_words(message: &str) -> String {
         .replace("expected struct GroupFile", "expected a table like [groups.NAME]")
         .replace("expected struct GcFile", "expected a table [gc]")
         .replace("expected struct AdmissionFile", "expected a table [admission]")
+        .replace("expected struct MetricsFile", "expected a table [metrics]")
         .replace("expected f64", "expected a number")
 }

@@ -21,7 +21,7 @@ pub(super) struct ConfigFile {
     pub log_dir: Option<String>,
     pub spawner_socket: Option<String>,
     pub http: Option<HttpField>,
-    pub metrics: Option<String>,
+    pub metrics: Option<MetricsField>,
     pub max_parallel_jobs: Option<i64>,
     pub retry_attempts: Option<i64>,
     pub retry_delay: Option<DurationField>,
@@ -80,6 +80,28 @@ pub(super) struct AdmissionFile {
     pub disk_free_min: Option<SizeField>,
 }
 
+/// `[metrics]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct MetricsFile {
+    pub listen: Option<String>,
+    pub host: Option<bool>,
+    pub procfs: Option<String>,
+    pub sysfs: Option<String>,
+    pub rootfs: Option<String>,
+    pub udev_data: Option<String>,
+    pub collectors: Option<Vec<String>>,
+    pub exclude_collectors: Vec<String>,
+    pub include: BTreeMap<String, String>,
+    pub exclude: BTreeMap<String, String>,
+    pub textfile_sources: Vec<String>,
+    pub textfile_directory: Option<String>,
+    pub tls_certificate: Option<String>,
+    pub tls_key: Option<String>,
+    pub basic_file: Option<String>,
+    pub bearer_file: Option<String>,
+}
+
 /// `[http]`
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -93,26 +115,44 @@ pub(super) struct HttpFile {
 #[derive(Debug)]
 pub(super) struct HttpField(pub HttpFile);
 
-impl<'de> Deserialize<'de> for HttpField {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct HttpVisitor;
-        impl<'de> Visitor<'de> for HttpVisitor {
-            type Value = HttpField;
+/// `metrics = "127.0.0.1:9100"`, or `[metrics]` with more keys.
+#[derive(Debug)]
+pub(super) struct MetricsField(pub MetricsFile);
 
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str(
-                    "an address like \"127.0.0.1:8080\", \"off\", or a table with listen, public_status, hosts",
-                )
-            }
+/// A field that is an address, or a table that holds one.
+macro_rules! address_or_table {
+    ($field:ident, $table:ident, $words:literal) => {
+        impl<'de> Deserialize<'de> for $field {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Words;
+                impl<'de> Visitor<'de> for Words {
+                    type Value = $field;
 
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<HttpField, E> {
-                Ok(HttpField(HttpFile { listen: Some(text.to_owned()), ..HttpFile::default() }))
-            }
+                    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        formatter.write_str($words)
+                    }
 
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HttpField, A::Error> {
-                HttpFile::deserialize(de::value::MapAccessDeserializer::new(map)).map(HttpField)
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$field, E> {
+                        Ok($field($table { listen: Some(text.to_owned()), ..$table::default() }))
+                    }
+
+                    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<$field, A::Error> {
+                        $table::deserialize(de::value::MapAccessDeserializer::new(map)).map($field)
+                    }
+                }
+                deserializer.deserialize_any(Words)
             }
         }
-        deserializer.deserialize_any(HttpVisitor)
-    }
+    };
 }
+
+address_or_table!(
+    HttpField,
+    HttpFile,
+    "an address like \"127.0.0.1:8080\", \"off\", or a table with listen, public_status, hosts"
+);
+address_or_table!(
+    MetricsField,
+    MetricsFile,
+    "an address like \"127.0.0.1:9100\", \"off\", or a table with listen, host and more"
+);

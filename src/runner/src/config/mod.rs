@@ -11,6 +11,7 @@ mod check;
 mod document;
 mod file;
 mod host;
+mod metrics;
 mod problem;
 mod resolve;
 mod show;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use host::Host;
+pub use metrics::{ExporterConfig, Protection};
 pub use problem::{ConfigError, Problem};
 
 /// The name of the API's socket in the runtime directory.
@@ -58,6 +60,8 @@ pub struct Config {
     pub http_hosts: Vec<String>,
     /// Where `/metrics` is served.
     pub metrics: Listen,
+    /// What is served there, and to whom.
+    pub exporter: ExporterConfig,
     /// Slots of the default pool.
     pub max_parallel_jobs: u32,
     /// What jobs get that do not say otherwise.
@@ -190,8 +194,10 @@ pub struct ConfigOverrides {
     pub socket: Option<PathBuf>,
     /// `--http`
     pub http: Option<String>,
-    /// `--metrics`
+    /// `--metrics`; `--listen` of the exporter
     pub metrics: Option<String>,
+    /// What only the exporter's command line has.
+    pub exporter: ExporterOverrides,
     /// `--max-parallel-jobs`
     pub max_parallel_jobs: Option<i64>,
     /// `--retry-attempts`
@@ -202,6 +208,23 @@ pub struct ConfigOverrides {
     pub log_level: Option<String>,
     /// `--executor`
     pub executor: Option<String>,
+}
+
+/// The exporter's command line, as given.
+#[derive(Debug, Clone, Default)]
+pub struct ExporterOverrides {
+    /// `--procfs`
+    pub procfs: Option<PathBuf>,
+    /// `--sysfs`
+    pub sysfs: Option<PathBuf>,
+    /// `--rootfs`
+    pub rootfs: Option<PathBuf>,
+    /// `--udev-data`
+    pub udev_data: Option<PathBuf>,
+    /// `--collectors`
+    pub collectors: Option<Vec<String>>,
+    /// `--textfile-directory`
+    pub textfile_directory: Option<PathBuf>,
 }
 
 /// Where a value comes from.
@@ -228,8 +251,16 @@ impl Config {
     /// # Errors
     /// All problems found, each with file, line, key, limit and the mend.
     pub fn load(path: Option<&Path>, overrides: &ConfigOverrides) -> Result<Config, ConfigError> {
+        Self::load_for(&Host::of_process(), path, overrides)
+    }
+
+    /// As [`Config::load`], for another process than this one.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_for(host: &Host, path: Option<&Path>, overrides: &ConfigOverrides) -> Result<Config, ConfigError> {
         let document = path.map(document::Document::read).transpose()?;
-        resolve::resolve(document, overrides, &Host::of_process())
+        resolve::resolve(document, overrides, host)
     }
 
     /// As [`Config::load`] with the file's text and the host given: pure.
@@ -266,7 +297,7 @@ impl Config {
             ("spawner_socket", self.spawner_socket != new.spawner_socket),
             ("executor", Executor::ALL.into_iter().any(|executor| new.uses(executor) && !self.uses(executor))),
             ("http", self.http != new.http),
-            ("metrics", self.metrics != new.metrics),
+            ("metrics", self.metrics != new.metrics || self.exporter != new.exporter),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::check;
 use super::document::Document;
-use super::file::{AdmissionFile, ConfigFile, GcFile, HttpFile};
+use super::file::{AdmissionFile, ConfigFile, GcFile, HttpFile, MetricsFile};
 use super::{
     AdmissionConfig, Backoff, Config, ConfigError, ConfigOverrides, DEFAULT_POOL, Executor, GcConfig, Host, Listen,
     Problem, RetryDefaults, SLOTS_MAX, SOCKET_NAME, Source,
@@ -66,7 +66,8 @@ impl Resolver<'_> {
         let log_dir = self.path("log_dir", &None, &file.log_dir).unwrap_or_else(|| state_dir.join("logs"));
         let spawner_socket = self.path("spawner_socket", &None, &file.spawner_socket);
         let http = file.http.take().map(|field| field.0).unwrap_or_default();
-        let (http_listen, metrics) = self.addresses(&http, &file, overrides);
+        let more = file.metrics.take().map(|field| field.0).unwrap_or_default();
+        let (http_listen, metrics) = self.addresses(&http, &more, overrides);
         let max_parallel_jobs = self.whole(
             "max_parallel_jobs",
             (overrides.max_parallel_jobs, file.max_parallel_jobs, 4),
@@ -95,6 +96,7 @@ impl Resolver<'_> {
             http_public_status: http.public_status.unwrap_or(false),
             http_hosts: self.http_hosts(http.hosts),
             metrics,
+            exporter: self.exporter(more, &overrides.exporter),
             max_parallel_jobs: pools[DEFAULT_POOL].slots,
             retry,
             log_level,
@@ -229,10 +231,10 @@ impl Resolver<'_> {
         Some(absolute)
     }
 
-    fn addresses(&mut self, http: &HttpFile, file: &ConfigFile, overrides: &ConfigOverrides) -> (Listen, Listen) {
+    fn addresses(&mut self, http: &HttpFile, more: &MetricsFile, overrides: &ConfigOverrides) -> (Listen, Listen) {
         let api = (overrides.http.clone(), http.listen.clone(), "127.0.0.1:8080");
         let api = self.word("http", api, check::listen).unwrap_or(Listen::Off);
-        let metrics = (overrides.metrics.clone(), file.metrics.clone(), "127.0.0.1:9100");
+        let metrics = (overrides.metrics.clone(), more.listen.clone(), "127.0.0.1:9100");
         let metrics = self.word("metrics", metrics, check::listen).unwrap_or(Listen::Off);
         if let (Listen::At(one), Listen::At(other)) = (api, metrics)
             && one == other

@@ -20,7 +20,6 @@ pub(super) fn show(config: &Config) -> String {
         ("socket", quoted(&config.socket.to_string_lossy())),
         ("log_dir", quoted(&config.log_dir.to_string_lossy())),
         ("spawner_socket", quoted(&config.spawner_socket.to_string_lossy())),
-        ("metrics", quoted(&config.metrics.to_string())),
         ("max_parallel_jobs", config.max_parallel_jobs.to_string()),
         ("retry_attempts", config.retry.attempts.to_string()),
         ("retry_delay", duration(config.retry.delay)),
@@ -41,6 +40,7 @@ pub(super) fn show(config: &Config) -> String {
     line(&mut text, &format!("listen = {}  # {}", quoted(&config.http.to_string()), config.source("http")));
     line(&mut text, &format!("public_status = {}", config.http_public_status));
     line(&mut text, &format!("hosts = {}", list(&config.http_hosts)));
+    super::metrics::show(config, &mut text);
     line(&mut text, "\n[gc]");
     line(&mut text, &format!("finished_max_age = {}", age(config.gc.finished_max_age)));
     line(&mut text, &format!("log_max_age = {}", age(config.gc.log_max_age)));
@@ -70,15 +70,15 @@ pub(super) fn show(config: &Config) -> String {
     text
 }
 
-fn line(text: &mut String, line: &str) {
+pub(super) fn line(text: &mut String, line: &str) {
     writeln!(text, "{line}").expect("writing to a String cannot fail");
 }
 
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-fn list(words: &[String]) -> String {
+pub(super) fn list(words: &[String]) -> String {
     toml::Value::Array(words.iter().cloned().map(toml::Value::String).collect()).to_string()
 }
 

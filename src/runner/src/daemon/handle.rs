@@ -223,6 +223,8 @@ pub struct Snapshot {
     pub executors: BTreeMap<String, Executor>,
     /// A commit failed and none succeeded since.
     pub store_failing: bool,
+    /// What was counted up to then.
+    pub figures: Arc<crate::metrics::Figures>,
 }
 
 /// One open attempt.

@@ -10,7 +10,7 @@ use super::settings::local_settings;
 use crate::api::JobRequest;
 use crate::config::Executor;
 use crate::executor::native::{Lifeline, Native, NativeOptions};
-use crate::metrics::Metrics;
+use crate::metrics::Figures;
 use crate::request::new_job;
 use crate::store::memory::MemoryStore;
 use crate::store::{JobRow, Reader, Store};
@@ -204,7 +204,7 @@ fn parts(
         sides: vec![(Executor::Native, Native::new(native))],
         host,
         notifier: Notifier::silent(),
-        metrics: Arc::new(Metrics::new(super::service::version())),
+        figures: Figures::default(),
     };
     Ok((parts, reader))
 }

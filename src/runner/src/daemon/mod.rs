@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod engine;
+mod exporting;
 pub mod fail;
 pub mod gauges;
 pub mod gc;

@@ -5,6 +5,7 @@
 
 use super::clock::Clock;
 use super::engine::{self, Control, Engine, HostSettings, Parts};
+use super::exporting::{self, Shown};
 use super::handle::Handle;
 use super::home::{self, Home};
 use super::listeners::{Listeners, Taken};
@@ -13,7 +14,7 @@ use crate::activation::Passed;
 use crate::config::{Config, ConfigOverrides, Executor, Listen};
 use crate::executor::native::{Native, NativeOptions};
 use crate::http;
-use crate::metrics::{Metrics, Scrape};
+use crate::metrics::{Figures, Keeper};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Loaded, Reader, Store, StoreError};
 use crate::systemd::{Notifier, NotifySettings};
@@ -32,8 +33,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// A taken metrics port is tried again this often.
-const METRICS_RETRY: Duration = Duration::from_secs(10);
 /// What the log still holds at the end is waited for so long.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
 /// Exit code: somebody else holds what we need; try again later.
@@ -116,7 +115,10 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
     runtime.block_on(async {
         let socket_is_passed = passed.unix.is_some();
         let listeners = Listeners::open(&config, passed).await?;
-        let metrics = Arc::new(Metrics::new(version()));
+        let totals = reader.totals()?;
+        let figures =
+            Figures::resume(&config.state_dir, &loaded.store_id, &totals, engine::NO_POOL, Executor::Native.name());
+        let keeper = Keeper::new(&config.state_dir, &loaded.store_id);
         let unclean = loaded.unclean;
         let generation = loaded.generation;
         let log_dir = host.log_dir.clone();
@@ -130,11 +132,12 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
             sides,
             host,
             notifier,
-            metrics,
+            figures,
         };
-        let metrics = parts.metrics.clone();
         let (handle, control, engine) = start_engine(parts).await?;
+        let shown = Arc::new(Shown::new(&config, keeper, handle.clone(), telemetry.clone()));
         let context = http::Context {
+            metrics: shown.clone().render(),
             handle: handle.clone(),
             control: control.clone(),
             log_dir,
@@ -145,12 +148,8 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
             generation,
         };
         let shutdown = CancellationToken::new();
-        let logs = telemetry.clone();
-        let render = move || {
-            metrics.render(&Scrape { now_ms: super::clock::wall().0, log_records_dropped: logs.dropped_records() })
-        };
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(serve_metrics(config.metrics, Arc::new(render), control.clone(), shutdown.clone()));
+        tasks.spawn(exporting::run(config.clone(), shown.clone().render(), control.clone(), shutdown.clone()));
         if unclean {
             check_store(reader, control.clone());
         }
@@ -167,6 +166,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         });
         watch_signals(origin, &config, telemetry, &control, engine).await?;
         shutdown.cancel();
+        tokio::task::spawn_blocking(move || shown.keep()).await.ok();
         tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await.ok();
         home::remove(&config.socket, home.await?);
         Ok(())
@@ -272,40 +272,6 @@ fn check_store(reader: Arc<dyn Reader>, control: mpsc::Sender<Control>) {
         }
         Err(error) => log::warn!("the database could not be checked: {error}"),
     });
-}
-
-/// Serves `/metrics`; a taken port is said, tried again, and stops nothing else.
-async fn serve_metrics(
-    listen: Listen,
-    render: Arc<dyn Fn() -> String + Send + Sync>,
-    control: mpsc::Sender<Control>,
-    shutdown: CancellationToken,
-) {
-    let Listen::At(address) = listen else { return };
-    let mut told = false;
-    let listener = loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => break listener,
-            Err(error) if !told => {
-                told = true;
-                let text = format!("metrics are not served: address {address}: {error}");
-                log::warn!("{text}; tried again every {} s", METRICS_RETRY.as_secs());
-                control.send(Control::Problem("metrics", Some(text))).await.ok();
-            }
-            Err(_) => {}
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(METRICS_RETRY) => {}
-        }
-    };
-    if told {
-        log::info!("metrics are served on {address}");
-        control.send(Control::Problem("metrics", None)).await.ok();
-    }
-    if let Err(error) = http::serve_metrics(listener, render, shutdown).await {
-        log::error!("metrics stopped: {error:#}");
-    }
 }
 
 /// The one line on standard output, and in the log.

@@ -17,6 +17,7 @@ mod explain;
 mod extract;
 mod guard;
 mod health;
+mod metrics;
 mod peer;
 mod places;
 mod problem;
@@ -34,7 +35,7 @@ pub use health::{ComponentView, HealthView};
 pub use peer::{Access, Credentials, Peer, Role};
 pub use problem::Fail;
 pub use quota::USER_CONNECTIONS_MAX;
-pub use serve::{STREAMS_MAX, TCP_CONNECTIONS_MAX, UNIX_CONNECTIONS_MAX, serve, serve_metrics};
+pub use serve::{STREAMS_MAX, TCP_CONNECTIONS_MAX, UNIX_CONNECTIONS_MAX, serve};
 pub use socket::{BindError, SOCKET_PATH_BYTES_MAX, bind_unix};
 pub use stall::STALL_MAX;
 pub use view::job_view;
@@ -43,7 +44,6 @@ use crate::daemon::engine::Control;
 use crate::daemon::handle::Handle;
 use axum::Router;
 use axum::http::{StatusCode, header};
-use axum::routing::get;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +89,8 @@ pub struct Context {
     pub started: std::time::Instant,
     /// Start number of the daemon on this store.
     pub generation: u64,
+    /// Makes the text of the daemon's figures; blocks as long as the disk does.
+    pub metrics: crate::exporter::DaemonPart,
 }
 
 /// What all requests share.
@@ -164,7 +166,8 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::events::events))
         .routes(routes!(api::stats::stats))
         .routes(routes!(openapi));
-    OpenApiRouter::with_openapi(Document::openapi()).merge(health_routes()).merge(status_routes()).nest("/api/v1", api)
+    let router = OpenApiRouter::with_openapi(Document::openapi()).merge(health_routes()).merge(status_routes());
+    router.routes(routes!(metrics::metrics)).nest("/api/v1", api)
 }
 
 fn health_routes() -> OpenApiRouter<App> {
@@ -217,22 +220,4 @@ fn tcp_router(app: App) -> Router {
     let (router, _) = routes.split_for_parts();
     let check = axum::middleware::from_fn_with_state(app.clone(), guard::check);
     router.fallback(guard::no_token).method_not_allowed_fallback(no_method).layer(check).with_state(app)
-}
-
-/// Renders the metrics, whole, in Prometheus' text format.
-pub type Render = Arc<dyn Fn() -> String + Send + Sync>;
-
-/// What answers on the metrics address: `/metrics`, and a page at `/` that points to it.
-pub fn metrics_router(render: Render) -> Router {
-    const PAGE: &str = "<!doctype html><title>ci-runner</title><p><a href=\"/metrics\">/metrics</a>\n";
-    let metrics = move || {
-        let render = render.clone();
-        async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render()) }
-    };
-    let page = || async { ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], PAGE) };
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/", get(page))
-        .fallback(no_route)
-        .method_not_allowed_fallback(no_method)
 }

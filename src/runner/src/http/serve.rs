@@ -81,20 +81,6 @@ pub async fn serve(
     Ok(())
 }
 
-/// Serves [`super::metrics_router`] until `shutdown`.
-pub async fn serve_metrics(
-    listener: TcpListener,
-    render: super::Render,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
-    let tasks = TaskTracker::new();
-    take_tcp(&listener, super::metrics_router(render), &tasks, &shutdown).await;
-    drop(listener);
-    tasks.close();
-    tasks.wait().await;
-    Ok(())
-}
-
 /// Who may do what, as the socket's file says: its group operates where the group may write.
 fn access_of(listener: &Door) -> io::Result<Access> {
     let address = listener.local_addr()?;

@@ -1,125 +1,40 @@
-//! The daemon's own Prometheus metrics: cheap to record from the loop, rendered when scraped.
+//! The daemon's own figures: counted by the loop, copied with its snapshots, written as text wherever somebody scrapes.
 //!
-//! A [`Metrics`] belongs to one daemon (no process-wide recorder). Each pool has a recorder of its own, so that its series
-//! go with it ([`Metrics::keep_pools`]): a recorder cannot let a single series go. What happens often is recorded through
-//! handles that are made once per pool ([`PoolMetrics`]), never by name. What is a matter of "now" (ages,
-//! the process itself) is computed at the scrape.
+//! A [`Figures`] belongs to the loop alone: no lock, no atomics. Whoever scrapes has a copy of it that is at most 100 ms old,
+//! and makes the text of that on its own thread ([`Figures::families`]).
 //!
-//! Cardinality is bounded: the only free label value is a pool's name, and there are at most [`POOLS_MAX`] of
-//! them; everything else is an enum here. Never a job, commit, user or URL.
-//! Why this renderer: `docs/decisions/0002-metrics-rendering.md`.
+//! Cardinality is bounded: free label values are a pool's name, of which there are at most [`POOLS_MAX`], and a job's name,
+//! of which there are at most [`NAMES_MAX`]; everything else is an enum here. Never a job id, commit, user or URL.
+//!
+//! Counters go on over a restart of the daemon: [`Keeper`] writes them down before it shows them.
+//! Why no library: `docs/decisions/0007-own-figures.md`.
 
-mod families;
+mod histogram;
+mod hour;
+mod keep;
+mod names;
 mod process;
+mod render;
 #[cfg(test)]
 mod tests;
+mod words;
 
+use histogram::{Histogram, Scale};
+use hour::Hour;
+pub use keep::{FILE_NAME, Keeper};
+use names::Names;
+pub use names::{NAME_BYTES_MAX, NAMES_MAX};
+pub use process::process_families;
+pub use render::Scrape;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+pub use words::{JobOutcome, JobState, LossCause, RetryCause};
 
-use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
-
-/// The `Content-Type` of what [`Metrics::render`] returns.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// Label values that pools can take; a pool beyond is counted as `other`.
+/// Label values that pools can take; a pool beyond is counted as [`OTHER`].
 pub const POOLS_MAX: usize = 64;
-
-/// Samples of histograms are kept raw until they are put into buckets; doing that after so many of them
-/// bounds the memory (16 bytes each) without a timer. It takes about 50 µs.
-const SAMPLES_UNTIL_UPKEEP: u64 = 4096;
-
-/// From a tenth of a second to a day: jobs.
-const RUN_SECONDS: [f64; 14] =
-    [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 10_800.0, 21_600.0, 86_400.0];
-/// From "at once" to a day: waiting.
-const QUEUE_SECONDS: [f64; 13] =
-    [0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3600.0, 21_600.0, 86_400.0];
-/// From a fast disk to a broken one: commits.
-const COMMIT_SECONDS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 10.0, 60.0];
-/// From a shell to a linker: peak memory.
-const MEMORY_BYTES: [f64; 8] = [
-    1_048_576.0,
-    16_777_216.0,
-    67_108_864.0,
-    268_435_456.0,
-    1_073_741_824.0,
-    4_294_967_296.0,
-    17_179_869_184.0,
-    68_719_476_736.0,
-];
-
-const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
-
-/// How a job ended; the label `outcome`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JobOutcome {
-    /// `succeeded`
-    Succeeded,
-    /// `failed`
-    Failed,
-    /// `timed_out`
-    TimedOut,
-    /// `cancelled`
-    Cancelled,
-    /// `superseded`
-    Superseded,
-    /// `expired`
-    Expired,
-}
-
-/// Why an attempt was tried again; the label `cause`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RetryCause {
-    /// A non-zero exit.
-    Exit,
-    /// A signal.
-    Signal,
-    /// Host, spawner or shim was lost.
-    Lost,
-    /// The hard timeout.
-    Timeout,
-    /// Out of memory.
-    Oom,
-    /// It could not be started.
-    Start,
-}
-
-/// Where an open job stands; the label `state`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum JobState {
-    /// `queued`
-    Queued,
-    /// `starting`
-    Starting,
-    /// `running`
-    Running,
-    /// `stopping`
-    Stopping,
-}
-
-impl JobOutcome {
-    const NAMES: [&str; 6] = ["succeeded", "failed", "timed_out", "cancelled", "superseded", "expired"];
-}
-
-impl RetryCause {
-    const NAMES: [&str; 6] = ["exit", "signal", "lost", "timeout", "oom", "start"];
-}
-
-impl JobState {
-    const NAMES: [&str; 4] = ["queued", "starting", "running", "stopping"];
-}
-
-/// What only the caller knows at the moment of a scrape.
-#[derive(Debug, Clone, Copy)]
-pub struct Scrape {
-    /// Wall time, milliseconds.
-    pub now_ms: i64,
-    /// [`crate::telemetry::Telemetry::dropped_records`].
-    pub log_records_dropped: u64,
-}
+/// Pools beyond [`POOLS_MAX`], together.
+pub const OTHER: &str = "other";
 
 /// What an ended attempt used.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -128,229 +43,234 @@ pub struct AttemptUse {
     pub max_rss_bytes: u64,
     /// User and system time.
     pub cpu: Duration,
+    /// Bytes of its log.
+    pub log_bytes: u64,
+    /// Bytes of output beyond the log's limit.
+    pub log_dropped_bytes: u64,
 }
 
-/// All metrics of one daemon. Shared by reference between its loop and the scrape.
-pub struct Metrics {
-    pools: Mutex<BTreeMap<String, Arc<PoolMetrics>>>,
-    samples: Samples,
-    retries: [Counter; RetryCause::NAMES.len()],
+/// All figures of one daemon.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Figures {
+    pools: BTreeMap<String, PoolFigures>,
+    retries: [u64; RetryCause::NAMES.len()],
+    losses: [u64; LossCause::NAMES.len()],
+    /// Attempts found alive at the start, by executor.
+    adoptions: BTreeMap<String, u64>,
     commits: Histogram,
-    log_records_dropped: Counter,
+    names: Names,
+    /// Outcomes of jobs in pools that are gone; not shown, but the store counts them too.
+    gone: [u64; JobOutcome::NAMES.len()],
+    /// Outcomes that were shown and whose commit a crash prevented: they come again and are not counted twice.
+    ahead: [u64; JobOutcome::NAMES.len()],
+    #[serde(skip)]
+    hour: Hour,
+    #[serde(skip)]
+    log_file_bytes: Option<u64>,
+    /// Grows with every change of what is kept.
+    #[serde(skip)]
+    changes: u64,
 }
 
-/// Puts raw samples into buckets once enough have gathered.
-struct Samples {
-    count: AtomicU64,
-    handle: PrometheusHandle,
+/// The figures of one pool.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PoolFigures {
+    /// By executor.
+    finished: BTreeMap<String, [u64; JobOutcome::NAMES.len()]>,
+    run: Histogram,
+    queue: Histogram,
+    claim: Histogram,
+    ack_to_start: Histogram,
+    max_rss: Histogram,
+    cpu: Histogram,
+    log_bytes: u64,
+    log_dropped_bytes: u64,
+    #[serde(skip)]
+    now: PoolNow,
 }
 
-impl Samples {
-    fn record(&self, histogram: &Histogram, value: f64) {
-        histogram.record(value);
-        if self.count.fetch_add(1, Ordering::Relaxed) % SAMPLES_UNTIL_UPKEEP == SAMPLES_UNTIL_UPKEEP - 1 {
-            self.handle.run_upkeep();
+/// What holds now, and is not kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PoolNow {
+    /// Open jobs, in the order of [`JobState`].
+    pub open: [u64; JobState::NAMES.len()],
+    /// Slots taken.
+    pub used: u32,
+    /// Slots there are.
+    pub slots: u32,
+    /// When the oldest queued job was submitted, wall milliseconds.
+    pub oldest_queued_ms: Option<i64>,
+    /// Attempts that neither start nor end although they should.
+    pub stuck: u64,
+}
+
+impl Default for Figures {
+    fn default() -> Self {
+        Self {
+            pools: BTreeMap::new(),
+            retries: Default::default(),
+            losses: Default::default(),
+            adoptions: BTreeMap::new(),
+            commits: Histogram::new(Scale::Commit),
+            names: Names::default(),
+            gone: Default::default(),
+            ahead: Default::default(),
+            hour: Hour::default(),
+            log_file_bytes: None,
+            changes: 0,
         }
     }
 }
 
-/// The handles of one pool. Ask [`Metrics::pool`] once and keep it.
-pub struct PoolMetrics {
-    samples: Samples,
-    finished: [Counter; JobOutcome::NAMES.len()],
-    open: [Gauge; JobState::NAMES.len()],
-    slots_used: Gauge,
-    slots_free: Gauge,
-    oldest_age: Gauge,
-    /// When the oldest queued job was submitted, wall milliseconds; `NONE_QUEUED` where the queue is empty.
-    oldest_queued_ms: AtomicI64,
-    run_seconds: Histogram,
-    queue_seconds: Histogram,
-    max_rss_bytes: Histogram,
-    cpu_seconds: Histogram,
-}
-
-/// Pools beyond [`POOLS_MAX`], together.
-const OTHER: &str = "other";
-const NONE_QUEUED: i64 = i64::MIN;
-
-impl Metrics {
-    /// Metrics at zero. `version` is the program's, for `ci_runner_build_info`.
-    pub fn new(version: &str) -> Metrics {
-        let (recorder, samples) = recorder();
-        let counter = |name: &'static str, labels: &[(&'static str, &str)]| {
-            recorder.register_counter(&key(name, labels), &METADATA)
-        };
-        let built = [("version", version), ("rust", env!("CARGO_PKG_RUST_VERSION")), ("arch", std::env::consts::ARCH)];
-        recorder.register_gauge(&key("ci_runner_build_info", &built), &METADATA).set(1.0);
-        Metrics {
-            pools: Mutex::new(BTreeMap::new()),
-            samples,
-            retries: RetryCause::NAMES.map(|cause| counter("ci_runner_job_retries_total", &[("cause", cause)])),
-            commits: recorder.register_histogram(&key("ci_runner_commit_duration_seconds", &[]), &METADATA),
-            log_records_dropped: counter("ci_runner_log_records_dropped_total", &[]),
+impl PoolFigures {
+    fn new() -> Self {
+        Self {
+            finished: BTreeMap::new(),
+            run: Histogram::new(Scale::Run),
+            queue: Histogram::new(Scale::Queue),
+            claim: Histogram::new(Scale::Commit),
+            ack_to_start: Histogram::new(Scale::Commit),
+            max_rss: Histogram::new(Scale::Memory),
+            cpu: Histogram::new(Scale::Run),
+            log_bytes: 0,
+            log_dropped_bytes: 0,
+            now: PoolNow::default(),
         }
     }
 
-    /// The handles of a pool, made at the first call with all their series at zero. Beyond [`POOLS_MAX`] names
-    /// all further ones share `other`.
-    pub fn pool(&self, name: &str, executor: &str) -> Arc<PoolMetrics> {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(name) {
-            return Arc::clone(pool);
+    /// What was kept, as far as it fits this program.
+    fn sound(self) -> Self {
+        Self {
+            run: self.run.sound(Scale::Run),
+            queue: self.queue.sound(Scale::Queue),
+            claim: self.claim.sound(Scale::Commit),
+            ack_to_start: self.ack_to_start.sound(Scale::Commit),
+            max_rss: self.max_rss.sound(Scale::Memory),
+            cpu: self.cpu.sound(Scale::Run),
+            ..self
         }
-        let name = if pools.len() < POOLS_MAX { name } else { OTHER };
-        let make = || Arc::new(PoolMetrics::new(name, executor));
-        Arc::clone(pools.entry(name.to_owned()).or_insert_with(make))
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl Figures {
+    /// The figures of a pool; those beyond [`POOLS_MAX`] share one.
+    fn pool(&mut self, name: &str) -> &mut PoolFigures {
+        self.changes += 1;
+        let name = if self.pools.contains_key(name) || self.pools.len() < POOLS_MAX { name } else { OTHER };
+        self.pools.entry(name.to_owned()).or_insert_with(PoolFigures::new)
     }
 
     /// Lets the series of all other pools go. One that comes back begins at zero, which Prometheus takes for a restart.
-    pub fn keep_pools(&self, keep: impl Fn(&str) -> bool) {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        pools.retain(|name, _| name == OTHER || keep(name));
+    pub fn keep_pools(&mut self, keep: impl Fn(&str) -> bool) {
+        let gone = &mut self.gone;
+        self.pools.retain(|name, pool| {
+            let stays = name == OTHER || keep(name);
+            if !stays {
+                let counts = pool.finished.values();
+                counts.for_each(|counts| gone.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count));
+            }
+            stays
+        });
     }
 
-    /// An attempt ended and the job is tried again.
-    pub fn retried(&self, cause: RetryCause) {
-        self.retries[cause as usize].increment(1);
-    }
-
-    /// A group commit reached the disk.
-    pub fn committed(&self, took: Duration) {
-        self.samples.record(&self.commits, took.as_secs_f64());
-    }
-
-    /// The text of `/metrics`, format 0.0.4 ([`CONTENT_TYPE`]), with `process_*` of this process.
-    pub fn render(&self, scrape: &Scrape) -> String {
-        self.log_records_dropped.absolute(scrape.log_records_dropped);
-        let mut families = families::Families::default();
-        families.add(&self.samples.handle.render());
-        for pool in self.pools.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            let oldest = pool.oldest_queued_ms.load(Ordering::Relaxed);
-            // A clock that was set back must not give a negative age.
-            let age_ms = if oldest == NONE_QUEUED { 0 } else { scrape.now_ms.saturating_sub(oldest).max(0) };
-            pool.oldest_age.set(age_ms as f64 / 1000.0);
-            families.add(&pool.samples.handle.render());
+    /// How things stand in a pool now.
+    pub fn set_now(&mut self, pool: &str, executor: &str, now: PoolNow) {
+        let changes = self.changes;
+        let pool = self.pool(pool);
+        pool.now = now;
+        if !pool.finished.contains_key(executor) {
+            pool.finished.insert(executor.to_owned(), Default::default());
         }
-        let mut text = families.text();
-        process::render_into(&mut text);
-        text
-    }
-}
-
-impl PoolMetrics {
-    fn new(pool: &str, executor: &str) -> PoolMetrics {
-        let (recorder, samples) = recorder();
-        let gauge = |name: &'static str, state: Option<&'static str>| {
-            let labels = [("pool", pool), ("state", state.unwrap_or_default())];
-            recorder.register_gauge(&key(name, &labels[..1 + usize::from(state.is_some())]), &METADATA)
-        };
-        let histogram = |name: &'static str| recorder.register_histogram(&key(name, &[("pool", pool)]), &METADATA);
-        PoolMetrics {
-            finished: JobOutcome::NAMES.map(|outcome| {
-                let labels = [("pool", pool), ("executor", executor), ("outcome", outcome)];
-                recorder.register_counter(&key("ci_runner_jobs_total", &labels), &METADATA)
-            }),
-            open: JobState::NAMES.map(|state| gauge("ci_runner_jobs", Some(state))),
-            slots_used: gauge("ci_runner_slots", Some("used")),
-            slots_free: gauge("ci_runner_slots", Some("free")),
-            oldest_age: gauge("ci_runner_queue_oldest_age_seconds", None),
-            oldest_queued_ms: AtomicI64::new(NONE_QUEUED),
-            run_seconds: histogram("ci_runner_job_duration_seconds"),
-            queue_seconds: histogram("ci_runner_job_queue_duration_seconds"),
-            max_rss_bytes: histogram("ci_runner_job_max_rss_bytes"),
-            cpu_seconds: histogram("ci_runner_job_cpu_seconds"),
-            samples,
-        }
+        self.changes = changes;
     }
 
     /// A job reached its outcome.
-    pub fn finished(&self, outcome: JobOutcome) {
-        self.finished[outcome as usize].increment(1);
+    pub fn finished(&mut self, pool: &str, executor: &str, outcome: JobOutcome, now_ms: i64) {
+        self.hour.count(now_ms);
+        let ahead = &mut self.ahead[outcome as usize];
+        if *ahead > 0 {
+            *ahead -= 1;
+            return;
+        }
+        self.add_finished(pool, executor, outcome, 1);
     }
 
-    /// An attempt began after its job had waited so long.
-    pub fn started(&self, waited: Duration) {
-        self.samples.record(&self.queue_seconds, waited.as_secs_f64());
+    /// As [`Figures::finished`], for so many that an earlier daemon recorded and did not count.
+    pub fn add_finished(&mut self, pool: &str, executor: &str, outcome: JobOutcome, count: u64) {
+        self.pool(pool).finished.entry(executor.to_owned()).or_default()[outcome as usize] += count;
     }
 
-    /// An attempt ended after so long; `used` where it was measured.
-    pub fn attempt_ended(&self, ran: Duration, used: Option<AttemptUse>) {
-        self.samples.record(&self.run_seconds, ran.as_secs_f64());
-        if let Some(used) = used {
-            self.samples.record(&self.max_rss_bytes, used.max_rss_bytes as f64);
-            self.samples.record(&self.cpu_seconds, used.cpu.as_secs_f64());
+    /// All that were counted with an outcome.
+    pub fn finished_total(&self, outcome: JobOutcome) -> u64 {
+        let counts = self.pools.values().flat_map(|pool| pool.finished.values());
+        counts.map(|counts| counts[outcome as usize]).sum::<u64>() + self.gone[outcome as usize]
+    }
+
+    /// A job of this name succeeded.
+    pub fn succeeded(&mut self, name: &str, now_ms: i64) {
+        self.changes += 1;
+        self.names.succeeded(name, now_ms);
+    }
+
+    /// An attempt began, so long after its claim; `waited` is how long its job had waited, at its first attempt.
+    pub fn started(&mut self, pool: &str, claimed: Duration, waited: Option<Duration>) {
+        let pool = self.pool(pool);
+        pool.claim.record(micros(claimed));
+        if let Some(waited) = waited {
+            pool.queue.record(micros(waited));
         }
     }
 
-    /// How many open jobs stand in a state now.
-    pub fn set_open(&self, state: JobState, count: u64) {
-        self.open[state as usize].set(count as f64);
+    /// An attempt began at the next occasion after its job was acknowledged: nothing of the job's held it back.
+    pub fn started_at_once(&mut self, pool: &str, took: Duration) {
+        self.pool(pool).ack_to_start.record(micros(took));
     }
 
-    /// How many slots are taken now, of how many.
-    pub fn set_slots(&self, used: u32, total: u32) {
-        self.slots_used.set(f64::from(used));
-        self.slots_free.set(f64::from(total.saturating_sub(used)));
+    /// An attempt ended after so long.
+    pub fn attempt_ended(&mut self, pool: &str, ran: Duration, used: AttemptUse) {
+        let pool = self.pool(pool);
+        pool.run.record(micros(ran));
+        pool.max_rss.record(used.max_rss_bytes);
+        pool.cpu.record(micros(used.cpu));
+        pool.log_bytes += used.log_bytes;
+        pool.log_dropped_bytes += used.log_dropped_bytes;
     }
 
-    /// When the oldest queued job was submitted (wall milliseconds), if any is queued.
-    pub fn set_oldest_queued(&self, submitted_ms: Option<i64>) {
-        self.oldest_queued_ms.store(submitted_ms.unwrap_or(NONE_QUEUED), Ordering::Relaxed);
+    /// An attempt ended and the job is tried again.
+    pub fn retried(&mut self, cause: RetryCause) {
+        self.changes += 1;
+        self.retries[cause as usize] += 1;
     }
-}
 
-/// A recorder with our buckets and descriptions, and what bounds its samples.
-fn recorder() -> (PrometheusRecorder, Samples) {
-    let recorder = [
-        ("ci_runner_job_duration_seconds", &RUN_SECONDS[..]),
-        ("ci_runner_job_queue_duration_seconds", &QUEUE_SECONDS),
-        ("ci_runner_commit_duration_seconds", &COMMIT_SECONDS),
-        ("ci_runner_job_max_rss_bytes", &MEMORY_BYTES),
-        ("ci_runner_job_cpu_seconds", &RUN_SECONDS),
-    ]
-    .into_iter()
-    .fold(PrometheusBuilder::new(), |builder, (name, buckets)| {
-        builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets).expect("the buckets are not empty")
-    })
-    .build_recorder();
-    describe(&recorder);
-    let samples = Samples { count: AtomicU64::new(0), handle: recorder.handle() };
-    (recorder, samples)
-}
-
-fn key(name: &'static str, labels: &[(&'static str, &str)]) -> Key {
-    let labels: Vec<Label> = labels.iter().map(|(key, value)| Label::new(*key, (*value).to_owned())).collect();
-    Key::from_parts(name, labels)
-}
-
-fn describe(recorder: &PrometheusRecorder) {
-    let seconds = Some(Unit::Seconds);
-    for (name, help) in [
-        ("ci_runner_jobs_total", "Jobs that reached an outcome."),
-        ("ci_runner_job_retries_total", "Attempts after which the job was tried again, by what ended them."),
-        ("ci_runner_log_records_dropped_total", "Records of the daemon's own log that were lost."),
-    ] {
-        recorder.describe_counter(name.into(), None, help.into());
+    /// An attempt was lost.
+    pub fn lost(&mut self, cause: LossCause) {
+        self.changes += 1;
+        self.losses[cause as usize] += 1;
     }
-    for (name, help) in [
-        ("ci_runner_build_info", "Always 1; the labels tell what runs here."),
-        ("ci_runner_jobs", "Open jobs by state."),
-        ("ci_runner_slots", "Places for attempts, used and free."),
-        (
-            "ci_runner_queue_oldest_age_seconds",
-            "Time since the oldest queued job was submitted; 0 when none is queued.",
-        ),
-    ] {
-        recorder.describe_gauge(name.into(), None, help.into());
+
+    /// An attempt that an earlier daemon started was found alive.
+    pub fn adopted(&mut self, executor: &str) {
+        self.changes += 1;
+        *self.adoptions.entry(executor.to_owned()).or_default() += 1;
     }
-    for (name, unit, help) in [
-        ("ci_runner_job_duration_seconds", seconds, "Run time of attempts."),
-        ("ci_runner_job_queue_duration_seconds", seconds, "Time jobs waited before an attempt began."),
-        ("ci_runner_commit_duration_seconds", seconds, "Time a group commit took to reach the disk."),
-        ("ci_runner_job_max_rss_bytes", Some(Unit::Bytes), "Peak resident memory of attempts."),
-        ("ci_runner_job_cpu_seconds", seconds, "User and system CPU time of attempts."),
-    ] {
-        recorder.describe_histogram(name.into(), unit, help.into());
+
+    /// A group commit reached the disk.
+    pub fn committed(&mut self, took: Duration) {
+        self.changes += 1;
+        self.commits.record(micros(took));
+    }
+
+    /// How much the logs of jobs hold, when somebody looked.
+    pub fn set_log_file_bytes(&mut self, bytes: u64) {
+        self.log_file_bytes = Some(bytes);
+    }
+
+    fn sound(self) -> Self {
+        let pools = self.pools.into_iter().take(POOLS_MAX + 1).map(|(name, pool)| (name, pool.sound())).collect();
+        Self { pools, commits: self.commits.sound(Scale::Commit), names: self.names.sound(), ..self }
     }
 }

@@ -1,14 +1,39 @@
 //! `process_*` of this process, named as Prometheus' client libraries name them. Read at each scrape from
 //! `/proc/self`; what cannot be read is left out rather than guessed.
 
-use std::fmt::Write as _;
+use ci_runner_hostmetrics::exposition::{Families, Kind};
 use std::fs;
 
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 
-/// Appends the metrics in the text format.
-pub(super) fn render_into(text: &mut String) {
+/// `process_*` of the process that calls.
+pub fn process_families(families: &mut Families) {
+    for (name, kind, help, value) in read() {
+        if let Some(value) = value {
+            families.family(name, kind, help).add(&[], value);
+        }
+    }
+}
+
+/// The same few of the daemon under names of its own: `process_*` is of who answers the scrape, which may be the exporter.
+pub(super) fn daemon_families(families: &mut Families) {
+    for (name, kind, help, value) in read() {
+        let Some(value) = value else { continue };
+        let (name, help) = match name {
+            "process_cpu_seconds_total" => ("ci_runner_daemon_cpu_seconds_total", help),
+            "process_resident_memory_bytes" => ("ci_runner_daemon_resident_memory_bytes", help),
+            "process_open_fds" => ("ci_runner_daemon_open_fds", help),
+            "process_start_time_seconds" => ("ci_runner_daemon_start_time_seconds", help),
+            _ => continue,
+        };
+        families.family(name, kind, help).add(&[], value);
+    }
+}
+
+type Figure = (&'static str, Kind, &'static str, Option<f64>);
+
+fn read() -> [Figure; 8] {
     let stat = fs::read_to_string("/proc/self/stat").ok();
     let stat = stat.as_deref().and_then(Stat::parse);
     let ticks = clock_ticks_per_second() as f64;
@@ -18,43 +43,42 @@ pub(super) fn render_into(text: &mut String) {
 
     let stat = stat.as_ref();
     let start = stat.zip(boot_seconds).map(|(stat, boot)| boot as f64 + stat.start_ticks as f64 / ticks);
-    for (name, kind, help, value) in [
+    [
         (
             "process_cpu_seconds_total",
-            "counter",
+            Kind::Counter,
             "Total user and system CPU time spent in seconds.",
             stat.map(|stat| stat.cpu_ticks as f64 / ticks),
         ),
         // The directory being read is open itself.
-        ("process_open_fds", "gauge", "Number of open file descriptors.", descriptors.map(|count| count as f64 - 1.0)),
-        ("process_max_fds", "gauge", "Maximum number of open file descriptors.", Some(limit(Resource::Nofile))),
+        (
+            "process_open_fds",
+            Kind::Gauge,
+            "Number of open file descriptors.",
+            descriptors.map(|count| count as f64 - 1.0),
+        ),
+        ("process_max_fds", Kind::Gauge, "Maximum number of open file descriptors.", Some(limit(Resource::Nofile))),
         (
             "process_virtual_memory_bytes",
-            "gauge",
+            Kind::Gauge,
             "Virtual memory size in bytes.",
             stat.map(|stat| stat.virtual_bytes as f64),
         ),
         (
             "process_virtual_memory_max_bytes",
-            "gauge",
+            Kind::Gauge,
             "Maximum amount of virtual memory available in bytes.",
             Some(limit(Resource::As)),
         ),
         (
             "process_resident_memory_bytes",
-            "gauge",
+            Kind::Gauge,
             "Resident memory size in bytes.",
             stat.map(|stat| (stat.resident_pages * page_size() as u64) as f64),
         ),
-        ("process_start_time_seconds", "gauge", "Start time of the process since unix epoch in seconds.", start),
-        ("process_threads", "gauge", "Number of OS threads in the process.", stat.map(|stat| stat.threads as f64)),
-    ] {
-        if let Some(value) = value {
-            let value = if value.is_infinite() { "+Inf".to_owned() } else { value.to_string() };
-            writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n")
-                .expect("writing to a String cannot fail");
-        }
-    }
+        ("process_start_time_seconds", Kind::Gauge, "Start time of the process since unix epoch in seconds.", start),
+        ("process_threads", Kind::Gauge, "Number of OS threads in the process.", stat.map(|stat| stat.threads as f64)),
+    ]
 }
 
 /// The parts of `/proc/self/stat` that are needed (`proc(5)`).
@@ -104,8 +128,9 @@ mod tests {
 
     #[test]
     fn this_process_is_shown_truthfully() {
-        let mut text = String::new();
-        render_into(&mut text);
+        let (mut families, mut text) = (Families::default(), String::new());
+        process_families(&mut families);
+        families.write(ci_runner_hostmetrics::Format::Text, &mut text);
         let value = |name: &str| {
             let line = text.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap();
             line.split_once(' ').unwrap().1.parse::<f64>().unwrap()

@@ -7,7 +7,7 @@ use ci_runner::daemon::engine::{Control, Engine, Parts, rebuild};
 use ci_runner::daemon::handle::{Handle, NewJob};
 use ci_runner::daemon::settings::{host_settings, settings};
 use ci_runner::executor::native::{Native, NativeOptions};
-use ci_runner::metrics::Metrics;
+use ci_runner::metrics::Figures;
 use ci_runner::request;
 use ci_runner::store::memory::MemoryStore;
 use ci_runner::store::{Claimed, CollectLimits, Loaded, Store, StoreError, Write};
@@ -127,13 +127,13 @@ impl Loop {
         let record = rebuild(settings(&config).unwrap(), &[], &[], &loaded);
         let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
         let notifier = Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap();
-        let metrics = Arc::new(Metrics::new("test"));
+        let figures = Figures::default();
         let (ready, started) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let (store, sides) = (Box::new(store), vec![(Executor::Native, Native::new(native))]);
-                let parts = Parts { store, reader, loaded, record, clock, sides, host, notifier, metrics };
+                let parts = Parts { store, reader, loaded, record, clock, sides, host, notifier, figures };
                 let (engine, handle, control) = Engine::new(parts).unwrap();
                 assert!(ready.send((handle, control)).is_ok());
                 engine.run().await;

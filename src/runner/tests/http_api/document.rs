@@ -138,6 +138,7 @@ fn requests(backup: &std::path::Path) -> Vec<Request> {
         plain("/startupz"),
         plain("/status"),
         plain("/runners"),
+        plain("/metrics"),
         plain("/api/v1/openapi.json"),
         post("/api/v1/jobs", "/api/v1/jobs", json!({"shell": "true"}), 201),
         post("/api/v1/jobs", "/api/v1/jobs", json!({"shel": "x"}), 400),

@@ -9,7 +9,7 @@ use ci_runner::daemon::settings::{host_settings, settings};
 use ci_runner::daemon::writer::pool_number;
 use ci_runner::executor::native::{Native, NativeOptions};
 use ci_runner::http;
-use ci_runner::metrics::Metrics;
+use ci_runner::metrics::Figures;
 use ci_runner::store::sqlite::SqliteStore;
 use ci_runner::store::{Reader, Store};
 use ci_runner::systemd::{Notifier, NotifySettings};
@@ -187,7 +187,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
     let record = rebuild(settings(&config).unwrap(), &pools, &open, &loaded);
     let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
     let notifier = Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap();
-    let metrics = Arc::new(Metrics::new("test"));
+    let figures = Figures::default();
     let (ready, started) = tokio::sync::oneshot::channel();
     let engine = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -202,7 +202,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
                 sides: vec![(ci_runner::config::Executor::Native, native)],
                 host: places,
                 notifier,
-                metrics,
+                figures,
             };
             let (engine, handle, control) = Engine::new(parts).unwrap();
             assert!(ready.send((handle, control)).is_ok());
@@ -222,6 +222,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
         hosts: vec!["ci.example.org".to_owned()],
         started: std::time::Instant::now(),
         generation,
+        metrics: Arc::new(|_| Ok("ci_runner_build_info 1\n".to_owned())),
     };
     let shutdown = CancellationToken::new();
     let served = tokio::spawn(http::serve(context, unix, Some(tcp), shutdown.clone()));

@@ -210,21 +210,14 @@ async fn the_end_is_orderly() {
 }
 
 #[tokio::test]
-async fn metrics_are_served_as_text() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let shutdown = tokio_util::sync::CancellationToken::new();
-    let render = std::sync::Arc::new(|| "ci_runner_build_info 1\n".to_owned());
-    let served = tokio::spawn(http::serve_metrics(listener, render, shutdown.clone()));
-    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let mut client = Connection::over(stream, "ci.example.org:9100").await;
+async fn the_daemons_figures_are_served_on_the_socket() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
     let answer = client.get("/metrics").await;
     assert_eq!((answer.status, &answer.bytes[..]), (200, &b"ci_runner_build_info 1\n"[..]));
     assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
-    let page = client.get("/").await;
-    assert!(String::from_utf8_lossy(&page.bytes).contains("/metrics"), "{page:?}");
-    client.get("/other").await.expect_problem(404, None, "");
-    drop(client);
-    shutdown.cancel();
-    tokio::time::timeout(PATIENCE, served).await.unwrap().unwrap().unwrap();
+    let accept = [("accept", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")];
+    let answer = client.ask("GET", "/metrics", &accept, "").await;
+    assert_eq!(answer.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    server.stop().await;
 }

@@ -88,6 +88,23 @@ impl Client {
         Client { verbose, ..self }
     }
 
+    /// How long each wait may last.
+    pub fn patience(self, timeout: Duration) -> Client {
+        Client { timeout, ..self }
+    }
+
+    /// `GET` of a text.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn text(&self, path: &str, headers: &[String]) -> Result<String, ClientError> {
+        let connection = self.connect()?;
+        let socket = connection.path().to_owned();
+        let mut response = connection.send(&Request { method: "GET", path, headers, body: None })?.checked()?;
+        let bytes = response.whole(&socket)?;
+        String::from_utf8(bytes).map_err(|error| ClientError::Garbled { path: socket, what: error.to_string() })
+    }
+
     /// The sockets that are tried, in order.
     pub fn candidates(&self) -> &[PathBuf] {
         &self.candidates

@@ -1,11 +1,11 @@
 //! Open attempts: what was last seen of each, and what reconciliation makes of it.
 
 use super::correlation::About;
+use super::counting::Times;
 use super::*;
 use crate::daemon::fail;
 use crate::daemon::job_env::{Where, specification};
 use crate::executor::native::StartOrder;
-use crate::metrics::AttemptUse;
 use crate::store::{StoreError, Write};
 use ci_runner_core::change::Change;
 use ci_runner_core::outcome::{AttemptResult, LostCause, Outcome, Receipt};
@@ -54,6 +54,11 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// It is of this attempt, which was seen alive.
+    pub(super) fn lives(&self, attempt: u32) -> bool {
+        self.attempt == attempt && self.seen == Seen::Alive
+    }
+
     fn new(attempt: u32, seen: Seen) -> Self {
         Self {
             attempt,
@@ -144,6 +149,7 @@ impl Engine {
                 side.listed = true;
                 let of_side = self.record.leases().filter(|(_, lease)| executor_of(&lease.epoch) == executor);
                 let open: Vec<JobId> = of_side.map(|(id, _)| id).collect();
+                self.count_adopted(executor, &open);
                 if !open.is_empty() {
                     log::info!("looking after {} open attempts of the {} spawner", open.len(), executor.name());
                 }
@@ -314,27 +320,25 @@ impl Engine {
             _ => None,
         };
         let released = matches!(event, Event::Released { .. });
-        let waited = self.record.submitted(id).map(|submitted| self.record.now().engine.since_ms(submitted));
+        let times = Times::of(lease.claimed, self.record.submitted(id));
         if !self.record_change(Change::Job { id, event }) {
             return;
         }
         let number = attempt.0;
-        let correlation = self.correlation(id);
+        let story = self.story(id);
         if let Some((result, next)) = ended {
             if let Some(receipt) = receipt {
                 self.batch.writes.push(Write::Receipt { job: id, attempt, receipt });
             }
-            let about = About { id, attempt: number, pool: &pool, executor, correlation: &correlation };
+            let about = About { id, attempt: number, pool: &pool, executor, story: &story };
             self.tell_end(&about, &result, &next, receipt);
         } else if !released {
-            if let Some(waited) = waited.filter(|_| self.record.tries(id) == Some(0)) {
-                self.metrics.pool(&pool, executor.name()).started(Duration::from_millis(waited));
-            }
-            log::info!(job = id.get(), attempt = number, pool = pool.as_str(), correlation = correlation.as_str();
+            self.count_start(id, &pool, times);
+            log::info!(job = id.get(), attempt = number, pool = pool.as_str(), correlation = story.correlation.as_str();
                 "job {id} runs (attempt {number}, pool {pool})");
         }
         if released || self.record.lease(id).is_none() {
-            self.correlations.remove(&id);
+            self.stories.remove(&id);
             let key = self.key(id, number);
             let effect = if epoch_is_present {
                 commit::Effect::Forget(executor, id, key)
@@ -345,24 +349,16 @@ impl Engine {
         }
     }
 
-    fn tell_end(&self, about: &About<'_>, result: &AttemptResult, next: &Next, receipt: Option<Receipt>) {
-        let &About { id, attempt, pool, executor, correlation } = about;
-        let metrics = self.metrics.pool(pool, executor.name());
-        if let Some(receipt) = receipt {
-            let used = AttemptUse {
-                max_rss_bytes: receipt.peak_memory_bytes,
-                cpu: Duration::from_micros(receipt.cpu_user_us + receipt.cpu_system_us),
-            };
-            metrics.attempt_ended(Duration::from_micros(receipt.run_us), Some(used));
-        }
+    fn tell_end(&mut self, about: &About<'_>, result: &AttemptResult, next: &Next, receipt: Option<Receipt>) {
+        self.count_end(about, result, next, receipt);
+        let &About { id, attempt, pool, story, .. } = about;
+        let correlation = story.correlation.as_str();
         match next {
             Next::Retry { .. } => {
-                self.metrics.retried(publish::retry_cause(result));
                 log::warn!(job = id.get(), attempt = attempt, pool = pool, correlation = correlation;
                     "job {id} attempt {attempt}: {result}; it is tried again");
             }
             Next::Finish { outcome } => {
-                metrics.finished(publish::job_outcome(outcome));
                 let word = outcome.word();
                 match outcome {
                     Outcome::Succeeded => {
@@ -454,7 +450,7 @@ impl Engine {
         *watch = Watch { settled: false, refused, refused_why, ..Watch::new(attempt, Seen::Absent) };
         self.record.dispatch(id);
         if let Some(claimed) = self.works.remove(&id) {
-            self.correlations.insert(id, claimed.spec.correlation);
+            self.stories.insert(id, correlation::Story::of(claimed.spec));
         }
         if let Some(side) = self.sides.get_mut(executor) {
             side.link.start(order);
@@ -501,8 +497,8 @@ impl Engine {
         watch.settled = true;
         // The refusal may have been the answer to a `void`: that is asked for again, too.
         watch.voided = false;
-        let correlation = self.correlation(id);
-        log::warn!(job = id.get(), attempt = key.attempt, correlation = correlation.as_str();
+        let story = self.story(id);
+        log::warn!(job = id.get(), attempt = key.attempt, correlation = story.correlation.as_str();
             "job {id} could not be started, tried again in {pause} ms: {why}");
     }
 

@@ -11,7 +11,7 @@ use ci_runner_core::state::{Event, Next};
 use ci_runner_spawner::protocol::Request;
 
 /// The pool, in metrics, of jobs that ended before they had one.
-pub(super) const NO_POOL: &str = "none";
+pub const NO_POOL: &str = "none";
 /// After a failed commit the next one is tried after this.
 const PROBE_MS: u64 = 1_000;
 
@@ -136,7 +136,9 @@ impl Engine {
             Event::Ended { next: Next::Finish { outcome }, .. } => self.note_finished(id, outcome),
             Event::Dropped { outcome } => {
                 log::info!(job = id.get(); "job {id} {}", outcome.word());
-                self.metrics.pool(NO_POOL, Executor::Native.name()).finished(publish::job_outcome(outcome));
+                let now_ms = self.clock.now().wall.0;
+                let outcome_word = counting::job_outcome(outcome);
+                self.figures.finished(NO_POOL, Executor::Native.name(), outcome_word, now_ms);
                 self.note_finished(id, outcome);
             }
             Event::Started { .. } | Event::Renewed { .. } | Event::StopRequested { .. } | Event::Ended { .. } => {}
@@ -248,7 +250,7 @@ impl Engine {
     }
 
     fn committed(&mut self, result: Result<Works, StoreError>, took: Duration) {
-        self.metrics.committed(took);
+        self.figures.committed(took);
         let Some(flight) = self.in_flight.take() else { return };
         match result {
             Err(error) => self.commit_failed(flight, &error),

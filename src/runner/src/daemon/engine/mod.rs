@@ -15,6 +15,7 @@ mod admission;
 mod attempts;
 mod commit;
 mod correlation;
+mod counting;
 mod host;
 mod publish;
 mod schedules;
@@ -22,12 +23,12 @@ mod sides;
 mod wishes;
 
 use super::clock::Clock;
-use super::handle::{Handle, News, Snapshot, WISHES_MAX, Wish};
+use super::handle::{Handle, LeaseView, News, Snapshot, WISHES_MAX, Wish};
 use super::job_env::Host;
 use super::writer::{Answer, Order, Reloaded, Writer};
 use crate::config::Executor;
 use crate::executor::native::{Event as Heard, Native};
-use crate::metrics::Metrics;
+use crate::metrics::Figures;
 use crate::store::{Claimed, Loaded, Reader, Store, Write};
 use crate::systemd::Notifier;
 use attempts::Watch;
@@ -48,7 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use commit::chain;
+pub use commit::{NO_POOL, chain};
 pub use host::{Collected, Control, HostSettings, PoolHost};
 pub use sides::executor_of;
 
@@ -77,8 +78,8 @@ pub struct Parts {
     pub host: HostSettings,
     /// The service manager.
     pub notifier: Notifier,
-    /// What is counted.
-    pub metrics: Arc<Metrics>,
+    /// What is counted, as far as earlier daemons came.
+    pub figures: Figures,
 }
 
 /// How well the store takes commits.
@@ -117,14 +118,16 @@ pub struct Engine {
     host: HostSettings,
     job_host: Host,
     notifier: Notifier,
-    metrics: Arc<Metrics>,
+    figures: Figures,
     batch: Batch,
     in_flight: Option<InFlight>,
     flushed: Option<std::time::Instant>,
     uncommitted: HashMap<JobId, u32>,
     works: HashMap<JobId, Claimed>,
     /// Of open attempts.
-    correlations: HashMap<JobId, String>,
+    stories: HashMap<JobId, correlation::Story>,
+    /// Sides whose adopted attempts were counted.
+    counted_adoptions: Vec<Executor>,
     watches: HashMap<JobId, Watch>,
     /// Attempts that are not the open ones of their jobs, seen while something of those was not on disk.
     strangers: Vec<(Executor, AttemptKey, Seen)>,
@@ -202,13 +205,14 @@ impl Engine {
             host: parts.host,
             job_host,
             notifier: parts.notifier,
-            metrics: parts.metrics,
+            figures: parts.figures,
             batch: Batch::default(),
             in_flight: None,
             flushed: None,
             uncommitted: HashMap::new(),
             works: HashMap::new(),
-            correlations: HashMap::new(),
+            stories: HashMap::new(),
+            counted_adoptions: Vec::new(),
             watches: HashMap::new(),
             strangers: Vec::new(),
             bulk: None,
@@ -381,7 +385,7 @@ impl Engine {
         self.finished = self.reader.totals().unwrap_or_default().into_iter().collect();
         self.uncommitted.clear();
         self.works.clear();
-        self.correlations.clear();
+        self.stories.clear();
         self.watches.clear();
         self.bulk = None;
         self.load_schedules();

@@ -2,10 +2,7 @@
 
 use super::sides::Side;
 use super::*;
-use crate::daemon::handle::LeaseView;
-use crate::metrics::{JobOutcome, JobState, RetryCause};
 use ci_runner_core::announce::announce;
-use ci_runner_core::outcome::{AttemptResult, Outcome};
 
 /// Snapshots are made at most this often, unless somebody waits for one.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
@@ -23,9 +20,10 @@ impl Engine {
         let begin = std::time::Instant::now();
         if self.changed && self.published.is_none_or(|at| begin >= at + self.publish_pause()) {
             self.changed = false;
-            let snapshot = self.make_snapshot(now);
+            let mut snapshot = self.make_snapshot(now);
             self.notifier.status(begin, &status_line(&snapshot));
             self.measure(&snapshot, now);
+            snapshot.figures = Arc::new(self.figures.clone());
             self.snapshot.send_replace(Arc::new(snapshot));
             let end = std::time::Instant::now();
             self.published = Some(end);
@@ -101,6 +99,7 @@ impl Engine {
             executor_up: self.sides.all_up(),
             executors: self.executors(),
             store_failing: self.health != Health::Good,
+            figures: Arc::default(),
         }
     }
 
@@ -109,54 +108,9 @@ impl Engine {
         self.record.pools().map(|pool| (pool.name.clone(), self.host.executor_of(&pool.name))).collect()
     }
 
-    fn measure(&self, snapshot: &Snapshot, now: Now) {
-        let oldest = self.record.oldest_by_pool();
-        // A pool that a reload took away goes with its last open job.
-        self.metrics.keep_pools(|name| name == commit::NO_POOL || snapshot.pools.iter().any(|pool| pool.name == name));
-        for pool in &snapshot.pools {
-            let metrics = self.metrics.pool(&pool.name, self.host.executor_of(&pool.name).name());
-            metrics.set_slots(pool.used, pool.slots);
-            let counts = snapshot.counts.get(&pool.name).cloned().unwrap_or_default();
-            for (state, count) in [
-                (JobState::Queued, counts.queued),
-                (JobState::Starting, counts.starting),
-                (JobState::Running, counts.running),
-                (JobState::Stopping, counts.stopping),
-            ] {
-                metrics.set_open(state, count as u64);
-            }
-            let age = oldest.get(&pool.name).map(|submitted| now.engine.since_ms(*submitted));
-            metrics.set_oldest_queued(age.map(|age| now.wall.0.saturating_sub_unsigned(age)));
-        }
-    }
-
     pub(super) fn tell_news(&mut self, told: u64, reply: oneshot::Sender<Vec<Announcement>>) {
         // A listener that went away does not mind.
         drop(reply.send(announce(&self.record, told, self.committed_news)));
-    }
-}
-
-/// The outcome as metrics name it.
-pub(super) fn job_outcome(outcome: &Outcome) -> JobOutcome {
-    match outcome {
-        Outcome::Succeeded => JobOutcome::Succeeded,
-        Outcome::Failed { .. } => JobOutcome::Failed,
-        Outcome::TimedOut => JobOutcome::TimedOut,
-        Outcome::Cancelled { .. } => JobOutcome::Cancelled,
-        Outcome::Superseded { .. } => JobOutcome::Superseded,
-        Outcome::Expired => JobOutcome::Expired,
-    }
-}
-
-/// The cause of a retry as metrics name it; none for a success, which is not retried.
-pub(super) fn retry_cause(result: &AttemptResult) -> RetryCause {
-    match result {
-        AttemptResult::Exited { .. } => RetryCause::Exit,
-        AttemptResult::Signaled { .. } => RetryCause::Signal,
-        AttemptResult::OomKilled => RetryCause::Oom,
-        AttemptResult::TimedOut => RetryCause::Timeout,
-        AttemptResult::FailedToStart { .. } => RetryCause::Start,
-        AttemptResult::Lost { .. } => RetryCause::Lost,
     }
 }
 
