@@ -89,6 +89,8 @@ let
     pools = unitPools;
   };
 
+  hasExporter = cfg.enableMetrics || cfg.metrics.textfileDirectory != null;
+
   # Other services of this machine that may have taken the port of the metrics.
   portHolders = lib.filter (holder: holder.enable) [
     {
@@ -165,6 +167,22 @@ in
         default = "127.0.0.1";
         example = "::";
         description = "Address on which `/metrics` is served.";
+      };
+
+      host = mkOption {
+        type = types.bool;
+        default = true;
+        description = "Whether `/metrics` shows the host too, under the names of node_exporter (`node_*`).";
+      };
+
+      textfileDirectory = mkOption {
+        type = types.nullOr types.path;
+        default = null;
+        example = "/var/lib/node-exporter-textfiles";
+        description = ''
+          Directory in which `ci_runner.prom` is written, for the textfile collector of a node exporter that runs
+          already. The user `ci-runner-exporter` has to be able to write there.
+        '';
       };
     };
 
@@ -299,7 +317,14 @@ in
       default_timeout = cfg.defaultTimeout;
       max_timeout = lib.mkIf (cfg.maxTimeout != null) cfg.maxTimeout;
       log_level = cfg.logLevel;
-      metrics = if cfg.enableMetrics then endpoint cfg.metrics.listenAddress cfg.metrics.port else "off";
+      # The exporter's; the daemon itself serves no metrics here.
+      metrics = {
+        listen = if cfg.enableMetrics then endpoint cfg.metrics.listenAddress cfg.metrics.port else "off";
+        inherit (cfg.metrics) host;
+        textfile_directory = lib.mkIf (cfg.metrics.textfileDirectory != null) (
+          toString cfg.metrics.textfileDirectory
+        );
+      };
       job_path = lib.makeBinPath jobPackages;
     };
 
@@ -321,6 +346,12 @@ in
       group = "ci-runner";
       home = "/var/lib/ci-runner";
       description = "ci-runner and its jobs";
+    };
+    # By its group it comes to the daemon's socket, which lets it queue and cancel, too.
+    users.users.ci-runner-exporter = lib.mkIf hasExporter {
+      isSystemUser = true;
+      group = "ci-runner";
+      description = "Metrics of ci-runner";
     };
 
     networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall [ cfg.metrics.port ];
@@ -399,6 +430,62 @@ in
       };
     };
 
+    # Host and daemon on one port, also while the daemon is down. It sees the host as it is: that is why
+    # the daemon, which is shut in, does not serve this itself.
+    systemd.services.ci-runner-exporter = lib.mkIf hasExporter {
+      description = "Metrics of the job runner and its host";
+      wantedBy = [ "multi-user.target" ];
+      after = [ "network.target" ];
+      restartTriggers = [ (builtins.toJSON cfg.settings.metrics) ];
+      startLimitIntervalSec = 0;
+
+      serviceConfig = {
+        Type = "notify";
+        ExecStart = "${lib.getExe cfg.package} exporter --config /etc/ci-runner/config.toml --socket /run/ci-runner/api.sock";
+        User = "ci-runner-exporter";
+        Group = "ci-runner";
+        UMask = mkDefault "0077";
+        Restart = "always";
+        RestartSec = mkDefault "1s";
+        MemoryMax = mkDefault "64M";
+        TasksMax = mkDefault 128; # a thread for each connection, of which there are 64 at most
+
+        NoNewPrivileges = true;
+        CapabilityBoundingSet = "";
+        AmbientCapabilities = "";
+        DevicePolicy = mkDefault "closed";
+        RestrictAddressFamilies = mkDefault [
+          "AF_UNIX" # the daemon, the system bus
+          "AF_INET"
+          "AF_INET6"
+        ];
+        RestrictNamespaces = mkDefault true;
+        RestrictRealtime = mkDefault true;
+        RestrictSUIDSGID = mkDefault true;
+        LockPersonality = mkDefault true;
+        MemoryDenyWriteExecute = mkDefault true;
+        KeyringMode = mkDefault "private";
+        RemoveIPC = mkDefault true;
+        SystemCallArchitectures = mkDefault "native";
+        SystemCallFilter = mkDefault [
+          "@system-service"
+          "~@privileged @resources"
+          "adjtimex" # how well the clock is kept; without a capability it only reads
+          "clock_adjtime"
+        ];
+        SystemCallErrorNumber = mkDefault "EPERM";
+
+        # Left as they are, each for a reason:
+        # ProtectSystem, ProtectHome, PrivateTmp, PrivateDevices, ProtectKernelTunables, ProtectKernelModules,
+        #   ProtectKernelLogs, ProtectControlGroups, ProtectProc: each gives it mounts of its own, and then
+        #   node_filesystem_* would tell of those (all read-only, say), not of the host's.
+        # ProtectHostname: the name of the host would stay what it was at the start.
+        # ProtectClock: it takes the calls that read the clock's state, too.
+        # ProcSubset, PrivateNetwork, PrivateUsers: the figures are there, and the socket tells users apart.
+        # IPAddressDeny: who may come is metrics.listenAddress and the firewall.
+      };
+    };
+
     systemd.services.ci-runner = {
       description = "Job runner";
       wantedBy = [ "multi-user.target" ];
@@ -414,7 +501,7 @@ in
       # for the two settings that a reload cannot change. Neither touches a job.
       reloadTriggers = [ configFile ];
       restartTriggers = [
-        (builtins.toJSON { inherit (cfg.settings) http metrics; })
+        (builtins.toJSON { inherit (cfg.settings) http; })
       ];
       stopIfChanged = false;
 
@@ -423,7 +510,7 @@ in
 
       serviceConfig = {
         Type = "notify-reload";
-        ExecStart = "${lib.getExe cfg.package} daemon --config /etc/ci-runner/config.toml";
+        ExecStart = "${lib.getExe cfg.package} daemon --config /etc/ci-runner/config.toml --metrics off";
         User = "ci-runner";
         Group = "ci-runner";
         UMask = mkDefault "0077";

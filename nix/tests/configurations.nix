@@ -47,6 +47,21 @@ in
       services.prometheus.exporters.node.enable = true;
     };
 
+    into-a-textfile-for-the-node-exporter = {
+      imports = [
+        (ciRunner {
+          enableMetrics = false;
+          metrics.textfileDirectory = "/var/lib/node-exporter-textfiles";
+        })
+      ];
+      services.prometheus.exporters.node.enable = true;
+    };
+
+    without-the-host = ciRunner {
+      metrics.host = false;
+      settings.metrics.exclude.netdev_devices = "^lo$";
+    };
+
     default-pool-with-labels = ciRunner { settings.pools.default.labels = [ "tmpfs" ]; };
 
     http-with-more-keys = ciRunner {
@@ -80,6 +95,9 @@ in
       maxTimeout = 60;
     };
     unknown-level = refused "services.ci-runner.logLevel" { logLevel = "verbose"; };
+    textfile-directory-as-number = refused "services.ci-runner.metrics.textfileDirectory" {
+      metrics.textfileDirectory = 7;
+    };
     port-too-large = refused "services.ci-runner.metrics.port" { metrics.port = 65536; };
     firewall-for-loopback = refused "services.ci-runner.openFirewall" { openFirewall = true; };
     firewall-for-nothing = refused "services.ci-runner.openFirewall" {

@@ -127,5 +127,64 @@ with subtest("metrics and health answer"):
         assert family in metrics, family
     machine.succeed("curl --fail --silent http://127.0.0.1:8080/readyz")
 
+
+def scrape() -> str:
+    return machine.succeed("curl --fail --silent http://127.0.0.1:9100/metrics")
+
+
+def succeeded(metrics: str) -> float:
+    """Jobs that succeeded, of all pools."""
+    lines = [line for line in metrics.splitlines() if line.startswith("ci_runner_jobs_total{")]
+    return sum(float(line.split()[-1]) for line in lines if 'outcome="succeeded"' in line)
+
+
+with subtest("the exporter is a unit of its own and sees the host as it is"):
+    machine.wait_for_unit("ci-runner-exporter.service", timeout=30)
+    said = machine.succeed("systemd-analyze verify --man=no ci-runner-exporter.service 2>&1")
+    assert said.strip() == "", said
+    report = machine.succeed("systemd-analyze security --no-pager ci-runner-exporter.service")
+    machine.log("exporter: " + report.splitlines()[-1])
+    user = machine.succeed("ps -o user:32= -C ci-runner | sort -u").split()
+    assert user == ["ci-runner", "ci-runner-exporter"], user
+    metrics = scrape()
+    for line in [
+        "ci_runner_up 1",
+        'node_systemd_unit_state{name="ci-runner.service",state="active",type="notify-reload"} 1',
+        'node_systemd_service_restart_total{name="ci-runner-exporter.service"} 0',
+    ]:
+        assert line in metrics.splitlines(), f"{line} in {metrics}"
+    # What nobody confines sees no more: the same collectors have figures, the same file systems are there.
+    unconfined = machine.succeed("ci-runner exporter --once 2>/dev/null")
+    for start in ["node_scrape_collector_success{", "node_filesystem_readonly{"]:
+        ours, theirs = (
+            [line for line in text.splitlines() if line.startswith(start)] for text in [scrape(), unconfined]
+        )
+        assert ours == theirs, f"{ours} and {theirs}"
+        machine.log(f"{start}: {ours}")
+    assert 'node_scrape_collector_success{collector="systemd"} 1' in metrics.splitlines(), metrics
+
+with subtest("the host's figures go on while the daemon is down, and asking does not start it"):
+    before = succeeded(scrape())
+    assert before > 0
+    machine.succeed("systemctl kill --signal=KILL ci-runner.service")
+    machine.wait_until_succeeds("systemctl is-active ci-runner", timeout=30)
+    machine.wait_until_succeeds(
+        "curl --fail --silent http://127.0.0.1:9100/metrics | grep -x 'ci_runner_up 1'", timeout=30
+    )
+    assert succeeded(scrape()) >= before, "a counter went backwards"
+    machine.succeed("systemctl stop ci-runner.service 2>/dev/null")
+    for _ in range(3):
+        metrics = scrape()
+        assert "ci_runner_up 0" in metrics.splitlines(), metrics
+        assert "node_load1 " in metrics and "ci_runner_jobs_total" not in metrics, metrics
+    down = 'node_systemd_unit_state{name="ci-runner.service",state="inactive",type="notify-reload"} 1'
+    assert down in metrics.splitlines(), metrics
+    assert machine.get_unit_property("ci-runner.service", "ActiveState") == "inactive"
+    machine.succeed("systemctl start ci-runner.service", timeout=60)
+    machine.wait_until_succeeds(
+        "curl --fail --silent http://127.0.0.1:9100/metrics | grep -x 'ci_runner_up 1'", timeout=30
+    )
+    assert succeeded(scrape()) >= before, "a counter went backwards"
+
 with subtest("the installed service proves itself"):
     machine.succeed("cd /tmp && ci-runner selftest", timeout=180)

@@ -27,9 +27,9 @@ mod scrape;
 mod textformat;
 mod timezone;
 
-pub use collectors::names as collector_names;
+pub use collectors::{AskUnits, names as collector_names};
 pub use error::{CollectError, Error};
 pub use exposition::Format;
-pub use options::{ClockState, FILTERS, Options};
+pub use options::{ClockState, FILTERS, Options, SystemUnit, SystemUnits};
 pub use pattern::Filter;
 pub use scrape::{CollectorReport, Hanging, HostMetrics};

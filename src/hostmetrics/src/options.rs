@@ -1,5 +1,6 @@
 //! What is collected and from where. The defaults are node_exporter's.
 
+use crate::collectors::AskUnits;
 use crate::pattern::Filter;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,6 +57,11 @@ pub struct Options {
     /// Asks the kernel for its clock's discipline (adjtimex, reading only). Needs a system call for which no safe
     /// wrapper is at hand, so the caller brings it; without it there is no `timex` collector.
     pub clock_state: Option<fn() -> std::io::Result<ClockState>>,
+    /// Units of systemd.
+    pub systemd_units: Filter,
+    /// Asks PID 1 about its units. Needs a client of the bus, so the caller brings it; without it there is no `systemd`
+    /// collector.
+    pub units: Option<AskUnits>,
 }
 
 impl Default for Options {
@@ -94,12 +100,15 @@ impl Default for Options {
             vmstat_fields: Filter::including("^(oom_kill|pgpg|pswp|pg.*fault).*"),
             textfile_directories: Vec::new(),
             clock_state: None,
+            // Names of jobs' units hold the ids of jobs.
+            systemd_units: Filter::excluding(r"^(.+\.(automount|device|mount|scope|slice)|ci-job-.+)$"),
+            units: None,
         }
     }
 }
 
 /// Names of the patterns that [`Options::filter_mut`] knows.
-pub const FILTERS: [&str; 8] = [
+pub const FILTERS: [&str; 9] = [
     "arp_devices",
     "diskstats_devices",
     "filesystem_mount_points",
@@ -107,6 +116,7 @@ pub const FILTERS: [&str; 8] = [
     "netclass_devices",
     "netdev_devices",
     "netstat_fields",
+    "systemd_units",
     "vmstat_fields",
 ];
 
@@ -121,10 +131,51 @@ impl Options {
             "netclass_devices" => &mut self.netclass_devices,
             "netdev_devices" => &mut self.netdev_devices,
             "netstat_fields" => &mut self.netstat_fields,
+            "systemd_units" => &mut self.systemd_units,
             "vmstat_fields" => &mut self.vmstat_fields,
             _ => return None,
         })
     }
+}
+
+/// What PID 1 says of itself and of the units that were chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SystemUnits {
+    /// Version of systemd, as it says.
+    pub version: String,
+    /// `running`, `degraded`, …
+    pub system_state: String,
+    /// How many units, chosen or not, are active, activating, deactivating, inactive, failed.
+    pub summary: [u64; 5],
+    /// Those that were chosen.
+    pub units: Vec<SystemUnit>,
+}
+
+/// One unit. What its kind does not have is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SystemUnit {
+    /// With its ending.
+    pub name: String,
+    /// `active`, `failed`, …
+    pub active_state: String,
+    /// `Type=` of a service, the file system of a mount; else empty.
+    pub kind: String,
+    /// Since when it is active, microseconds after 1970; 0: it is not.
+    pub started_us: Option<u64>,
+    /// Restarts of a service.
+    pub restarts: Option<u64>,
+    /// Tasks of a service.
+    pub tasks: Option<u64>,
+    /// Their limit, where there is one.
+    pub tasks_max: Option<u64>,
+    /// When a timer went off last, microseconds after 1970.
+    pub last_trigger_us: Option<u64>,
+    /// Connections that a socket took.
+    pub accepted: Option<u64>,
+    /// Connections that it has.
+    pub connections: Option<u64>,
+    /// Connections that it refused.
+    pub refused: Option<u64>,
 }
 
 /// The kernel's view of its clock: the fields of `struct timex` as adjtimex(2) gives them, in its units.

@@ -31,6 +31,7 @@ mod shim;
 mod sys;
 mod tmpdir;
 mod unit;
+pub mod units;
 mod wire;
 
 /// The `ci-runner-spawner` program. The exit code: 0 a spawner listens, 1 it cannot, 3 a mistake in the command line.

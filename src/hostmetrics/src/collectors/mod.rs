@@ -21,6 +21,7 @@ mod schedstat;
 mod sockstat;
 mod softnet;
 mod stat;
+mod systemd;
 mod textfile;
 mod thermal_zone;
 mod time;
@@ -33,6 +34,7 @@ use crate::error::{CollectError, Error};
 use crate::exposition::Families;
 use crate::options::Options;
 use crate::scrape::Hanging;
+pub use systemd::AskUnits;
 
 /// Reads one corner of the host.
 pub(crate) trait Collector: Send {
@@ -53,7 +55,7 @@ fn some(collector: impl Collector + 'static) -> Made {
 }
 
 /// Names (node_exporter's) and how each is made; `None` where the options give it nothing to ask.
-const ALL: [Listed; 26] = [
+const ALL: [Listed; 27] = [
     ("arp", |options| some(arp::Arp::new(options)?)),
     ("conntrack", |options| some(conntrack::Conntrack::new(options))),
     ("cpu", |options| some(cpu::Cpu::new(options)?)),
@@ -74,6 +76,7 @@ const ALL: [Listed; 26] = [
     ("sockstat", |options| some(sockstat::Sockstat::new(options))),
     ("softnet", |options| some(softnet::Softnet::new(options))),
     ("stat", |options| some(stat::Stat::new(options))),
+    ("systemd", |options| options.units.map_or(Ok(None), |ask| some(systemd::Systemd::new(ask, options)?))),
     ("textfile", |options| some(textfile::Textfile::new(options))),
     ("thermal_zone", |options| some(thermal_zone::ThermalZone::new(options))),
     ("time", |options| some(time::Time::new(options))),

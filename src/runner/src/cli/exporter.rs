@@ -4,7 +4,7 @@ use super::client::Client;
 use super::context::Context;
 use super::fail::{EXIT_DONE, Ended, Failure};
 use crate::config::{Config, ConfigOverrides, ExporterOverrides, Host, Listen};
-use crate::exporter::{DaemonPart, Exporter, Settings, once};
+use crate::exporter::{DaemonPart, Exporter, Settings, metrics_socket, once};
 use crate::telemetry::Telemetry;
 use clap::Args;
 use std::io::Write as _;
@@ -53,7 +53,7 @@ pub fn exporter(context: &Context<'_>, args: ExporterArgs) -> Ended {
     let socket = context.socket().map(PathBuf::from);
     let config = config(args)?;
     let named = socket.or_else(|| has_own_socket(&config).then(|| config.socket.clone()));
-    let client = Client::new(named.as_deref()).patience(DAEMON_PATIENCE);
+    let client = Client::new(named.as_deref()).beside(metrics_socket).patience(DAEMON_PATIENCE);
     let daemon: DaemonPart = Arc::new(move |format| {
         let accept = [format!("Accept: {}", format.content_type())];
         client.text("/metrics", &accept).map_err(|error| error.to_string())

@@ -44,7 +44,8 @@ impl PartialEq for ExporterConfig {
 
 impl Resolver<'_> {
     pub(super) fn exporter(&mut self, mut file: MetricsFile, given: &ExporterOverrides) -> ExporterConfig {
-        let mut options = Options { clock_state: Some(sources::clock_state), ..Options::default() };
+        let mut options =
+            Options { clock_state: Some(sources::clock_state), units: Some(sources::units), ..Options::default() };
         let current = self.host.current_dir.clone();
         for (key, place, given, file) in [
             ("procfs", &mut options.procfs, &given.procfs, &file.procfs),

@@ -4,12 +4,14 @@
 
 use super::engine::Control;
 use super::handle::Handle;
-use crate::config::{Config, Listen};
-use crate::exporter::{DaemonPart, Exporter, Settings};
+use crate::config::{Config, Listen, Source};
+use crate::exporter::{DaemonPart, Exporter, Settings, SocketEnded, metrics_socket, serve_socket};
+use crate::http;
 use crate::metrics::{Figures, Keeper, Scrape};
 use crate::telemetry::Telemetry;
 use ci_runner_hostmetrics::Format;
-use std::path::PathBuf;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -55,6 +57,59 @@ impl Shown {
     }
 }
 
+/// The socket for an exporter beside this daemon, on a thread of its own.
+pub(super) struct Beside {
+    stop: UnixStream,
+    path: PathBuf,
+}
+
+impl Beside {
+    /// Opens it. What is in the way is said, and costs the exporter the daemon's figures, nothing else.
+    pub(super) fn start(api: &Path, daemon: DaemonPart) -> std::io::Result<Self> {
+        let path = metrics_socket(api);
+        let (stop, told) = UnixStream::pair()?;
+        let at = path.clone();
+        std::thread::Builder::new().name("metrics".to_owned()).spawn(move || keep_socket(&at, &daemon, &told))?;
+        Ok(Self { stop, path })
+    }
+
+    /// Closes it.
+    pub(super) fn stop(self) {
+        drop(self.stop);
+        // It may be gone already.
+        std::fs::remove_file(&self.path).ok();
+    }
+}
+
+/// Somebody may empty the runtime directory while the daemon lives.
+fn keep_socket(path: &Path, daemon: &DaemonPart, told: &UnixStream) {
+    let mut failing = false;
+    loop {
+        match http::listen_on(path) {
+            Ok(listener) => {
+                failing = false;
+                if serve_socket(&listener, path, daemon, told) == SocketEnded::Stopped {
+                    return;
+                }
+            }
+            Err(error) if !std::mem::replace(&mut failing, true) => {
+                log::warn!("an exporter cannot ask this daemon: {}", super::engine::chain(&error));
+            }
+            Err(_) => {}
+        }
+        if is_told(told) {
+            return;
+        }
+    }
+}
+
+/// Whether the other end was closed; waits a moment for it.
+fn is_told(told: &UnixStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let timeout = Timespec { tv_sec: RETRY.as_secs() as i64, tv_nsec: 0 };
+    poll(&mut [PollFd::new(told, PollFlags::IN)], Some(&timeout)).is_ok_and(|ready| ready > 0)
+}
+
 /// Runs the exporter inside the daemon until `shutdown`; a taken port is said, tried again, and stops nothing else.
 pub(super) async fn run(
     config: Config,
@@ -62,7 +117,9 @@ pub(super) async fn run(
     control: mpsc::Sender<Control>,
     shutdown: CancellationToken,
 ) {
-    if config.metrics == Listen::Off && config.exporter.textfile_directory.is_none() {
+    // `--metrics off`: an exporter beside the daemon does it all.
+    let is_elsewhere = config.source("metrics") == Source::Option || config.exporter.textfile_directory.is_none();
+    if config.metrics == Listen::Off && is_elsewhere {
         return;
     }
     let mut told = false;

@@ -23,6 +23,11 @@ pub struct Trimmed {
     pub bytes: u64,
 }
 
+/// The length of all logs.
+pub fn log_bytes(dir: &Path) -> u64 {
+    directories_in(dir).iter().flat_map(|shard| files_in(shard)).map(|file| file.bytes).sum()
+}
+
 impl Trimmed {
     fn add(&mut self, file: &LogFile) {
         self.logs += 1;

@@ -149,6 +149,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         };
         let shutdown = CancellationToken::new();
         let mut tasks = tokio::task::JoinSet::new();
+        let beside = exporting::Beside::start(&config.socket, shown.clone().render())?;
         tasks.spawn(exporting::run(config.clone(), shown.clone().render(), control.clone(), shutdown.clone()));
         if unclean {
             check_store(reader, control.clone());
@@ -166,6 +167,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         });
         watch_signals(origin, &config, telemetry, &control, engine).await?;
         shutdown.cancel();
+        beside.stop();
         tokio::task::spawn_blocking(move || shown.keep()).await.ok();
         tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await.ok();
         home::remove(&config.socket, home.await?);

@@ -15,6 +15,7 @@ mod accept;
 mod door;
 mod kitchen;
 mod server;
+mod socket;
 pub mod sources;
 mod talk;
 mod textfile;
@@ -31,6 +32,7 @@ use std::thread::JoinHandle;
 
 pub use kitchen::{SCRAPE_TIME_MAX, SCRAPES_MAX};
 pub use server::CONNECTIONS_MAX;
+pub use socket::{Ended as SocketEnded, metrics_socket, serve as serve_socket};
 pub use textfile::FILE_NAME;
 
 /// Makes the text of the daemon's own figures, or says why there are none. May block for seconds.

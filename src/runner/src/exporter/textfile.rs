@@ -7,7 +7,7 @@ use super::DaemonPart;
 use ci_runner_hostmetrics::Format;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -49,6 +49,7 @@ fn write(dir: &Path, daemon: &DaemonPart) -> std::io::Result<()> {
     let aside = dir.join(format!(".{FILE_NAME}.new"));
     let mut options = std::fs::File::options();
     let mut file = options.write(true).create(true).truncate(true).mode(0o644).open(&aside)?;
+    file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
     file.write_all(text.as_bytes())?;
     std::fs::rename(&aside, dir.join(FILE_NAME))
 }

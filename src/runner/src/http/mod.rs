@@ -36,7 +36,7 @@ pub use peer::{Access, Credentials, Peer, Role};
 pub use problem::Fail;
 pub use quota::USER_CONNECTIONS_MAX;
 pub use serve::{STREAMS_MAX, TCP_CONNECTIONS_MAX, UNIX_CONNECTIONS_MAX, serve};
-pub use socket::{BindError, SOCKET_PATH_BYTES_MAX, bind_unix};
+pub use socket::{BindError, SOCKET_PATH_BYTES_MAX, bind_unix, listen_on};
 pub use stall::STALL_MAX;
 pub use view::job_view;
 

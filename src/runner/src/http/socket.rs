@@ -61,10 +61,15 @@ pub enum BindError {
 /// Makes the socket and listens: mode 0660 where the daemon's group is its own, that is, has the name of its user (`ci-runner`
 /// as a service); 0600 where it is one that others are in for other reasons, such as `users`. To be called inside a runtime.
 pub fn bind_unix(path: &Path) -> Result<tokio::net::UnixListener, BindError> {
+    let failed = |source| BindError::Io { doing: "listen on", path: path.to_owned(), source };
+    tokio::net::UnixListener::from_std(listen_on(path)?).map_err(failed)
+}
+
+/// As [`bind_unix`], for a thread.
+pub fn listen_on(path: &Path) -> Result<UnixListener, BindError> {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let mode = if is_own_group(uid, gid) { MODE_GROUP } else { MODE_OWNER };
-    let failed = |source| BindError::Io { doing: "listen on", path: path.to_owned(), source };
-    tokio::net::UnixListener::from_std(listen_unix(path, mode)?).map_err(failed)
+    listen_unix(path, mode)
 }
 
 fn is_own_group(uid: u32, gid: u32) -> bool {

@@ -1,10 +1,9 @@
 //! Logs of jobs end to end: secrets, followers over restarts; and the metrics' account.
 
-use crate::support::{Host, contains, wait_for};
+use crate::support::{Host, contains, http_get, wait_for};
 use serde_json::json;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -144,16 +143,6 @@ fn bytes_survive_and_terminals_are_spared() {
     assert_eq!(piped.stdout, raw);
 }
 
-fn metrics(host: &Host, address: &str) -> String {
-    let mut socket = wait_for("the metrics' port", || TcpStream::connect(address).ok());
-    socket.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
-    let mut text = Vec::new();
-    socket.read_to_end(&mut text).unwrap();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    assert!(text.starts_with("HTTP/1.1 200"), "{text}\n{}", host.daemon_log());
-    text.split_once("\r\n\r\n").unwrap().1.to_owned()
-}
-
 /// The sum of a metric's samples whose labels hold this.
 fn sum(text: &str, name: &str, label: &str) -> f64 {
     let of_name = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
@@ -180,7 +169,7 @@ fn metrics_agree_with_what_happened() {
     jobs.iter().chain([&retried]).for_each(|id| drop(host.finish(*id)));
     let outcomes = [("succeeded", 4.0), ("failed", 2.0), ("timed_out", 1.0), ("cancelled", 1.0)];
     let text = wait_for("the last figures", || {
-        let text = metrics(&host, &address);
+        let text = http_get(&address, "/metrics");
         (sum(&text, "ci_runner_jobs", "running") == 0.0 && sum(&text, "ci_runner_jobs_total", "") >= 8.0)
             .then_some(text)
     });

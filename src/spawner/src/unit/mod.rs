@@ -17,7 +17,7 @@
 //! Promises: the specification is handed out once, by the shim that holds the attempt's lock. PID 1 is the witness of the
 //! end. "Ended" is said when the unit's cgroup has no process. A unit is released only after its result is in a file.
 
-mod bus;
+pub(crate) mod bus;
 mod cgroup;
 mod handover;
 mod helper;

@@ -88,6 +88,12 @@ impl Client {
         Client { verbose, ..self }
     }
 
+    /// Other sockets, each beside the one it takes the place of.
+    pub fn beside(self, other: impl Fn(&Path) -> PathBuf) -> Client {
+        let candidates = self.candidates.iter().map(|path| other(path)).collect();
+        Client { candidates, ..self }
+    }
+
     /// How long each wait may last.
     pub fn patience(self, timeout: Duration) -> Client {
         Client { timeout, ..self }

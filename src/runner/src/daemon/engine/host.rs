@@ -102,6 +102,8 @@ pub enum Control {
     Looked(Look),
     /// Kill every attempt that was told to end, without waiting for its grace.
     KillAll,
+    /// What the logs of jobs hold in all, bytes.
+    LogsHold(u64),
     /// Remove old jobs and logs now; answers with what went.
     Collect(oneshot::Sender<Collected>),
 }
@@ -111,6 +113,7 @@ impl Engine {
         self.changed = true;
         match control {
             Control::Ready => self.notifier.ready(),
+            Control::LogsHold(bytes) => self.figures.set_log_file_bytes(bytes),
             Control::Stop => {
                 log::info!("stopping: nothing more is claimed, running jobs go on");
                 self.stopping = true;
@@ -188,12 +191,17 @@ impl Engine {
         let (dir, asked) = (self.host.log_dir.clone(), std::mem::take(&mut self.collect_asked));
         let running: Vec<JobId> = self.record.leases().map(|(id, _)| id).collect();
         let gone = std::mem::take(&mut self.collected_jobs);
+        let own_control = self.own_control.clone();
         tokio::task::spawn_blocking(move || {
             let mut trimmed = gc::remove_logs(&dir, &gone);
             trimmed += gc::trim_logs(&dir, age, bytes, &running);
             let collected = Collected { jobs: gone.len(), trimmed, waiting };
             for reply in asked {
                 drop(reply.send(collected.clone()));
+            }
+            if let Some(control) = own_control.upgrade() {
+                // A loop that is ending does not want to know.
+                control.try_send(Control::LogsHold(gc::log_bytes(&dir))).ok();
             }
         });
     }

@@ -11,7 +11,8 @@ pub mod small;
 
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -65,6 +66,19 @@ fn activated(command: &Command, socket: &UnixListener) -> Command {
     }
     shell.stdin(OwnedFd::from(socket.try_clone().unwrap()));
     shell
+}
+
+/// The body of what a port answers, once somebody listens there.
+pub fn http_get(address: &str, path: &str) -> String {
+    let mut socket = wait_for("the port", || TcpStream::connect(address).ok());
+    socket
+        .write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())
+        .unwrap();
+    let mut text = Vec::new();
+    socket.read_to_end(&mut text).unwrap();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    text.split_once("\r\n\r\n").unwrap().1.to_owned()
 }
 
 /// What a daemon is started with.
