@@ -11,6 +11,7 @@ mod check;
 mod document;
 mod file;
 mod host;
+mod people;
 mod problem;
 mod resolve;
 mod show;
@@ -23,6 +24,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use check::PROFILES;
 pub use host::Host;
 pub use problem::{ConfigError, Problem};
 
@@ -166,6 +168,14 @@ pub struct PoolConfig {
     pub path: String,
     /// The sandbox of jobs here, where the executor has any; None: the first that the spawner's policy allows.
     pub profile: Option<String>,
+    /// Sandboxes that jobs may choose; empty: whichever the spawner's policy allows.
+    pub profiles: Vec<String>,
+    /// As whom jobs here run, by the spawner's policy.
+    pub user: Option<String>,
+    /// Directories in which they work.
+    pub paths: Vec<PathBuf>,
+    /// Users who may submit here, beside root; None: whoever may use the daemon.
+    pub submitters: Option<Vec<String>>,
 }
 
 /// What is kept of finished jobs; `None` is "for ever".

@@ -16,6 +16,7 @@ mod attempts;
 mod commit;
 mod correlation;
 mod host;
+mod places;
 mod publish;
 mod schedules;
 mod sides;
@@ -49,7 +50,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use commit::chain;
-pub use host::{Collected, Control, HostSettings, PoolHost};
+pub use host::{Collected, Control, HostSettings, PersonHost, PoolHost};
 pub use sides::executor_of;
 
 /// Wishes taken in one turn: enough to share a commit, few enough to keep a turn under some milliseconds.
