@@ -20,6 +20,17 @@ let
 
   isLoopback = address: lib.hasPrefix "127." address || address == "::1";
 
+  executors = types.enum [
+    "native"
+    "systemd"
+  ];
+  profile = types.enum [
+    "build"
+    "strict"
+    "open"
+  ];
+  label = types.strMatching "[^=[:space:]]+(=[^[:space:]]*)?";
+
   # The daemon's own limits.
   slots = types.ints.between 1 1024;
   retries = types.ints.between 0 1000;
@@ -52,8 +63,11 @@ let
   configFile =
     let
       # Root opens the logs of units: their directory is root's.
-      units = lib.optionalAttrs (unitPools != { }) { log_dir = logDir; };
-      unchecked = toml.generate "ci-runner.toml" (cfg.settings // units);
+      units = lib.optionalAttrs (unitPools != { }) {
+        log_dir = logDir;
+        pools = lib.mapAttrs (_: pool: { inherit (pool) profiles; }) unitPools;
+      };
+      unchecked = toml.generate "ci-runner.toml" (lib.recursiveUpdate cfg.settings units);
     in
     if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
       pkgs.runCommand "ci-runner-checked.toml" { } ''
@@ -63,22 +77,35 @@ let
     else
       unchecked;
 
-  # Pools whose jobs are units, with the sandboxes that may be used there, the default first.
-  profilesOf =
+  # Pools whose jobs are units: the sandboxes that may be used there, the default first, and whose they are.
+  policyOf =
     name:
     let
       pool = cfg.settings.pools.${name} or { };
       first = pool.profile or "build";
     in
     lib.optionalAttrs ((pool.executor or cfg.executor) == "systemd") {
-      ${name}.profiles = lib.unique [
-        first
-        "strict"
-      ];
+      ${name} = {
+        profiles = lib.unique (
+          lib.optional (pool ? profile) first
+          ++ pool.profiles or [
+            first
+            "strict"
+          ]
+        );
+      }
+      // lib.getAttrs (lib.filter (key: pool ? ${key}) [
+        "user"
+        "paths"
+        "submitters"
+      ]) pool;
     };
   unitPools = lib.mergeAttrsList (
-    map profilesOf (lib.unique ([ "default" ] ++ lib.attrNames cfg.settings.pools))
+    map policyOf (lib.unique ([ "default" ] ++ lib.attrNames cfg.settings.pools))
   );
+
+  # Pools that run as a person.
+  personal = lib.filterAttrs (_: pool: pool ? user || pool ? paths) cfg.settings.pools;
   logDir = "/var/log/ci-runner/jobs";
   policy = builtins.toJSON {
     kind = "systemd";
@@ -202,16 +229,110 @@ in
     };
 
     executor = mkOption {
-      type = types.enum [
-        "native"
-        "systemd"
-      ];
+      type = executors;
       default = "native";
       description = ''
         How jobs of the pool `default` run: as processes of the user ci-runner, or each as a transient
         unit with a user and a sandbox of its own. Other pools say it by {option}`executor` in
         {option}`services.ci-runner.settings.pools`.
       '';
+    };
+
+    pools = mkOption {
+      default = { };
+      example = {
+        strict = {
+          slots = 2;
+          executor = "systemd";
+          profiles = [ "strict" ];
+        };
+        ada = {
+          slots = 4;
+          executor = "systemd";
+          user = "ada";
+          paths = [ "/home/ada/src" ];
+        };
+      };
+      description = ''
+        Named capacity, with what root decides of it. Everything here also goes to
+        {option}`services.ci-runner.settings.pools`, where a pool's other keys can be set.
+      '';
+      type = types.attrsOf (
+        types.submodule {
+          options = {
+            slots = mkOption {
+              type = types.nullOr slots;
+              default = null;
+              description = ''
+                How many jobs of this pool run at the same time. Needed for every pool but `default`.
+              '';
+            };
+
+            executor = mkOption {
+              type = types.nullOr executors;
+              default = null;
+              description = "How its jobs run; `null` is {option}`services.ci-runner.executor`.";
+            };
+
+            labels = mkOption {
+              type = types.nullOr (types.listOf label);
+              default = null;
+              example = [ "gpu" ];
+              description = "What this pool offers, as `key` or `key=value`.";
+            };
+
+            profile = mkOption {
+              type = types.nullOr profile;
+              default = null;
+              description = "Sandbox of jobs that choose none; `null` is the first of {option}`profiles`, or `build`.";
+            };
+
+            profiles = mkOption {
+              type = types.nullOr (types.listOf profile);
+              default = null;
+              example = [
+                "build"
+                "open"
+              ];
+              description = "Sandboxes that a job may choose; `null` is {option}`profile` and `strict`.";
+            };
+
+            user = mkOption {
+              type = types.nullOr types.str;
+              default = null;
+              example = "ada";
+              description = ''
+                Run its jobs as this user, so that they can build a person's tree. Needs
+                {option}`paths` and the executor `systemd`.
+              '';
+            };
+
+            paths = mkOption {
+              type = types.nullOr (types.listOf types.path);
+              default = null;
+              example = [ "/home/ada/src" ];
+              description = ''
+                The directories of {option}`user` that its jobs see and may write to. Each belongs to
+                that user, is not a symbolic link, and is not inside of another.
+              '';
+            };
+
+            submitters = mkOption {
+              type = types.nullOr (types.listOf types.str);
+              default = null;
+              example = [
+                "ada"
+                "bob"
+              ];
+              description = ''
+                Users who may submit to this pool, beside root. `null` is {option}`user` where there
+                is one, else everybody who may use the socket. Such a pool takes only jobs that name
+                it or whose directory is in {option}`paths`.
+              '';
+            };
+          };
+        }
+      );
     };
 
     settings = mkOption {
@@ -256,7 +377,7 @@ in
                     };
 
                     labels = mkOption {
-                      type = types.listOf (types.strMatching "[^=[:space:]]+(=[^[:space:]]*)?");
+                      type = types.listOf label;
                       default = [ ];
                       example = [
                         "gpu"
@@ -301,6 +422,23 @@ in
         '';
       }
       {
+        assertion = lib.all (
+          pool: pool ? user && pool ? paths && (pool.executor or cfg.executor) == "systemd"
+        ) (lib.attrValues personal);
+        message = ''
+          services.ci-runner.pools: ${lib.concatStringsSep ", " (lib.attrNames personal)} have user or paths; a pool that
+          runs as a person needs both, and executor = "systemd".
+        '';
+      }
+      {
+        assertion = lib.all (pool: config.users.users ? ${pool.user or ""}) (lib.attrValues personal);
+        message = ''
+          services.ci-runner.pools: a pool's user (${
+            lib.concatMapStringsSep ", " (pool: pool.user or "none") (lib.attrValues personal)
+          }) is not among users.users. Declare that user there.
+        '';
+      }
+      {
         assertion = lib.all (key: !cfg.settings ? ${key}) unitKeys;
         message = ''
           services.ci-runner.settings: ${lib.concatStringsSep ", " unitKeys} cannot be set here, the unit gives the daemon
@@ -312,6 +450,7 @@ in
     services.ci-runner.settings = {
       max_parallel_jobs = cfg.maxParallelJobs;
       executor = lib.mkIf (cfg.executor != "native") cfg.executor;
+      pools = lib.mapAttrs (_: lib.filterAttrs (_: value: value != null)) cfg.pools;
       retry_attempts = cfg.retryAttempts;
       retry_delay = cfg.retryDelay;
       default_timeout = cfg.defaultTimeout;
@@ -403,13 +542,16 @@ in
         OOMScoreAdjust = mkDefault (-900);
 
         NoNewPrivileges = true;
-        CapabilityBoundingSet = "";
+        # Where pools run as people it looks at their directories, whatever their modes: a link or
+        # another's directory in their place is refused. It reads no file, and who has taken it over
+        # can have any unit of root's started over D-Bus, so this gives nothing more.
+        CapabilityBoundingSet = if personal == { } then "" else "CAP_DAC_READ_SEARCH";
         ProtectSystem = "strict";
         ReadWritePaths = [
           logDir
           "/sys/fs/cgroup"
         ];
-        ProtectHome = true;
+        ProtectHome = if personal == { } then true else "read-only";
         PrivateTmp = true;
         PrivateDevices = true;
         PrivateNetwork = true;

@@ -71,6 +71,20 @@ in
       };
     };
 
+    tree-of-a-person = {
+      imports = [
+        (ciRunner {
+          executor = "systemd";
+          pools.ada = {
+            slots = 2;
+            user = "ada";
+            paths = [ "/home/ada/src" ];
+          };
+        })
+      ];
+      users.users.ada.isNormalUser = true;
+    };
+
     writable-tree = {
       imports = [ (ciRunner { }) ];
       systemd.services.ci-runner.serviceConfig.ReadWritePaths = [ "/srv/tree" ];
@@ -86,6 +100,31 @@ in
       };
     };
 
+    person-without-paths = refused "services.ci-runner.pools: ada have user or paths" {
+      executor = "systemd";
+      pools.ada = {
+        slots = 1;
+        user = "ada";
+      };
+    };
+    person-with-native-jobs = refused "needs both, and executor = \"systemd\"" {
+      pools.ada = {
+        slots = 1;
+        user = "ada";
+        paths = [ "/home/ada/src" ];
+      };
+    };
+    unknown-person = refused "(ada) is not among users.users" {
+      executor = "systemd";
+      pools.ada = {
+        slots = 1;
+        user = "ada";
+        paths = [ "/home/ada/src" ];
+      };
+    };
+    unknown-profile = refused "services.ci-runner.pools.default.profiles" {
+      pools.default.profiles = [ "lax" ];
+    };
     no-slots = refused "services.ci-runner.maxParallelJobs" { maxParallelJobs = 0; };
     too-many-slots = refused "services.ci-runner.maxParallelJobs" { maxParallelJobs = 1025; };
     negative-retries = refused "services.ci-runner.retryAttempts" { retryAttempts = -1; };

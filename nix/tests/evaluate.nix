@@ -55,11 +55,14 @@ let
       settings =
         let
           # As the module does it.
-          units = lib.optionalAttrs (config.environment.etc ? "ci-runner/policy.json") {
+          policy = config.environment.etc."ci-runner/policy.json" or null;
+          units = lib.optionalAttrs (policy != null) {
             log_dir = "/var/log/ci-runner/jobs";
+            pools = lib.mapAttrs (_: pool: { inherit (pool) profiles; }) (builtins.fromJSON policy.text).pools;
           };
+          all = lib.recursiveUpdate config.services.ci-runner.settings units;
         in
-        ((pkgs.formats.toml { }).generate "config.toml" (config.services.ci-runner.settings // units)).text;
+        ((pkgs.formats.toml { }).generate "config.toml" all).text;
     };
 
   # The machine of a test, without its driver.

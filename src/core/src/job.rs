@@ -130,6 +130,10 @@ pub struct Work {
     pub log_bytes_max: u64,
     /// Names of secrets; their values are kept elsewhere.
     pub secrets: Vec<String>,
+    /// Sandbox that the job chose among those of its pool.
+    pub profile: Option<String>,
+    /// User id of whoever submitted it on this host, as the kernel told it; None: nobody in particular.
+    pub submitter_uid: Option<u32>,
 }
 
 /// What scheduling needs.

@@ -19,6 +19,8 @@ pub struct Pool {
     pub slots: u32,
     /// What it offers.
     pub labels: Vec<Label>,
+    /// It takes only jobs that name it.
+    pub named_only: bool,
 }
 
 /// A group whose limit the configuration fixes.
@@ -54,7 +56,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            pools: vec![Pool { name: DEFAULT_POOL.to_owned(), slots: 4, labels: Vec::new() }],
+            pools: vec![Pool { name: DEFAULT_POOL.to_owned(), slots: 4, labels: Vec::new(), named_only: false }],
             groups: Vec::new(),
             grace_ms: 10_000,
             queue_jobs_max: 2_000_000,

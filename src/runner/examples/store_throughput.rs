@@ -40,6 +40,8 @@ fn submission(number: u64) -> Write {
             soft_timeout_ms: None,
             log_bytes_max: 64 << 20,
             secrets: Vec::new(),
+            profile: None,
+            submitter_uid: None,
         },
         terms: Terms {
             pool: None,

@@ -28,6 +28,9 @@ pub struct JobRequest {
     /// Only this pool.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
+    /// Sandbox, one that its pool allows: `build`, `strict` or `open`. For pools whose jobs are units of systemd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// Labels a pool must carry, all of them: `key` or `key=value`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
@@ -37,6 +40,10 @@ pub struct JobRequest {
     /// Absolute working directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dir: Option<String>,
+    /// Where the caller is. It becomes `dir` where none is given and the job goes to a pool that runs as a person, with this
+    /// directory among its paths; else it says nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller_dir: Option<String>,
     /// Hard deadline of each attempt: seconds, or a text such as `30m`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<DurationSchema>)]
@@ -264,6 +271,9 @@ pub struct JobView {
     pub env_names: Vec<String>,
     /// Working directory.
     pub dir: Option<String>,
+    /// Sandbox that it asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
     /// Hard deadline of each attempt, seconds.
     pub timeout_seconds: Option<f64>,
     /// Soft deadline, seconds.

@@ -15,6 +15,7 @@ pub use read::{ReadFault, read, read_job, read_jobs, read_schedule};
 pub use words::{parse_rules, rule_words, signal_name, signal_number};
 
 use crate::api::{AfterField, GroupField, JobRequest, SecretText};
+use crate::config::PROFILES;
 use crate::daemon::handle::{IdempotencyKey, NewJob};
 use crate::quantity::parse_time;
 use crate::suggest::did_you_mean;
@@ -52,6 +53,10 @@ pub fn new_job(mut request: JobRequest, settings: &Settings, now: &Zoned) -> Res
         Some(correlation) => correlation,
         None => uuid::Uuid::now_v7().to_string(),
     };
+    let caller_dir = request.caller_dir.take();
+    if let Some(dir) = caller_dir.as_deref().filter(|dir| !dir.starts_with('/') || dir.contains('\0')) {
+        return fault("caller_dir", format!("{dir:?} is not an absolute path"));
+    }
     let work = Work {
         command: parse_command(request.command.take(), request.shell.take())?,
         env: std::mem::take(&mut request.env).into_iter().collect(),
@@ -60,9 +65,11 @@ pub fn new_job(mut request: JobRequest, settings: &Settings, now: &Zoned) -> Res
         soft_timeout_ms: request.soft_timeout.map(|timeout| timeout.millis()),
         log_bytes_max: request.log_max.map_or(settings.log_bytes_max, |size| size.0),
         secrets: secrets.iter().map(|(name, _)| name.clone()).collect(),
+        profile: request.profile.take().map(parse_profile).transpose()?,
+        submitter_uid: None,
     };
     let spec = JobSpec { name, correlation, work, terms }.validate(settings)?;
-    Ok(NewJob { spec, key, secrets })
+    Ok(NewJob { spec, key, secrets, caller_dir })
 }
 
 /// SHA-256 of what requests ask for, whatever way their JSON was written. Values of secrets are left out, so that nothing
@@ -113,6 +120,13 @@ fn refuse_resources(request: &JobRequest) -> Result<(), Fault> {
         ),
         None => Ok(()),
     }
+}
+
+fn parse_profile(name: String) -> Result<String, Fault> {
+    if PROFILES.contains(&name.as_str()) {
+        return Ok(name);
+    }
+    fault("profile", format!("{name:?} is no profile; {}", did_you_mean(&name, PROFILES)))
 }
 
 fn parse_command(command: Option<Vec<String>>, shell: Option<String>) -> Result<Command, Fault> {

@@ -147,6 +147,8 @@ fn work() -> Work {
         soft_timeout_ms: None,
         log_bytes_max: 1 << 20,
         secrets: Vec::new(),
+        profile: None,
+        submitter_uid: None,
     }
 }
 

@@ -322,6 +322,7 @@ fn configs() -> Vec<Settings> {
         name: name.to_owned(),
         slots,
         labels: labels.iter().map(|text| label(text)).collect(),
+        named_only: false,
     };
     let settings = |pools: Vec<Pool>, limit: u32| Settings {
         pools,

@@ -185,6 +185,7 @@ fn start(key: AttemptKey, slot: u32) -> Start {
         log_bytes_max: 64 << 20,
         secrets: false,
         profile: None,
+        submitter: None,
     }
 }
 

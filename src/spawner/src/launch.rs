@@ -41,6 +41,8 @@ pub(crate) enum Stage {
     Directory,
     /// `execve`.
     Execute,
+    /// A directory of its pool is not the one that the policy names (any more). Units only.
+    Place,
 }
 
 /// A job's process that was made; it may have failed to execute.

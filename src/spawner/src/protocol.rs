@@ -131,6 +131,9 @@ pub struct Start {
     /// Kind `systemd` only: the sandbox, by a name that the spawner's policy allows in this pool; None: the pool's first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
+    /// Kind `systemd` only: user id of whoever submitted the job, as the kernel told the daemon; None: nobody on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitter: Option<u32>,
 }
 
 /// The JSON in the sealed specification memfd.

@@ -14,6 +14,8 @@ fn spec() -> JobSpec {
             soft_timeout_ms: Some(30_000),
             log_bytes_max: settings.log_bytes_max,
             secrets: Vec::new(),
+            profile: None,
+            submitter_uid: None,
         },
         terms: Terms {
             pool: None,

@@ -134,7 +134,7 @@ impl Record {
         let key = self.class_keys.get(value);
         let matches = |pool: &PoolState| {
             pool.slots > 0
-                && key.pool.as_ref().is_none_or(|name| *name == pool.name)
+                && key.pool.as_ref().map_or(!pool.named_only, |name| *name == pool.name)
                 && crate::labels::missing(&key.labels, &pool.labels).is_empty()
         };
         let pools = self.preference.iter().copied();

@@ -136,6 +136,7 @@ struct PoolState {
     name: String,
     slots: u32,
     labels: Vec<Label>,
+    named_only: bool,
     /// Who holds each place; longer than `slots` by the claims made ahead.
     places: Vec<Option<JobId>>,
     /// Leases whose start was sent, by when.
@@ -270,6 +271,7 @@ impl Record {
             let pool = &mut self.pools[usize::from(number.0)];
             pool.slots = wanted.slots;
             pool.labels = wanted.labels.clone();
+            pool.named_only = wanted.named_only;
         }
         let rank = |pool: &PoolId| {
             let name = &self.pools[usize::from(pool.0)].name;
@@ -310,6 +312,7 @@ impl Record {
                 name: name.to_owned(),
                 slots: 0,
                 labels: Vec::new(),
+                named_only: false,
                 places: Vec::new(),
                 dispatched: BTreeSet::new(),
                 claimed: BTreeSet::new(),

@@ -38,6 +38,8 @@ fn spec() -> JobSpec {
             soft_timeout_ms: None,
             log_bytes_max: 1 << 20,
             secrets: Vec::new(),
+            profile: None,
+            submitter_uid: None,
         },
         terms: Terms {
             pool: None,
@@ -62,8 +64,12 @@ struct Bench {
 
 impl Bench {
     fn new(slots: u32) -> Self {
-        let pools =
-            vec![Pool { name: "default".into(), slots, labels: vec![Label::parse("os=linux").expect("label")] }];
+        let pools = vec![Pool {
+            name: "default".into(),
+            slots,
+            labels: vec![Label::parse("os=linux").expect("label")],
+            named_only: false,
+        }];
         Self { record: Record::new(Settings { pools, ..Settings::default() }), now: at(0) }
     }
 
@@ -246,7 +252,12 @@ fn labels_choose_any_pool_that_matches() {
     let mut bench = Bench::new(1);
     let mut settings = bench.record.settings().clone();
     for name in ["gpu1", "gpu2"] {
-        settings.pools.push(Pool { name: name.into(), slots: 1, labels: vec![label("gpu"), label("os=linux")] });
+        settings.pools.push(Pool {
+            name: name.into(),
+            slots: 1,
+            labels: vec![label("gpu"), label("os=linux")],
+            named_only: false,
+        });
     }
     bench.record.configure(settings);
     for _ in 0..3 {
@@ -369,7 +380,7 @@ fn a_job_costs_48_bytes() {
 /// A reload used to keep the old order until the next start, and to show a pool that was gone for ever.
 #[test]
 fn the_new_settings_order_is_the_order_of_preference() {
-    let pool = |name: &str| Pool { name: name.into(), slots: 1, labels: Vec::new() };
+    let pool = |name: &str| Pool { name: name.into(), slots: 1, labels: Vec::new(), named_only: false };
     let settings =
         |names: &[&str]| Settings { pools: names.iter().map(|name| pool(name)).collect(), ..Settings::default() };
     let shown =

@@ -1,6 +1,6 @@
 //! `add` and `add_job`: queue jobs, and print their ids only after the daemon has them on disk.
 //!
-//! The working directory of the caller goes along only where the daemon runs as the caller, as the kernel tells of the
+//! The working directory of the caller becomes the job's where the daemon runs as the caller, as the kernel tells of the
 //! socket's other end: under other users it would be a directory that the job may not enter, and an empty workspace is what
 //! is wanted there. The caller's environment never goes along; `--env` passes single variables.
 
@@ -80,6 +80,9 @@ fn add_one(client: &Client, mut request: JobRequest) -> Result<SubmittedOne, Fai
     let connection = client.connect()?;
     if request.dir.is_none() && connection.is_same_user() {
         request.dir = Some(current_dir()?);
+    } else if request.dir.is_none() {
+        // Only a pool that runs as a person has a use for it; elsewhere it may be any, or none.
+        request.caller_dir = current_dir().ok();
     }
     let keyed = request.key.is_some();
     let body = Some(to_json(&request)?);
@@ -92,10 +95,11 @@ fn add_file(context: &Context<'_>, path: &str, options: JobOptions) -> Ended {
     refuse_options(&JobOptions { key: None, ..options }.request()?, path)?;
     let mut file = JobsFile::read(path)?;
     let connection = context.client.connect()?;
-    if connection.is_same_user() && file.jobs.iter().any(|job| job.dir.is_none()) {
-        let dir = current_dir()?;
+    if file.jobs.iter().any(|job| job.dir.is_none()) {
+        let own = connection.is_same_user();
+        let dir = if own { Some(current_dir()?) } else { current_dir().ok() };
         for job in file.jobs.iter_mut().filter(|job| job.dir.is_none()) {
-            job.dir = Some(dir.clone());
+            (if own { &mut job.dir } else { &mut job.caller_dir }).clone_from(&dir);
         }
     }
     let keyed = key.is_some() || file.jobs.iter().all(|job| job.key.is_some());

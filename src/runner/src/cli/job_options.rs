@@ -23,6 +23,9 @@ pub struct JobOptions {
     /// Only in this pool
     #[arg(long, value_name = "POOL")]
     pub pool: Option<String>,
+    /// Sandbox, one that the pool allows: build, strict or open
+    #[arg(long, value_name = "PROFILE")]
+    pub profile: Option<String>,
     /// Only where the pool has this label; may be repeated
     #[arg(long, value_name = "KEY[=VALUE]")]
     pub label: Vec<String>,
@@ -30,7 +33,7 @@ pub struct JobOptions {
     /// are set for every job and win
     #[arg(long, value_name = "KEY[=VALUE]")]
     pub env: Vec<String>,
-    /// Working directory [default: the current one where the daemon runs as you, else an empty workspace]
+    /// Working directory [default: the current one where the daemon or the pool runs as you, else an empty workspace]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<String>,
     /// End each attempt after so long
@@ -147,6 +150,7 @@ impl JobOptions {
         let mut request = JobRequest {
             name: self.name,
             pool: self.pool,
+            profile: self.profile,
             labels: self.label,
             dir: self.dir.map(|dir| absolute(&dir)).transpose()?,
             timeout: self.timeout,

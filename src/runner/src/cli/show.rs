@@ -76,6 +76,7 @@ pub fn page(job: &JobView, look: &Look) -> String {
     page.optional("soft timeout", job.soft_timeout_seconds.map(seconds).as_deref());
     page.section("Place");
     page.optional("pool", job.pool.as_deref());
+    page.optional("profile", job.profile.as_deref());
     page.list("labels", &job.labels);
     if let Some(group) = &job.group {
         let limit = group.limit.map(|limit| format!(" (limit {limit})")).unwrap_or_default();

@@ -80,10 +80,15 @@ impl Resolver<'_> {
             }
             other => other.and_then(Result::ok),
         };
+        let own = self.own(name, &file, executor, profile.as_deref());
         PoolConfig {
             slots,
             executor,
             profile,
+            profiles: own.profiles,
+            user: own.user,
+            paths: own.paths,
+            submitters: own.submitters,
             labels: self.labels(name, file.labels),
             path: file.path.unwrap_or_else(|| job_path.to_owned()),
         }

@@ -89,7 +89,7 @@ pub(super) fn retry_rule(rule: &str) -> Result<(), String> {
 }
 
 /// Sandboxes of the systemd executor.
-pub(super) const PROFILES: [&str; 3] = ["open", "build", "strict"];
+pub const PROFILES: [&str; 3] = ["open", "build", "strict"];
 
 pub(super) fn profile(text: &str) -> Result<String, String> {
     let found = PROFILES.contains(&text).then(|| text.to_owned());

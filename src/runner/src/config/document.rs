@@ -18,7 +18,6 @@ const PROBLEMS_MAX: usize = 100;
 
 /// Keys that later versions have: they get their own words instead of "unknown".
 const LATER_TOP_KEYS: [&str; 7] = ["redis", "gitlab", "gitea", "github", "docker", "kubernetes", "tokens"];
-const LATER_POOL_KEYS: [&str; 2] = ["user", "paths"];
 
 /// One parsed file: its raw values, and where each key stands.
 pub(super) struct Document {
@@ -128,7 +127,7 @@ fn complain_if_unknown(key: &[String]) -> Option<String> {
     let names: Vec<&str> = key.iter().map(String::as_str).collect();
     let (name, known, later): (&str, &[&str], &[&str]) = match names.as_slice() {
         [name] => (name, fields_of::<ConfigFile>(), &LATER_TOP_KEYS),
-        ["pools", _, name] => (name, fields_of::<PoolFile>(), &LATER_POOL_KEYS),
+        ["pools", _, name] => (name, fields_of::<PoolFile>(), &[]),
         ["groups", _, name] => (name, fields_of::<GroupFile>(), &[]),
         ["gc", name] => (name, fields_of::<GcFile>(), &[]),
         ["admission", name] => (name, fields_of::<AdmissionFile>(), &[]),

@@ -50,6 +50,10 @@ pub(super) struct PoolFile {
     pub labels: Vec<String>,
     pub path: Option<String>,
     pub profile: Option<String>,
+    pub profiles: Vec<String>,
+    pub user: Option<String>,
+    pub paths: Vec<String>,
+    pub submitters: Option<Vec<String>>,
 }
 
 /// `[groups.NAME]`

@@ -12,6 +12,7 @@ mod document;
 mod file;
 mod host;
 mod metrics;
+mod people;
 mod problem;
 mod resolve;
 mod show;
@@ -24,6 +25,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use check::PROFILES;
 pub use host::Host;
 pub use metrics::{ExporterConfig, Protection};
 pub use problem::{ConfigError, Problem};
@@ -170,6 +172,14 @@ pub struct PoolConfig {
     pub path: String,
     /// The sandbox of jobs here, where the executor has any; None: the first that the spawner's policy allows.
     pub profile: Option<String>,
+    /// Sandboxes that jobs may choose; empty: whichever the spawner's policy allows.
+    pub profiles: Vec<String>,
+    /// As whom jobs here run, by the spawner's policy.
+    pub user: Option<String>,
+    /// Directories in which they work.
+    pub paths: Vec<PathBuf>,
+    /// Users who may submit here, beside root; None: whoever may use the daemon.
+    pub submitters: Option<Vec<String>>,
 }
 
 /// What is kept of finished jobs; `None` is "for ever".

@@ -63,6 +63,18 @@ pub(super) fn show(config: &Config) -> String {
         if let Some(profile) = &pool.profile {
             line(&mut text, &format!("profile = {}", quoted(profile)));
         }
+        if let Some(user) = &pool.user {
+            line(&mut text, &format!("user = {}", quoted(user)));
+        }
+        let paths: Vec<String> = pool.paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+        for (key, words) in [("profiles", &pool.profiles), ("paths", &paths)] {
+            if !words.is_empty() {
+                line(&mut text, &format!("{key} = {}", list(words)));
+            }
+        }
+        if let Some(submitters) = &pool.submitters {
+            line(&mut text, &format!("submitters = {}", list(submitters)));
+        }
     }
     for (name, limit) in &config.groups {
         line(&mut text, &format!("\n[groups.{}]\nlimit = {limit}", quoted(name)));

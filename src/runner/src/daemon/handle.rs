@@ -31,6 +31,23 @@ pub struct NewJob {
     pub key: Option<IdempotencyKey>,
     /// Values of its secrets, by name.
     pub secrets: Vec<(String, String)>,
+    /// Where the caller is.
+    pub caller_dir: Option<String>,
+}
+
+/// Who submits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submitter {
+    /// As it is shown.
+    pub name: String,
+    /// User id, as the kernel told it; None: nobody of this host.
+    pub uid: Option<u32>,
+}
+
+impl From<String> for Submitter {
+    fn from(name: String) -> Self {
+        Self { name, uid: None }
+    }
 }
 
 /// A key and what it was used for.
@@ -121,7 +138,7 @@ pub enum Wish {
         /// The request's idempotency key.
         key: Option<IdempotencyKey>,
         /// Who.
-        submitter: String,
+        submitter: Submitter,
         /// Ids in order, once they are on disk.
         reply: oneshot::Sender<Result<Vec<JobId>, Refusal>>,
     },
@@ -288,8 +305,9 @@ impl Handle {
         &self,
         jobs: Vec<NewJob>,
         key: Option<IdempotencyKey>,
-        submitter: String,
+        submitter: impl Into<Submitter>,
     ) -> Result<Vec<JobId>, Refusal> {
+        let submitter = submitter.into();
         self.ask(|reply| Wish::Submit { jobs, key, submitter, reply }).await?
     }
 

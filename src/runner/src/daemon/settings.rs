@@ -1,6 +1,6 @@
 //! From the configuration to what the loop needs.
 
-use super::engine::{HostSettings, PoolHost};
+use super::engine::{HostSettings, PersonHost, PoolHost};
 use crate::config::{AdmissionConfig, Backoff, Config, GcConfig, PoolConfig};
 use crate::request::parse_rules;
 use ci_runner_core::job::Fault;
@@ -27,7 +27,7 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
             let label = Label::parse(text);
             labels.push(label.map_err(|why| Fault { field: format!("pools.{name}.labels"), why: why.to_string() })?);
         }
-        pools.push(Pool { name: name.clone(), slots: pool.slots, labels });
+        pools.push(Pool { name: name.clone(), slots: pool.slots, labels, named_only: pool.submitters.is_some() });
     }
     let rules = if config.retry.on.is_empty() { RetryPolicy::default_rules() } else { parse_rules(&config.retry.on)? };
     Ok(Settings {
@@ -54,7 +54,7 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
 pub fn local_settings(parallel: u32) -> Settings {
     let defaults = Settings::default();
     Settings {
-        pools: vec![Pool { name: DEFAULT_POOL.to_owned(), slots: parallel, labels: Vec::new() }],
+        pools: vec![Pool { name: DEFAULT_POOL.to_owned(), slots: parallel, labels: Vec::new(), named_only: false }],
         retry: RetryPolicy { retries: 0, ..defaults.retry.clone() },
         default_timeout_ms: None,
         ..defaults
@@ -107,7 +107,14 @@ pub fn host_settings(config: &Config) -> HostSettings {
 }
 
 fn pool_host(pool: &PoolConfig) -> PoolHost {
-    PoolHost { path: pool.path.clone(), executor: pool.executor, profile: pool.profile.clone() }
+    PoolHost {
+        path: pool.path.clone(),
+        executor: pool.executor,
+        profile: pool.profile.clone(),
+        profiles: pool.profiles.clone(),
+        person: pool.user.clone().map(|user| PersonHost { user, paths: pool.paths.clone() }),
+        submitters: pool.submitters.clone(),
+    }
 }
 
 /// Logs of jobs in a state directory.

@@ -1,6 +1,7 @@
 //! Reading requests: every part that is wrong becomes a problem document that names it.
 
 use super::{App, BODY_BYTES_MAX, BODY_BYTES_SMALL, BODY_TIMEOUT, Fail, Peer, REQUEST_TIMEOUT, Role};
+use crate::daemon::handle::Submitter;
 use crate::request::read;
 use crate::suggest::{did_you_mean, fields_of};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -70,6 +71,11 @@ impl Caller {
     /// The name under which the wish is recorded.
     pub fn name(&self) -> String {
         self.0.name.to_string()
+    }
+
+    /// As whom jobs are submitted.
+    pub fn submitter(&self) -> Submitter {
+        Submitter { name: self.name(), uid: Some(self.0.uid) }
     }
 
     /// Refuses all but admins.

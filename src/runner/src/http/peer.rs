@@ -19,6 +19,8 @@ pub enum Role {
 pub struct Peer {
     /// User name, or `uid 1234`.
     pub name: Arc<str>,
+    /// User id.
+    pub uid: u32,
     /// None: nothing is allowed.
     pub role: Option<Role>,
 }
@@ -59,7 +61,7 @@ impl Access {
             let member = self.group.is_some_and(|group| gid == group || is_member(group, &name, pid));
             member.then_some(Role::Operator)
         };
-        Peer { name: name.into(), role }
+        Peer { name: name.into(), uid, role }
     }
 }
 

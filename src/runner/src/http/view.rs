@@ -60,6 +60,7 @@ pub fn job_view(row: JobRow, since: Option<WallTime>, now: WallTime) -> JobView 
         summary: work.command.summary(SUMMARY_BYTES_MAX),
         env_names: work.env.into_iter().map(|(name, _)| name).collect(),
         dir: work.dir,
+        profile: work.profile,
         timeout_seconds: seconds(work.timeout_ms),
         soft_timeout_seconds: seconds(work.soft_timeout_ms),
         retry: terms.retry.retries,

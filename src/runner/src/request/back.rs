@@ -34,6 +34,7 @@ pub fn request_of(spec: &JobSpec, submitted: WallTime) -> JobRequest {
         shell,
         name: spec.name.clone(),
         pool: terms.pool.clone(),
+        profile: spec.work.profile.clone(),
         labels: terms.labels.iter().map(|label| label.as_str().to_owned()).collect(),
         env: spec.work.env.iter().cloned().collect(),
         dir: spec.work.dir.clone(),

@@ -49,6 +49,8 @@ fn submission(number: u64, name: &str, text: &str) -> Write {
             soft_timeout_ms: None,
             log_bytes_max: 1 << 20,
             secrets: Vec::new(),
+            profile: None,
+            submitter_uid: None,
         },
         terms: Terms {
             pool: None,

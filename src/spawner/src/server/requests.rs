@@ -404,6 +404,7 @@ mod tests {
             log_bytes_max: 0,
             secrets: true,
             profile: None,
+            submitter: None,
         };
         assert_eq!(check_start(&good, 2), Ok(()));
         assert!(check_start(&good, 1).is_err_and(|why| why.contains("2 descriptors")));

@@ -166,6 +166,7 @@ mod tests {
             log_bytes_max: 0,
             secrets: false,
             profile: None,
+            submitter: None,
         };
         let spec = memfd::sealed("spec", b"{}").expect("sealed");
         server.start(start, vec![spec]).expect_err("refused")

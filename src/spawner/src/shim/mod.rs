@@ -230,6 +230,7 @@ pub(crate) fn cannot_start(program: &Program, stage: Stage, error: &std::io::Err
     let text = system_text(error);
     match stage {
         Stage::Prepare => format!("cannot prepare the process: {text}"),
+        Stage::Place => "a path of its pool leads to another directory than when it was checked".to_owned(),
         Stage::Directory => {
             let dir = record::shortened_name(&program.dir.to_string_lossy());
             format!("cannot enter directory `{dir}`: {text}")

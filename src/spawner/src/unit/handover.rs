@@ -38,6 +38,8 @@ pub(super) struct Job {
     pub(super) output: OwnedFd,
     /// Where a failure is told.
     pub(super) status: OwnedFd,
+    /// Directories that must be here what they were for the spawner.
+    pub(super) places: Vec<CString>,
 }
 
 /// Helper: says that it is there, and waits for the job. Err: nobody is there, or what came is no job.
@@ -61,8 +63,8 @@ pub(super) fn ask(socket: impl AsFd) -> io::Result<Job> {
     let mut fds = fds.into_iter();
     match (&text[..got.bytes], fds.next(), fds.next(), fds.next()) {
         (JOB, Some(memory), Some(output), Some(status)) => {
-            let program = decode(&memfd::read(memory)?).ok_or(io::ErrorKind::InvalidData)?;
-            Ok(Job { program, output, status })
+            let (program, places) = decode(&memfd::read(memory)?).ok_or(io::ErrorKind::InvalidData)?;
+            Ok(Job { program, output, status, places })
         }
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
@@ -77,11 +79,11 @@ pub(super) fn is_asked(socket: impl AsFd) -> bool {
 /// Shim: hands the job over.
 pub(super) fn hand_over(
     socket: impl AsFd,
-    program: &Program,
+    (program, places): (&Program, &[CString]),
     output: BorrowedFd<'_>,
     status: BorrowedFd<'_>,
 ) -> io::Result<()> {
-    let memory = memfd::sealed("ci-job", &encode(program))?;
+    let memory = memfd::sealed("ci-job", &encode(program, places))?;
     let fds = [memory.as_fd(), output, status];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(JOB_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -90,28 +92,31 @@ pub(super) fn hand_over(
     Ok(())
 }
 
-/// Words, each ended by a NUL (no word can hold one), behind their numbers.
-fn encode(program: &Program) -> Vec<u8> {
+/// Words, each ended by a NUL (no word can hold one), behind their numbers; the places are what is left.
+fn encode(program: &Program, places: &[CString]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let lists = [&program.argv, &program.env, &program.candidates];
     for number in lists.iter().map(|list| list.len() as u32).chain([program.umask]) {
         bytes.extend_from_slice(&number.to_le_bytes());
     }
-    for word in lists.into_iter().flatten().chain([&program.dir]) {
+    for word in lists.into_iter().flatten().chain([&program.dir]).chain(places) {
         bytes.extend_from_slice(word.as_bytes_with_nul());
     }
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Program> {
+fn decode(bytes: &[u8]) -> Option<(Program, Vec<CString>)> {
     let (head, text) = bytes.split_at_checked(16)?;
     let number = |at: usize| Some(u32::from_le_bytes(head.get(at..at + 4)?.try_into().ok()?));
     let mut words = text.split_inclusive(|&byte| byte == 0);
-    let mut word = || CString::from_vec_with_nul(words.next()?.to_vec()).ok();
+    let whole = |bytes: &[u8]| CString::from_vec_with_nul(bytes.to_vec()).ok();
+    let mut word = || whole(words.next()?);
     let mut list = |count: u32| (0..count).map(|_| word()).collect::<Option<Vec<_>>>();
     let (argv, env, candidates) = (list(number(0)?)?, list(number(4)?)?, list(number(8)?)?);
     let dir = word()?;
-    Some(Program { argv, env, candidates, dir, umask: number(12)? })
+    let program = Program { argv, env, candidates, dir, umask: number(12)? };
+    let places = words.map(whole).collect::<Option<Vec<_>>>()?;
+    Some((program, places))
 }
 
 /// What the helper writes on the status pipe when it could not execute.
@@ -121,6 +126,7 @@ pub(super) fn failure(stage: Stage, errno: i32) -> [u8; 5] {
         Stage::Prepare => 0,
         Stage::Directory => 1,
         Stage::Execute => 2,
+        Stage::Place => 3,
     };
     bytes[1..].copy_from_slice(&errno.to_le_bytes());
     bytes
@@ -133,6 +139,7 @@ pub(super) fn read_failure(status: &OwnedFd) -> Option<(Stage, io::Error)> {
     let stage = match bytes[0] {
         0 => Stage::Prepare,
         1 => Stage::Directory,
+        3 => Stage::Place,
         _ => Stage::Execute,
     };
     let errno = i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
@@ -147,13 +154,18 @@ mod tests {
     proptest! {
         #[test]
         fn words_arrive_byte_for_byte(argv in proptest::collection::vec("[^\0]{0,40}", 0..5),
-                                      env in proptest::collection::vec("[^\0]{0,40}", 0..5), umask in any::<u32>()) {
-            let words = |list: &[String]| list.iter().map(|word| CString::new(word.as_str()).expect("no NUL")).collect();
+                                      env in proptest::collection::vec("[^\0]{0,40}", 0..5),
+                                      places in proptest::collection::vec("[^\0]{1,40}", 0..3), umask in any::<u32>()) {
+            let words = |list: &[String]| -> Vec<CString> {
+                list.iter().map(|word| CString::new(word.as_str()).expect("no NUL")).collect()
+            };
             let program = Program {
                 argv: words(&argv), env: words(&env), candidates: vec![c"/bin/sh".to_owned()], dir: c"/".to_owned(), umask,
             };
-            let bytes = encode(&program);
-            let back = decode(&bytes).expect("decodes");
+            let places: Vec<CString> = words(&places);
+            let bytes = encode(&program, &places);
+            let (back, back_places) = decode(&bytes).expect("decodes");
+            prop_assert_eq!(back_places, places);
             prop_assert_eq!((back.argv, back.env, back.dir, back.umask), (program.argv, program.env, program.dir, umask));
             prop_assert!(decode(&bytes[..bytes.len() - 1]).is_none());
         }

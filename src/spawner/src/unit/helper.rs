@@ -12,6 +12,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::handover::{self, Job};
+use super::places;
 use crate::launch::{self, Program, Stage};
 use crate::protocol::UNIT_WORKSPACE;
 use crate::sys;
@@ -26,9 +27,11 @@ pub(super) fn main() -> i32 {
         // Nobody is there (any more): this is a second start, or the shim died.
         Err(_) => return EXIT_EXEC,
     };
-    let Job { mut program, output, status } = job;
+    let Job { mut program, output, status, places } = job;
     complete(&mut program);
     let (stage, errno) = match prepare(&program, output.as_fd()) {
+        // The one who owns a directory may have put a link in its place while the unit was set up.
+        Ok(()) if !places.iter().all(places::is_same) => (Stage::Place, Errno::NOENT.raw_os_error()),
         Ok(()) => launch::become_program(&program),
         Err(error) => (Stage::Prepare, error.raw_os_error()),
     };

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use super::bus::{Body, Connection, Message, Target, Value};
 use super::judge::Facts;
-use super::profile::Profile;
+use super::places::Person;
+use super::policy::Policy;
+use super::profile::{PERSONAL, Profile};
 use crate::protocol::{AttemptKey, Start};
 use crate::sys;
 
@@ -65,6 +67,7 @@ pub(super) enum Told {
 pub(super) struct Manager {
     slice: String,
     helper: PathBuf,
+    closed_dirs: Vec<String>,
     connection: Option<Connection>,
     ready: bool,
     /// PID 1's own cgroup: the root of all paths.
@@ -109,10 +112,11 @@ fn key_of_path(path: &str) -> Option<AttemptKey> {
 
 impl Manager {
     /// Not yet connected.
-    pub(super) fn new(slice: &str, helper: &Path) -> Self {
+    pub(super) fn new(policy: &Policy) -> Self {
         Self {
-            slice: slice.to_owned(),
-            helper: helper.to_owned(),
+            slice: policy.slice.clone(),
+            helper: policy.program.clone(),
+            closed_dirs: policy.own_dirs().to_vec(),
             connection: None,
             ready: false,
             root: String::new(),
@@ -310,7 +314,7 @@ impl Manager {
     }
 
     /// Starts the unit of an attempt; `stdin` becomes its standard input.
-    pub(super) fn start(&mut self, start: &Start, profile: Profile, stdin: OwnedFd) {
+    pub(super) fn start(&mut self, start: &Start, (profile, person): (Profile, Option<&Person>), stdin: OwnedFd) {
         let mut body = Body::default();
         body.string(&unit_name(&start.key));
         body.string("fail");
@@ -318,9 +322,12 @@ impl Manager {
         let slice = self.slice.clone();
         body.array(8, |body| {
             properties(body, start, &helper, &slice, stdin);
-            for line in profile.lines() {
+            for line in profile.lines().filter(|line| person.is_none() || !line.is_for_nobody()) {
                 property(body, line.name);
                 line.setting.write(body);
+            }
+            if let Some(person) = person {
+                personal(body, person, &self.closed_dirs);
             }
         });
         body.array(8, |_| {});
@@ -424,6 +431,32 @@ fn properties(body: &mut Body, start: &Start, helper: &str, slice: &str, stdin: 
     body.fd(stdin);
 }
 
+/// What the unit of a person's job has in place of a user of its own.
+fn personal(body: &mut Body, person: &Person, closed_dirs: &[String]) {
+    property(body, "User");
+    body.signature("s");
+    body.string(&person.user.name);
+    for line in PERSONAL {
+        property(body, line.name);
+        line.setting.write(body);
+    }
+    property(body, "InaccessiblePaths");
+    body.signature("as");
+    body.strings(closed_dirs);
+    property(body, "BindPaths");
+    body.signature("a(ssbt)");
+    body.array(8, |body| {
+        for path in &person.paths {
+            let path = path.to_string_lossy();
+            body.align(8);
+            body.string(&path);
+            body.string(&path);
+            body.bool(false);
+            body.u64(libc::MS_REC);
+        }
+    });
+}
+
 /// None for a signal that says that the main process lives; else whether it says that the unit failed.
 fn without_main(body: &[Value]) -> Option<bool> {
     let property = |name: &str| body.get(1).and_then(|changed| changed.get(name));
@@ -463,6 +496,7 @@ mod tests {
             log_bytes_max: 0,
             secrets: false,
             profile: Some("build".to_owned()),
+            submitter: None,
         };
         let stdin = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("a descriptor");
         let mut body = Body::default();

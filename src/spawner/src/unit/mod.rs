@@ -10,7 +10,7 @@
 //! socket of its own, so that the daemon sees no difference.
 //!
 //! - `bus`: D-Bus without waiting. `manager`: what PID 1 is asked and told. `judge`: what its answers mean.
-//! - `profile`: sandboxes as data. `policy`: who may use which.
+//! - `profile`: sandboxes as data. `policy`: who may use which. `places`: people's trees.
 //! - `server`, `requests`, `watch`: the loop, what a daemon may ask, how attempts end and are taken over.
 //! - `shim`, `handover`, `helper`, `verdict`: from a specification to a job, and from an end to a record.
 //!
@@ -24,6 +24,7 @@ mod helper;
 mod home;
 mod judge;
 mod manager;
+mod places;
 mod policy;
 mod profile;
 mod requests;

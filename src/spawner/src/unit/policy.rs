@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use serde::Deserialize;
 
+use super::places::{Person, User};
 use super::profile::Profile;
 use crate::protocol::Start;
 
@@ -39,7 +40,34 @@ struct PolicyFile {
 #[serde(deny_unknown_fields)]
 struct PoolFile {
     profiles: Vec<String>,
+    user: Option<String>,
+    #[serde(default)]
+    paths: Vec<PathBuf>,
+    submitters: Option<Vec<String>>,
 }
+
+/// What jobs of a pool may be.
+#[derive(Debug)]
+pub(super) struct Pool {
+    /// The first is the default.
+    profiles: Vec<Profile>,
+    /// As whom they run; None: each as a user of its own.
+    pub(super) person: Option<Person>,
+    /// Who may submit, beside root; None: whoever may use the daemon.
+    submitters: Option<Vec<u32>>,
+}
+
+/// Why a start is refused.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The policy may be mended: the daemon tries again.
+    NotNow(String),
+    /// It is the job's own fault, and its result.
+    Never(String),
+}
+
+/// Where the daemon of a service has its socket.
+const DAEMON_RUNTIME_DIR: &str = "/run/ci-runner";
 
 fn default_dir() -> PathBuf {
     "/run/ci-runner-spawner".into()
@@ -64,8 +92,8 @@ pub(super) struct Policy {
     pub(super) program: PathBuf,
     /// Where units live.
     pub(super) slice: String,
-    /// Profiles by pool, the first is the default.
-    pools: BTreeMap<String, Vec<Profile>>,
+    /// By name.
+    pools: BTreeMap<String, Pool>,
 }
 
 impl Policy {
@@ -86,7 +114,7 @@ impl Policy {
         if text.len() as u64 > FILE_BYTES_MAX {
             return Err(wrong(format!("is larger than {FILE_BYTES_MAX} bytes")));
         }
-        let names = Names { users: read_names("/etc/passwd"), groups: read_names("/etc/group") };
+        let names = Names { users: read_users("/etc/passwd"), groups: read_groups("/etc/group") };
         Self::parse(&text, &names).map_err(wrong)
     }
 
@@ -108,24 +136,17 @@ impl Policy {
             }
         }
         check_slice(&file.slice)?;
+        let user = |name: &String| user_of(&names.users, name).ok_or(format!("users: there is no user {name:?}"));
+        let users: Vec<u32> = file.users.iter().map(user).collect::<Result<_, _>>()?;
         let mut pools = BTreeMap::new();
         for (name, pool) in file.pools {
-            let profiles: Result<Vec<_>, _> = pool
-                .profiles
-                .iter()
-                .map(|word| Profile::named(word).ok_or(format!("pools.{name}: {word:?} is no profile")))
-                .collect();
-            let profiles = profiles?;
-            if profiles.is_empty() {
-                return Err(format!("pools.{name}.profiles is empty: name at least one, the default first"));
-            }
-            pools.insert(name, profiles);
+            let pool = Pool::new(pool, names, &users).map_err(|why| format!("pools.{name}.{why}"))?;
+            pools.insert(name, pool);
         }
-        let user = |name: &String| id_of(&names.users, name).ok_or(format!("users: there is no user {name:?}"));
         Ok(Self {
             dir: file.dir,
             group: id_of(&names.groups, &file.group).ok_or(format!("group: there is no group {:?}", file.group))?,
-            users: file.users.iter().map(user).collect::<Result<_, _>>()?,
+            users,
             log_dir: file.log_dir,
             program: file.program,
             slice: file.slice,
@@ -133,21 +154,78 @@ impl Policy {
         })
     }
 
-    /// The profile of a start: the one it names, if its pool may use it, or the pool's first.
-    pub(super) fn profile(&self, start: &Start) -> Result<Profile, String> {
-        let allowed = self.pools.get(&start.pool).ok_or_else(|| {
-            format!("the spawner's policy does not name the pool {:?}; add it there, under \"pools\"", start.pool)
+    /// As whom the jobs of a pool run.
+    pub(super) fn person(&self, pool: &str) -> Option<&Person> {
+        self.pools.get(pool)?.person.as_ref()
+    }
+
+    /// Directories that no job of a person may look into, whatever groups that person is in.
+    pub(super) fn own_dirs(&self) -> [String; 3] {
+        let optional = |path: &Path| format!("-{}", path.display());
+        [optional(&self.dir), optional(&self.log_dir), optional(Path::new(DAEMON_RUNTIME_DIR))]
+    }
+
+    /// The pool of a start, and its profile: the one it names, if that pool may use it, or the pool's first.
+    pub(super) fn judge(&self, start: &Start) -> Result<(&Pool, Profile), Refusal> {
+        let pool = self.pools.get(&start.pool).ok_or_else(|| {
+            let text = "the spawner's policy does not name the pool";
+            Refusal::NotNow(format!("{text} {:?}; add it there, under \"pools\"", start.pool))
         })?;
-        let Some(name) = &start.profile else { return Ok(allowed[0]) };
-        allowed.iter().copied().find(|profile| profile.name() == name).ok_or_else(|| {
-            let names: Vec<&str> = allowed.iter().map(|profile| profile.name()).collect();
+        pool.check_submitter(start.submitter).map_err(|why| {
+            Refusal::Never(format!("the spawner's policy does not let {why} submit to the pool {:?}", start.pool))
+        })?;
+        let Some(name) = &start.profile else { return Ok((pool, pool.profiles[0])) };
+        let found = pool.profiles.iter().copied().find(|profile| profile.name() == name);
+        let profile = found.ok_or_else(|| {
+            let names: Vec<&str> = pool.profiles.iter().map(|profile| profile.name()).collect();
             let name = crate::record::shortened_name(name);
-            format!(
+            Refusal::Never(format!(
                 "the spawner's policy does not allow the profile {name:?} in the pool {:?}, only {}",
                 start.pool,
                 names.join(", ")
-            )
-        })
+            ))
+        })?;
+        Ok((pool, profile))
+    }
+}
+
+impl Pool {
+    fn new(file: PoolFile, names: &Names, daemons: &[u32]) -> Result<Self, String> {
+        let profile = |word: &String| Profile::named(word).ok_or(format!("profiles: {word:?} is no profile"));
+        let profiles: Vec<Profile> = file.profiles.iter().map(profile).collect::<Result<_, _>>()?;
+        if profiles.is_empty() {
+            return Err("profiles is empty: name at least one, the default first".to_owned());
+        }
+        let person = match &file.user {
+            None if file.paths.is_empty() => None,
+            None => return Err("paths stands without user: say whose they are".to_owned()),
+            Some(name) => {
+                let user = names.users.iter().find(|user| user.name == *name);
+                let user = user.ok_or_else(|| format!("user: {name:?} is not in /etc/passwd"))?;
+                Some(Person::new(user.clone(), file.paths, daemons)?)
+            }
+        };
+        let own = person.as_ref().map(|person| vec![person.user.uid]);
+        let submitters = match file.submitters {
+            None => own,
+            Some(list) => {
+                let id = |name: &String| {
+                    user_of(&names.users, name).ok_or_else(|| format!("submitters: there is no user {name:?}"))
+                };
+                Some(list.iter().map(id).collect::<Result<_, _>>()?)
+            }
+        };
+        Ok(Self { profiles, person, submitters })
+    }
+
+    /// Err: who it was.
+    fn check_submitter(&self, submitter: Option<u32>) -> Result<(), String> {
+        match (&self.submitters, submitter) {
+            (None, _) | (Some(_), Some(0)) => Ok(()),
+            (Some(allowed), Some(uid)) if allowed.contains(&uid) => Ok(()),
+            (Some(_), Some(uid)) => Err(format!("user {uid}")),
+            (Some(_), None) => Err("nobody in particular".to_owned()),
+        }
     }
 }
 
@@ -183,11 +261,11 @@ fn check_owner(file: &OwnedFd, what: &str) -> Result<(), String> {
 /// Names of users and groups.
 #[derive(Default)]
 struct Names {
-    users: Vec<(String, u32)>,
+    users: Vec<User>,
     groups: Vec<(String, u32)>,
 }
 
-fn read_names(path: &str) -> Vec<(String, u32)> {
+fn read_groups(path: &str) -> Vec<(String, u32)> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let row = |line: &str| {
         let mut fields = line.split(':');
@@ -196,8 +274,23 @@ fn read_names(path: &str) -> Vec<(String, u32)> {
     text.lines().filter_map(row).collect()
 }
 
+fn read_users(path: &str) -> Vec<User> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let row = |line: &str| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, uid, gid, _, home, ..] = fields.as_slice() else { return None };
+        let (name, home) = ((*name).to_owned(), PathBuf::from(home));
+        Some(User { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home })
+    };
+    text.lines().filter_map(row).collect()
+}
+
 fn id_of(names: &[(String, u32)], name: &str) -> Option<u32> {
     name.parse().ok().or_else(|| names.iter().find(|(known, _)| known == name).map(|(_, id)| *id))
+}
+
+fn user_of(users: &[User], name: &str) -> Option<u32> {
+    name.parse().ok().or_else(|| users.iter().find(|user| user.name == name).map(|user| user.uid))
 }
 
 #[cfg(test)]
@@ -210,8 +303,12 @@ mod tests {
         "program": "/opt/ci-runner-spawner", "pools": {"default": {"profiles": ["build", "strict"]}}}"#;
 
     fn names() -> Names {
-        let ci = || vec![("ci".to_owned(), 42)];
-        Names { users: ci(), groups: ci() }
+        let user =
+            |name: &str, uid| User { name: name.to_owned(), uid, gid: uid, home: format!("/home/{name}").into() };
+        Names {
+            users: vec![user("ci", 42), user("ada", 1000), user("bob", 1001), user("root", 0)],
+            groups: vec![("ci".to_owned(), 42)],
+        }
     }
 
     fn start(pool: &str, profile: Option<&str>) -> Start {
@@ -225,7 +322,12 @@ mod tests {
             log_bytes_max: 0,
             secrets: false,
             profile: profile.map(str::to_owned),
+            submitter: None,
         }
+    }
+
+    fn chosen(policy: &Policy, start: &Start) -> Result<Profile, Refusal> {
+        policy.judge(start).map(|(_, profile)| profile)
     }
 
     #[test]
@@ -233,8 +335,10 @@ mod tests {
         let policy = Policy::parse(&format!("# by hand\n{GOOD}\n# end\n"), &names()).expect("parses");
         assert_eq!((policy.group, policy.users.as_slice()), (42, &[42, 7][..]));
         assert_eq!(policy.dir, Path::new("/run/ci-runner-spawner"));
-        assert_eq!(policy.profile(&start("default", None)), Ok(Profile::Build));
-        assert_eq!(policy.profile(&start("default", Some("strict"))), Ok(Profile::Strict));
+        assert_eq!(chosen(&policy, &start("default", None)), Ok(Profile::Build));
+        assert_eq!(chosen(&policy, &start("default", Some("strict"))), Ok(Profile::Strict));
+        assert!(matches!(chosen(&policy, &start("default", Some("open"))), Err(Refusal::Never(_))));
+        assert!(matches!(chosen(&policy, &start("other", None)), Err(Refusal::NotNow(_))));
     }
 
     #[test]
@@ -251,6 +355,43 @@ mod tests {
         ] {
             let text = GOOD.replacen(from, to, 1);
             let why = Policy::parse(&text, &names()).expect_err(&text);
+            assert!(why.contains(want), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_persons_pool_is_for_its_submitters_only() {
+        let parse = |keys: &str| {
+            let pool = format!("\"mine\": {{\"profiles\": [\"build\"], {keys}}}, \"default\"");
+            Policy::parse(&GOOD.replacen("\"default\"", &pool, 1), &names())
+        };
+        let allowed = |policy: &Policy, uid: Option<u32>| {
+            chosen(policy, &Start { submitter: uid, ..start("mine", None) }).is_ok()
+        };
+        let tree = r#""user": "ada", "paths": ["/home/ada/src"]"#;
+        let policy = parse(tree).expect("parses");
+        assert_eq!(
+            [Some(1000), Some(0), Some(1001), Some(42), None].map(|uid| allowed(&policy, uid)),
+            [true, true, false, false, false],
+            "beside root, its user alone"
+        );
+        assert!(chosen(&policy, &start("default", None)).is_ok(), "others are for everybody");
+        let policy = parse(&format!(r#"{tree}, "submitters": ["bob", "7"]"#)).expect("parses");
+        assert_eq!([1000, 1001, 7].map(|uid| allowed(&policy, Some(uid))), [false, true, true]);
+        let why = chosen(&policy, &Start { submitter: Some(1000), ..start("mine", None) }).expect_err("refused");
+        assert!(
+            matches!(&why, Refusal::Never(text) if text.contains("user 1000") && text.contains("\"mine\"")),
+            "{why:?}"
+        );
+        for (keys, want) in [
+            (r#""user": "eve", "paths": ["/srv/x"]"#, "pools.mine.user: \"eve\" is not in /etc/passwd"),
+            (r#""user": "root", "paths": ["/srv/x"]"#, "never run as root"),
+            (r#""user": "ci", "paths": ["/srv/x"]"#, "the daemon's own"),
+            (r#""paths": ["/srv/x"]"#, "paths stands without user"),
+            (r#""user": "ada""#, "paths is empty"),
+            (r#""submitters": ["eve"]"#, "submitters: there is no user \"eve\""),
+        ] {
+            let why = parse(keys).expect_err(keys);
             assert!(why.contains(want), "{why}");
         }
     }
@@ -284,9 +425,9 @@ mod tests {
         #[test]
         fn words_outside_the_vocabulary_are_refused(pool in "\\PC{0,20}", profile in "\\PC{0,20}") {
             let policy = Policy::parse(GOOD, &names()).expect("parses");
-            let chosen = policy.profile(&start(&pool, Some(&profile)));
-            prop_assert_eq!(chosen.is_ok(), pool == "default" && (profile == "build" || profile == "strict"));
-            prop_assert!(policy.profile(&start("default", Some(&profile))).is_ok() == (profile == "build" || profile == "strict"));
+            let found = chosen(&policy, &start(&pool, Some(&profile)));
+            prop_assert_eq!(found.is_ok(), pool == "default" && (profile == "build" || profile == "strict"));
+            prop_assert!(chosen(&policy, &start("default", Some(&profile))).is_ok() == (profile == "build" || profile == "strict"));
         }
     }
 }

@@ -41,6 +41,14 @@ pub(super) struct Line {
     pub(super) reason: &'static str,
 }
 
+impl Line {
+    /// True for what only fits a user that lives as long as its unit: a person has files and queues elsewhere.
+    pub(super) fn is_for_nobody(&self) -> bool {
+        let replaced = PERSONAL.iter().any(|personal| personal.name == self.name);
+        replaced || matches!(self.name, "DynamicUser" | "RemoveIPC")
+    }
+}
+
 const fn line(name: &'static str, setting: Setting, reason: &'static str) -> Line {
     Line { name, setting, reason }
 }
@@ -74,6 +82,15 @@ const COMMON: &[Line] = &[
     line("NoNewPrivileges", Yes, "setuid programs gain nothing"),
     line("PrivateTmp", Yes, "/tmp and /var/tmp, and with them the workspace, are its own and go with it"),
     line("UMask", Mode(0o077), "the helper's files are its own; the job's mask is in its specification"),
+];
+
+/// What a person's pool has in place of [`Line::is_for_nobody`], under every profile, beside `User=`, `BindPaths=` and
+/// `InaccessiblePaths=` from the policy.
+pub(super) const PERSONAL: &[Line] = &[
+    line("ProtectSystem", Text("strict"), "writes stay inside"),
+    line("ProtectHome", Text("tmpfs"), "of all homes only the pool's paths are there"),
+    line("RestrictSUIDSGID", Yes, "leaves no file by which others become that person"),
+    line("UMask", Mode(0o022), "what is built can be read by others, as when built by hand"),
 ];
 
 /// What `build` and `strict` share.
@@ -184,6 +201,10 @@ pub(super) fn table() -> String {
             let row = format!("| `{}={}` | {profiles} | {} |\n", line.name, line.setting.text(), line.reason);
             text.push_str(&row);
         }
+    }
+    text.push_str("\n| property of a person's pool | reason |\n|---|---|\n");
+    for line in PERSONAL {
+        text.push_str(&format!("| `{}={}` | {} |\n", line.name, line.setting.text(), line.reason));
     }
     text
 }

@@ -4,6 +4,9 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::places::{Person, Place};
+use super::policy::Refusal;
+use super::profile::Profile;
 use super::server::{Call, Live, Server, State, Wish};
 use super::shim::{self, Order};
 use super::watch::LOOK_AGAIN_MS;
@@ -12,6 +15,7 @@ use crate::failpoint::{self, hit};
 use crate::protocol::{AttemptKey, PROTOCOL_VERSION, Reply, Request, SPEC_BYTES_MAX, Start, names};
 use crate::server::conn::judge_hello;
 use crate::server::requests::{MS_MAX, check_start};
+use crate::shim::clock::Started;
 use crate::{memfd, procs, sys};
 
 impl Server {
@@ -108,10 +112,16 @@ impl Server {
         let key = start.key.clone();
         match self.attempts.get(&key) {
             None | Some(State::NotBegan) => {
-                if let Err(why) = self.start(start, fds) {
-                    let why = crate::record::shortened(&why);
-                    self.connections[at].say(Reply::RefusedStart { key, why, voided: false });
-                }
+                let why = match self.start(start, fds) {
+                    Ok(()) => return,
+                    Err(Refusal::Never(why)) => match self.never(&key, &why) {
+                        Ok(()) => return self.say_what_is(at, key),
+                        Err(error) => error,
+                    },
+                    Err(Refusal::NotNow(why)) => why,
+                };
+                let why = crate::record::shortened(&why);
+                self.connections[at].say(Reply::RefusedStart { key, why, voided: false });
             }
             Some(_) => self.say_what_is(at, key),
         }
@@ -132,16 +142,41 @@ impl Server {
         self.connections[at].say(reply);
     }
 
+    /// What may not be is the attempt's result, as if it had tried. Err: that could not be written.
+    fn never(&mut self, key: &AttemptKey, why: &str) -> Result<(), String> {
+        say!("{key}: {why}");
+        let _lock = self.take_lock(key)?;
+        let record = Started::now().failed(key, why);
+        let attempts = &self.shared.attempts;
+        let written = attempts.write_exit_aside(&record).and_then(|()| attempts.publish_exit(key));
+        written.map_err(|error| format!("{why}; and that cannot be written: {error}"))?;
+        self.attempts.insert(key.clone(), State::Ended(None));
+        Ok(())
+    }
+
     /// Forks a shim and asks for a unit. Err: nothing runs, and why. `Started` is said when the job was handed over.
-    fn start(&mut self, start: Start, mut fds: Vec<OwnedFd>) -> Result<(), String> {
+    fn start(&mut self, start: Start, fds: Vec<OwnedFd>) -> Result<(), Refusal> {
+        let now = |why: String| Refusal::NotNow(why);
         if let Some(why) = self.closed {
-            return Err(why.to_owned());
+            return Err(now(why.to_owned()));
         }
-        let profile = self.policy.profile(&start)?;
+        let (pool, profile) = self.policy.judge(&start)?;
+        let place = pool.person.as_ref().map(Person::place).transpose();
+        let place = place.map_err(|why| Refusal::Never(format!("the pool {:?}: {why}", start.pool)))?;
         if !self.manager.is_up() {
             let why = self.trouble.as_deref().unwrap_or("not yet connected");
-            return Err(format!("PID 1 cannot be reached over D-Bus: {why}"));
+            return Err(now(format!("PID 1 cannot be reached over D-Bus: {why}")));
         }
+        self.fork(start, profile, place, fds).map_err(now)
+    }
+
+    fn fork(
+        &mut self,
+        start: Start,
+        profile: Profile,
+        place: Option<Place>,
+        mut fds: Vec<OwnedFd>,
+    ) -> Result<(), String> {
         let secrets = if start.secrets { fds.pop() } else { None };
         let spec = fds.pop().ok_or("the specification is missing")?;
         memfd::check(&spec, "specification", SPEC_BYTES_MAX)?;
@@ -153,7 +188,7 @@ impl Server {
         let (socket, stdin) = pair.map_err(|error| format!("cannot make a socket: {error}"))?;
         let lock = self.take_lock(&key)?;
         let group = self.group(&key);
-        let order = Order { start, lock, spec, secrets, socket, group: group.clone() };
+        let order = Order { start, lock, spec, secrets, socket, group: group.clone(), place };
         let pid = match sys::fork() {
             Ok(Some(pid)) => pid,
             Ok(None) => shim::run(&self.shared, order),
@@ -163,7 +198,8 @@ impl Server {
             }
         };
         hit(failpoint::SPAWNER_AFTER_FORK);
-        self.manager.start(&order.start, profile, stdin);
+        let person = self.policy.person(&order.start.pool);
+        self.manager.start(&order.start, (profile, person), stdin);
         let now = sys::boottime_ms();
         let live = Live {
             pid,

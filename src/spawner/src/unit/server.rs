@@ -158,7 +158,7 @@ impl Server {
             .map_err(|error| fault("signals", error))?;
         let listener = home.listen(policy.group).map_err(|error| fault("cannot listen", error))?;
         let mut server = Self {
-            manager: Manager::new(&policy.slice, &policy.program),
+            manager: Manager::new(&policy),
             shared: Shared { attempts, notes: shims_notes, log_dir: policy.log_dir.clone() },
             policy,
             home,

@@ -9,6 +9,7 @@
 //! Order: identity into the lock file → specification, pipes → the helper asks → `began` → the job is handed over → verdict →
 //! log complete → exit record → lock free.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -17,12 +18,14 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::UnitGroup;
 use super::handover;
+use super::places::Place;
 use super::verdict::{self, Ending};
 use crate::attempts::{Attempts, Identity};
 use crate::failpoint::{self, hit};
 use crate::joblog::{LogOptions, LogWriter};
 use crate::protocol::{AttemptKey, ExitRecord, ExitResult, Start, UNIT_WORKSPACE, names};
 use crate::shim::clock::{Deadlines, Started};
+use crate::shim::spec::Loaded;
 use crate::shim::{self, spec};
 use crate::{record, sys};
 
@@ -59,6 +62,8 @@ pub(super) struct Order {
     pub(super) socket: OwnedFd,
     /// Where the job will be.
     pub(super) group: UnitGroup,
+    /// Of a pool that runs as a person: what its job may write to.
+    pub(super) place: Option<Place>,
 }
 
 /// What a shim tells over the pipe, one line of JSON each, shorter than `PIPE_BUF`.
@@ -101,7 +106,8 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     let signals =
         sys::signal_fd(&[sys::signal_stop(), sys::signal_kill(), sys::signal_finish(), sys::signal_give_up()])
             .map_err(|error| format!("cannot receive signals: {error}"))?;
-    let loaded = match spec::load(&order.spec, order.secrets.as_ref(), Path::new(UNIT_WORKSPACE)) {
+    let loaded = spec::load(&order.spec, order.secrets.as_ref(), Path::new(UNIT_WORKSPACE));
+    let loaded = match loaded.and_then(|loaded| in_place(loaded, order.place.as_ref())) {
         Ok(loaded) => loaded,
         Err(cause) => {
             publish(shared, &Started::now().failed(&order.start.key, &cause));
@@ -122,7 +128,9 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     shared.attempts.mark(&order.start.key, names::BEGAN).map_err(|error| format!("cannot write `began`: {error}"))?;
     hit(failpoint::SHIM_AFTER_BEGAN);
     let started = Started::now();
-    let handed = handover::hand_over(&order.socket, &loaded.program, job_output.as_fd(), job_status.as_fd());
+    let places = order.place.as_ref().map(Place::words).unwrap_or_default();
+    let job = (&loaded.program, places.as_slice());
+    let handed = handover::hand_over(&order.socket, job, job_output.as_fd(), job_status.as_fd());
     if let Err(error) = handed {
         let _ = shared.attempts.unmark(&order.start.key, names::BEGAN);
         return Err(format!("cannot hand the job over: {error}"));
@@ -136,7 +144,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
         bytes_max: order.start.log_bytes_max,
         masker: loaded.masker,
     };
-    let Order { start, lock, group, spec, secrets, socket } = order;
+    let Order { start, lock, group, spec, secrets, socket, place: _ } = order;
     drop((job_output, job_status, spec, secrets, socket));
     let log = LogWriter::new(log_dir, options);
     let program = loaded.program;
@@ -146,8 +154,25 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     Ok(())
 }
 
+/// What a person's job has: its directory is among theirs, and so is `HOME` where it can be.
+fn in_place(mut loaded: Loaded, place: Option<&Place>) -> Result<Loaded, String> {
+    let Some(place) = place else { return Ok(loaded) };
+    let dir = loaded.program.dir.to_string_lossy().into_owned();
+    if dir != UNIT_WORKSPACE && !place.has(Path::new(&dir)) {
+        let dir = record::shortened_name(&dir);
+        return Err(format!("the directory `{dir}` is not in the paths of its pool: {}", place.names()));
+    }
+    let env = &mut loaded.program.env;
+    if let Some(home) = &place.home
+        && !env.iter().any(|word| word.to_bytes().starts_with(b"HOME="))
+    {
+        env.extend(CString::new(format!("HOME={}", home.display())));
+    }
+    Ok(loaded)
+}
+
 fn settle(shared: &Shared, order: &Order) {
-    let mut keep = [
+    let mut keep = vec![
         shared.attempts.raw(),
         shared.notes.as_raw_fd(),
         order.lock.as_raw_fd(),
@@ -155,6 +180,7 @@ fn settle(shared: &Shared, order: &Order) {
         order.secrets.as_ref().map_or(-1, AsRawFd::as_raw_fd),
         order.socket.as_raw_fd(),
     ];
+    keep.extend(order.place.iter().flat_map(Place::raw));
     sys::close_from_but(3, &mut keep);
     let _ = rustix::process::setpgid(None, None);
     let _ = rustix::thread::set_name(c"ci-shim");

@@ -210,6 +210,7 @@ impl Host {
             log_bytes_max: 1 << 20,
             secrets: false,
             profile: None,
+            submitter: None,
         }
     }
 

@@ -39,6 +39,7 @@ fn job(id: u64, summary: &str) -> JobView {
         command: Some(summary.split(' ').map(str::to_owned).collect()),
         shell: None,
         env_names: Vec::new(),
+        profile: None,
         dir: None,
         timeout_seconds: Some(21_600.0),
         soft_timeout_seconds: None,

@@ -426,8 +426,16 @@ impl Engine {
         };
         let as_us = executor == Executor::Native;
         let at = Where { pool: &pool, path: self.host.path_of(&pool), tmp: &tmp, as_us };
-        let profile = self.host.pools.get(&pool).and_then(|pool| pool.profile.clone()).filter(|_| !as_us);
         let work = &claimed.spec.work;
+        if let Some(profile) = work.profile.as_ref().filter(|_| as_us) {
+            // The pool was another when the job was queued.
+            let why =
+                format!("the pool {pool:?} runs native jobs, without the sandbox {profile:?} that the job asks for");
+            return self.never_starts(id, why);
+        }
+        let of_pool = self.host.pools.get(&pool);
+        let profile = work.profile.clone().or_else(|| of_pool.and_then(|pool| pool.profile.clone()));
+        let restricted = of_pool.is_some_and(|pool| pool.submitters.is_some());
         let order = StartOrder {
             start: Start {
                 key: self.key(id, attempt),
@@ -438,7 +446,8 @@ impl Engine {
                 grace_ms: self.record.settings().grace_ms,
                 log_bytes_max: work.log_bytes_max,
                 secrets: secrets.is_some(),
-                profile,
+                profile: profile.filter(|_| !as_us),
+                submitter: work.submitter_uid.filter(|_| restricted),
             },
             spec: specification(&self.job_host, at, id, lease.attempt, claimed),
             secrets,

@@ -34,6 +34,21 @@ pub struct PoolHost {
     pub executor: Executor,
     /// In which sandbox; None: the spawner's policy says.
     pub profile: Option<String>,
+    /// Sandboxes that jobs may choose; empty: whichever the spawner's policy allows.
+    pub profiles: Vec<String>,
+    /// As whom, and where they may write; None: nobody that exists elsewhere.
+    pub person: Option<PersonHost>,
+    /// Names or numbers of users who may submit, beside root; None: whoever may use the daemon.
+    pub submitters: Option<Vec<String>>,
+}
+
+/// A pool that runs as a person. What the spawner does is in its own policy: this only says no sooner, and in better words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PersonHost {
+    /// User name.
+    pub user: String,
+    /// Directories in which its jobs work.
+    pub paths: Vec<PathBuf>,
 }
 
 /// Where things are and what jobs find.

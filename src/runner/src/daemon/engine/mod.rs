@@ -17,6 +17,7 @@ mod commit;
 mod correlation;
 mod counting;
 mod host;
+mod places;
 mod publish;
 mod schedules;
 mod sides;
@@ -50,7 +51,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use commit::{NO_POOL, chain};
-pub use host::{Collected, Control, HostSettings, PoolHost};
+pub use host::{Collected, Control, HostSettings, PersonHost, PoolHost};
 pub use sides::executor_of;
 
 /// Wishes taken in one turn: enough to share a commit, few enough to keep a turn under some milliseconds.

@@ -1,9 +1,10 @@
 //! Schedules: when one is due, its job is queued and the schedule moves on, in one commit.
 
+use super::places::user_id;
 use super::*;
 use crate::api::{GroupField, GroupParts, JobRequest};
 use crate::cron::{self, CronSchedule, Missed, Overlap, ScheduleState};
-use crate::daemon::handle::Refusal;
+use crate::daemon::handle::{Refusal, Submitter};
 use crate::request::new_job;
 use crate::store::{ScheduleRow, Write};
 use ci_runner_core::change::{self, Change};
@@ -166,7 +167,8 @@ impl Engine {
             request.group = Some(GroupField::Parts(group));
         }
         let job = new_job(request, self.record.settings(), &jiff::Zoned::now()).map_err(|fault| fault.to_string())?;
-        let submitter = format!("{SUBMITTER} {name}");
+        // In pools of people it counts as a job of whoever made the schedule.
+        let submitter = Submitter { name: format!("{SUBMITTER} {name}"), uid: user_id(&live.row.by) };
         let ids = self.submit(vec![job], None, &submitter).map_err(|refusal| format!("{refusal:?}"))?;
         live.row.last_job = ids.first().copied();
         Ok(())

@@ -1,7 +1,7 @@
 //! Wishes: what users ask for becomes changes, or a refusal that says why.
 
 use super::*;
-use crate::daemon::handle::{Acted, Action, Explanation, IdempotencyKey, NewJob, Refusal, Target};
+use crate::daemon::handle::{Acted, Action, Explanation, IdempotencyKey, NewJob, Refusal, Submitter, Target};
 use crate::store::{KeyRow, Write};
 use ci_runner_core::change::{self, Change, Pause, Submission};
 use ci_runner_core::job::Fault;
@@ -94,7 +94,7 @@ impl Engine {
         &mut self,
         jobs: Vec<NewJob>,
         key: Option<&IdempotencyKey>,
-        submitter: &str,
+        submitter: &Submitter,
     ) -> Result<Vec<JobId>, Refusal> {
         if let Some(ids) = key.map(|key| self.honoured(key)).transpose()?.flatten() {
             return Ok(ids);
@@ -116,6 +116,7 @@ impl Engine {
                 planned.push(Err(id));
                 continue;
             }
+            let job = self.settle(job, submitter).map_err(|fault| Refusal::Fault { index, fault })?;
             let plan = self.plan(job, &mut groups).map_err(|fault| Refusal::Fault { index, fault })?;
             planned.push(Ok(plan));
         }
@@ -123,7 +124,7 @@ impl Engine {
         let ids: Vec<JobId> = planned
             .into_iter()
             .map(|plan| match plan {
-                Ok(plan) => self.queue(plan, submitter),
+                Ok(plan) => self.queue(plan, &submitter.name),
                 Err(known) => known,
             })
             .collect();
@@ -198,7 +199,7 @@ impl Engine {
 
     fn queue(&mut self, plan: Plan, submitter: &str) -> JobId {
         let id = self.record.next_id();
-        let NewJob { spec, key, secrets } = plan.job;
+        let NewJob { spec, key, secrets, caller_dir: _ } = plan.job;
         log::info!(job = id.get(), correlation_id = spec.correlation.as_str();
             "job {id} queued by {submitter}: {}", spec.name.as_deref().unwrap_or(&spec.work.command.summary(80)));
         let submission = Submission {

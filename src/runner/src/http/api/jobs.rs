@@ -68,7 +68,7 @@ pub(crate) async fn submit(
     } else {
         blocking(move || parse(&body.bytes, key, &settings, &zoned_now())).await?
     };
-    let submitted = app.context.handle.submit(jobs, key, caller.name());
+    let submitted = app.context.handle.submit(jobs, key, caller.submitter());
     let ids = in_time(async { submitted.await.map_err(|refusal| Fail::of_refusal(refusal, many)) }).await?;
     match ids.first() {
         _ if many => {

@@ -233,7 +233,7 @@ pub(crate) async fn run(
             serde_json::from_str(&row.request).map_err(|error| Fail::internal("read the schedule's job", &error))?;
         let settings = app.context.handle.settings.borrow().clone();
         let job = new_job(request, &settings, &zoned_now())?;
-        let ids = app.context.handle.submit(vec![job], key, caller.name()).await?;
+        let ids = app.context.handle.submit(vec![job], key, caller.submitter()).await?;
         match ids.first() {
             Some(id) => Ok(submitted_one(*id)),
             None => Err(Fail::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the job got no id")),

@@ -47,9 +47,9 @@ pub(super) fn settings() -> Settings {
     let label = |text: &str| Label::parse(text).unwrap();
     Settings {
         pools: vec![
-            Pool { name: "default".into(), slots: 3, labels: Vec::new() },
-            Pool { name: "gpu".into(), slots: 2, labels: vec![label("gpu"), label("arch=arm64")] },
-            Pool { name: "tree".into(), slots: 1, labels: vec![label("gpu")] },
+            Pool { name: "default".into(), slots: 3, labels: Vec::new(), named_only: false },
+            Pool { name: "gpu".into(), slots: 2, labels: vec![label("gpu"), label("arch=arm64")], named_only: false },
+            Pool { name: "tree".into(), slots: 1, labels: vec![label("gpu")], named_only: false },
         ],
         groups: vec![GroupLimit { name: "g2".into(), limit: 2 }],
         ..Settings::default()

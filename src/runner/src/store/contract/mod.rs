@@ -112,6 +112,8 @@ fn spec() -> JobSpec {
             soft_timeout_ms: None,
             log_bytes_max: 1 << 20,
             secrets: Vec::new(),
+            profile: None,
+            submitter_uid: None,
         },
         terms: Terms {
             pool: None,

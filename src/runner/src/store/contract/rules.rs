@@ -14,6 +14,8 @@ pub(super) fn rich_spec() -> JobSpec {
         soft_timeout_ms: Some(5),
         log_bytes_max: 1 << 40,
         secrets: vec!["TOKEN".into()],
+        profile: Some("strict".into()),
+        submitter_uid: Some(1000),
     };
     spec.terms.labels = vec![Label::parse("arch=arm64").unwrap(), Label::parse("gpu").unwrap()];
     spec.terms.priority = -7;

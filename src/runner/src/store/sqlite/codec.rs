@@ -64,6 +64,10 @@ struct WorkOut<'a> {
     log_bytes_max: u64,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     secrets: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submitter_uid: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -79,6 +83,8 @@ struct WorkIn {
     log_bytes_max: u64,
     #[serde(default)]
     secrets: Vec<String>,
+    profile: Option<String>,
+    submitter_uid: Option<u32>,
 }
 
 /// As JSON.
@@ -96,6 +102,8 @@ pub(super) fn work_text(work: &Work) -> Result<String, StoreError> {
         soft_timeout_ms: work.soft_timeout_ms,
         log_bytes_max: work.log_bytes_max,
         secrets: &work.secrets,
+        profile: work.profile.as_deref(),
+        submitter_uid: work.submitter_uid,
     };
     serde_json::to_string(&out).map_err(|_| bad("job's work"))
 }
@@ -116,6 +124,8 @@ pub(super) fn work(text: &str) -> Result<Work, StoreError> {
         soft_timeout_ms: read.soft_timeout_ms,
         log_bytes_max: read.log_bytes_max,
         secrets: read.secrets,
+        profile: read.profile,
+        submitter_uid: read.submitter_uid,
     })
 }
 
