@@ -21,6 +21,8 @@ rustPlatform.buildRustPackage {
       ../clippy.toml
       ../rustfmt.toml
       ../src
+      # What `install` carries.
+      ../nix/rendered/install
       # Written by the code and compared in its tests, or read by them.
       (lib.fileset.maybeMissing ../docs/state-machine.md)
       (lib.fileset.maybeMissing ../docs/reference/metrics.md)

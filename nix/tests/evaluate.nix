@@ -3,7 +3,8 @@
 #   words.NAME                       what the error of refused.NAME has to contain
 #   renderings                       files as another distribution has them, by path below nix/:
 #                                    one unit and its settings under /usr for packagers, and for
-#                                    each test script the system that its guest gets
+#                                    each test script the system that its guest gets, and what
+#                                    `ci-runner install` carries
 { lib }:
 let
   pkgs = import ./stub/pkgs.nix {
@@ -26,7 +27,7 @@ let
   # As a machine that is not NixOS has it: the package where `prefix` says, everybody's PATH.
   elsewhere = prefix: {
     services.ci-runner = {
-      package = {
+      package = lib.mkOverride 10 {
         type = "derivation";
         name = "ci-runner";
         outPath = prefix;
@@ -36,8 +37,9 @@ let
     };
   };
 
-  render =
-    prefix: configuration:
+  render = prefix: renderFor prefix prefix;
+  renderFor =
+    fixed: prefix: configuration:
     let
       inherit
         (system {
@@ -50,7 +52,7 @@ let
         ;
     in
     import ./render.nix { inherit lib; } {
-      inherit config;
+      inherit config fixed;
       package = prefix;
       settings =
         let
@@ -76,6 +78,38 @@ let
     }).nodes.machine;
 
   default = render "/usr" { services.ci-runner.enable = true; };
+
+  # What `ci-runner install` carries, for wherever it puts the programs.
+  install = render "@prefix@" {
+    services.ci-runner = {
+      enable = true;
+      executor = "systemd";
+    };
+  };
+  # The systems that a machine can switch to. Another package has another place.
+  specialisations =
+    configuration:
+    let
+      inherit ((system configuration).config) services specialisation;
+      other =
+        special:
+        let
+          whole = {
+            imports = [
+              configuration
+              special.configuration
+            ];
+          };
+          isSame = (system whole).config.services.ci-runner.package == services.ci-runner.package;
+        in
+        renderFor "/opt/ci" (if isSame then "/opt/ci" else "/opt/next") whole;
+    in
+    lib.concatMapAttrs (
+      name: special:
+      lib.mapAttrs' (path: lib.nameValuePair "specialisation/${name}/${path}") (other special)
+    ) specialisation;
+
+  under = name: lib.mapAttrs' (path: lib.nameValuePair "rendered/${name}/${path}");
 in
 {
   accepted = lib.mapAttrs (_: evaluates) configurations.accepted;
@@ -86,8 +120,8 @@ in
     "tests/expected/ci-runner.service" = default."etc/systemd/system/ci-runner.service";
     "tests/expected/config.toml" = default."etc/ci-runner/config.toml";
   }
+  // under "install" install
   // lib.concatMapAttrs (
-    name: _:
-    lib.mapAttrs' (path: lib.nameValuePair "rendered/${name}/${path}") (render "/opt/ci" (machine name))
+    name: _: under name (render "/opt/ci" (machine name) // specialisations (machine name))
   ) (lib.genAttrs (import ./scripts.nix) (_: null));
 }

@@ -4,6 +4,7 @@
 {
   config,
   package, # where the guest has it
+  fixed ? package, # what is at the fixed path of a NixOS system
   settings, # text of ci-runner's configuration, which the module only has as a derivation
 }:
 let
@@ -39,7 +40,18 @@ let
       StartLimitIntervalSec = unit.startLimitIntervalSec;
     }
     // optionalAttrs (unit.startLimitBurst != null) { StartLimitBurst = unit.startLimitBurst; }
+    // optionalAttrs (unit.reloadTriggers != [ ]) { X-Reload-Triggers = triggers unit.reloadTriggers; }
+    // optionalAttrs (unit.restartTriggers != [ ]) {
+      X-Restart-Triggers = triggers unit.restartTriggers;
+    }
     // unit.unitConfig;
+
+  # What a switch compares. A derivation among them is the configuration, which is text here.
+  triggers =
+    list:
+    builtins.hashString "sha256" (
+      concatStrings (map (trigger: if lib.isDerivation trigger then settings else toString trigger) list)
+    );
 
   install =
     unit:
@@ -54,11 +66,13 @@ let
     ini ({ Unit = unitSection unit; } // { ${section} = own unit; } // install unit);
 
   # The fixed path of a NixOS system.
-  placed = lib.replaceStrings [ "/run/current-system/sw/" ] [ "${package}/" ];
+  placed = lib.replaceStrings [ "/run/current-system/sw/" ] [ "${fixed}/" ];
   service = unit: placed (serviceText unit);
   serviceText = unitText "Service" (
     unit:
     unit.serviceConfig
+    // optionalAttrs (!unit.restartIfChanged) { X-RestartIfChanged = false; }
+    // optionalAttrs (!unit.stopIfChanged) { X-StopIfChanged = false; }
     // optionalAttrs (unit.environment != { }) {
       Environment = mapAttrsToList (
         name: value: builtins.toJSON "${name}=${toString value}"
@@ -84,7 +98,9 @@ let
   group = name: _: "g ${name} -\n";
 
   # NixOS numbers people from 1000 on.
-  people = lib.attrNames (filterAttrs (_: user: user.isNormalUser or false) config.users.users);
+  people = lib.attrNames (
+    filterAttrs (_: user: user.isNormalUser or false) (config.users.users or { })
+  );
   number = name: toString (1000 + lib.lists.findFirstIndex (person: person == name) 0 people);
   home = name: user: user.home or (if user.isNormalUser or false then "/home/${name}" else "/");
   user =

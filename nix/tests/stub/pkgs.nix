@@ -12,7 +12,7 @@ let
       inherit name;
       meta.mainProgram = name;
       override = _: fake name;
-      overrideAttrs = _: fake name;
+      overrideAttrs = _: fake "${name}-overridden";
     };
 
   # What is handed over is evaluated in full, as a build would.

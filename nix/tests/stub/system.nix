@@ -102,6 +102,19 @@ let
           default = "26.05";
         };
         system.build = loose;
+        system.switch.enable = yes;
+        # Other systems that this one can switch to: its own configuration with more.
+        specialisation = mkOption {
+          type = types.attrsOf (
+            types.submodule {
+              options.configuration = mkOption {
+                type = types.deferredModule;
+                default = { };
+              };
+            }
+          );
+          default = { };
+        };
         systemd = {
           services = units service;
           sockets = units socket;

@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod executor;
 pub mod exporter;
 pub mod http;
+pub mod install;
 pub mod metrics;
 pub mod quantity;
 pub mod request;

@@ -59,6 +59,8 @@ class Nspawn:
         system.install_shell(guest.root)
         if rendering is not None:
             system.install(guest.root, rendering)
+        elif binaries is not None:
+            system.install_package(guest.root)
         return guest
 
 

@@ -47,14 +47,32 @@ def install_shell(root: Path) -> None:
     _in_root(root, "systemctl enable --quiet guest-shell.socket")
 
 
-def install(root: Path, name: str) -> None:
-    """The system that nix/tests/NAME.nix describes."""
-    shutil.copytree(_rendering(name), root, dirs_exist_ok=True)
+def install_package(root: Path) -> None:
+    """Where the programs will be bound over; they are on nobody's PATH."""
     for program in PROGRAMS:
         target = root / PACKAGE.lstrip("/") / program
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.touch()  # to be bound over
+        target.touch()
+
+
+def install(root: Path, name: str) -> None:
+    """The system that nix/tests/NAME.nix describes."""
+    shutil.copytree(_rendering(name), root, dirs_exist_ok=True, ignore=shutil.ignore_patterns("specialisation"))
+    install_package(root)
+    _install_systems(root, name)
     _in_root(root, _set_up(name))
+
+
+def _install_systems(root: Path, name: str) -> None:
+    """The systems that the machine can switch to, where it has any: /system and /system/specialisation/NAME."""
+    if not (_rendering(name) / "specialisation").is_dir():
+        return
+    first = root / "system"
+    shutil.copytree(_rendering(name), first)
+    for system in [first, *first.glob("specialisation/*")]:
+        (system / "bin").mkdir()
+        shutil.copy(Path(__file__).with_name("switch_to_configuration.py"), system / "bin/switch-to-configuration")
+        (system / "bin/switch-to-configuration").chmod(0o755)
 
 
 def payload(place: Path, binaries: Path | None, name: str | None) -> Path:

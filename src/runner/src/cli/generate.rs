@@ -44,6 +44,31 @@ pub fn man(context: &Context<'_>, args: ManArgs) -> Ended {
     Ok(EXIT_DONE)
 }
 
+/// Completions and manual pages as an installation has them: path below the prefix, text.
+///
+/// # Errors
+/// A page cannot be made.
+pub fn installed_pages() -> Result<Vec<(String, String)>, Failure> {
+    let shells = [
+        (Shell::Bash, "share/bash-completion/completions/ci-runner"),
+        (Shell::Zsh, "share/zsh/site-functions/_ci-runner"),
+        (Shell::Fish, "share/fish/vendor_completions.d/ci-runner.fish"),
+    ];
+    let mut pages = Vec::new();
+    for (shell, path) in shells {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut command(), "ci-runner", &mut text);
+        pages.push((path.to_owned(), String::from_utf8_lossy(&text).into_owned()));
+    }
+    let mut tree = command();
+    tree.build();
+    all_pages(&tree, "ci-runner", &mut |name, text| {
+        pages.push((format!("share/man/man1/{name}.1"), text));
+        Ok(())
+    })?;
+    Ok(pages)
+}
+
 fn page(command: &Command, name: &str) -> Result<String, Failure> {
     let mut text = Vec::new();
     clap_mangen::Man::new(command.clone().name(name.to_owned())).render(&mut text)?;
@@ -52,14 +77,24 @@ fn page(command: &Command, name: &str) -> Result<String, Failure> {
 
 /// `ci-runner.1`, `ci-runner-schedule-add.1`, …
 fn write_pages(command: &Command, name: &str, dir: &Path) -> Result<usize, Failure> {
-    let path = dir.join(format!("{name}.1"));
-    std::fs::write(&path, page(command, name)?)
-        .map_err(|error| Failure::Error(format!("cannot write {}: {error}", path.display())))?;
-    let mut count = 1;
-    for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
-        count += write_pages(inner, &format!("{name}-{}", inner.get_name()), dir)?;
-    }
+    let mut count = 0;
+    all_pages(command, name, &mut |name, text| {
+        let path = dir.join(format!("{name}.1"));
+        count += 1;
+        std::fs::write(&path, text).map_err(|error| Failure::Error(format!("cannot write {}: {error}", path.display())))
+    })?;
     Ok(count)
+}
+
+type Take<'a> = dyn FnMut(&str, String) -> Result<(), Failure> + 'a;
+
+/// Hands out each page with its name.
+fn all_pages(command: &Command, name: &str, take: &mut Take<'_>) -> Result<(), Failure> {
+    take(name, page(command, name)?)?;
+    for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+        all_pages(inner, &format!("{name}-{}", inner.get_name()), take)?;
+    }
+    Ok(())
 }
 
 /// Prints the document.

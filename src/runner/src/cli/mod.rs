@@ -17,6 +17,7 @@ mod exporter;
 mod fail;
 mod generate;
 mod host;
+mod install;
 mod interrupt;
 mod job_options;
 mod jobs_file;

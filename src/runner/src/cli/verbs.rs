@@ -7,7 +7,7 @@ use super::fail::{Ended, Failure};
 use super::{
     act, add, config, daemon, doctor, exporter, generate, host, list, logs, operate, run, schedule, selftest, show,
 };
-use super::{stats, wait, why};
+use super::{install, stats, wait, why};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 /// What a leaf does.
@@ -181,6 +181,15 @@ static VERBS: &[Verb] = &[
          ci-runner exporter --listen 0.0.0.0:9100 --config /etc/ci-runner.toml\n\
          ci-runner exporter --once --collectors cpu,meminfo",
         leaf!(exporter::ExporterArgs, exporter::exporter),
+    ),
+    verb(
+        "install",
+        "Install the service on a systemd distribution, upgrade it, or remove it; NixOS has a module instead",
+        "ci-runner install --systemd --dry-run\n\
+         ci-runner install --systemd            again with a newer program: an upgrade, running jobs go on\n\
+         ci-runner install --systemd --root build/image --prefix /usr\n\
+         ci-runner install --systemd --uninstall",
+        leaf!(install::InstallArgs, install::install),
     ),
     verb("config", "Check or show the configuration", "", Shape::Family(CONFIG)),
     verb(

@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::SocketFlags;
@@ -188,21 +188,23 @@ impl Server {
     /// Runs until told to end; the process' exit code. Shims and units go on.
     pub(super) fn run(&mut self, words: &[OsString]) -> i32 {
         notify_ready();
-        let then = loop {
-            if let Some(then) = self.turn() {
-                break then;
-            }
-        };
-        match then {
-            Then::End => {
-                say!("asked to end: jobs go on");
-                0
-            }
-            Then::Upgrade => {
-                say!("asked to upgrade: executing {}", self.policy.program.display());
-                let error = std::process::Command::new(&self.policy.program).args(words).exec();
-                say!("cannot execute {}: {error}", self.policy.program.display());
-                1
+        loop {
+            match self.turn() {
+                None => {}
+                Some(Then::End) => {
+                    say!("asked to end: jobs go on");
+                    return 0;
+                }
+                Some(Then::Upgrade) => match next_program(words) {
+                    Err(why) => say!("asked to upgrade, and goes on as it is: {why}"),
+                    Ok(program) => {
+                        say!("asked to upgrade: executing {}", program.display());
+                        let error = std::process::Command::new(&program).args(words).exec();
+                        // Signals may be unblocked by now: no way back.
+                        say!("cannot execute {}: {error}", program.display());
+                        return 1;
+                    }
+                },
             }
         }
     }
@@ -449,6 +451,14 @@ struct Woken {
     manager: bool,
     connections: Vec<usize>,
     shims: Vec<AttemptKey>,
+}
+
+/// What the policy names now: a new package writes a new policy, and only then asks for a reload.
+fn next_program(words: &[OsString]) -> Result<PathBuf, String> {
+    let policy = Policy::read(Path::new(words.last().ok_or("there is no policy")?))?;
+    rustix::fs::access(&policy.program, rustix::fs::Access::EXEC_OK)
+        .map_err(|error| format!("{} cannot be executed: {error}", policy.program.display()))?;
+    Ok(policy.program)
 }
 
 /// Tells the service manager, where there is one, that the socket listens.

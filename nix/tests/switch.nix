@@ -1,0 +1,56 @@
+# A machine that switches to other systems and back while jobs run, units and native ones.
+{ pkgs, self }:
+pkgs.testers.runNixOSTest {
+  name = "ci-runner-switch";
+
+  nodes.machine =
+    { config, lib, ... }:
+    {
+      imports = [ self.nixosModules.default ];
+      services.ci-runner = {
+        enable = true;
+        executor = "systemd";
+        maxParallelJobs = 20;
+        retryAttempts = 0;
+        settings.pools.native = {
+          slots = 20;
+          labels = [ "native" ];
+          executor = "native";
+        };
+      };
+      system.switch.enable = true;
+
+      specialisation = {
+        # Reloaded.
+        settings.configuration.services.ci-runner.retryDelay = 7;
+
+        # Restarted, for the listener of the metrics is another one.
+        metrics.configuration.services.ci-runner.metrics.port = 9101;
+
+        # The daemon is restarted. The spawner keeps its old unit, whatever is changed in it.
+        units.configuration.systemd.services = {
+          ci-runner.serviceConfig.TimeoutStopSec = lib.mkForce "31s";
+          ci-runner-spawner.serviceConfig.RestartSec = lib.mkForce "300ms";
+        };
+
+        # The spawner reads its policy anew.
+        policy.configuration.services.ci-runner.settings.pools.more = {
+          slots = 1;
+          labels = [ "more" ];
+          executor = "systemd";
+        };
+
+        # The daemon is restarted, the spawner executes the new program in the same process.
+        upgrade.configuration.services.ci-runner.package = lib.mkForce (
+          config.services.ci-runner.package.overrideAttrs (old: {
+            postInstall = old.postInstall + "touch $out/next\n";
+          })
+        );
+
+        # Away and back: jobs go on without any service.
+        disabled.configuration.services.ci-runner.enable = lib.mkForce false;
+      };
+    };
+
+  testScript = builtins.readFile ./switch.py;
+}

@@ -1,0 +1,108 @@
+//! The units of `install` compared with those of a machine of the NixOS tests, directive by directive. Each difference is
+//! listed with its reason; one that is no longer there has to leave the list.
+
+use ci_runner::install::{manifest, template};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// Directive (or all that begin with it), and why it differs.
+const DIFFERENCES: [(&str, &str); 3] = [
+    ("Service.ExecStart", "the programs are below the prefix; on NixOS in the store, or at the current system's path"),
+    ("Unit.X-Reload-Triggers", "compares two NixOS systems while one switches to the other; `install` compares files"),
+    ("Unit.X-Restart-Triggers", "the same"),
+];
+
+type Directives = BTreeMap<String, Vec<String>>;
+
+fn directives(text: &str) -> Directives {
+    let mut found = Directives::new();
+    let mut section = String::new();
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']').to_owned();
+        } else if let Some((key, value)) = line.split_once('=') {
+            found.entry(format!("{section}.{key}")).or_default().push(value.to_owned());
+        }
+    }
+    found
+}
+
+fn rendered(machine: &str) -> BTreeMap<String, String> {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../nix/rendered").join(machine).join("etc/systemd/system");
+    let entries = std::fs::read_dir(&dir).expect("nix/rendered is there").flatten();
+    let unit = |entry: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(entry.path()).expect("a unit can be read");
+        (entry.file_name().into_string().expect("unit names are ASCII"), text)
+    };
+    entries.map(unit).collect()
+}
+
+#[test]
+fn units_say_what_the_nixos_module_says() {
+    let installed: BTreeMap<String, String> = template::units(Path::new("/usr/local")).into_iter().collect();
+    let module = rendered("install");
+    assert_eq!(installed.keys().collect::<Vec<_>>(), module.keys().collect::<Vec<_>>());
+    let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
+    for (name, text) in &installed {
+        let (ours, theirs) = (directives(text), directives(&module[name]));
+        for key in ours.keys().chain(theirs.keys()).collect::<BTreeSet<_>>() {
+            if ours.get(key) == theirs.get(key) {
+                continue;
+            }
+            match DIFFERENCES.iter().find(|(directive, _)| directive == key) {
+                Some((directive, _)) => _ = seen.insert(*directive),
+                None => {
+                    wrong.push(format!("{name}: {key}: {:?}, the module says {:?}", ours.get(key), theirs.get(key)))
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen.contains("Service.ExecStart"), "{seen:?}");
+}
+
+#[test]
+fn a_machine_of_the_tests_has_the_same_units() {
+    // Settings of a test's machine change no unit: what guests prove holds for what is installed.
+    let installed: BTreeMap<String, String> = template::units(Path::new("/opt/ci")).into_iter().collect();
+    for (name, text) in rendered("systemd") {
+        let (mut ours, mut theirs) = (directives(&installed[&name]), directives(&text));
+        for (key, _) in &DIFFERENCES[1..] {
+            theirs.remove(*key);
+            ours.remove(*key);
+        }
+        assert_eq!(ours, theirs, "{name}");
+    }
+}
+
+#[test]
+fn nothing_of_nixos_is_left_in_the_texts() {
+    for file in template::files(Path::new("/usr/local")) {
+        let ci_runner::install::plan::Content::File { bytes, mode } = &file.content else { panic!("{file:?}") };
+        let text = std::str::from_utf8(bytes).expect("texts");
+        for word in ["/nix/", "/run/current-system", "@prefix@", "nixos"] {
+            assert!(!text.contains(word), "{}: {word}\n{text}", file.path.display());
+        }
+        assert_eq!((*mode, text.starts_with("# Written by `ci-runner install --systemd`.")), (0o644, true), "{text}");
+    }
+    assert!(template::files(Path::new("/usr")).iter().all(|file| file.path != Path::new(manifest::PATH)));
+}
+
+#[test]
+fn the_settings_and_the_policy_are_good() {
+    let files = template::files(Path::new("/usr/local"));
+    let text = |path: &str| {
+        let file = files.iter().find(|file| file.path == Path::new(path)).expect("it is among the files");
+        let ci_runner::install::plan::Content::File { bytes, .. } = &file.content else { panic!("a file") };
+        String::from_utf8(bytes.clone()).expect("a text")
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("config.toml");
+    std::fs::write(&path, text("/etc/ci-runner/config.toml")).expect("written");
+    let config = ci_runner::config::Config::load(Some(&path), &ci_runner::config::ConfigOverrides::default());
+    assert!(config.is_ok(), "{config:?}");
+    let policy = text("/etc/ci-runner/policy.json");
+    let policy: String = policy.lines().filter(|line| !line.starts_with('#')).collect();
+    let policy: serde_json::Value = serde_json::from_str(&policy).expect("JSON below the comment");
+    assert_eq!(policy["program"], "/usr/local/bin/ci-runner-spawner");
+}

@@ -1,0 +1,194 @@
+"""`ci-runner install --systemd` on a bare guest: installed, tested, upgraded, killed, rebooted and removed without a trace.
+
+    tests/guest/run --system none --package tests/guest/install.py
+"""
+
+import json
+import os
+
+JOBS = int(os.environ.get("CI_RUNNER_TEST_JOBS", "12"))
+NEW = "/opt/ci/bin/ci-runner"  # where the build is: not where it is installed
+STATE = "/var/lib/ci-runner"
+
+# Everything that a removal could have left: path, kind, mode, owner, and for files a hash.
+TREE = """
+import hashlib, os, stat
+LEFT_OUT = {"/proc", "/sys", "/dev", "/run", "/tmp", "/var/tmp", "/var/log/journal", "/var/lib/systemd", "/var/cache", "/opt/ci", "/root", "STATE"}
+def walk(path):
+    about = os.lstat(path)
+    word = ""
+    if stat.S_ISREG(about.st_mode):
+        word = hashlib.sha256(open(path, "rb").read()).hexdigest()
+    elif stat.S_ISLNK(about.st_mode):
+        word = os.readlink(path)
+    print(path, oct(about.st_mode), about.st_uid, about.st_gid, word)
+    if stat.S_ISDIR(about.st_mode):
+        for name in sorted(os.listdir(path)):
+            inner = os.path.join(path, name)
+            if inner not in LEFT_OUT:
+                walk(inner)
+walk("/")
+""".replace("STATE", STATE)
+# What the tools that add and remove users keep for themselves.
+OF_THE_TOOLS = ("/etc/.pwd.lock", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/.updated")
+RUN_TREE = "find /run -maxdepth 1 -name 'ci-*'; find /tmp /var/tmp -maxdepth 1 -name '*ci*'"
+
+
+def tree() -> dict[str, str]:
+    lines = machine.succeed(f"python3 - <<'END'\n{TREE}\nEND").splitlines()
+    entries = dict(line.split(" ", 1) for line in lines if " " in line)
+    return {path: rest for path, rest in entries.items() if path not in OF_THE_TOOLS}
+
+
+def install(options: str = "", program: str = NEW) -> dict:
+    return json.loads(machine.succeed(f"{program} install --systemd --output json {options}", timeout=120))
+
+
+def actions(report: dict) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for file in report["files"]:
+        found.setdefault(file["action"], set()).add(file["path"])
+    return found
+
+
+def asked(report: dict) -> dict[str, str]:
+    return {unit["unit"]: unit["action"] for unit in report["units"]}
+
+
+def start_jobs() -> list[str]:
+    machine.succeed("rm -f /var/tmp/go /var/tmp/story")
+    text = 'echo "start $CI_RUNNER_JOB_ID"; while [ ! -e /usr/share/ci-go ]; do sleep 0.2; done; echo "end $CI_RUNNER_JOB_ID"; exit '
+    lines = "\n".join(json.dumps({"shell": text + str(number), "retry": 0}) for number in range(JOBS))
+    machine.succeed("rm -f /usr/share/ci-go")
+    ids = machine.succeed(f"ci-runner add -f /dev/stdin <<'END'\n{lines}\nEND").split()
+    machine.wait_until_succeeds(
+        "test \"$(ci-runner status --output json | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"jobs\"][\"running\"])')\" -ge 4",
+        timeout=60,
+    )
+    return ids
+
+
+def finish_jobs(ids: list[str]) -> None:
+    machine.succeed("touch /usr/share/ci-go")
+    machine.execute(f"ci-runner wait --timeout 120s {' '.join(ids)}", timeout=130)
+    for number, job in enumerate(ids):
+        shown = json.loads(machine.succeed(f"ci-runner show {job} --output json"))
+        attempts = [(attempt["result"], attempt["exit_code"]) for attempt in shown["attempts"]]
+        assert attempts == [("exited", number)], (job, attempts)
+        log = machine.succeed(f"ci-runner logs {job}")
+        assert log == f"start {job}\nend {job}\n", log
+    machine.succeed("rm /usr/share/ci-go")
+
+
+machine.start()
+before = tree()
+booted = machine.succeed("cat /proc/sys/kernel/random/boot_id")
+
+with subtest("what would be done is told, and nothing is done"):
+    report = install("--dry-run")
+    assert set(actions(report)) == {"create"}, actions(report)
+    text = machine.succeed(f"{NEW} install --systemd --print")
+    assert "### /etc/systemd/system/ci-runner.service\n" in text and "ExecStart=/usr/local/bin/ci-runner daemon" in text
+    assert tree() == before
+
+with subtest("a service that passes its own test"):
+    report = install()
+    assert set(actions(report)) == {"create"}, actions(report)
+    for unit in ["ci-runner.socket", "ci-runner-spawner.service", "ci-runner.service"]:
+        machine.require_unit_state(unit)
+        machine.succeed(f"systemctl is-enabled {unit}")
+    machine.succeed("ci-runner selftest", timeout=120)
+    machine.succeed("add_job 'echo linked'")
+    machine.fail("systemctl list-units --failed --plain --no-legend | grep ci-")
+
+with subtest("units that systemd-analyze has no word against"):
+    told = machine.succeed("cd /etc/systemd/system && systemd-analyze verify --man=no ci-runner* 2>&1")
+    assert told.strip() == "", told
+
+with subtest("a second installation changes nothing and touches no unit"):
+    pid = machine.get_unit_property("ci-runner.service", "MainPID")
+    report = install()
+    assert set(actions(report)) == {"same"} and asked(report) == {}, report
+    assert machine.get_unit_property("ci-runner.service", "MainPID") == pid
+
+with subtest("an upgrade while jobs run"):
+    ids = start_jobs()
+    pids = {unit: machine.get_unit_property(unit, "MainPID") for unit in ["ci-runner.service", "ci-runner-spawner.service"]}
+    # Another build: the same code, other bytes.
+    machine.succeed("mkdir /opt/next && cp /opt/ci/bin/* /opt/next && for f in /opt/next/*; do echo next >>$f; done")
+    report = install(program="/opt/next/ci-runner")
+    assert actions(report)["update"] == {"/usr/local/bin/ci-runner", "/usr/local/bin/ci-runner-spawner"}, actions(report)
+    assert asked(report) == {"ci-runner-spawner.service": "reload", "ci-runner.service": "restart"}, report
+    machine.wait_until_succeeds("ci-runner status", timeout=30)
+    assert machine.get_unit_property("ci-runner.service", "MainPID") != pids["ci-runner.service"]
+    assert machine.get_unit_property("ci-runner-spawner.service", "MainPID") == pids["ci-runner-spawner.service"]
+    machine.wait_until_succeeds(
+        "cmp /proc/$(systemctl show -P MainPID ci-runner-spawner)/exe /opt/next/ci-runner-spawner", timeout=20
+    )
+    machine.succeed("systemctl kill --kill-whom=main -s KILL ci-runner ci-runner-spawner")
+    machine.wait_until_succeeds("ci-runner status", timeout=30)
+    report = install()
+    assert asked(report) == {"ci-runner-spawner.service": "reload", "ci-runner.service": "restart"}, report
+    finish_jobs(ids)
+    machine.succeed("rm -r /opt/next")
+
+with subtest("settings that a person changed stay, and a reload takes them"):
+    machine.succeed("sed -i 's/^retry_delay = .*/retry_delay = 7/' /etc/ci-runner/config.toml && systemctl reload ci-runner")
+    report = install()
+    assert actions(report)["keep"] == {"/etc/ci-runner/config.toml"}, actions(report)
+    machine.succeed("grep -x 'retry_delay = 7' /etc/ci-runner/config.toml")
+
+with subtest("what two people changed is refused as a whole"):
+    # As if this version had other words than the one that wrote it.
+    machine.succeed(
+        "sed -i 's/^Description=.*/Description=Mine/' /etc/systemd/system/ci-runner.service && "
+        "python3 -c 'import json; p = \"/etc/ci-runner/installed.json\"; d = json.load(open(p)); "
+        "d[\"files\"][\"/etc/systemd/system/ci-runner.service\"] = \"0\" * 64; json.dump(d, open(p, \"w\"))'"
+    )
+    state = tree()
+    told = machine.fail(f"{NEW} install --systemd 2>&1")
+    assert "/etc/systemd/system/ci-runner.service" in told and "--changed" in told, told
+    assert tree() == state
+    report = install("--changed overwrite")
+    assert "/etc/systemd/system/ci-runner.service" in actions(report)["overwrite"], actions(report)
+    machine.succeed("grep -x 'Description=Job runner' /etc/systemd/system/ci-runner.service")
+    machine.succeed("grep -x 'Description=Mine' /etc/systemd/system/ci-runner.service.replaced")
+    # The settings were a person's too: said once for all files.
+    assert "/etc/ci-runner/config.toml" in actions(report)["overwrite"]
+
+with subtest("it is there after a boot"):
+    machine.reboot()
+    assert machine.succeed("cat /proc/sys/kernel/random/boot_id") != booted
+    machine.wait_for_unit("ci-runner.service")
+    machine.succeed("ci-runner selftest queue logging", timeout=120)
+
+with subtest("a removal is refused while jobs run"):
+    ids = start_jobs()
+    told = machine.fail(f"{NEW} install --systemd --uninstall 2>&1")
+    assert "jobs run" in told and "--force" in told, told
+    finish_jobs(ids)
+
+with subtest("a removal leaves no trace but the state"):
+    machine.wait_until_succeeds("test -z \"$(systemctl list-units --all --plain --no-legend 'ci-job-*')\"", timeout=30)
+    machine.succeed("echo '# mine' >>/etc/ci-runner/config.toml")
+    machine.succeed("ci-runner install --systemd --uninstall", timeout=60)
+    after = tree()
+    differ = {path: (before.get(path), after.get(path)) for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    assert differ == {}, differ
+    assert machine.succeed(RUN_TREE) == "", machine.succeed(RUN_TREE)
+    units = machine.succeed("systemctl list-units --all --plain --no-legend 'ci*'")
+    assert units == "", units
+    assert machine.succeed("getent passwd ci-runner || true") == ""
+    kept = machine.succeed(f"cd {STATE}/removed-* && ls && cat etc-ci-runner-config.toml")
+    assert "# mine" in kept and "etc-systemd-system-ci-runner.service.replaced" in kept and "var-log-ci-runner" in kept, kept
+    assert machine.succeed(f"stat -c %U-%a {STATE}").strip() == "root-700"
+
+with subtest("installed again, it goes on with its state"):
+    install()
+    machine.succeed("ci-runner selftest queue", timeout=120)
+    assert int(machine.succeed("ci-runner list --all --output json | python3 -c 'import json, sys; d = json.load(sys.stdin); print(len(d if isinstance(d, list) else d[\"jobs\"]))'")) > JOBS
+    # By force, with jobs that run.
+    start_jobs()
+    machine.succeed("ci-runner install --systemd --uninstall --force", timeout=60)
+    machine.fail("pgrep 'ci-(runner|shim)'")
+    assert tree() == before
