@@ -1,5 +1,6 @@
 //! Tests of the command line that need no daemon: the tree of verbs, parsing, and what is printed for people.
 
+mod examples;
 mod pages;
 
 use super::Failure;

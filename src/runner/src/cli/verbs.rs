@@ -55,8 +55,11 @@ static VERBS: &[Verb] = &[
         "Run commands here and now, without a daemon, and exit with their result",
         "ci-runner run -- make test\n\
          ci-runner run -P4 --shell 'make lint' --shell 'make test' --shell 'make doc'\n\
-         ci-runner run -P2 --retry 1 --timeout 10m -f jobs.jsonl",
-        leaf!(run::RunArgs, run::run),
+         ci-runner run -P2 -f jobs.jsonl    one JSON object a line; options of jobs stand in the lines",
+        Shape::Leaf {
+            args: |command| run::hide_refused(with_args::<run::RunArgs>(command)),
+            run: |context, matches| run::run(context, run::RunArgs::from_arg_matches(matches)?),
+        },
     ),
     verb(
         "list",
@@ -296,7 +299,7 @@ pub fn command() -> Command {
 fn root() -> Command {
     Globals::augment_args(Command::new("ci-runner"))
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Runs your commands, pipelines and forge jobs on machines you own, and loses none")
+        .about("Queues and runs your commands on this machine, and loses none")
         .long_about(None)
         .disable_help_subcommand(false)
 }

@@ -3,6 +3,11 @@
 //! Nothing is kept: store, logs and temporary directories are gone afterwards. The spawner is a private one and ends with us,
 //! whatever we end by: it then kills what runs and removes the directories itself.
 
+mod check;
+mod private_dir;
+
+pub use check::BadJob;
+
 use super::clock::Clock;
 use super::engine::{self, Control, Engine, HostSettings, Parts};
 use super::handle::{Action, Handle, Refusal, Target};
@@ -11,7 +16,6 @@ use crate::api::JobRequest;
 use crate::config::Executor;
 use crate::executor::native::{Lifeline, Native, NativeOptions};
 use crate::metrics::Figures;
-use crate::request::new_job;
 use crate::store::memory::MemoryStore;
 use crate::store::{JobRow, Reader, Store};
 use crate::systemd::Notifier;
@@ -21,6 +25,7 @@ use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::AttemptResult;
 use ci_runner_core::state::Phase;
 use ci_runner_spawner::joblog::LogReader;
+use private_dir::PrivateDir;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::os::unix::fs::DirBuilderExt;
@@ -59,6 +64,13 @@ pub enum Stop {
 /// What happened, in order for each job.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// It starts at a time that was asked for, not now.
+    Waiting {
+        /// Which job.
+        index: usize,
+        /// For what, in words.
+        text: String,
+    },
     /// An attempt runs.
     Started {
         /// Which job.
@@ -115,7 +127,7 @@ pub struct JobResult {
 /// Runs jobs and tells what happens; returns when all have finished and nothing of them is left.
 ///
 /// # Errors
-/// What made running impossible, a wrong job among it; nothing runs any more.
+/// What made running impossible, a wrong job ([`BadJob`]) among it; nothing runs any more.
 pub fn run(plan: Plan, events: mpsc::Sender<Event>, stop: watch::Receiver<Stop>) -> Result<()> {
     let path = PrivateDir::name();
     // Outlives the directory: while we live, only we remove that.
@@ -124,9 +136,9 @@ pub fn run(plan: Plan, events: mpsc::Sender<Event>, stop: watch::Receiver<Stop>)
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let settings = local_settings(plan.parallel);
-        let planned: Result<Vec<_>, _> =
-            plan.jobs.into_iter().map(|job| new_job(job, &settings, &jiff::Zoned::now())).collect();
-        let planned = planned?;
+        let now = jiff::Zoned::now();
+        let planned = check::plan(plan.jobs, &settings, &now)?;
+        let waits = check::waits(&planned, &now);
         let (parts, reader) = parts(&dir.path, settings, lifeline.clone())?;
         let log_dir = parts.host.log_dir.clone();
         let (engine, handle, control) = Engine::new(parts)?;
@@ -141,6 +153,9 @@ pub fn run(plan: Plan, events: mpsc::Sender<Event>, stop: watch::Receiver<Stop>)
             events,
             jobs: HashMap::new(),
         };
+        for (index, text) in waits {
+            watcher.tell(Event::Waiting { index, text }).await;
+        }
         let done = watcher.watch(&ids).await;
         if done.is_err() {
             end_all(&handle, &control).await;
@@ -161,7 +176,7 @@ async fn end_all(handle: &Handle, control: &mpsc::Sender<Control>) {
 
 fn refused(refusal: Refusal) -> anyhow::Error {
     match refusal {
-        Refusal::Fault { fault, .. } => anyhow::Error::new(fault),
+        Refusal::Fault { index, fault } => BadJob { index, fault }.into(),
         other => anyhow::anyhow!("the jobs were refused: {other:?}"),
     }
 }
@@ -377,35 +392,5 @@ fn job_result(row: &JobRow) -> JobResult {
         cause: row.result.as_ref().filter(|result| !result.is_success()).map(ToString::to_string),
         attempt_count: row.attempt,
         run_seconds: row.run_us.map(|run_us| Duration::from_micros(run_us).as_secs_f64()),
-    }
-}
-
-/// A directory of our own, removed with everything in it.
-struct PrivateDir {
-    path: PathBuf,
-}
-
-impl PrivateDir {
-    /// On a tmpfs where there is one for us: starts are several times faster there.
-    fn name() -> PathBuf {
-        let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_dir());
-        let base = base.unwrap_or_else(std::env::temp_dir);
-        base.join(format!("ci-runner-run-{}", uuid::Uuid::now_v7().simple()))
-    }
-
-    fn make(path: PathBuf) -> Result<Self> {
-        std::fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&path)
-            .with_context(|| format!("cannot make the directory {}", path.display()))?;
-        Ok(Self { path })
-    }
-}
-
-impl Drop for PrivateDir {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.path) {
-            eprintln!("ci-runner: cannot remove {}: {error}", self.path.display());
-        }
     }
 }

@@ -21,11 +21,16 @@ struct Run {
 impl Run {
     /// `shell`: what runs the program, as "$@".
     fn start(script: &str, shell: &str) -> Run {
+        Run::start_with(&[], script, shell, JOBS)
+    }
+
+    /// As `start`, with options; so many jobs are there when it is done.
+    fn start_with(options: &[&str], script: &str, shell: &str, there: usize) -> Run {
         let host = Host::new();
         let private = host.path("xdg");
         fs::create_dir(&private).unwrap();
         let mut command = Command::new("sh");
-        command.args(["-c", shell, "sh"]).arg(program()).args(["run", "-P", &JOBS.to_string()]);
+        command.args(["-c", shell, "sh"]).arg(program()).args(["run", "-P", &JOBS.to_string()]).args(options);
         command.arg("--env").arg(format!("E2E_MARKER={}", host.marker));
         for number in 0..JOBS {
             let ready = host.path(&format!("ready{number}"));
@@ -34,7 +39,7 @@ impl Run {
         command.env("XDG_RUNTIME_DIR", &private).stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.stderr(fs::File::create(host.path("err")).unwrap()).spawn().unwrap();
         let run = Run { host, child, private };
-        (0..JOBS).for_each(|number| drop(run.host.wait_file(&format!("ready{number}"))));
+        (0..there).for_each(|number| drop(run.host.wait_file(&format!("ready{number}"))));
         run
     }
 
@@ -133,6 +138,51 @@ fn a_run_under_nohup_outlives_its_terminal() {
     run.kill("HUP");
     run.kill("TERM");
     // Of two that have arrived SIGHUP is taken first: it would have been 129.
+    assert_eq!(run.end().code(), Some(143));
+    run.check_nothing_left();
+}
+
+/// A `run` to its end: exit code and standard error.
+fn run_to_end(words: &[&str]) -> (Option<i32>, String) {
+    let host = Host::new();
+    let mut command = Command::new(program());
+    command.arg("run").args(words).env("XDG_RUNTIME_DIR", host.path("")).stdin(Stdio::null()).stdout(Stdio::null());
+    let child = command.stderr(fs::File::create(host.path("err")).unwrap()).spawn().unwrap();
+    let mut run = Run { private: host.path("none"), host, child };
+    let code = run.end().code();
+    (code, fs::read_to_string(run.host.path("err")).unwrap())
+}
+
+/// Bad input was exit 1, and what can never start was waited for in silence.
+#[test]
+fn what_run_cannot_run_is_refused_at_once() {
+    for (options, part) in [
+        (&["--pool", "nope"][..], "pool: there is no pool \"nope\""),
+        (&["--log-max", "1"], "log_max: 1 bytes; between"),
+        (&["--after", "1"], "after: `run` knows no other jobs"),
+        (&["--hold"], "hold: `run` ends with its jobs: nobody could release it"),
+        (&["--label", "gpu"], "labels: `run` has one pool, and that has no labels"),
+        (&["--key", "k"], "key: `run` keeps nothing"),
+    ] {
+        let (code, said) = run_to_end(&[options, &["--", "true"]].concat());
+        assert_eq!(code, Some(3), "{options:?}: {said}");
+        assert!(said.starts_with(&format!("ci-runner: {part}")), "{options:?}: {said}");
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "{\"shell\":\"exit 1\"}\n\n{\"shell\":\"exit 1\",\"hold\":true}\n").unwrap();
+    let name = file.path().to_str().unwrap();
+    let (code, said) = run_to_end(&["-f", name]);
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.starts_with(&format!("ci-runner: {name}:3: hold: ")) && said.ends_with("nothing was run\n"), "{said}");
+    // The control: a job that fails is 1.
+    assert_eq!(run_to_end(&["--", "false"]).0, Some(1));
+}
+
+#[test]
+fn a_run_that_waits_says_for_what() {
+    let mut run = Run::start_with(&["--in", "10m"], "sleep 600", PLAINLY, 0);
+    run.wait_err("queued starts in 10m");
+    run.kill("TERM");
     assert_eq!(run.end().code(), Some(143));
     run.check_nothing_left();
 }

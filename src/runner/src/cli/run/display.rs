@@ -96,6 +96,7 @@ impl Display {
     /// Standard output is closed or full.
     pub fn show(&mut self, event: Event) -> Result<(), Failure> {
         match event {
+            Event::Waiting { index, text } => self.about(index, "queued", &text),
             Event::Started { index, attempt, .. } => self.started(index, attempt),
             Event::Output { index, bytes } => self.output(index, &bytes)?,
             Event::Retrying { index, cause, delay } => {

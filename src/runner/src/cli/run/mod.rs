@@ -13,8 +13,8 @@ use super::fail::{EXIT_DONE, EXIT_ERROR, Ended, Failure};
 use super::job_options::{JobOptions, current_dir};
 use super::jobs_file::JobsFile;
 use crate::api::JobRequest;
-use crate::daemon::local::{Event, JobResult, Plan, Stop};
-use clap::Args;
+use crate::daemon::local::{BadJob, Event, JobResult, Plan, Stop};
+use clap::{Args, Command};
 use display::Display;
 use signals::Signals;
 use std::time::Duration;
@@ -49,21 +49,24 @@ pub struct RunArgs {
     job: JobOptions,
 }
 
+/// Options of jobs that mean nothing here. They are refused with the reason, in the lines of a file as well.
+const REFUSED: [&str; 4] = ["hold", "key", "after", "label"];
+
+/// Leaves what is refused anyhow out of the help.
+pub fn hide_refused(command: Command) -> Command {
+    REFUSED.into_iter().fold(command, |command, id| command.mut_arg(id, |argument| argument.hide(true)))
+}
+
 impl RunArgs {
-    fn plan(self) -> Result<Plan, Failure> {
+    /// The plan, and the file that its jobs are from.
+    pub(super) fn plan(self) -> Result<(Plan, Option<JobsFile>), Failure> {
         let processors =
             std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1));
         let parallel = self.parallel.unwrap_or(processors);
         let template = self.job.request()?;
-        let mut jobs = match self.file {
-            Some(file) => {
-                if [".yaml", ".yml"].iter().any(|end| file.ends_with(end)) {
-                    let text = format!("{file}: pipelines are not in this version; write a file of jobs (FILE.jsonl)");
-                    return Err(Failure::Usage(text));
-                }
-                refuse_options(&template, &file)?;
-                JobsFile::read(&file)?.jobs
-            }
+        let mut file = self.file.map(|path| read_file(&template, &path)).transpose()?;
+        let mut jobs = match &mut file {
+            Some(file) => std::mem::take(&mut file.jobs),
             None if self.shell.len() > 1 => self
                 .shell
                 .into_iter()
@@ -77,8 +80,17 @@ impl RunArgs {
                 job.dir = Some(dir.clone());
             }
         }
-        Ok(Plan { jobs, parallel })
+        Ok((Plan { jobs, parallel }, file))
     }
+}
+
+fn read_file(template: &JobRequest, path: &str) -> Result<JobsFile, Failure> {
+    if [".yaml", ".yml"].iter().any(|end| path.ends_with(end)) {
+        let text = format!("{path}: pipelines are not in this version; write a file of jobs (FILE.jsonl)");
+        return Err(Failure::Usage(text));
+    }
+    refuse_options(template, path)?;
+    JobsFile::read(path)
 }
 
 /// A file says all of each job: an option beside it would be another truth.
@@ -103,7 +115,7 @@ pub fn refuse_options(options: &JobRequest, file: &str) -> Result<(), Failure> {
 
 /// Runs the jobs and shows them; the exit code tells how they ended.
 pub fn run(context: &Context<'_>, args: RunArgs) -> Ended {
-    let plan = args.plan()?;
+    let (plan, file) = args.plan()?;
     let (events, told) = mpsc::channel(EVENTS_MAX);
     let (stop, stopped) = watch::channel(Stop::No);
     let mut display = Display::new(context, &plan.jobs);
@@ -133,13 +145,22 @@ pub fn run(context: &Context<'_>, args: RunArgs) -> Ended {
     });
     let ran = running.join().map_err(|_| Failure::Error("the engine crashed; see above".to_owned()))?;
     shown?;
-    ran.map_err(|error| Failure::Error(format!("{error:#}")))?;
+    ran.map_err(|error| failure(file.as_ref(), &error))?;
     display.finish(context)?;
     Ok(match (asked, display.all_succeeded()) {
         (Some(code), _) => code.into(),
         (None, true) => EXIT_DONE,
         (None, false) => EXIT_ERROR.into(),
     })
+}
+
+/// What the engine could not do. What is wrong with a job is the caller's to mend.
+fn failure(file: Option<&JobsFile>, error: &anyhow::Error) -> Failure {
+    match (error.downcast_ref::<BadJob>(), file) {
+        (Some(bad), Some(file)) => Failure::Usage(format!("{}: {bad}; nothing was run", file.place(bad.index))),
+        (Some(bad), None) => Failure::Usage(bad.to_string()),
+        (None, _) => Failure::Error(format!("{error:#}")),
+    }
 }
 
 /// Shows events until the engine has no more, and passes Ctrl-C and its like on. Without a display events are only taken.
