@@ -17,6 +17,7 @@ pub use words::{parse_rules, rule_words, signal_name, signal_number};
 use crate::api::{AfterField, GroupField, JobRequest, SecretText};
 use crate::config::PROFILES;
 use crate::daemon::handle::{IdempotencyKey, NewJob};
+use crate::daemon::job_env::is_reserved;
 use crate::quantity::parse_time;
 use crate::suggest::did_you_mean;
 use ci_runner_core::group::{GroupPolicy, GroupSpec};
@@ -146,6 +147,10 @@ fn parse_secrets(
     for (name, value) in &secrets {
         if value.contains('\0') {
             return fault(format!("secrets.{name}"), "holds a NUL byte, which no variable can");
+        }
+        if is_reserved(name) {
+            let why = "is a name that every job is given, and no secret may hide that; give it another name";
+            return fault(format!("secrets.{name}"), why);
         }
         if env.contains_key(name) {
             return fault(format!("secrets.{name}"), "stands in `env` as well; give it in one of them");

@@ -37,6 +37,17 @@ const UMASK: u32 = 0o022;
 /// The command in `CI_RUNNER_DESCRIPTION` is shortened to this.
 const DESCRIPTION_BYTES_MAX: usize = 200;
 
+/// Names that every job gets beside those that begin with [`RESERVED_PREFIX`]: what they hold is ours to say.
+const RESERVED: [&str; 8] =
+    ["CI", "CI_ATTEMPT", "CI_IDEMPOTENCY_KEY", "CI_JOB_ID", "CI_JOB_NAME", "CI_RUNNER", "TMPDIR", "TRACEPARENT"];
+/// No job's own variable begins with this.
+const RESERVED_PREFIX: &str = "CI_RUNNER_";
+
+/// Whether a variable of this name is ours to set, whatever the job asks for.
+pub fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name) || name.starts_with(RESERVED_PREFIX)
+}
+
 /// The whole specification of one attempt. The job's own variables win over ours, but for the ids.
 pub fn specification(host: &Host, at: Where<'_>, id: JobId, attempt: AttemptNumber, claimed: &Claimed) -> Spec {
     let spec = &claimed.spec;
@@ -93,6 +104,31 @@ fn traceparent(correlation: &str, id: JobId) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What every job is given, whatever it asks for, is what no secret may be named.
+    #[test]
+    fn reserved_names_are_those_that_a_job_cannot_set() {
+        let of = |own: &[String]| {
+            let env: serde_json::Map<_, _> = own.iter().map(|name| (name.clone(), "own".into())).collect();
+            let request = serde_json::json!({ "shell": "x", "env": env, "correlation": uuid::Uuid::nil().to_string() })
+                .to_string();
+            let request = crate::request::read_job(request.as_bytes()).unwrap();
+            let settings = ci_runner_core::policy::Settings::default();
+            let spec = crate::request::new_job(request, &settings, &jiff::Zoned::now()).unwrap().spec;
+            let text = || "given".to_owned();
+            let host = Host { runner: text(), store: text(), home: text(), user: text() };
+            let at = Where { pool: "p", path: "/bin", tmp: Path::new("/tmp"), as_us: true };
+            let claimed = Claimed { spec, submitter: text() };
+            specification(&host, at, JobId::new(7).unwrap(), AttemptNumber(1), &claimed).env
+        };
+        let names: Vec<String> = of(&[]).into_iter().map(|(name, _)| name).collect();
+        for (name, value) in of(&names) {
+            assert_eq!(value != "own", is_reserved(&name), "{name}={value}");
+        }
+        // This one the shim sets.
+        assert!(is_reserved("TMPDIR") && is_reserved("CI_RUNNER_OF_TOMORROW") && !is_reserved("CI_TOKEN"));
+        assert!(RESERVED.iter().all(|name| *name == "TMPDIR" || names.iter().any(|given| given == name)));
+    }
 
     #[test]
     fn a_uuid_becomes_a_trace() {

@@ -133,7 +133,10 @@ fn faults_name_the_field_and_the_mend() {
         (job(r#""secrets":{"T=":"hunter22"}"#), "secrets.T=", "no variable name"),
         (job(r#""secrets":{"T":"hunter\u000022"}"#), "secrets.T", "NUL"),
         (job(r#""secrets":{"T":"hunter22"},"env":{"T":"x"}"#), "secrets.T", "one of them"),
-    ] as [(String, &str, &str); 63]
+        (job(r#""secrets":{"CI":"hunter22"}"#), "secrets.CI", "every job is given"),
+        (job(r#""secrets":{"CI_JOB_ID":"hunter22"}"#), "secrets.CI_JOB_ID", "give it another name"),
+        (job(r#""secrets":{"CI_RUNNER_ATTEMPT":"hunter22"}"#), "secrets.CI_RUNNER_ATTEMPT", "every job is given"),
+    ] as [(String, &str, &str); 66]
     {
         let fault = made(&json).err().unwrap_or_else(|| panic!("{json} was taken"));
         assert_eq!(fault.field, field, "{json}: {fault}");
