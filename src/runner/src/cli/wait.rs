@@ -8,7 +8,7 @@ use super::watch::{Backoff, LOOK_AGAIN, News, Watch, first_contact, job, patient
 use crate::api::JobView;
 use crate::quantity::DurationField;
 use clap::Args;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// Arguments of `wait`.
@@ -50,28 +50,26 @@ pub fn until_finished(
     deadline: Option<Instant>,
     tell: &dyn Fn(&JobView) -> Ended,
 ) -> Result<BTreeMap<u64, JobView>, Failure> {
-    let mut open: Vec<u64> = ids.to_vec();
-    open.sort_unstable();
-    open.dedup();
+    let mut open: BTreeSet<u64> = ids.iter().copied().collect();
     let mut finished = BTreeMap::new();
     let note = |text: &str| context.note(text);
+    let all: Vec<u64> = open.iter().copied().collect();
     // A daemon that never comes is an error; one that goes away later is waited for as long as it takes.
-    let mut watch = first_contact(deadline, &note, || Watch::open_if_place(&context.client, &open))?;
+    let mut watch = first_contact(deadline, &note, || Watch::open_if_place(&context.client, &all))?;
     let mut crowded = watch.is_none();
     // A daemon whose streams break at once must not be asked in a tight loop.
     let mut backoff = Backoff::default();
+    // Which are asked for: all at first and after anything that may have been missed, else the one that an event names.
+    let mut ask = all;
     loop {
-        let mut still = Vec::new();
-        for id in open {
+        for id in ask {
             let view = patiently(deadline, &note, || job(&context.client, id))?;
             if view.state == "finished" {
                 tell(&view)?;
                 finished.insert(id, view);
-            } else {
-                still.push(id);
+                open.remove(&id);
             }
         }
-        open = still;
         if open.is_empty() {
             return Ok(finished);
         }
@@ -81,47 +79,69 @@ pub fn until_finished(
             }
             pause_in_crowd(deadline);
         }
-        if watch.is_none() {
-            watch = patiently(deadline, &note, || Watch::open_if_place(&context.client, &open))?;
-            crowded = watch.is_none();
-            // What happened while nobody listened is found by asking again.
-            continue;
-        }
-        if let Some(listening) = &mut watch {
-            if one_of(listening, &open, deadline)? {
-                backoff = Backoff::default();
-            } else {
-                watch = None;
-                backoff.pause(deadline);
+        ask = match &mut watch {
+            Some(listening) => match next(listening, &open, deadline)? {
+                Next::One(id) => {
+                    backoff = Backoff::default();
+                    vec![id]
+                }
+                Next::Any => {
+                    backoff = Backoff::default();
+                    open.iter().copied().collect()
+                }
+                Next::Broken => {
+                    watch = None;
+                    backoff.pause(deadline);
+                    Vec::new()
+                }
+            },
+            None => {
+                let named: Vec<u64> = open.iter().copied().collect();
+                watch = patiently(deadline, &note, || Watch::open_if_place(&context.client, &named))?;
+                crowded = watch.is_none();
+                // What happened while nobody listened is found by asking again.
+                named
             }
-        }
+        };
     }
 }
 
-/// Listens until one of the jobs may have finished; `false`: the stream is broken.
-fn one_of(watch: &mut Watch, open: &[u64], deadline: Option<Instant>) -> Result<bool, Failure> {
+/// What is worth asking for.
+enum Next {
+    /// This job has finished.
+    One(u64),
+    /// Any of them may have.
+    Any,
+    /// The stream is broken.
+    Broken,
+}
+
+/// Listens until one of the jobs may have finished.
+fn next(watch: &mut Watch, open: &BTreeSet<u64>, deadline: Option<Instant>) -> Result<Next, Failure> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
             return Err(time_is_up(open));
         }
         match watch.next(left.map_or(LOOK_AGAIN, |left| left.min(LOOK_AGAIN))) {
-            Ok(News::Job(event)) if event.state == "finished" && open.contains(&event.id) => return Ok(true),
+            Ok(News::Job(event)) if event.state == "finished" && open.contains(&event.id) => {
+                return Ok(Next::One(event.id));
+            }
             Ok(News::Job(_)) => {}
-            Ok(News::Gap) => return Ok(true),
+            Ok(News::Gap) => return Ok(Next::Any),
             Ok(News::Silence) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => {}
-            Ok(News::Silence) => return Ok(true),
-            Err(_) => return Ok(false),
+            Ok(News::Silence) => return Ok(Next::Any),
+            Err(_) => return Ok(Next::Broken),
         }
     }
 }
 
-fn time_is_up(open: &[u64]) -> Failure {
+fn time_is_up(open: &BTreeSet<u64>) -> Failure {
     Failure::Temporary(format!("the time is up; not finished: {}", ids_text(open)))
 }
 
 /// `7, 8 and 12 more`.
-fn ids_text(ids: &[u64]) -> String {
+fn ids_text(ids: &BTreeSet<u64>) -> String {
     const SHOWN: usize = 10;
     let mut text = ids.iter().take(SHOWN).map(u64::to_string).collect::<Vec<_>>().join(", ");
     if ids.len() > SHOWN {

@@ -202,6 +202,37 @@ fn wait_is_woken_by_events() {
     assert_eq!(fake.asked().iter().filter(|asked| asked.route() == "/api/v1/jobs/7").count(), 2);
 }
 
+/// It asked for every open job after every single event, which cost the daemon more than the jobs did.
+#[test]
+fn wait_asks_only_for_the_job_that_an_event_names() {
+    const JOBS: u64 = 150;
+    let mut asked_for = std::collections::HashMap::new();
+    let fake = Fake::new(move |asked| match asked.route() {
+        "/api/v1/events" => {
+            let gap = b"event: gap\ndata: {}\n\n".to_vec();
+            let pieces = (1..=JOBS).map(|id| if id == 100 { gap.clone() } else { event(id, "finished") }).collect();
+            Answer::Stream { headers: vec![], pieces, then: Then::Stay }
+        }
+        path => {
+            let id: u64 = path.strip_prefix("/api/v1/jobs/").unwrap().parse().unwrap();
+            let times = asked_for.entry(id).or_insert(0);
+            *times += 1;
+            // The first time all of them run. 100 has no event of its own.
+            match times {
+                1 => Answer::Json(200, job(id, "running", None, 1)),
+                _ => Answer::Json(200, job(id, "finished", Some("succeeded"), 1)),
+            }
+        }
+    });
+    let ids: Vec<String> = (1..=JOBS).map(|id| id.to_string()).collect();
+    let words: Vec<&str> = ["wait", "-q"].into_iter().chain(ids.iter().map(String::as_str)).collect();
+    let (code, _, err) = text(&fake.run(&words));
+    assert_eq!(code, 0, "{err}");
+    let asked = fake.asked().iter().filter(|asked| asked.route() != "/api/v1/events").count() as u64;
+    // All once at first; 99 by their events; the gap asks for the 51 that are left, and finds them finished.
+    assert_eq!(asked, JOBS + 99 + 51);
+}
+
 #[test]
 fn wait_has_a_limit_and_ctrl_c_is_130() {
     let fake = Fake::new(|asked| match asked.route() {
