@@ -3,8 +3,10 @@
 //! Times are RFC 3339 UTC, durations seconds, sizes bytes, and the unit is part of the name. A request refuses unknown keys.
 //! What a field means and its limits are in `ci_runner_core::job`; this module only carries.
 
+mod log;
 mod stats;
 
+pub use log::{FoundView, LineView, SearchLine, Searched, SearchedView};
 pub use stats::{Percentiles, StatsFigures, StatsRow, StatsView, Timeline};
 
 use crate::quantity::{DurationField, SizeField, WordsField};

@@ -79,10 +79,12 @@ static VERBS: &[Verb] = &[
     ),
     verb(
         "logs",
-        "Print the output of a job",
+        "Print the output of a job, or search in that of many",
         "ci-runner logs 7\n\
          ci-runner logs -f 7                follow it, through retries and restarts of the daemon\n\
-         ci-runner logs 7 --attempt 1 --tail 50 --times",
+         ci-runner logs 7 --attempt 1 --tail 50 --times\n\
+         ci-runner logs --grep 'error|warning' --name 'build*' --since 24h\n\
+         ci-runner logs --grep 'No space left' -F --outcome failed | cut -f1    in a pipe: JOB.ATTEMPT, a tab, the line",
         leaf!(logs::LogsArgs, logs::logs),
     ),
     verb("why", "Say why a job is not running", "ci-runner why 7", leaf!(why::WhyArgs, why::why)),

@@ -102,6 +102,8 @@ struct Shared {
     body_kib: Arc<Semaphore>,
     /// Places of event streams and followed logs.
     streams: Arc<Semaphore>,
+    /// Places of searches in logs.
+    searches: Arc<Semaphore>,
     /// Told when the server ends: streams close.
     shutdown: CancellationToken,
     alive: health::Alive,
@@ -113,7 +115,8 @@ impl Shared {
     fn new(context: Context, access: Access, shutdown: CancellationToken) -> App {
         let body_kib = Arc::new(Semaphore::new(BODIES_BYTES_MAX / 1024));
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        Arc::new(Self { context, access, body_kib, streams, shutdown, alive: health::Alive::default() })
+        let searches = Arc::new(Semaphore::new(api::search::SEARCHES_MAX));
+        Arc::new(Self { context, access, body_kib, streams, searches, shutdown, alive: health::Alive::default() })
     }
 
     /// A place for something that is followed; to be held to its end.
@@ -132,7 +135,7 @@ impl Shared {
                        `/runners` where the configuration says so.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
-    components(schemas(crate::api::Problem, crate::api::EventView, api::log::LineView))
+    components(schemas(crate::api::Problem, crate::api::EventView, crate::api::LineView))
 )]
 struct Document;
 
@@ -165,6 +168,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::schedules::run))
         .routes(routes!(api::events::events))
         .routes(routes!(api::stats::stats))
+        .routes(routes!(api::search::search))
         .routes(routes!(openapi));
     let router = OpenApiRouter::with_openapi(Document::openapi()).merge(health_routes()).merge(status_routes());
     router.routes(routes!(metrics::metrics)).nest("/api/v1", api)

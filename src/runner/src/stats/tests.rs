@@ -2,6 +2,7 @@
 
 use super::{By, JOBS_MAX, KEYS_MAX, Range, Tally};
 use crate::store::EndedJob;
+use ci_runner_core::id::JobId;
 use ci_runner_core::time::WallTime;
 use jiff::tz::TimeZone;
 
@@ -13,6 +14,7 @@ fn range(hours: i64) -> Range {
 
 fn job(finished_ms: i64) -> EndedJob<'static> {
     EndedJob {
+        id: JobId::new(1).unwrap(),
         name: Some("build"),
         pool: Some("default"),
         outcome: 0,

@@ -1,5 +1,6 @@
 //! Finished jobs as statistics need them: a few numbers each, so that a hundred thousand of them are read in a second.
 
+use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::Outcome;
 use ci_runner_core::time::WallTime;
 
@@ -19,6 +20,8 @@ pub struct EndedFilter {
 /// A finished job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndedJob<'a> {
+    /// Its id.
+    pub id: JobId,
     /// Its name.
     pub name: Option<&'a str>,
     /// Pool that it ran in or, if it never ran, named.

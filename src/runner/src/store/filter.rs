@@ -23,6 +23,8 @@ pub struct JobFilter {
     pub group: Option<String>,
     /// Correlation id.
     pub correlation: Option<String>,
+    /// Only jobs with an attempt, also one that was given back.
+    pub tried: bool,
     /// Submitted at or after.
     pub since: Option<WallTime>,
     /// Submitted before.
@@ -46,6 +48,7 @@ impl JobFilter {
             label: None,
             group: None,
             correlation: None,
+            tried: false,
             since: None,
             until: None,
             cursor: None,
@@ -66,6 +69,7 @@ impl JobFilter {
             && self.label.as_deref().is_none_or(|asked| terms.labels.iter().any(|label| label.as_str() == asked))
             && is(&self.group, terms.group.as_ref().map(|group| group.name.as_str()))
             && is(&self.correlation, Some(&row.spec.correlation))
+            && (!self.tried || row.attempt > 0)
             && self.since.is_none_or(|since| row.submitted >= since)
             && self.until.is_none_or(|until| row.submitted < until)
     }

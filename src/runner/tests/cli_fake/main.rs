@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod follow;
+mod search;
 mod server;
 
 use server::{Answer, Asked, Fake, Then, event, job, problem};

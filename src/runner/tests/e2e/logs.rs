@@ -143,6 +143,40 @@ fn bytes_survive_and_terminals_are_spared() {
     assert_eq!(piped.stdout, raw);
 }
 
+#[test]
+fn lines_are_found_in_the_logs_of_many() {
+    let host = Host::started();
+    let named = |name: &str, script: &str| {
+        let id = host.add(&host.shell_with(script, json!({ "name": name, "retry": 1, "retry_delay": 0 })));
+        host.finish(id);
+        id
+    };
+    let (first, second) = (named("build-a", "echo Error: 1; exit 1"), named("build-b", "echo fine; echo error: 2"));
+    let grep = |words: &[&str]| {
+        let done = host.run_cli(&[&["logs", "-q", "--grep"], words].concat());
+        (done.status.code(), String::from_utf8_lossy(&done.stdout).into_owned())
+    };
+    let (one, two) = (format!("{first}.1\tError: 1\n{first}.2\tError: 1\n"), format!("{second}.1\terror: 2\n"));
+    assert_eq!(grep(&["error:", "-i"]), (Some(0), format!("{two}{one}")));
+    assert_eq!(grep(&["^error"]), (Some(0), two.clone()));
+    assert_eq!(grep(&["error:", "-i", "--name", "build-a"]), (Some(0), one.clone()));
+    assert_eq!(grep(&["error:", "-i", "--outcome", "failed", "--since", "1h"]), (Some(0), one.clone()));
+    assert_eq!(grep(&["error:", "-i", &first.to_string()]), (Some(0), one));
+    assert_eq!(grep(&["e.*:", "-F"]), (Some(1), String::new()));
+    assert_eq!(grep(&["x", "999"]), (Some(1), String::new()));
+    assert_eq!(grep(&["("]), (Some(3), String::new()));
+}
+
+fn metrics(host: &Host, address: &str) -> String {
+    let mut socket = wait_for("the metrics' port", || TcpStream::connect(address).ok());
+    socket.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = Vec::new();
+    socket.read_to_end(&mut text).unwrap();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}\n{}", host.daemon_log());
+    text.split_once("\r\n\r\n").unwrap().1.to_owned()
+}
+
 /// The sum of a metric's samples whose labels hold this.
 fn sum(text: &str, name: &str, label: &str) -> f64 {
     let of_name = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));

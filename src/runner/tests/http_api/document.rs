@@ -56,6 +56,19 @@ fn is_of(kind: &str, value: &Value) -> bool {
     }
 }
 
+/// One schema for an object that has the properties of all of them.
+fn joined(document: &Value, parts: &[Value]) -> Value {
+    let mut joined = json!({"type": "object", "properties": {}, "required": []});
+    for part in parts {
+        let part = resolve(document, part);
+        let properties = part["properties"].as_object().into_iter().flatten();
+        properties.for_each(|(key, schema)| joined["properties"][key] = schema.clone());
+        let required = part["required"].as_array().into_iter().flatten().cloned();
+        joined["required"].as_array_mut().unwrap().extend(required);
+    }
+    joined
+}
+
 /// The part of JSON Schema that the document uses; properties that it does not name are errors.
 fn check(document: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
     let schema = resolve(document, schema);
@@ -65,6 +78,9 @@ fn check(document: &Value, schema: &Value, value: &Value, at: &str) -> Result<()
             let fits = tried.iter().any(Result::is_ok);
             return if fits { Ok(()) } else { Err(format!("{at}: {value} fits none: {tried:?}")) };
         }
+    }
+    if let Some(parts) = schema["allOf"].as_array() {
+        return check(document, &joined(document, parts), value, at);
     }
     let types: Vec<&str> = match &schema["type"] {
         Value::String(one) => vec![one],
@@ -150,6 +166,9 @@ fn requests(backup: &std::path::Path) -> Vec<Request> {
         get("/api/v1/jobs/{id}/why", "/api/v1/jobs/2/why", 200),
         get("/api/v1/jobs/{id}/log", "/api/v1/jobs/1/log", 200),
         get("/api/v1/jobs/{id}/log", "/api/v1/jobs/2/log", 404),
+        get("/api/v1/logs", "/api/v1/logs?grep=x", 200),
+        get("/api/v1/logs", "/api/v1/logs?grep=%28", 400),
+        get("/api/v1/logs", "/api/v1/logs?grep=x&job=999", 404),
         post("/api/v1/jobs/{id}/hold", "/api/v1/jobs/2/hold", json!({"reason": "r"}), 200),
         post("/api/v1/jobs/{id}/priority", "/api/v1/jobs/2/priority", json!({"priority": 1}), 200),
         post("/api/v1/jobs/{id}/retry", "/api/v1/jobs/2/retry", json!({}), 409),
@@ -212,9 +231,11 @@ fn agrees(document: &Value, method: &str, path: &str, answer: &Answer) {
     let response = &operation["responses"][answer.status.to_string()];
     assert!(response.is_object(), "{method} {path} does not document {}", answer.status);
     let content = response["content"].as_object().into_iter().flatten();
-    for (_, media) in content.filter(|(kind, _)| kind.contains("json")) {
-        if let Some(schema) = media.get("schema") {
-            check(document, schema, &answer.json(), path).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+    for (kind, media) in content.filter(|(kind, _)| kind.contains("json")) {
+        let Some(schema) = media.get("schema") else { continue };
+        let values = if kind.ends_with("ndjson") { answer.lines() } else { vec![answer.json()] };
+        for value in values {
+            check(document, schema, &value, path).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
         }
     }
 }

@@ -78,7 +78,7 @@ async fn lines_are_objects_with_a_cursor() {
     client.wait_until(id, "finished").await;
     let answer = client.get(&format!("/api/v1/jobs/{id}/log?format=ndjson")).await;
     assert_eq!(answer.header("content-type"), "application/x-ndjson");
-    let all = lines(&answer.bytes);
+    let all = answer.lines();
     let without_time = |line: &Value| {
         let mut line = line.clone();
         let at = line.as_object_mut().unwrap().remove("at").unwrap();
@@ -94,7 +94,7 @@ async fn lines_are_objects_with_a_cursor() {
         ]
     );
     let from = client.get(&format!("/api/v1/jobs/{id}/log?format=ndjson&offset=8")).await;
-    assert_eq!(lines(&from.bytes), &all[2..]);
+    assert_eq!(from.lines(), &all[2..]);
     server.stop().await;
 }
 

@@ -11,4 +11,5 @@ mod host;
 mod jobs;
 mod limits;
 mod log;
+mod search;
 mod tcp;

@@ -1,4 +1,4 @@
-//! `logs`: the output of a job, as it was or as it comes.
+//! `logs`: the output of a job, as it was or as it comes; with `--grep`, lines of many.
 //!
 //! Following is a loop of requests, each from the byte where the last one stopped: a restart of the daemon between two of
 //! them loses and repeats nothing. An attempt's stream ends when the attempt has ended and all of it was sent; then the job
@@ -7,6 +7,7 @@
 //! On a terminal the output is defused (it cannot move the cursor or set the title) unless `--raw`; in a pipe every byte is
 //! as the job wrote it.
 
+mod grep;
 mod printer;
 
 use super::client::{Client, ClientError, Response, with_query};
@@ -16,6 +17,7 @@ use super::interrupt::exit_on_ctrl_c;
 use super::list::point;
 use super::watch::{Backoff, first_contact, job, patiently, pause_in_crowd};
 use crate::api::{AttemptView, JobView};
+use ci_runner_core::outcome::Outcome;
 use clap::Args;
 use printer::Printer;
 use std::io::{self, Read};
@@ -23,9 +25,9 @@ use std::io::{self, Read};
 /// Arguments of `logs`.
 #[derive(Args, Debug)]
 pub struct LogsArgs {
-    /// The job
-    #[arg(value_name = "ID", value_parser = super::job_options::job_id)]
-    id: u64,
+    /// The job; with --grep any number of them [default there: all jobs]
+    #[arg(value_name = "ID", value_parser = super::job_options::job_id, required_unless_present = "grep")]
+    ids: Vec<u64>,
     /// Go on until the job has finished, through retries and restarts of the daemon
     #[arg(short, long)]
     follow: bool,
@@ -44,6 +46,38 @@ pub struct LogsArgs {
     /// Bytes as they are, control sequences among them, also on a terminal
     #[arg(long)]
     raw: bool,
+    #[command(flatten)]
+    pattern: Pattern,
+}
+
+/// What is looked for, and in which logs.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Search")]
+struct Pattern {
+    /// Lines that match this regular expression, in all attempts, the newest job first; exit 1 where there is none
+    #[arg(long, value_name = "PATTERN", allow_hyphen_values = true, conflicts_with_all = ["follow", "attempt", "tail", "raw"])]
+    grep: Option<String>,
+    /// PATTERN is a text, not an expression
+    #[arg(short = 'F', long, requires = "grep")]
+    fixed: bool,
+    /// Upper and lower case are the same
+    #[arg(short, long, requires = "grep")]
+    ignore_case: bool,
+    /// Only jobs of this name, or whose name begins so: 'build*'
+    #[arg(long, value_name = "NAME", requires = "grep")]
+    name: Option<String>,
+    /// Only jobs of this pool
+    #[arg(long, value_name = "POOL", requires = "grep")]
+    pool: Option<String>,
+    /// Only jobs that ended so: succeeded, failed, timed_out, cancelled, superseded, expired
+    #[arg(long, value_name = "OUTCOME,…", value_delimiter = ',', requires = "grep", value_parser = Outcome::WORDS)]
+    outcome: Vec<String>,
+    /// Only what was written before: a time, or how long ago
+    #[arg(long, value_name = "TIME", requires = "grep")]
+    until: Option<String>,
+    /// At most so many lines [default: 1000]
+    #[arg(long, value_name = "N", requires = "grep", value_parser = clap::value_parser!(u64).range(1..=100_000), allow_negative_numbers = true)]
+    limit: Option<u64>,
 }
 
 /// Where the reading stands.
@@ -55,6 +89,13 @@ struct Position {
 
 /// Prints the log.
 pub fn logs(context: &Context<'_>, args: LogsArgs) -> Ended {
+    if let Some(pattern) = &args.pattern.grep {
+        return grep::grep(context, &args, pattern);
+    }
+    let [id] = args.ids[..] else {
+        let why = "logs shows one job at a time; several can be searched, with --grep";
+        return Err(Failure::Usage(why.to_owned()));
+    };
     let mut printer = Printer::new(context, args.times, args.raw);
     exit_on_ctrl_c(printer.is_defusing());
     let since = args.since.as_deref().map(|text| point("--since", text)).transpose()?;
@@ -62,7 +103,7 @@ pub fn logs(context: &Context<'_>, args: LogsArgs) -> Ended {
     first.extend(args.attempt.map(|attempt| ("attempt", attempt.to_string())));
     first.extend(args.tail.map(|tail| ("tail", tail.to_string())));
     first.extend(since.map(|since| ("since", since)));
-    let reading = Reading { context, id: args.id, lines: printer.wants_lines() };
+    let reading = Reading { context, id, lines: printer.wants_lines() };
     if !args.follow {
         return reading.once(first, &mut printer);
     }

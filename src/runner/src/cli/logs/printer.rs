@@ -6,30 +6,14 @@ use super::super::context::Context;
 use super::super::fail::Failure;
 use super::super::list::unix_ms;
 use super::super::look::Look;
+use crate::api::LineView;
 use crate::style::dim;
 use base64::Engine as _;
 use ci_runner_spawner::joblog::{Defuse, defuse};
-use serde::Deserialize;
 use std::io::Write;
 
 /// A line of the daemon's answer may have so many bytes; a longer log line comes in pieces.
 const HALF_LINE_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// A line of the log with its place and time, as the daemon sends it.
-#[derive(Debug, Deserialize)]
-struct Line {
-    /// Where the next one begins.
-    next: u64,
-    at: String,
-    text: Option<String>,
-    base64: Option<String>,
-    /// It goes on with the line before.
-    #[serde(default)]
-    continues: bool,
-    /// No line end follows.
-    #[serde(default)]
-    unfinished: bool,
-}
 
 /// Where a log is printed.
 pub struct Printer {
@@ -99,16 +83,8 @@ impl Printer {
     }
 
     fn line(&mut self, json: &[u8]) -> Result<u64, Failure> {
-        let garbled =
-            |error: &dyn std::fmt::Display| Failure::Error(format!("a line of the log is not understood: {error}"));
-        let line: Line = serde_json::from_slice(json).map_err(|error| garbled(&error))?;
-        let mut bytes = match (line.text, line.base64) {
-            (Some(text), _) => text.into_bytes(),
-            (None, Some(text)) => {
-                base64::engine::general_purpose::STANDARD.decode(text).map_err(|error| garbled(&error))?
-            }
-            (None, None) => Vec::new(),
-        };
+        let line: LineView = serde_json::from_slice(json).map_err(|error| garbled(&error))?;
+        let mut bytes = bytes_of(&line)?;
         if !line.unfinished {
             bytes.push(b'\n');
         }
@@ -119,9 +95,7 @@ impl Printer {
         }
         // After a restart of the daemon a line may come in two parts.
         if !line.continues || self.at_line_start {
-            let at = unix_ms(&line.at).and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-            let time = at.map(|at| at.to_zoned(self.look.zone.clone()).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string());
-            let time = format!("{:23} ", time.unwrap_or_default());
+            let time = format!("{:23} ", time_of(&line, &self.look));
             let time = self.look.paint(dim(), &time);
             self.write(time.as_bytes())?;
         }
@@ -184,9 +158,39 @@ impl Printer {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        let mut out = std::io::stdout().lock();
-        out.write_all(bytes)?;
-        out.flush()?;
-        Ok(())
+        write_out(bytes)
     }
+}
+
+fn garbled(error: &dyn std::fmt::Display) -> Failure {
+    Failure::Error(format!("a line of the log is not understood: {error}"))
+}
+
+/// What the job wrote.
+///
+/// # Errors
+/// The daemon sent nonsense.
+pub fn bytes_of(line: &LineView) -> Result<Vec<u8>, Failure> {
+    match (&line.text, &line.base64) {
+        (Some(text), _) => Ok(text.clone().into_bytes()),
+        (None, Some(text)) => base64::engine::general_purpose::STANDARD.decode(text).map_err(|error| garbled(&error)),
+        (None, None) => Ok(Vec::new()),
+    }
+}
+
+/// When it was written, in the reader's time zone.
+pub fn time_of(line: &LineView, look: &Look) -> String {
+    let at = unix_ms(&line.at).and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.map(|at| at.to_zoned(look.zone.clone()).strftime("%Y-%m-%d %H:%M:%S%.3f").to_string()).unwrap_or_default()
+}
+
+/// Writes to standard output, at once.
+///
+/// # Errors
+/// It is closed or full.
+pub fn write_out(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()?;
+    Ok(())
 }

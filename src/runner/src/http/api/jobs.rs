@@ -225,6 +225,7 @@ fn filter_of(params: ListParams, now: &Zoned) -> Result<JobFilter, Fail> {
         label: params.label,
         group: params.group,
         correlation: params.correlation,
+        tried: false,
         since: time("since", params.since)?,
         until: time("until", params.until)?,
         cursor: cursor.transpose()?,

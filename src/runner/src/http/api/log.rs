@@ -27,7 +27,7 @@ mod growth;
 mod lines;
 
 use follow::{Follow, Shape};
-pub(in crate::http) use lines::LineView;
+pub(super) use lines::next_line_view;
 
 /// Header that names the attempt.
 const ATTEMPT: &str = "ci-runner-attempt";

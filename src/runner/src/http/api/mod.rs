@@ -6,6 +6,7 @@ pub(super) mod host;
 pub(super) mod jobs;
 pub(super) mod log;
 pub(super) mod schedules;
+pub(super) mod search;
 pub(super) mod stats;
 pub(super) mod watch;
 

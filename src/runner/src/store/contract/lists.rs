@@ -26,6 +26,7 @@ fn oracle(filter: &JobFilter, row: &JobRow) -> bool {
             .as_ref()
             .is_none_or(|asked| row.spec.terms.group.as_ref().is_some_and(|group| group.name == *asked)),
         filter.correlation.as_ref().is_none_or(|asked| row.spec.correlation == *asked),
+        !filter.tried || row.attempt > 0,
         filter.since.is_none_or(|since| row.submitted >= since),
         filter.until.is_none_or(|until| row.submitted < until),
     ];
@@ -37,7 +38,7 @@ fn random_filter(world: &mut World, rows: &[JobRow]) -> JobFilter {
     let mut filter = JobFilter::all(usize::try_from(1 + dice.below(40)).unwrap());
     filter.ascending = dice.rarely(2);
     for _ in 0..dice.below(4) {
-        match dice.below(10) {
+        match dice.below(11) {
             0 => filter.phases.push(*dice.pick(&Phase::ALL)),
             1 => filter.phases.extend([Phase::Finished, *dice.pick(&Phase::ALL)]),
             2 => filter.outcomes.push((*dice.pick(&Outcome::WORDS)).to_owned()),
@@ -45,6 +46,7 @@ fn random_filter(world: &mut World, rows: &[JobRow]) -> JobFilter {
             4 => filter.pool = Some((*dice.pick(&["default", "gpu", "tree", "none"])).to_owned()),
             5 => filter.label = Some((*dice.pick(&["gpu", "arch=arm64", "arch"])).to_owned()),
             6 => filter.group = Some((*dice.pick(&["g1", "g2", "g9"])).to_owned()),
+            9 => filter.tried = true,
             7 => filter.correlation = Some(dice.pick(rows).spec.correlation.clone()),
             8 => filter.since = Some(WallTime(dice.pick(rows).submitted.0 + i64::try_from(dice.below(3)).unwrap() - 1)),
             _ => filter.until = Some(WallTime(dice.pick(rows).submitted.0 + i64::try_from(dice.below(3)).unwrap() - 1)),

@@ -138,12 +138,13 @@ impl Job {
     }
 
     /// For statistics; None while it is open.
-    pub(super) fn as_ended(&self) -> Option<EndedJob<'_>> {
+    pub(super) fn as_ended(&self, id: JobId) -> Option<EndedJob<'_>> {
         let (finished, outcome) = self.finished.as_ref()?;
         let receipts = || self.attempts.iter().filter_map(|row| row.receipt.as_ref());
         let last = self.attempts.iter().rev().find(|row| row.result.is_some());
         let ran_in = self.attempts.last().map(|row| row.pool.as_str());
         Some(EndedJob {
+            id,
             name: self.spec.name.as_deref(),
             pool: self.spec.terms.pool.as_deref().or(ran_in),
             outcome: Outcome::WORDS.iter().position(|word| *word == outcome.word())?,

@@ -1,6 +1,5 @@
 //! Answers of the store in memory.
 
-use super::job::Job;
 use super::{Shared, is_kept};
 use crate::store::{
     AttemptRow, BackupFile, EndedFilter, EndedJob, JobFilter, JobRow, KeyRow, Reader, ScheduleRow, StoreError,
@@ -32,7 +31,7 @@ impl Reader for Shared {
 
     fn each_ended(&self, filter: &EndedFilter, each: &mut dyn FnMut(EndedJob<'_>) -> bool) -> Result<(), StoreError> {
         let state = self.lock();
-        let mut ended: Vec<EndedJob<'_>> = state.jobs.values().filter_map(Job::as_ended).collect();
+        let mut ended: Vec<EndedJob<'_>> = state.jobs.iter().filter_map(|(id, job)| job.as_ended(*id)).collect();
         ended.retain(|job| filter.matches(job));
         // Stable, so that of two with one time the higher id comes first, as in SQLite.
         ended.reverse();

@@ -11,7 +11,7 @@ use rusqlite::{Connection, params_from_iter};
 const ENDED: &str = "SELECT j.name, coalesce(j.pool, f.ran_in), f.outcome, f.finished_wall, f.tries, f.queue_ms, \
     (SELECT run_us FROM attempt WHERE job = f.id AND result IS NOT NULL ORDER BY number DESC LIMIT 1), \
     (SELECT sum(cpu_user_us + cpu_system_us) FROM attempt WHERE job = f.id), \
-    (SELECT max(peak_memory_bytes) FROM attempt WHERE job = f.id) \
+    (SELECT max(peak_memory_bytes) FROM attempt WHERE job = f.id), f.id \
     FROM finished AS f INDEXED BY finished_at CROSS JOIN job AS j ON j.id = f.id WHERE TRUE";
 
 /// Gives those that match to `each` until it says stop.
@@ -48,6 +48,7 @@ pub(super) fn each(
             Ok(number.map(|number| codec::uint(number, "figure")).transpose()?)
         };
         let job = EndedJob {
+            id: codec::job_id(row.get(9)?)?,
             name: text(0)?,
             pool: text(1)?,
             outcome: usize::from(row.get::<_, u8>(2)?),

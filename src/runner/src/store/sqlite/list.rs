@@ -172,6 +172,9 @@ fn demands(filter: &JobFilter, states: Option<&[Standing]>) -> Demands {
     if let Some(correlation) = &filter.correlation {
         demands.add("j.correlation = ?", [codec::Correlation::of(correlation).into()]);
     }
+    if filter.tried {
+        demands.add("coalesce(l.attempt, o.attempt, f.attempt) > 0", []);
+    }
     if let Some(since) = filter.since {
         demands.add("j.submitted_wall >= ?", [Value::Integer(since.0)]);
     }

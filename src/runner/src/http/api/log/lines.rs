@@ -2,34 +2,10 @@
 
 use base64::Engine as _;
 use ci_runner_spawner::joblog::{Line, LogReader, Partial};
-use serde::{Deserialize, Serialize};
 use std::io;
-use utoipa::ToSchema;
 
+use crate::api::LineView;
 use crate::quantity::rfc3339_utc;
-
-/// A line, or a part of a very long one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct LineView {
-    /// Where in the log it begins, bytes.
-    pub offset: u64,
-    /// Where the next one begins: the cursor to go on.
-    pub next: u64,
-    /// When its first byte was written.
-    pub at: String,
-    /// The line without its newline, where it is UTF-8.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    /// The same in base64, where it is not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base64: Option<String>,
-    /// True for bytes that go on with the line before.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub continues: bool,
-    /// True where no newline follows: more of the line comes, or the log ends here.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub unfinished: bool,
-}
 
 fn view_of(line: Line<'_>) -> LineView {
     let (text, base64) = match std::str::from_utf8(line.bytes) {
@@ -45,6 +21,14 @@ fn view_of(line: Line<'_>) -> LineView {
         continues: !line.begins,
         unfinished: !line.terminated,
     }
+}
+
+/// The next line, or the next part of a very long one, and when it was written, Unix milliseconds.
+pub(in crate::http::api) fn next_line_view(
+    reader: &mut LogReader,
+    partial: Partial,
+) -> io::Result<Option<(LineView, i64)>> {
+    Ok(reader.next_line(partial)?.map(|line| (view_of(line), line.wall_ms)))
 }
 
 /// The next lines, about `bytes` of them, up to offset `end`, as newline-delimited JSON.
