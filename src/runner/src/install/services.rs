@@ -65,9 +65,7 @@ pub fn ask(place: &Place, plan: &Plan, now: impl Fn(&str) -> Now) -> Asked {
                 (program("ci-runner-spawner") || setting("policy.json")).then_some("reload")
             }
             Some("service") if action.is_some() || program("ci-runner") => Some("restart"),
-            Some("service") => {
-                setting("config.toml").then_some(if can_reload(&text) { "reload" } else { "restart" })
-            }
+            Some("service") => setting("config.toml").then_some(if can_reload(&text) { "reload" } else { "restart" }),
             _ => {
                 if action.is_some() {
                     asked.notes.push(format!("{name} changed: its new text counts after the next boot"));
