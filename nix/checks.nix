@@ -62,6 +62,12 @@ in
     pkgs.clippy
   ] "cargo clippy --offline --workspace --all-targets -- -D warnings";
   fmt = cargoCheck "fmt" [ pkgs.rustfmt ] "cargo fmt --all --check";
+  rules = pkgs.runCommand "ci-runner-rules" { nativeBuildInputs = [ pkgs.prometheus.cli ]; } ''
+    cd ${../monitoring/prometheus}
+    promtool check rules ci-runner.rules.yml
+    promtool test rules ci-runner.tests.yml
+    touch $out
+  '';
   nixfmt = pkgs.runCommand "ci-runner-nixfmt" { nativeBuildInputs = [ pkgs.nixfmt ]; } ''
     find ${
       lib.fileset.toSource {

@@ -23,6 +23,7 @@ rustPlatform.buildRustPackage {
       ../src
       # What `install` carries.
       ../nix/rendered/install
+      ../monitoring
       # Written by the code and compared in its tests, or read by them.
       (lib.fileset.maybeMissing ../docs/state-machine.md)
       (lib.fileset.maybeMissing ../docs/reference/metrics.md)
@@ -44,6 +45,8 @@ rustPlatform.buildRustPackage {
 
   postInstall = ''
     ln -s ci-runner $out/bin/add_job
+    install -Dm644 -t $out/share/ci-runner/prometheus monitoring/prometheus/ci-runner.rules.yml
+    install -Dm644 -t $out/share/ci-runner/grafana monitoring/grafana/ci-runner.json
   ''
   + lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
     $out/bin/ci-runner man --dir man

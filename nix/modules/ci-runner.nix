@@ -213,6 +213,26 @@ in
       };
     };
 
+    monitoring = {
+      prometheusRules = mkOption {
+        type = types.bool;
+        default = false;
+        description = ''
+          Whether the Prometheus of this machine (`services.prometheus`) gets the recording and alert rules that the
+          package ships in `share/ci-runner/prometheus`. It has to scrape the exporter under a job name with `ci-runner` in it.
+        '';
+      };
+
+      grafanaDashboards = mkOption {
+        type = types.bool;
+        default = false;
+        description = ''
+          Whether the Grafana of this machine (`services.grafana`) gets the dashboard that the package ships in
+          `share/ci-runner/grafana`.
+        '';
+      };
+    };
+
     openFirewall = mkOption {
       type = types.bool;
       default = false;
@@ -494,6 +514,19 @@ in
     };
 
     networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall [ cfg.metrics.port ];
+
+    services.prometheus.ruleFiles = lib.mkIf cfg.monitoring.prometheusRules [
+      "${cfg.package}/share/ci-runner/prometheus/ci-runner.rules.yml"
+    ];
+    services.grafana.provision = lib.mkIf cfg.monitoring.grafanaDashboards {
+      enable = true;
+      dashboards.settings.providers = [
+        {
+          name = "ci-runner";
+          options.path = "${cfg.package}/share/ci-runner/grafana";
+        }
+      ];
+    };
 
     # PID 1 holds the socket: who submits while the daemon restarts waits, and is not refused.
     systemd.sockets.ci-runner = {

@@ -62,6 +62,11 @@ in
       settings.metrics.exclude.netdev_devices = "^lo$";
     };
 
+    with-rules-and-dashboards = ciRunner {
+      monitoring.prometheusRules = true;
+      monitoring.grafanaDashboards = true;
+    };
+
     default-pool-with-labels = ciRunner { settings.pools.default.labels = [ "tmpfs" ]; };
 
     http-with-more-keys = ciRunner {

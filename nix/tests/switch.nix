@@ -24,7 +24,10 @@ pkgs.testers.runNixOSTest {
         # Reloaded.
         settings.configuration.services.ci-runner.retryDelay = 7;
 
-        # Restarted, for the listener of the metrics is another one.
+        # Restarted, for its listener is another one.
+        http.configuration.services.ci-runner.settings.http = "127.0.0.1:8081";
+
+        # The exporter is restarted, the daemon only reads it.
         metrics.configuration.services.ci-runner.metrics.port = 9101;
 
         # The daemon is restarted. The spawner keeps its old unit, whatever is changed in it.

@@ -112,11 +112,19 @@ with undisturbed("other settings are reloaded, and the rollback too"):
     expect("same")
 
 with undisturbed("another port restarts the daemon"):
-    switch("metrics")
+    switch("http")
     expect("other")
-    machine.wait_for_open_port(9101, timeout=30)
+    machine.wait_for_open_port(8081, timeout=30)
     switch(None)
     expect("other")
+
+with undisturbed("another port of the metrics restarts the exporter alone"):
+    switch("metrics")
+    expect("same")
+    machine.wait_for_open_port(9101, timeout=30)
+    switch(None)
+    expect("same")
+    machine.wait_for_open_port(9100, timeout=30)
 
 with undisturbed("changed units: the daemon is restarted, the spawner is not"):
     switch("units")

@@ -90,6 +90,8 @@ let
         fileSystems = loose;
         networking.firewall.allowedTCPPorts = list;
         nixpkgs = loose;
+        services.grafana.provision = loose;
+        services.prometheus.ruleFiles = list;
         services.prometheus.exporters.node = {
           enable = lib.mkEnableOption "node";
           port = mkOption {
@@ -133,6 +135,8 @@ let
             parts = [
               config.systemd
               config.environment
+              config.services.grafana
+              config.services.prometheus.ruleFiles
               config.networking
               config.users
               config.virtualisation

@@ -296,6 +296,11 @@ impl Config {
         show::show(self)
     }
 
+    /// True when the command line says `--metrics off`: an exporter beside this daemon does it all.
+    pub fn exports_elsewhere(&self) -> bool {
+        self.metrics == Listen::Off && self.source("metrics") == Source::Option
+    }
+
     /// The keys in which `new` differs and which a reload cannot change: they need a restart.
     pub fn needs_restart(&self, new: &Config) -> Vec<&'static str> {
         [
@@ -307,7 +312,7 @@ impl Config {
             ("spawner_socket", self.spawner_socket != new.spawner_socket),
             ("executor", Executor::ALL.into_iter().any(|executor| new.uses(executor) && !self.uses(executor))),
             ("http", self.http != new.http),
-            ("metrics", self.metrics != new.metrics || self.exporter != new.exporter),
+            ("metrics", self.metrics != new.metrics || (!self.exports_elsewhere() && self.exporter != new.exporter)),
         ]
         .into_iter()
         .filter_map(|(key, differs)| differs.then_some(key))

@@ -4,7 +4,7 @@
 
 use super::engine::Control;
 use super::handle::Handle;
-use crate::config::{Config, Listen, Source};
+use crate::config::{Config, Listen};
 use crate::exporter::{DaemonPart, Exporter, Settings, SocketEnded, metrics_socket, serve_socket};
 use crate::http;
 use crate::metrics::{Figures, Keeper, Scrape};
@@ -117,9 +117,8 @@ pub(super) async fn run(
     control: mpsc::Sender<Control>,
     shutdown: CancellationToken,
 ) {
-    // `--metrics off`: an exporter beside the daemon does it all.
-    let is_elsewhere = config.source("metrics") == Source::Option || config.exporter.textfile_directory.is_none();
-    if config.metrics == Listen::Off && is_elsewhere {
+    let has_file = config.exporter.textfile_directory.is_some();
+    if config.exports_elsewhere() || (config.metrics == Listen::Off && !has_file) {
         return;
     }
     let mut told = false;

@@ -65,7 +65,7 @@ pub fn ask(place: &Place, plan: &Plan, now: impl Fn(&str) -> Now) -> Asked {
                 (program("ci-runner-spawner") || setting("policy.json")).then_some("reload")
             }
             Some("service") if action.is_some() || program("ci-runner") => Some("restart"),
-            Some("service") => setting("config.toml").then_some("reload"),
+            Some("service") => setting("config.toml").then_some(if can_reload(&text) { "reload" } else { "restart" }),
             _ => {
                 if action.is_some() {
                     asked.notes.push(format!("{name} changed: its new text counts after the next boot"));
@@ -80,6 +80,11 @@ pub fn ask(place: &Place, plan: &Plan, now: impl Fn(&str) -> Now) -> Asked {
 
 fn holds_jobs(text: &str) -> bool {
     text.lines().any(|line| line == "X-StopOnRemoval=false")
+}
+
+/// The exporter reads its settings at the start alone.
+fn can_reload(text: &str) -> bool {
+    text.lines().any(|line| line == "Type=notify-reload" || line.starts_with("ExecReload="))
 }
 
 /// Asks for it. A unit that a person disabled or masked is left as it is: only new ones are enabled.

@@ -180,6 +180,9 @@ impl Figures {
     /// How things stand in a pool now.
     pub fn set_now(&mut self, pool: &str, executor: &str, now: PoolNow) {
         let changes = self.changes;
+        if !self.adoptions.contains_key(executor) {
+            self.adoptions.insert(executor.to_owned(), 0);
+        }
         let pool = self.pool(pool);
         pool.now = now;
         if !pool.finished.contains_key(executor) {

@@ -92,6 +92,7 @@ impl Engine {
         let oldest = self.record.oldest_by_pool();
         // A pool that a reload took away goes with its last open job.
         self.figures.keep_pools(|name| name == commit::NO_POOL || snapshot.pools.iter().any(|pool| pool.name == name));
+        let stuck = self.stuck(snapshot, now);
         for pool in &snapshot.pools {
             let counts = snapshot.counts.get(&pool.name).cloned().unwrap_or_default();
             let mut open = [0; 4];
@@ -105,23 +106,24 @@ impl Engine {
             }
             let age = oldest.get(&pool.name).map(|submitted| now.engine.since_ms(*submitted));
             let oldest_queued_ms = age.map(|age| now.wall.0.saturating_sub_unsigned(age));
-            let stuck = self.count_stuck(snapshot, &pool.name, now);
+            let stuck = stuck.iter().filter(|lease| lease.pool == pool.name).count() as u64;
             let present = PoolNow { open, used: pool.used, slots: pool.slots, oldest_queued_ms, stuck };
             self.figures.set_now(&pool.name, self.host.executor_of(&pool.name).name(), present);
         }
     }
 
-    fn count_stuck(&self, snapshot: &Snapshot, pool: &str, now: Now) -> u64 {
+    /// Attempts that neither start nor end although they should. A claim that waits for a slot is none of them.
+    fn stuck<'a>(&self, snapshot: &'a Snapshot, now: Now) -> Vec<&'a LeaseView> {
         let late = |since: Instant| now.engine.since_ms(since) > STUCK_MS;
-        let is_stuck = |lease: &&LeaseView| match lease.phase {
-            Phase::Starting => late(lease.since),
-            Phase::Stopping => {
-                let stop = self.record.lease(lease.job).and_then(|lease| lease.stop.as_ref());
-                stop.is_some_and(|stop| late(stop.1))
+        let is_stuck = |view: &&LeaseView| {
+            let Some(lease) = self.record.lease(view.job) else { return false };
+            match view.phase {
+                Phase::Starting => lease.dispatched.is_some_and(late),
+                Phase::Stopping => lease.stop.as_ref().is_some_and(|stop| late(stop.1)),
+                Phase::Queued | Phase::Running | Phase::Finished => false,
             }
-            Phase::Queued | Phase::Running | Phase::Finished => false,
         };
-        snapshot.leases.iter().filter(|lease| lease.pool == pool).filter(is_stuck).count() as u64
+        snapshot.leases.iter().filter(is_stuck).collect()
     }
 }
 

@@ -11,6 +11,8 @@ const PUBLISH_EVERY: Duration = Duration::from_millis(100);
 const LOOK_COST_TIMES: u32 = 9;
 /// And not before this has passed: a snapshot that costs nothing still costs a turn.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(2);
+/// While attempts are open a snapshot is not older, or by one idle look.
+const STALE: Duration = Duration::from_secs(10);
 /// A commit may take this long before the loop counts as hung: a disk can be slow, not dead.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -18,6 +20,9 @@ impl Engine {
     /// Makes a snapshot when something changed and the last one is old enough, and answers those who wait for one.
     pub(super) fn publish(&mut self, now: Now) {
         let begin = std::time::Instant::now();
+        // What is stuck becomes so by time alone.
+        let stale = self.published.is_some_and(|at| begin >= at + STALE);
+        self.changed |= stale && self.record.leases().next().is_some();
         if self.changed && self.published.is_none_or(|at| begin >= at + self.publish_pause()) {
             self.changed = false;
             let mut snapshot = self.make_snapshot(now);
