@@ -70,7 +70,7 @@ def command(image: Image, place: Path, disk: Path, payload: Path) -> list[str]:
         *("-device", "virtio-blk-pci,drive=root"),
         *("-drive", f"if=none,id=payload,file={payload},format=raw,readonly=on"),
         *("-device", "virtio-blk-pci,drive=payload"),
-        *("-serial", f"file:{place}/console", "-qmp", f"unix:{place}/qmp,server=on,wait=off"),
+        *("-chardev", f"file,id=console,path={place}/console,append=on", "-serial", "chardev:console", "-qmp", f"unix:{place}/qmp,server=on,wait=off"),
     ]
 
 
