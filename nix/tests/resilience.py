@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 JOBS = int(os.environ.get("CI_RUNNER_TEST_JOBS", "50"))
 WATCHDOG_SECONDS = 5  # as resilience.nix has it
+BUSY = 12
 DROP_IN = "/run/systemd/system/ci-runner.service.d"
 
 # Says what happens to it, and waits in open(2) until somebody writes to the pipe. Exits with EXIT.
@@ -140,11 +141,25 @@ with undisturbed("five crashes in a row"):
         wait_for_another(signal_daemon("KILL"))
 
 with undisturbed("a hung daemon, until the watchdog acts"):
-    began = time.monotonic()
-    wait_for_another(signal_daemon("STOP"))
-    took = time.monotonic() - began
-    machine.log(f"resilience: back {took:.1f} s after it hung (watchdog {WATCHDOG_SECONDS} s)")
-    assert took <= WATCHDOG_SECONDS + 4, f"{took} s"
+    took: list[float] = []
+    # A busy machine may need longer once; three times is no chance.
+    while len(took) < 3 and (not took or took[-1] > WATCHDOG_SECONDS + 2):
+        began = time.monotonic()
+        wait_for_another(signal_daemon("STOP"))
+        took.append(time.monotonic() - began)
+        machine.log(f"resilience: back {took[-1]:.1f} s after it hung (watchdog {WATCHDOG_SECONDS} s)")
+    assert took[-1] <= WATCHDOG_SECONDS + 2, f"{took} s"
+
+with undisturbed(f"{BUSY} busy processes, and no false alarm of the watchdog"):
+    before = main_pid()
+    machine.succeed(
+        "systemd-run --quiet --collect --unit=busy bash -c "
+        f"'for _ in $(seq {BUSY}); do while :; do :; done & done; wait'"
+    )
+    machine.sleep(3 * WATCHDOG_SECONDS)
+    machine.succeed("ci-runner status", timeout=WATCHDOG_SECONDS)
+    machine.succeed("systemctl kill --signal=KILL busy")
+    assert main_pid() == before, machine.succeed("journalctl -u ci-runner -n 20")
 
 with undisturbed("stop, and a start later"):
     machine.succeed("systemctl stop ci-runner", timeout=60)

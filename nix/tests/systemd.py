@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,7 +102,7 @@ def undisturbed(fault: str) -> Iterator[None]:
         no_unit_is_left()
 
 
-machine.start()
+machine.start(allow_reboot=True)
 machine.wait_for_unit("ci-runner-spawner.service")
 machine.wait_for_unit("ci-runner.service")
 
@@ -340,6 +341,19 @@ with subtest("daemon and root write logs into one directory"):
     check(finished(unit), "succeeded", "exited")
     assert (log_of(native), log_of(unit)) == ("native\n", "unit\n")
     machine.succeed("stat -c %U-%a /var/log/ci-runner/jobs/0 | grep -x ci-runner-2770")
+
+with subtest("a reboot with running jobs waits for nobody, and they are lost"):
+    jobs = [shell("exec sleep 1000", "--retry 0"), shell("trap 'exit 0' TERM; sleep 1000 & wait", "--retry 0")]
+    for job in jobs:
+        running(job)
+    began = time.monotonic()
+    machine.reboot()
+    machine.wait_for_unit("ci-runner.service", timeout=60)
+    took = time.monotonic() - began
+    # systemd-shutdown gives 90 s to whoever does not end on its SIGTERM: the shims did not.
+    assert took < 60, f"{took} s"
+    for job in jobs:
+        check(finished(job), "failed", "lost")
 
 no_unit_is_left()
 machine.fail("systemctl list-units --failed --plain --no-legend | grep ci-")

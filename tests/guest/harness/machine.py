@@ -63,6 +63,10 @@ class Machine:
         self._guest.wait_until_ended()
         self.start()
 
+    def get_console_log(self) -> str:
+        """All that was written to the guest's console."""
+        return self._guest.console()
+
     def log(self, message: str) -> None:
         self._log(f"{self.name}: {message}")
 

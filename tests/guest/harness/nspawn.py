@@ -160,5 +160,8 @@ class Guest:
             self._notify = None
 
     def console_tail(self, lines: int) -> str:
-        text = self._console.read_text(errors="replace") if self._console.exists() else ""
-        return "\n".join(text.strip().splitlines()[-lines:])
+        return "\n".join(self.console().strip().splitlines()[-lines:])
+
+    def console(self) -> str:
+        """What was written to it since the first boot."""
+        return self._console.read_text(errors="replace") if self._console.exists() else ""

@@ -33,6 +33,7 @@ class Guest:
         self._payload = payload
         self._install = install
         self._disk = self._place / "disk.qcow2"
+        self._console = self._place / "console"
         self._machine: vm.Process | None = None
 
     def boot(self) -> None:
@@ -79,6 +80,10 @@ class Guest:
         """A power cut."""
         if self._machine is not None:
             self._machine.kill()
+
+    def console(self) -> str:
+        """What was written to it since the first boot."""
+        return self._console.read_text(errors="replace") if self._console.exists() else ""
 
     # Commands
 

@@ -53,7 +53,10 @@ class Image:
 def command(image: Image, place: Path, disk: Path, payload: Path) -> list[str]:
     """The machine. A snapshot fits as long as nothing but the paths differs."""
     processor = {"tcg": ["-accel", "tcg,thread=multi", "-cpu", "max"], "kvm": ["-accel", "kvm", "-cpu", "host"]}
-    kernel_words = "quiet loglevel=3 console=ttyS0 panic=-1 mitigations=off audit=0 systemd.show_status=0"
+    kernel_words = (
+        "quiet loglevel=3 console=ttyS0 panic=-1 mitigations=off audit=0 systemd.show_status=0"
+        " random.trust_cpu=on cryptomgr.notests tsc=reliable no_timer_check selinux=0 apparmor=0"
+    )
     return [
         "qemu-system-x86_64",
         *("-nodefaults", "-display", "none", "-no-reboot", "-machine", "q35"),
@@ -67,7 +70,7 @@ def command(image: Image, place: Path, disk: Path, payload: Path) -> list[str]:
         *("-device", "virtio-blk-pci,drive=root"),
         *("-drive", f"if=none,id=payload,file={payload},format=raw,readonly=on"),
         *("-device", "virtio-blk-pci,drive=payload"),
-        *("-serial", f"file:{place}/console", "-qmp", f"unix:{place}/qmp,server=on,wait=off"),
+        *("-chardev", f"file,id=console,path={place}/console,append=on", "-serial", "chardev:console", "-qmp", f"unix:{place}/qmp,server=on,wait=off"),
     ]
 
 

@@ -103,9 +103,8 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     settle(shared, &order);
     hit(failpoint::SHIM_BEFORE_IDENTITY);
     identify(&order)?;
-    let signals =
-        sys::signal_fd(&[sys::signal_stop(), sys::signal_kill(), sys::signal_finish(), sys::signal_give_up()])
-            .map_err(|error| format!("cannot receive signals: {error}"))?;
+    let wanted = [sys::signal_stop(), sys::signal_kill(), sys::signal_finish(), sys::signal_give_up(), libc::SIGTERM];
+    let signals = sys::signal_fd(&wanted).map_err(|error| format!("cannot receive signals: {error}"))?;
     let loaded = spec::load(&order.spec, order.secrets.as_ref(), Path::new(UNIT_WORKSPACE));
     let loaded = match loaded.and_then(|loaded| in_place(loaded, order.place.as_ref())) {
         Ok(loaded) => loaded,
@@ -208,7 +207,10 @@ fn wait_for_helper(shared: &Shared, order: &Order, signals: &OwnedFd) -> Result<
             return Ok(None);
         }
         // Whatever the spawner wants of a job that does not run: it is over.
-        if signalled && let Some(arrived) = sys::next_signal(signals) {
+        if signalled
+            && let Some(arrived) = sys::next_signal(signals)
+            && (arrived.signal != libc::SIGTERM || sys::host_goes_down())
+        {
             return match verdict::read(&shared.attempts, &order.start.key) {
                 Ok(Some(ending)) if arrived.signal == sys::signal_finish() => Ok(Some(ending)),
                 _ => Err("its unit did not start".to_owned()),
@@ -240,6 +242,16 @@ struct Pump {
     failure: Failure,
 }
 
+/// What the signals that arrived come to.
+enum Wish {
+    /// Nothing more.
+    GoOn,
+    /// There is a verdict.
+    Finish,
+    /// The host goes down and waits for us; nobody will ever read a record.
+    Leave,
+}
+
 impl Pump {
     /// Until the verdict is there and the log is complete.
     fn run(mut self, shared: &Shared) {
@@ -257,11 +269,17 @@ impl Pump {
                 self.output = None;
             }
             self.keep_deadlines(&mut deadlines);
-            if signalled
-                && self.wishes(&mut deadlines)
-                && let Ok(Some(verdict)) = verdict::read(&shared.attempts, &self.start.key)
-            {
-                break verdict;
+            match if signalled { self.wishes(&mut deadlines) } else { Wish::GoOn } {
+                Wish::GoOn => {}
+                Wish::Finish => {
+                    if let Ok(Some(verdict)) = verdict::read(&shared.attempts, &self.start.key) {
+                        break verdict;
+                    }
+                }
+                Wish::Leave => {
+                    self.log.finish(self.started.elapsed_ms());
+                    return;
+                }
             }
         };
         hit(failpoint::SHIM_AFTER_MAIN_END);
@@ -318,19 +336,21 @@ impl Pump {
         }
     }
 
-    /// Takes what was signalled; true when there is a verdict.
-    fn wishes(&self, deadlines: &mut Deadlines) -> bool {
-        let mut finish = false;
+    /// Takes what was signalled.
+    fn wishes(&self, deadlines: &mut Deadlines) -> Wish {
+        let mut wish = Wish::GoOn;
         while let Some(arrived) = sys::next_signal(&self.signals) {
             if arrived.signal == sys::signal_stop() {
                 deadlines.kill_within(arrived.value);
             } else if arrived.signal == sys::signal_kill() {
                 deadlines.kill_within(0);
             } else if arrived.signal == sys::signal_finish() {
-                finish = true;
+                wish = Wish::Finish;
+            } else if arrived.signal == libc::SIGTERM && sys::host_goes_down() {
+                return Wish::Leave;
             }
         }
-        finish
+        wish
     }
 
     fn keep_deadlines(&mut self, deadlines: &mut Deadlines) {
