@@ -4,7 +4,7 @@
 #   renderings                       files as another distribution has them, by path below nix/:
 #                                    one unit and its settings under /usr for packagers, and for
 #                                    each test script the system that its guest gets, and what
-#                                    `ci-runner install` carries
+#                                    `ci-runner install` carries; the page of the options
 { lib }:
 let
   pkgs = import ./stub/pkgs.nix {
@@ -117,6 +117,9 @@ in
   words = lib.mapAttrs (_: case: case.words) configurations.refused;
 
   renderings = {
+    "../docs/reference/options.md" = import ./options.nix {
+      inherit lib;
+    } (system { }).options.services.ci-runner;
     "tests/expected/ci-runner.service" = default."etc/systemd/system/ci-runner.service";
     "tests/expected/config.toml" = default."etc/ci-runner/config.toml";
   }

@@ -40,7 +40,10 @@ let
       str
       (attrsOf tomlType)
       (listOf tomlType)
-    ];
+    ]
+    // {
+      description = "TOML value";
+    };
 
   packages = {
     inherit lib;
