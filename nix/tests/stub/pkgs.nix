@@ -120,6 +120,7 @@ let
     "xz"
   ] fake
   // {
+    prometheus.cli = fake "prometheus";
     python3.withPackages =
       select:
       fakeFrom "python3" (select {

@@ -167,16 +167,6 @@ fn lines_are_found_in_the_logs_of_many() {
     assert_eq!(grep(&["("]), (Some(3), String::new()));
 }
 
-fn metrics(host: &Host, address: &str) -> String {
-    let mut socket = wait_for("the metrics' port", || TcpStream::connect(address).ok());
-    socket.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").unwrap();
-    let mut text = Vec::new();
-    socket.read_to_end(&mut text).unwrap();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    assert!(text.starts_with("HTTP/1.1 200"), "{text}\n{}", host.daemon_log());
-    text.split_once("\r\n\r\n").unwrap().1.to_owned()
-}
-
 /// The sum of a metric's samples whose labels hold this.
 fn sum(text: &str, name: &str, label: &str) -> f64 {
     let of_name = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
