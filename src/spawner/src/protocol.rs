@@ -195,6 +195,9 @@ pub enum Reply {
         why: String,
         /// True when it was voided: no later `start` can succeed either.
         voided: bool,
+        /// True when this spawner starts nothing at all any more and ends with its last job.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        closed: bool,
     },
     /// `void` done: it never ran and never will.
     Voided {

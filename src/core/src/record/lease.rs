@@ -71,4 +71,16 @@ impl Record {
             pool.dispatched.insert((at, id));
         }
     }
+
+    /// Takes [`Self::dispatch`] back: the only `start` that was sent was refused, so nothing of it can ever run. Its place is
+    /// another's until its turn comes again.
+    pub fn undispatch(&mut self, id: JobId) {
+        let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.started.is_none()) else { return };
+        let Some(at) = lease.dispatched.take() else { return };
+        let claimed = lease.claimed;
+        if let Some(pool) = self.pools.get_mut(usize::from(lease.pool.0)) {
+            pool.dispatched.remove(&(at, id));
+            pool.claimed.insert((claimed, id));
+        }
+    }
 }

@@ -353,6 +353,11 @@ impl Record {
         !self.is_closed() && pool.is_some_and(|pool| pool.dispatched.len() <= pool.slots as usize)
     }
 
+    /// Ids of all pools.
+    pub fn pool_ids(&self) -> impl Iterator<Item = PoolId> + use<> {
+        (0..u16::try_from(self.pools.len()).unwrap_or(u16::MAX)).map(PoolId)
+    }
+
     /// Claims not yet sent, per pool, oldest first.
     pub fn undispatched(&self, pool: PoolId) -> impl Iterator<Item = JobId> {
         let pool = self.pools.get(usize::from(pool.0));

@@ -21,9 +21,13 @@ pub fn keep(dir: &Path, job: JobId, secrets: &[(String, String)]) -> std::io::Re
     std::fs::File::open(dir)?.sync_all()
 }
 
-/// A job's secrets; an error when they are gone.
+/// A job's secrets.
+///
+/// # Errors
+/// `NotFound`: they are gone. `InvalidData`, without a word of the file: it is damaged. Anything else may pass.
 pub fn read(dir: &Path, job: JobId) -> std::io::Result<Vec<(String, String)>> {
-    Ok(serde_json::from_slice(&std::fs::read(file(dir, job))?)?)
+    let text = std::fs::read(file(dir, job))?;
+    serde_json::from_slice(&text).map_err(|_| std::io::Error::from(std::io::ErrorKind::InvalidData))
 }
 
 /// Forgets a job's secrets, if it has any.

@@ -132,6 +132,8 @@ pub enum Event {
         key: AttemptKey,
         /// In words.
         why: String,
+        /// This spawner starts nothing at all any more.
+        closed: bool,
     },
 }
 
@@ -367,7 +369,7 @@ fn event(reply: Reply) -> io::Result<Option<Event>> {
         Reply::Refused { why } => return Err(io::Error::other(why)),
         Reply::Started { key } => seen(key, Seen::Alive),
         Reply::RefusedStart { key, voided: true, .. } | Reply::Voided { key } => seen(key, Seen::Voided),
-        Reply::RefusedStart { key, why, voided: false } => Some(Event::RefusedStart { key, why }),
+        Reply::RefusedStart { key, why, voided: false, closed } => Some(Event::RefusedStart { key, why, closed }),
         Reply::Ended { key, record: Some(record) } => Some(ended(key, record)),
         Reply::Ended { key, record: None } => seen(key, Seen::Gone),
         Reply::Listed => Some(Event::Listed),

@@ -151,7 +151,8 @@ impl Server {
                 Ok(()) => self.connections[at].say_soon(Reply::Started { key }),
                 Err(why) => {
                     let why = crate::record::shortened(&why);
-                    self.connections[at].say(Reply::RefusedStart { key, why, voided: false });
+                    let closed = self.closed.is_some();
+                    self.connections[at].say(Reply::RefusedStart { key, why, voided: false, closed });
                 }
             },
             Some(_) => self.say_what_is(at, key),
@@ -162,7 +163,9 @@ impl Server {
     fn say_what_is(&mut self, at: usize, key: AttemptKey) {
         let reply = match self.attempts.get(&key) {
             Some(State::Alive(_) | State::Unidentified { .. }) => Reply::Started { key },
-            Some(State::Voided) => Reply::RefusedStart { key, why: "it was voided before".to_owned(), voided: true },
+            Some(State::Voided) => {
+                Reply::RefusedStart { key, why: "it was voided before".to_owned(), voided: true, closed: false }
+            }
             Some(State::Ended(Some(record))) => Reply::Ended { key, record: Some((**record).clone()) },
             Some(State::Ended(None)) => match self.record_of(&key) {
                 Some(record) => Reply::Ended { key, record },
@@ -256,7 +259,7 @@ impl Server {
                 hit(failpoint::SPAWNER_AFTER_VOID);
                 Reply::Voided { key }
             }
-            Err(why) => Reply::RefusedStart { key, why, voided: false },
+            Err(why) => Reply::RefusedStart { key, why, voided: false, closed: false },
         };
         self.connections[at].say(reply);
     }

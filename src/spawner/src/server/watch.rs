@@ -117,7 +117,7 @@ impl Server {
         }
         self.attempts.insert(key.clone(), State::NotBegan);
         let why = record::shortened(why);
-        self.tell(&key.store, Reply::RefusedStart { key: key.clone(), why, voided: false });
+        self.tell(&key.store, Reply::RefusedStart { key: key.clone(), why, voided: false, closed: false });
     }
 
     /// Nobody else may start there. An empty name is of a shim that had not said which slot is its.

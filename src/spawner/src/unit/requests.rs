@@ -121,7 +121,7 @@ impl Server {
                     Err(Refusal::NotNow(why)) => why,
                 };
                 let why = crate::record::shortened(&why);
-                self.connections[at].say(Reply::RefusedStart { key, why, voided: false });
+                self.connections[at].say(Reply::RefusedStart { key, why, voided: false, closed: false });
             }
             Some(_) => self.say_what_is(at, key),
         }
@@ -132,7 +132,9 @@ impl Server {
         self.check_record(&key);
         let reply = match self.attempts.get(&key) {
             Some(State::Live(_) | State::Unidentified { .. }) => Reply::Started { key },
-            Some(State::Voided) => Reply::RefusedStart { key, why: "it was voided before".to_owned(), voided: true },
+            Some(State::Voided) => {
+                Reply::RefusedStart { key, why: "it was voided before".to_owned(), voided: true, closed: false }
+            }
             Some(State::Ended(Some(record))) => Reply::Ended { key, record: Some((**record).clone()) },
             Some(State::Ended(None)) => Reply::Ended { record: self.record_of(&key), key },
             Some(State::Lost) => Reply::Ended { key, record: None },
@@ -251,7 +253,7 @@ impl Server {
                 hit(failpoint::SPAWNER_AFTER_VOID);
                 Reply::Voided { key }
             }
-            Err(why) => Reply::RefusedStart { key, why, voided: false },
+            Err(why) => Reply::RefusedStart { key, why, voided: false, closed: false },
         };
         self.connections[at].say(reply);
     }

@@ -262,7 +262,8 @@ impl Server {
             self.group(key).kill();
             self.release(key);
             self.attempts.insert(key.clone(), State::NotBegan);
-            let reply = Reply::RefusedStart { key: key.clone(), why: record::shortened(&why), voided: false };
+            let reply =
+                Reply::RefusedStart { key: key.clone(), why: record::shortened(&why), voided: false, closed: false };
             return self.tell(&key.store, reply, false);
         }
         let group = live.map_or_else(|| self.group(key), |live| live.group);

@@ -48,6 +48,8 @@ pub(super) struct Watch {
     refused: Option<(Instant, u64)>,
     /// What it was refused for.
     pub(super) refused_why: Option<String>,
+    /// The only `start` that was ever sent of it is this daemon's: refused, it has certainly not run.
+    first_start: bool,
     signalled: bool,
     killed: bool,
     voided: bool,
@@ -67,6 +69,7 @@ impl Watch {
             receipt: None,
             refused: None,
             refused_why: None,
+            first_start: false,
             signalled: false,
             killed: false,
             voided: false,
@@ -109,6 +112,7 @@ impl Engine {
                 log::info!("{} spawner connected, attempts have {what}", executor.name());
                 side.epoch = Some(side.named_epoch(&epoch));
                 side.why_down = None;
+                side.closed = None;
                 side.lists = 0;
                 self.list_side(executor);
             }
@@ -156,7 +160,13 @@ impl Engine {
                 self.consider_all(open);
             }
             Heard::Seen { key, seen, receipt } => self.saw(executor, &key, seen, receipt),
-            Heard::RefusedStart { key, why } => self.start_refused(&key, &why),
+            Heard::RefusedStart { key, why, closed } => {
+                if closed && side.closed.is_none() {
+                    log::warn!("the {} spawner starts nothing any more ({why}); jobs that run go on", executor.name());
+                    side.closed = Some(why.clone());
+                }
+                self.start_refused(&key, &why);
+            }
         }
     }
 
@@ -376,8 +386,7 @@ impl Engine {
         if self.stopping {
             return;
         }
-        for number in 0..self.record.pools().count() {
-            let pool = ci_runner_core::id::PoolId(u16::try_from(number).unwrap_or(u16::MAX));
+        for pool in self.record.pool_ids() {
             let ready: Vec<JobId> =
                 self.record.undispatched(pool).filter(|id| !self.uncommitted.contains_key(id)).collect();
             for id in ready {
@@ -389,12 +398,32 @@ impl Engine {
         }
     }
 
+    /// Before an orderly end: what was claimed and never sent goes back to the queue. A later daemon could not tell it from
+    /// what ran, and after a reboot would have to call it lost with the host.
+    pub(super) fn give_back_claims(&mut self) {
+        if !self.stopping || self.health != Health::Good {
+            return;
+        }
+        for pool in self.record.pool_ids() {
+            let never_sent: Vec<JobId> = self.record.undispatched(pool).collect();
+            for id in never_sent {
+                if let Some(attempt) = self.record.lease(id).map(|lease| lease.attempt) {
+                    self.record_event(id, Event::Released { attempt });
+                }
+            }
+        }
+    }
+
     fn start(&mut self, id: JobId, attempt: u32, now: Now) {
         if self.stopping {
             return;
         }
         let watch = self.watches.get(&id).filter(|watch| watch.attempt == attempt);
         if watch.and_then(|watch| watch.refused).is_some_and(|(until, _)| until > now.engine) {
+            return;
+        }
+        let executor = self.record.lease(id).map(|lease| executor_of(&lease.epoch));
+        if executor.and_then(|executor| self.sides.get(executor)).is_some_and(|side| side.closed.is_some()) {
             return;
         }
         let Some(claimed) = self.works.get(&id) else {
@@ -410,8 +439,13 @@ impl Engine {
         {
             None => None,
             Some(Ok(secrets)) => Some(secrets),
-            Some(Err(error)) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData) => {
-                self.never_starts(id, format!("its secrets are gone: {error}"));
+            // What a parser says of a damaged file may quote it.
+            Some(Err(error)) if error.kind() == ErrorKind::InvalidData => {
+                self.never_starts(id, "its secrets are damaged: their file does not hold what was written".to_owned());
+                return;
+            }
+            Some(Err(error)) if error.kind() == ErrorKind::NotFound => {
+                self.never_starts(id, "its secrets are gone: their file was removed".to_owned());
                 return;
             }
             Some(Err(error)) => {
@@ -453,10 +487,11 @@ impl Engine {
             secrets,
         };
         fail::point(fail::BEFORE_START);
+        let first_start = lease.dispatched.is_none();
         let refused = watch.and_then(|watch| watch.refused);
         let refused_why = watch.and_then(|watch| watch.refused_why.clone());
         let watch = self.watches.entry(id).or_insert_with(|| Watch::new(attempt, Seen::Absent));
-        *watch = Watch { settled: false, refused, refused_why, ..Watch::new(attempt, Seen::Absent) };
+        *watch = Watch { settled: false, refused, refused_why, first_start, ..Watch::new(attempt, Seen::Absent) };
         self.record.dispatch(id);
         if let Some(claimed) = self.works.remove(&id) {
             self.stories.insert(id, correlation::Story::of(claimed.spec));
@@ -505,7 +540,10 @@ impl Engine {
         watch.seen = Seen::NotBegan;
         watch.settled = true;
         // The refusal may have been the answer to a `void`: that is asked for again, too.
-        watch.voided = false;
+        let answers_start = !std::mem::take(&mut watch.voided);
+        if answers_start && watch.first_start {
+            self.record.undispatch(id);
+        }
         let story = self.story(id);
         log::warn!(job = id.get(), attempt = key.attempt, correlation = story.correlation.as_str();
             "job {id} could not be started, tried again in {pause} ms: {why}");

@@ -221,10 +221,8 @@ impl Engine {
 
     /// A slot is free, and what it is to run is claimed but not sent.
     fn is_slot_waiting(&self) -> bool {
-        (0..self.record.pools().count()).any(|number| {
-            let pool = ci_runner_core::id::PoolId(u16::try_from(number).unwrap_or(u16::MAX));
-            self.record.may_dispatch(pool) && self.record.undispatched(pool).next().is_some()
-        })
+        let is_waiting = |pool| self.record.may_dispatch(pool) && self.record.undispatched(pool).next().is_some();
+        self.record.pool_ids().any(is_waiting)
     }
 
     /// The writer is done with something.

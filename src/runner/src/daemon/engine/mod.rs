@@ -307,16 +307,17 @@ impl Engine {
             self.dispatch();
             self.press_stopping(now);
         }
+        self.give_back_claims();
         self.flush(now);
         self.sides.flush();
-        self.feed(now);
+        self.feed();
     }
 
     /// Where claims may be made: in pools whose executor's spawner is connected and has told what it has.
     fn permit(&self, now: Now) -> Permit {
         let may = !self.stopping && self.knows_host(now);
         let epoch = |executor: Executor| {
-            let side = self.sides.get(executor).filter(|side| side.listed && may);
+            let side = self.sides.get(executor).filter(|side| side.takes_starts() && may);
             side.and_then(|side| side.epoch.clone())
         };
         let mut claim_in = BTreeMap::new();
@@ -351,6 +352,10 @@ impl Engine {
         let chores = self.health == Health::Good && !self.stopping;
         let wall = [wall, self.schedules.next().filter(|_| chores)].into_iter().flatten().min();
         let mut wait_ms = u64::try_from(IDLE_LOOK.as_millis()).unwrap_or(u64::MAX);
+        // A slice that changed nothing brings no commit that would wake the loop for the next one.
+        if self.bulk.is_some() && self.health == Health::Good {
+            wait_ms = 0;
+        }
         if let Some(wall) = wall {
             wait_ms = wait_ms.min(u64::try_from(wall.0.saturating_sub(now.wall.0)).unwrap_or(0));
         }

@@ -62,7 +62,7 @@ impl Engine {
     }
 
     /// Feeds the watchdog: this turn was made, and no commit hangs.
-    pub(super) fn feed(&mut self, _now: Now) {
+    pub(super) fn feed(&mut self) {
         self.notifier.tick(std::time::Instant::now());
         let Some(interval) = self.notifier.watchdog_interval() else { return };
         let now = tokio::time::Instant::now();

@@ -29,6 +29,8 @@ pub(super) struct Side {
     pub(super) lists: u32,
     /// Why it is not connected.
     pub(super) why_down: Option<String>,
+    /// Why it starts nothing any more: it ends with its last job, and another takes its place.
+    pub(super) closed: Option<String>,
 }
 
 impl Side {
@@ -40,10 +42,16 @@ impl Side {
         }
     }
 
-    /// What people read while it is not connected.
+    /// Whether it takes starts.
+    pub(super) fn takes_starts(&self) -> bool {
+        self.listed && self.closed.is_none()
+    }
+
+    /// What people read while it starts nothing.
     pub(super) fn problem(&self) -> Option<String> {
         if self.epoch.is_some() {
-            return None;
+            let why = self.closed.as_ref()?;
+            return Some(format!("nothing is started until the jobs that run now have ended: {why}"));
         }
         let why = self.why_down.as_ref().map_or(String::new(), |why| format!(" ({why})"));
         Some(match self.executor {
@@ -63,7 +71,15 @@ pub(super) struct Sides {
 
 impl Sides {
     pub(super) fn new(links: Vec<(Executor, Native)>) -> Self {
-        let side = |(executor, link)| Side { executor, link, epoch: None, listed: false, lists: 0, why_down: None };
+        let side = |(executor, link)| Side {
+            executor,
+            link,
+            epoch: None,
+            listed: false,
+            lists: 0,
+            why_down: None,
+            closed: None,
+        };
         Self { list: links.into_iter().map(side).collect() }
     }
 
