@@ -199,6 +199,8 @@ pub struct Explanation {
     pub phase: Phase,
     /// The reasons.
     pub reasons: Vec<Reason>,
+    /// Why nothing is recorded just now, whatever the job: the store takes no commits.
+    pub store: Option<String>,
     /// Why nothing is started or told to end just now, whatever the job: the spawner does not answer.
     pub spawner: Option<String>,
     /// Jobs of its kind that go first.

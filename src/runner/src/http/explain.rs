@@ -20,7 +20,8 @@ const NAMED_MAX: usize = 16;
 /// The answer of `why` for an open job. Times are shown in `zone`.
 pub fn why(id: JobId, explanation: &Explanation, zone: &TimeZone) -> WhyView {
     let say = |reason| view(id, reason, explanation, zone);
-    let reasons = explanation.reasons.iter().map(say);
+    let is_true = |reason: &&Reason| explanation.store.is_none() || !matches!(reason, Reason::Next);
+    let reasons = explanation.reasons.iter().filter(is_true).map(say);
     // It decides only where nothing of the job itself does.
     let decides = explanation.phase != Phase::Running
         && matches!(
@@ -29,8 +30,10 @@ pub fn why(id: JobId, explanation: &Explanation, zone: &TimeZone) -> WhyView {
         );
     let spawner = explanation.spawner.iter().filter(|_| decides);
     let spawner = spawner.map(|text| ReasonView { kind: "spawner".to_owned(), text: text.clone(), jobs: Vec::new() });
+    let store = explanation.store.iter();
+    let store = store.map(|text| ReasonView { kind: "store".to_owned(), text: text.clone(), jobs: Vec::new() });
     let trouble = explanation.trouble.iter().map(|text| trouble(text));
-    let reasons = spawner.chain(reasons).chain(trouble).collect();
+    let reasons = store.chain(spawner).chain(reasons).chain(trouble).collect();
     WhyView { id: id.get(), state: explanation.phase.word().to_owned(), reasons }
 }
 
@@ -215,6 +218,7 @@ mod tests {
         let explanation = Explanation {
             phase: Phase::Queued,
             reasons: vec![reason],
+            store: None,
             spawner: None,
             ahead,
             now: NOW,
@@ -259,7 +263,7 @@ mod tests {
         let kinds = |phase, reason| {
             let spawner = Some("it hangs".to_owned());
             let (reasons, trouble) = (vec![reason], Vec::new());
-            let explanation = Explanation { phase, reasons, spawner, ahead: 0, now: NOW, trouble };
+            let explanation = Explanation { phase, reasons, store: None, spawner, ahead: 0, now: NOW, trouble };
             let view = why(id(7), &explanation, &TimeZone::UTC);
             view.reasons.into_iter().map(|reason| reason.kind).collect::<Vec<_>>()
         };

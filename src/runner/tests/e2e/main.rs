@@ -12,6 +12,7 @@ mod floods;
 mod hostile;
 mod kill;
 mod logs;
+mod neverran;
 mod run;
 mod scheduling;
 mod service;

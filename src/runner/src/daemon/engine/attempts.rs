@@ -1,16 +1,16 @@
 //! Open attempts: what was last seen of each, and what reconciliation makes of it.
 
-use super::correlation::About;
-use super::counting::Times;
+use super::counting::Begin;
+use super::telling::{About, Telling};
 use super::*;
 use crate::daemon::fail;
 use crate::daemon::job_env::{Where, specification};
 use crate::executor::native::StartOrder;
 use crate::store::{StoreError, Write};
 use ci_runner_core::change::Change;
-use ci_runner_core::outcome::{AttemptResult, LostCause, Outcome, Receipt};
+use ci_runner_core::outcome::{AttemptResult, LostCause, Receipt};
 use ci_runner_core::reconcile::{Observation, Step, reconcile};
-use ci_runner_core::state::{Event, Next, Phase};
+use ci_runner_core::state::{Event, Phase};
 use ci_runner_spawner::protocol::{Request, Start, UNIT_WORKSPACE};
 use std::io::ErrorKind;
 
@@ -330,22 +330,23 @@ impl Engine {
             _ => None,
         };
         let released = matches!(event, Event::Released { .. });
-        let times = Times::of(lease.claimed, self.record.submitted(id));
+        let begin = Begin::of(lease.claimed, self.record.submitted(id));
         if !self.record_change(Change::Job { id, event }) {
             return;
         }
         let number = attempt.0;
-        let story = self.story(id);
-        if let Some((result, next)) = ended {
-            if let Some(receipt) = receipt {
-                self.batch.writes.push(Write::Receipt { job: id, attempt, receipt });
-            }
-            let about = About { id, attempt: number, pool: &pool, executor, story: &story };
-            self.tell_end(&about, &result, &next, receipt);
-        } else if !released {
-            self.count_start(id, &pool, times);
-            log::info!(job = id.get(), attempt = number, pool = pool.as_str(), correlation = story.correlation.as_str();
-                "job {id} runs (attempt {number}, pool {pool})");
+        if !released {
+            let about = About { id, attempt: number, pool, executor, story: self.story(id) };
+            let telling = match ended {
+                Some((result, next)) => {
+                    if let Some(receipt) = receipt {
+                        self.batch.writes.push(Write::Receipt { job: id, attempt, receipt });
+                    }
+                    Telling::Ended { about, result, next, receipt }
+                }
+                None => Telling::Began { about, begin: begin.now(&self.record, id) },
+            };
+            self.batch.tell(telling);
         }
         if released || self.record.lease(id).is_none() {
             self.stories.remove(&id);
@@ -356,28 +357,6 @@ impl Engine {
                 commit::Effect::Sweep(executor, id, key)
             };
             self.batch.effects.push(effect);
-        }
-    }
-
-    fn tell_end(&mut self, about: &About<'_>, result: &AttemptResult, next: &Next, receipt: Option<Receipt>) {
-        self.count_end(about, result, next, receipt);
-        let &About { id, attempt, pool, story, .. } = about;
-        let correlation = story.correlation.as_str();
-        match next {
-            Next::Retry { .. } => {
-                log::warn!(job = id.get(), attempt = attempt, pool = pool, correlation = correlation;
-                    "job {id} attempt {attempt}: {result}; it is tried again");
-            }
-            Next::Finish { outcome } => {
-                let word = outcome.word();
-                match outcome {
-                    Outcome::Succeeded => {
-                        log::info!(job = id.get(), attempt = attempt, pool = pool, correlation = correlation; "job {id} {word}");
-                    }
-                    _ => log::warn!(job = id.get(), attempt = attempt, pool = pool, correlation = correlation;
-                        "job {id} {word}: {result}"),
-                }
-            }
         }
     }
 

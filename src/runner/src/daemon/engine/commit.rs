@@ -1,5 +1,6 @@
 //! Batches: what is kept together, and what may leave the process once it is kept.
 
+use super::telling::Telling;
 use super::*;
 use crate::daemon::handle::{Acted, IdempotencyKey, Refusal};
 use crate::daemon::secrets;
@@ -39,6 +40,8 @@ pub(super) enum Effect {
     Sweep(Executor, JobId, AttemptKey),
     /// A job is finished: its secrets may go.
     Finished(JobId),
+    /// The log and the figures may tell of it.
+    Tell(Box<Telling>),
 }
 
 /// What is collected for the next commit.
@@ -60,7 +63,10 @@ pub(super) struct Batch {
 impl Batch {
     /// Somebody waits for an answer, or acts on what is kept: now. Nobody does for starts, ends and claims ahead.
     fn haste(&self) -> Haste {
-        let answers = self.effects.iter().any(|effect| !matches!(effect, Effect::Forget(..) | Effect::Finished(_)));
+        let answers = self
+            .effects
+            .iter()
+            .any(|effect| !matches!(effect, Effect::Forget(..) | Effect::Finished(_) | Effect::Tell(_)));
         if answers || !self.again.is_empty() {
             return Haste::Now;
         }
@@ -78,6 +84,11 @@ impl Batch {
             | Write::Clock { .. } => Haste::Now,
         };
         self.writes.iter().map(haste_of).max().unwrap_or(Haste::Now)
+    }
+
+    /// To be told once it is kept.
+    pub fn tell(&mut self, telling: Telling) {
+        self.effects.push(Effect::Tell(Box::new(telling)));
     }
 
     /// The commit looks at this job again although nothing of it changes.
@@ -135,10 +146,7 @@ impl Engine {
             }
             Event::Ended { next: Next::Finish { outcome }, .. } => self.note_finished(id, outcome),
             Event::Dropped { outcome } => {
-                log::info!(job = id.get(); "job {id} {}", outcome.word());
-                let now_ms = self.clock.now().wall.0;
-                let outcome_word = counting::job_outcome(outcome);
-                self.figures.finished(NO_POOL, Executor::Native.name(), outcome_word, now_ms);
+                self.batch.tell(Telling::Dropped { id, outcome: outcome.clone() });
                 self.note_finished(id, outcome);
             }
             Event::Started { .. } | Event::Renewed { .. } | Event::StopRequested { .. } | Event::Ended { .. } => {}
@@ -345,6 +353,7 @@ impl Engine {
                     self.sides.send(executor, Request::Forget(key));
                 }
                 Effect::Finished(id) => secrets::remove(&self.host.secrets_dir, id),
+                Effect::Tell(telling) => self.tell(&telling),
             }
         }
     }
@@ -354,7 +363,7 @@ impl Engine {
             Effect::Submitted(_, reply) => drop(reply.send(Err(self.refusal()))),
             Effect::Acted(_, reply) => drop(reply.send(Err(self.refusal()))),
             Effect::Done(reply) => drop(reply.send(Err(self.refusal()))),
-            Effect::Forget(..) | Effect::Sweep(..) | Effect::Finished(_) => {}
+            Effect::Forget(..) | Effect::Sweep(..) | Effect::Finished(_) | Effect::Tell(_) => {}
         }
     }
 

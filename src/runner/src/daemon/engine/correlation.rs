@@ -6,15 +6,6 @@
 
 use super::*;
 
-/// Whose log record it is.
-pub(super) struct About<'a> {
-    pub(super) id: JobId,
-    pub(super) attempt: u32,
-    pub(super) pool: &'a str,
-    pub(super) executor: Executor,
-    pub(super) story: &'a Story,
-}
-
 /// What the record does not hold of a job with an open attempt.
 #[derive(Clone, Default)]
 pub(super) struct Story {

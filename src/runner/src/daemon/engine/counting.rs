@@ -1,6 +1,6 @@
 //! What the loop counts. Each fact is counted where it is noted, once; `crate::metrics` says what becomes of it.
 
-use super::correlation::About;
+use super::telling::About;
 use super::*;
 use crate::metrics::{AttemptUse, JobOutcome, JobState, LossCause, PoolNow, RetryCause};
 use ci_runner_core::outcome::{AttemptResult, LostCause, Outcome, Receipt};
@@ -11,39 +11,47 @@ const AT_ONCE_MS: u64 = 100;
 /// A start that takes longer, or an end that is later than it should be, is stuck.
 const STUCK_MS: u64 = 60_000;
 
-/// Of an attempt that begins.
+/// The times of an attempt that begins.
 #[derive(Clone, Copy)]
-pub(super) struct Times {
+pub(super) struct Begin {
     claimed: Instant,
+    /// None for a further try: only the first tells how long a job waited.
     submitted: Option<Instant>,
+    at: Instant,
 }
 
-impl Times {
+impl Begin {
+    /// Of a claim, before its start is recorded.
     pub(super) fn of(claimed: Instant, submitted: Option<Instant>) -> Self {
-        Self { claimed, submitted }
+        Self { claimed, submitted, at: claimed }
+    }
+
+    /// At this moment of the record.
+    pub(super) fn now(self, record: &Record, id: JobId) -> Self {
+        let submitted = self.submitted.filter(|_| record.tries(id) == Some(0));
+        Self { submitted, at: record.now().engine, ..self }
     }
 }
 
 impl Engine {
     /// An attempt began.
-    pub(super) fn count_start(&mut self, id: JobId, pool: &str, times: Times) {
-        let now = self.record.now().engine;
-        let since = |at: Instant| Duration::from_millis(now.since_ms(at));
-        let submitted = times.submitted.filter(|_| self.record.tries(id) == Some(0));
-        self.figures.started(pool, since(times.claimed), submitted.map(since));
-        if let Some(submitted) = submitted.filter(|submitted| times.claimed.since_ms(*submitted) <= AT_ONCE_MS) {
+    pub(super) fn count_start(&mut self, pool: &str, begin: &Begin) {
+        let &Begin { claimed, submitted, at } = begin;
+        let since = |earlier: Instant| Duration::from_millis(at.since_ms(earlier));
+        self.figures.started(pool, since(claimed), submitted.map(since));
+        if let Some(submitted) = submitted.filter(|submitted| claimed.since_ms(*submitted) <= AT_ONCE_MS) {
             self.figures.started_at_once(pool, since(submitted));
         }
     }
 
+    /// A job ended without an attempt.
+    pub(super) fn count_dropped(&mut self, outcome: &Outcome) {
+        let now_ms = self.record.now().wall.0;
+        self.figures.finished(commit::NO_POOL, Executor::Native.name(), job_outcome(outcome), now_ms);
+    }
+
     /// An attempt ended.
-    pub(super) fn count_end(
-        &mut self,
-        about: &About<'_>,
-        result: &AttemptResult,
-        next: &Next,
-        receipt: Option<Receipt>,
-    ) {
+    pub(super) fn count_end(&mut self, about: &About, result: &AttemptResult, next: &Next, receipt: Option<Receipt>) {
         let now_ms = self.record.now().wall.0;
         let figures = &mut self.figures;
         if let Some(receipt) = receipt {
@@ -53,7 +61,7 @@ impl Engine {
                 log_bytes: receipt.log_bytes,
                 log_dropped_bytes: receipt.log_dropped_bytes,
             };
-            figures.attempt_ended(about.pool, Duration::from_micros(receipt.run_us), used);
+            figures.attempt_ended(&about.pool, Duration::from_micros(receipt.run_us), used);
         }
         if let AttemptResult::Lost { cause } = result {
             figures.lost(match cause {
@@ -64,7 +72,7 @@ impl Engine {
         match next {
             Next::Retry { .. } => figures.retried(retry_cause(result)),
             Next::Finish { outcome } => {
-                figures.finished(about.pool, about.executor.name(), job_outcome(outcome), now_ms);
+                figures.finished(&about.pool, about.executor.name(), job_outcome(outcome), now_ms);
                 if let (Outcome::Succeeded, Some(name)) = (outcome, &about.story.name) {
                     figures.succeeded(name, now_ms);
                 }

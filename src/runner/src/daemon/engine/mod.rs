@@ -21,6 +21,7 @@ mod places;
 mod publish;
 mod schedules;
 mod sides;
+mod telling;
 mod wishes;
 
 use super::clock::Clock;

@@ -76,7 +76,11 @@ impl Engine {
         let silent = [Executor::Native, Executor::Systemd].map(attempts::spawner_problem);
         let spawner = silent.iter().find_map(|name| self.problems.get(name).cloned());
         let ahead = self.record.queued_ahead(id);
-        Some(Explanation { phase, reasons, spawner, ahead, now: self.clock.now(), trouble })
+        let store = (self.health != Health::Good).then(|| {
+            let why = self.trouble.as_ref().map_or("it is being read again", |trouble| trouble.text.as_str());
+            format!("nothing new is recorded, so nothing starts and no end is noted: the store takes no commits: {why}")
+        });
+        Some(Explanation { phase, reasons, store, spawner, ahead, now: self.clock.now(), trouble })
     }
 
     /// What of ours holds up a job that waits: its start was refused, or a spawner is not there.
@@ -200,8 +204,11 @@ impl Engine {
     fn queue(&mut self, plan: Plan, submitter: &str) -> JobId {
         let id = self.record.next_id();
         let NewJob { spec, key, secrets, caller_dir: _ } = plan.job;
-        log::info!(job = id.get(), correlation_id = spec.correlation.as_str();
-            "job {id} queued by {submitter}: {}", spec.name.as_deref().unwrap_or(&spec.work.command.summary(80)));
+        if log::log_enabled!(log::Level::Info) {
+            let what = spec.name.clone().unwrap_or_else(|| spec.work.command.summary(80));
+            let (correlation, submitter) = (spec.correlation.clone(), submitter.to_owned());
+            self.batch.tell(telling::Telling::Queued { id, correlation, submitter, what });
+        }
         let submission = Submission {
             id,
             spec,
@@ -285,6 +292,9 @@ impl Engine {
             let entry = ci_runner_core::change::Entry { at: self.clock.now(), change };
             if self.record.apply(&entry).is_ok() {
                 self.note(entry);
+                bulk.acted.done.push(id);
+            } else if matches!(bulk.action, Action::Cancel) && self.record.ended(id) == Some(false) {
+                // It was open when the cancelling began, and ended with it: a dependent of one that was cancelled.
                 bulk.acted.done.push(id);
             } else {
                 bulk.acted.finished.push(id);

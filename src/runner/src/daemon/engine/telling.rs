@@ -1,0 +1,78 @@
+//! What the log and the figures are told of jobs: once it is on disk. A fact whose commit failed comes again with the next one,
+//! so telling it at once would tell it twice.
+
+use super::correlation::Story;
+use super::counting::Begin;
+use super::*;
+use ci_runner_core::outcome::{AttemptResult, Outcome, Receipt};
+use ci_runner_core::state::Next;
+
+/// A fact about a job.
+pub(super) enum Telling {
+    /// It was queued.
+    Queued {
+        id: JobId,
+        correlation: String,
+        submitter: String,
+        /// Its name, or the beginning of its command.
+        what: String,
+    },
+    /// An attempt runs.
+    Began { about: About, begin: Begin },
+    /// An attempt is over.
+    Ended { about: About, result: AttemptResult, next: Next, receipt: Option<Receipt> },
+    /// It ended without an attempt.
+    Dropped { id: JobId, outcome: Outcome },
+}
+
+/// Whose attempt it is.
+pub(super) struct About {
+    pub(super) id: JobId,
+    pub(super) attempt: u32,
+    pub(super) pool: String,
+    pub(super) executor: Executor,
+    pub(super) story: Story,
+}
+
+impl Engine {
+    /// Puts a fact of the batch into the log and the figures.
+    pub(super) fn tell(&mut self, telling: &Telling) {
+        match telling {
+            Telling::Queued { id, correlation, submitter, what } => {
+                log::info!(job = id.get(), correlation_id = correlation.as_str(); "job {id} queued by {submitter}: {what}");
+            }
+            Telling::Began { about, begin } => {
+                self.count_start(&about.pool, begin);
+                let About { id, attempt, pool, story, .. } = about;
+                log::info!(job = id.get(), attempt = *attempt, pool = pool.as_str(), correlation = story.correlation.as_str();
+                    "job {id} runs (attempt {attempt}, pool {pool})");
+            }
+            Telling::Ended { about, result, next, receipt } => {
+                self.count_end(about, result, next, *receipt);
+                tell_end(about, result, next);
+            }
+            Telling::Dropped { id, outcome } => {
+                self.count_dropped(outcome);
+                log::info!(job = id.get(); "job {id} {}", outcome.word());
+            }
+        }
+    }
+}
+
+fn tell_end(about: &About, result: &AttemptResult, next: &Next) {
+    let About { id, attempt, pool, story, .. } = about;
+    let (attempt, pool, correlation) = (*attempt, pool.as_str(), story.correlation.as_str());
+    match next {
+        Next::Retry { .. } => {
+            log::warn!(job = id.get(), attempt = attempt, pool = pool, correlation = correlation;
+                "job {id} attempt {attempt}: {result}; it is tried again");
+        }
+        Next::Finish { outcome: outcome @ Outcome::Succeeded } => {
+            log::info!(job = id.get(), attempt = attempt, pool = pool, correlation = correlation; "job {id} {}", outcome.word());
+        }
+        Next::Finish { outcome } => {
+            log::warn!(job = id.get(), attempt = attempt, pool = pool, correlation = correlation;
+                "job {id} {}: {result}", outcome.word());
+        }
+    }
+}
