@@ -8,6 +8,9 @@ use std::num::NonZeroU64;
 pub struct JobId(NonZeroU64);
 
 impl JobId {
+    /// The first there can be.
+    pub const MIN: Self = Self(NonZeroU64::MIN);
+
     /// None for zero.
     pub fn new(id: u64) -> Option<Self> {
         NonZeroU64::new(id).map(Self)

@@ -34,7 +34,7 @@ pub const SECRETS_MAX: usize = 64;
 pub const TOKEN_BYTES_MAX: usize = 200;
 
 /// When a dependency lets a job go.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Condition {
     /// The other job succeeded.
     #[default]
@@ -46,6 +46,9 @@ pub enum Condition {
 }
 
 impl Condition {
+    /// The first in order.
+    pub const MIN: Self = Self::Success;
+
     /// The word in JSON, on the command line and in the database.
     pub fn word(self) -> &'static str {
         match self {

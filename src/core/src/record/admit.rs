@@ -3,7 +3,6 @@
 use super::*;
 use crate::change::{OpenJob, Submission};
 use crate::group::GroupPolicy;
-use crate::job::Terms;
 use crate::outcome::By;
 
 impl Record {
@@ -59,8 +58,9 @@ impl Record {
             self.match_pools(class as usize);
         }
         let (retry, _) = self.retries.take(&terms.retry);
-        let group = self.join_group(id, terms, open.group_limit);
-        let unmet = open.waits_for.len() + usize::from(open.impossible.is_some());
+        let group = self.join_group(id, open);
+        let waits_for = self.wait_for(id, &open.waits_for);
+        let unmet = waits_for.len() + usize::from(open.impossible.is_some());
         let job = Job {
             id,
             submitted: open.submitted,
@@ -78,7 +78,7 @@ impl Record {
         };
         self.classes[class as usize].queued += usize::from(open.phase == Phase::Queued);
         self.jobs.insert(job);
-        self.add_extra(open);
+        self.add_extra(open, waits_for);
         self.set_wish(id, &open.wish);
         if let Some(other) = open.impossible {
             self.set_wish_unless_cancelled(id, By::Dependency(other));
@@ -86,23 +86,27 @@ impl Record {
         self.settle(id);
     }
 
-    fn add_extra(&mut self, open: &OpenJob) {
+    /// Notes for whom a job waits; what was asked for twice counts once.
+    fn wait_for(&mut self, id: JobId, others: &[(JobId, Condition)]) -> Vec<(JobId, Condition)> {
+        let new = |(other, condition): &&(JobId, Condition)| self.dependents.insert((*other, id, *condition));
+        others.iter().filter(new).copied().collect()
+    }
+
+    fn add_extra(&mut self, open: &OpenJob, waits_for: Vec<(JobId, Condition)>) {
         let terms = &open.terms;
-        for (other, condition) in &open.waits_for {
-            self.dependents.entry(*other).or_default().push((open.id, *condition));
-        }
-        if terms.at.is_none() && terms.expires.is_none() && open.waits_for.is_empty() {
+        if terms.at.is_none() && terms.expires.is_none() && waits_for.is_empty() {
             return;
         }
         if let Some(expires) = terms.expires {
             self.expiries.insert((expires, open.id));
         }
-        let extra = Extra { wish: Wish::Run, at: terms.at, expires: terms.expires, waits_for: open.waits_for.clone() };
+        let extra = Extra { wish: Wish::Run, at: terms.at, expires: terms.expires, waits_for };
         self.extras.insert(open.id, extra);
     }
 
-    fn join_group(&mut self, id: JobId, terms: &Terms, limit: Option<u32>) -> u32 {
-        let Some(spec) = &terms.group else { return NO_GROUP };
+    fn join_group(&mut self, id: JobId, open: &OpenJob) -> u32 {
+        let (limit, phase) = (open.group_limit, open.phase);
+        let Some(spec) = &open.terms.group else { return NO_GROUP };
         let (group, new) = self.group_names.take(&spec.name);
         if self.groups.len() <= group as usize {
             self.groups.resize_with(group as usize + 1, || None);
@@ -113,7 +117,8 @@ impl Record {
             self.groups[group as usize] = Some(Members::new(limit));
         }
         if let Some(members) = self.group_mut(group) {
-            members.all.insert(id);
+            members.open += 1;
+            members.enter(id, phase);
             if spec.policy != GroupPolicy::Queue {
                 members.newest.insert(id);
             }

@@ -32,21 +32,12 @@ impl Record {
         }
     }
 
-    fn older_members(&mut self, newcomer: JobId) -> Vec<JobId> {
-        let Some(group) = self.jobs.get(newcomer).map(|job| job.group) else { return Vec::new() };
-        self.group_mut(group).map(|group| group.all.range(..newcomer).copied().collect()).unwrap_or_default()
-    }
-
     /// `Latest` and `Cancel`: the others of the group make way for the newcomer.
     pub(super) fn supersede(&mut self, newcomer: JobId, policy: GroupPolicy) {
-        if policy == GroupPolicy::Queue {
-            return;
-        }
-        for other in self.older_members(newcomer) {
-            let queued = self.jobs.get(other).is_some_and(|job| job.phase == Phase::Queued);
-            if queued || policy == GroupPolicy::Cancel {
-                self.set_wish_unless_cancelled(other, By::Newer(newcomer));
-            }
+        let Some(group) = self.jobs.get(newcomer).map(|job| job.group) else { return };
+        let older = self.group_mut(group).map(|members| members.make_way(newcomer, policy)).unwrap_or_default();
+        for other in older {
+            self.set_wish_unless_cancelled(other, By::Newer(newcomer));
         }
     }
 
@@ -75,12 +66,16 @@ impl Record {
         };
         let Some(job) = self.jobs.get_mut(id) else { return };
         job.wish = bits;
+        let group = job.group;
         if bits == 0 && !self.extras.contains_key(&id) {
             return;
         }
         self.extras.entry(id).or_default().wish = wish.clone();
         if bits & CANCELLED != 0 {
             self.attention.insert(id);
+            if let Some(members) = self.group_mut(group) {
+                members.cancel(id);
+            }
         }
         self.settle(id);
     }
@@ -152,7 +147,8 @@ impl Record {
             self.supersede_returned(id);
         }
         let Some(job) = self.jobs.get_mut(id) else { return };
-        let (before, class, cancelled) = (job.phase, job.class as usize, job.wish & CANCELLED != 0);
+        let (before, class, group) = (job.phase, job.class as usize, job.group);
+        let cancelled = job.wish & CANCELLED != 0;
         job.phase = next;
         self.classes[class].queued += usize::from(next == Phase::Queued);
         self.classes[class].queued -= usize::from(before == Phase::Queued);
@@ -160,6 +156,9 @@ impl Record {
         if let Some(outcome) = outcome {
             self.remove(id, outcome.is_success());
             return;
+        }
+        if let Some(members) = self.group_mut(group).filter(|_| !cancelled) {
+            members.enter(id, next);
         }
         if cancelled && next != Phase::Stopping {
             self.attention.insert(id);
@@ -184,13 +183,8 @@ impl Record {
             if let Some(expires) = extra.expires {
                 self.expiries.remove(&(expires, id));
             }
-            for (other, _) in extra.waits_for {
-                if let Some(waiting) = self.dependents.get_mut(&other) {
-                    waiting.retain(|(waiter, _)| *waiter != id);
-                    if waiting.is_empty() {
-                        self.dependents.remove(&other);
-                    }
-                }
+            for (other, condition) in extra.waits_for {
+                self.dependents.remove(&(other, id, condition));
             }
         }
         if self.class_keys.give(job.class) {
@@ -199,9 +193,15 @@ impl Record {
         self.retries.give(job.retry);
         self.leave_group(id, job.group);
         self.remember_end(id, success);
-        for (waiter, condition) in self.dependents.remove(&id).unwrap_or_default() {
+        while let Some((waiter, condition)) = self.next_dependent(id) {
+            self.dependents.remove(&(id, waiter, condition));
             self.dependency_ended(waiter, id, condition, success);
         }
+    }
+
+    fn next_dependent(&self, id: JobId) -> Option<(JobId, Condition)> {
+        let next = self.dependents.range((id, JobId::MIN, Condition::MIN)..).next();
+        next.filter(|(other, ..)| *other == id).map(|(_, waiter, condition)| (*waiter, *condition))
     }
 
     fn leave_group(&mut self, id: JobId, group: u32) {
@@ -209,8 +209,7 @@ impl Record {
             return;
         }
         if let Some(members) = self.group_mut(group) {
-            members.all.remove(&id);
-            members.newest.remove(&id);
+            members.leave(id);
         }
         if self.group_names.give(group) {
             self.groups[group as usize] = None;

@@ -4,16 +4,22 @@
 //! they can be claimed. So the limit holds however many claims are made in one turn, and the order is first in, first out
 //! among those that some pool can take: the record keeps the others out of `waiting`.
 
+use crate::group::GroupPolicy;
 use crate::id::JobId;
+use crate::state::Phase;
 use std::collections::BTreeSet;
 use std::ops::Bound::{Excluded, Unbounded};
 
 /// Members and who may go.
 pub(super) struct Members {
     pub limit: u32,
-    /// All open jobs of the group.
-    pub all: BTreeSet<JobId>,
-    /// Those of `all` that older ones make way for: their policy is `latest` or `cancel`.
+    /// Open jobs of the group.
+    pub open: usize,
+    /// Those that stand in the queue and that nobody cancelled.
+    queued: BTreeSet<JobId>,
+    /// Those that have an attempt and that nobody cancelled.
+    under_way: BTreeSet<JobId>,
+    /// Open jobs that older ones make way for: their policy is `latest` or `cancel`.
     pub newest: BTreeSet<JobId>,
     /// Those that run, or are claimed.
     pub holders: BTreeSet<JobId>,
@@ -34,12 +40,56 @@ impl Members {
     pub fn new(limit: u32) -> Self {
         Self {
             limit,
-            all: BTreeSet::new(),
+            open: 0,
+            queued: BTreeSet::new(),
+            under_way: BTreeSet::new(),
             newest: BTreeSet::new(),
             holders: BTreeSet::new(),
             waiting: BTreeSet::new(),
             offered: BTreeSet::new(),
         }
+    }
+
+    /// `id`, which nobody cancelled, is in this phase from now on.
+    pub fn enter(&mut self, id: JobId, phase: Phase) {
+        let (into, from) = match phase {
+            Phase::Queued => (&mut self.queued, &mut self.under_way),
+            _ => (&mut self.under_way, &mut self.queued),
+        };
+        from.remove(&id);
+        into.insert(id);
+    }
+
+    /// `id` was cancelled: it makes way for nobody a second time.
+    pub fn cancel(&mut self, id: JobId) {
+        self.queued.remove(&id);
+        self.under_way.remove(&id);
+    }
+
+    /// `id` ended.
+    pub fn leave(&mut self, id: JobId) {
+        self.open -= 1;
+        self.newest.remove(&id);
+        self.cancel(id);
+    }
+
+    /// Takes out whom the newcomer's policy cancels. Each is looked at once, however many newcomers there are: else an
+    /// array of one group would cost the square of its length.
+    #[must_use]
+    pub fn make_way(&mut self, newcomer: JobId, policy: GroupPolicy) -> Vec<JobId> {
+        let mut out = Vec::new();
+        let sets = match policy {
+            GroupPolicy::Queue => return out,
+            GroupPolicy::Latest => vec![&mut self.queued],
+            GroupPolicy::Cancel => vec![&mut self.queued, &mut self.under_way],
+        };
+        for set in sets {
+            while let Some(older) = set.first().copied().filter(|one| *one < newcomer) {
+                set.pop_first();
+                out.push(older);
+            }
+        }
+        out
     }
 
     /// `id` could run from now on. Call [`Self::settle`] next.

@@ -199,7 +199,9 @@ pub struct Record {
     last_id: u64,
     leases: BTreeMap<JobId, Lease>,
     extras: HashMap<JobId, Extra>,
-    dependents: HashMap<JobId, Vec<(JobId, Condition)>>,
+    /// Who waits for whom: the other job, who waits, and for which end. One set for all, because a job may have many that
+    /// wait, and each may leave before it.
+    dependents: BTreeSet<(JobId, JobId, Condition)>,
     class_keys: Interner<ClassKey>,
     classes: Vec<Class>,
     retries: Interner<RetryPolicy>,
@@ -234,7 +236,7 @@ impl Record {
             last_id: 0,
             leases: BTreeMap::new(),
             extras: HashMap::new(),
-            dependents: HashMap::new(),
+            dependents: BTreeSet::new(),
             class_keys: Interner::default(),
             classes: Vec::new(),
             retries: Interner::default(),

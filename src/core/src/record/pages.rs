@@ -17,6 +17,9 @@ struct Page {
 pub(super) struct Pages {
     pages: BTreeMap<u64, Page>,
     len: usize,
+    /// How many jobs were looked at, for tests of what a change costs.
+    #[cfg(test)]
+    pub looked_at: std::cell::Cell<u64>,
 }
 
 fn split(id: JobId) -> (u64, usize) {
@@ -29,11 +32,15 @@ impl Pages {
     }
 
     pub fn get(&self, id: JobId) -> Option<&Job> {
+        #[cfg(test)]
+        self.looked_at.update(|looks| looks + 1);
         let (page, at) = split(id);
         self.pages.get(&page)?.jobs[at].as_ref()
     }
 
     pub fn get_mut(&mut self, id: JobId) -> Option<&mut Job> {
+        #[cfg(test)]
+        self.looked_at.update(|looks| looks + 1);
         let (page, at) = split(id);
         self.pages.get_mut(&page)?.jobs[at].as_mut()
     }

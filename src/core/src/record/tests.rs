@@ -11,6 +11,7 @@ use crate::schedule::{Permit, after_end, schedule};
 use crate::state::{Event, Next};
 
 mod busy;
+mod cost;
 mod leases;
 mod stranded;
 

@@ -219,7 +219,7 @@ impl Record {
             limit: members.limit,
             holders: members.holders.iter().copied().collect(),
             waiting: members.waiting.len() - members.offered.len(),
-            open: members.all.len(),
+            open: members.open,
         })
     }
 

@@ -48,9 +48,11 @@ struct State {
     jobs: BTreeMap<JobId, Job>,
     open: BTreeSet<JobId>,
     /// Who waits for a job, and for what of it.
-    dependents: HashMap<JobId, Vec<(JobId, Condition)>>,
+    dependents: HashMap<JobId, BTreeSet<(JobId, Condition)>>,
     /// Open jobs by group.
     groups: HashMap<String, BTreeSet<JobId>>,
+    /// Those of them that a newcomer may have to cancel. Who was cancelled leaves when the next newcomer looks.
+    uncancelled: HashMap<String, BTreeSet<JobId>>,
     totals: [u64; 6],
     keys: BTreeMap<String, KeyRow>,
     schedules: BTreeMap<String, ScheduleRow>,
@@ -211,7 +213,7 @@ impl State {
         self.last_id = self.last_id.max(id.get());
         let (waits_for, never) = self.depend(submission);
         for (other, on) in &waits_for {
-            self.dependents.entry(*other).or_default().push((id, *on));
+            self.dependents.entry(*other).or_default().insert((id, *on));
         }
         let wish = match never {
             Some(other) => Wish::Cancel { by: By::Dependency(other) },
@@ -239,6 +241,7 @@ impl State {
         if let Some(group) = &terms.group {
             self.groups.entry(group.name.clone()).or_default().insert(id);
             self.supersede(id, &group.name, group.policy);
+            self.uncancelled.entry(group.name.clone()).or_default().insert(id);
         }
     }
 
@@ -262,12 +265,14 @@ impl State {
         if policy == GroupPolicy::Queue {
             return;
         }
-        for other in self.groups.get(group).into_iter().flat_map(|open| open.range(..newcomer)) {
-            let Some(job) = self.jobs.get_mut(other) else { continue };
+        let Some(members) = self.uncancelled.get_mut(group) else { return };
+        members.retain(|other| {
+            let Some(job) = self.jobs.get_mut(other) else { return false };
             if !job.is_cancelled() && (policy == GroupPolicy::Cancel || job.held_by.is_none()) {
                 job.wish = Wish::Cancel { by: By::Newer(newcomer) };
             }
-        }
+            !job.is_cancelled()
+        });
     }
 
     /// A job that comes back to the queue while a newer one of its group asked for `latest` waits in vain.
@@ -326,9 +331,9 @@ impl State {
         if let Some(at) = Outcome::WORDS.iter().position(|word| *word == outcome.word()) {
             self.totals[at] += 1;
         }
-        for (other, _) in waited_for {
+        for (other, on) in waited_for {
             if let Some(waiting) = self.dependents.get_mut(&other) {
-                waiting.retain(|(waiter, _)| *waiter != id);
+                waiting.remove(&(id, on));
             }
         }
         if let Some(name) = group
@@ -337,6 +342,9 @@ impl State {
             open.remove(&id);
             if open.is_empty() {
                 self.groups.remove(&name);
+                self.uncancelled.remove(&name);
+            } else if let Some(members) = self.uncancelled.get_mut(&name) {
+                members.remove(&id);
             }
         }
         for (waiter, on) in self.dependents.remove(&id).unwrap_or_default() {

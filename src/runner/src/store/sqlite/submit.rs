@@ -113,8 +113,8 @@ impl Batch<'_> {
     fn supersede(&self, submission: &Submission, group: &str) -> Result<(), Fault> {
         let running = submission.spec.terms.group.as_ref().is_some_and(|group| group.policy == GroupPolicy::Cancel);
         self.run(
-            "UPDATE open SET wish = 2, wish_by = ?3, wish_reason = NULL WHERE group_name = ?1 AND id < ?2 AND wish <> 2 \
-             AND (?4 OR NOT EXISTS (SELECT 1 FROM lease WHERE lease.job = open.id))",
+            "UPDATE open INDEXED BY open_uncancelled SET wish = 2, wish_by = ?3, wish_reason = NULL \
+             WHERE group_name = ?1 AND id < ?2 AND wish <> 2 AND (?4 OR NOT EXISTS (SELECT 1 FROM lease WHERE lease.job = open.id))",
             params![group, codec::int(submission.id.get()), ends::by_text(&By::Newer(submission.id)), running],
         )?;
         Ok(())
