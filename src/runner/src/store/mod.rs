@@ -17,7 +17,7 @@ use ci_runner_core::id::{AttemptNumber, JobId, PoolId};
 use ci_runner_core::job::JobSpec;
 use ci_runner_core::outcome::{AttemptResult, Outcome, Receipt};
 use ci_runner_core::state::Phase;
-use ci_runner_core::time::{ClockBase, Now, WallTime};
+use ci_runner_core::time::{ClockBase, Instant, Now, WallTime};
 
 pub use ended::{EndedFilter, EndedJob};
 pub use filter::JobFilter;
@@ -63,8 +63,8 @@ pub struct KeyRow {
     pub body: [u8; 32],
     /// The jobs it made, in order.
     pub jobs: Vec<JobId>,
-    /// When; keys are kept for [`KEY_KEPT_MS`].
-    pub at: WallTime,
+    /// When; keys are kept for [`KEY_KEPT_MS`] of engine time, whatever the date is set to.
+    pub at: Instant,
 }
 
 /// How long an idempotency key is honoured: 24 h.
@@ -159,7 +159,25 @@ pub trait Store: Send {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CollectLimits {
     /// Jobs finished before this go.
-    pub finished_before: WallTime,
+    pub finished_before: Instant,
+    /// But not those that a key stands for, when they were submitted after this.
+    pub keyed_since: Instant,
+}
+
+/// A key is noted a moment after its jobs were submitted: they are kept so much longer than it is.
+const KEYED_KEPT_MS: u64 = KEY_KEPT_MS + 60_000;
+
+impl CollectLimits {
+    /// Limits for finished jobs of this age, at this time.
+    pub fn new(now: Instant, age_ms: Option<u64>) -> Self {
+        let before = |age| Instant(now.0.saturating_sub_unsigned(age));
+        Self { finished_before: age_ms.map_or(Instant(i64::MIN), before), keyed_since: before(KEYED_KEPT_MS) }
+    }
+
+    /// All that finished.
+    pub fn all() -> Self {
+        Self { finished_before: Instant(i64::MAX), keyed_since: Instant(i64::MAX) }
+    }
 }
 
 /// A file that a backup holds beside the store: a host comes back with its configuration.
@@ -189,7 +207,7 @@ pub trait Reader: Send + Sync {
     fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError>;
 
     /// An idempotency key that is still kept.
-    fn key(&self, key: &str, now: WallTime) -> Result<Option<KeyRow>, StoreError>;
+    fn key(&self, key: &str, now: Instant) -> Result<Option<KeyRow>, StoreError>;
 
     /// Finished jobs since the store was made, by outcome word, those removed by `gc` included.
     fn totals(&self) -> Result<Vec<(String, u64)>, StoreError>;

@@ -94,7 +94,7 @@ fn lost_by_a_kill(dir: &Path, dice: &mut Dice, early: bool) -> Vec<String> {
         end_all.push(entry(Change::Job { id: job.id, event: Event::Dropped { outcome: Outcome::Expired } }));
     }
     store.commit(&end_all, &pools()).expect("commits");
-    let limits = ci_runner::store::CollectLimits { finished_before: WallTime(i64::MAX) };
+    let limits = ci_runner::store::CollectLimits::all();
     while !store.collect(&limits, 1_000).expect("collects").is_empty() {}
     acknowledged.into_iter().filter(|name| !batches.contains_key(name)).collect()
 }

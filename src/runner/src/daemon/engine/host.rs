@@ -7,7 +7,6 @@ use crate::daemon::gc::{self, Trimmed};
 use crate::daemon::job_env;
 use crate::daemon::secrets;
 use crate::store::{CollectLimits, StoreError};
-use ci_runner_core::time::WallTime;
 
 /// Old jobs are looked for this often.
 const COLLECT_EVERY_MS: u64 = 10 * 60 * 1000;
@@ -174,10 +173,9 @@ impl Engine {
             self.trim(waiting);
             return;
         }
-        let before = self.host.finished_max_age_ms.map(|age| now.wall.0.saturating_sub_unsigned(age));
-        let finished_before = WallTime(before.unwrap_or(i64::MIN));
+        let limits = CollectLimits::new(now.engine, self.host.finished_max_age_ms);
         self.collecting = true;
-        self.writer.order(Order::Collect { limits: CollectLimits { finished_before }, most: COLLECT_MOST });
+        self.writer.order(Order::Collect { limits, most: COLLECT_MOST });
     }
 
     pub(super) fn collected(&mut self, result: Result<Vec<JobId>, StoreError>) {

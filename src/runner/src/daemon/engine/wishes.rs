@@ -232,7 +232,7 @@ impl Engine {
         let pending = pending.or_else(|| self.in_flight.as_ref().and_then(|flight| flight.keys.get(&key.key)));
         let (body, ids) = match pending {
             Some((known, ids)) => (known.body, ids.clone()),
-            None => match self.reader.key(&key.key, self.clock.now().wall) {
+            None => match self.reader.key(&key.key, self.clock.now().engine) {
                 Ok(None) => return Ok(None),
                 Ok(Some(row)) => (row.body, row.jobs),
                 Err(error) => return Err(Refusal::Store(commit::chain(&error))),
@@ -242,7 +242,7 @@ impl Engine {
     }
 
     fn honour(&mut self, key: &IdempotencyKey, jobs: Vec<JobId>) {
-        let at = self.clock.now().wall;
+        let at = self.clock.now().engine;
         self.batch.keys.insert(key.key.clone(), (key.clone(), jobs.clone()));
         self.batch.writes.push(Write::Key(KeyRow { key: key.key.clone(), body: key.body, jobs, at }));
     }

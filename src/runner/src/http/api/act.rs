@@ -1,7 +1,7 @@
 //! Acting on jobs that are there.
 
 use super::jobs::{header_key, row_of, submitted_one};
-use super::{wall_now, zoned_now};
+use super::zoned_now;
 use crate::api::{ActedView, PriorityRequest, Problem, ReasonRequest, SubmittedOne};
 use crate::daemon::handle::{Action, IdempotencyKey, Target};
 use crate::http::extract::{Body, Caller, Id, blocking, in_time};
@@ -141,8 +141,8 @@ pub(super) fn deed_key(headers: &HeaderMap, verb: &str, object: &str) -> Result<
 pub(super) async fn known_deed(app: &App, key: Option<&IdempotencyKey>) -> Result<Option<JobId>, Fail> {
     let Some(key) = key.cloned() else { return Ok(None) };
     let reader = app.context.handle.reader.clone();
-    let known =
-        blocking(move || Ok::<_, StoreError>(reader.key(&key.key, wall_now())?.filter(|row| row.body == key.body)));
+    let now = app.context.handle.fresh_snapshot().await.now.engine;
+    let known = blocking(move || Ok::<_, StoreError>(reader.key(&key.key, now)?.filter(|row| row.body == key.body)));
     Ok(known.await?.and_then(|row| row.jobs.first().copied()))
 }
 

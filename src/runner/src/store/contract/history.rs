@@ -204,12 +204,10 @@ impl World {
             subject.commit(&batch[cut..]);
         }
         if self.dice.rarely(12) {
-            let finished_before = WallTime(self.now.wall.0 - 60_000);
+            let limits = CollectLimits::new(self.now.engine, Some(60_000));
             let most = usize::try_from(1 + self.dice.below(9)).unwrap();
-            let [memory, sqlite] = self
-                .subjects
-                .each_mut()
-                .map(|subject| subject.store.collect(&CollectLimits { finished_before }, most).unwrap());
+            let [memory, sqlite] =
+                self.subjects.each_mut().map(|subject| subject.store.collect(&limits, most).unwrap());
             assert_eq!(memory, sqlite);
         }
     }

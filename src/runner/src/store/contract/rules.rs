@@ -241,10 +241,10 @@ fn keys_are_kept_for_a_day() {
             jobs: jobs.iter().map(|number| id(*number)).collect(),
             at,
         };
-        let first = row("ä", at(0).wall, &[3, 4, 5, 9, 11, 12]);
+        let first = row("ä", at(0).engine, &[3, 4, 5, 9, 11, 12]);
         subject.commit(&[Write::Key(first.clone())]);
         subject.reopen();
-        let last = at(0).wall.plus_ms(KEY_KEPT_MS - 1);
+        let last = at(0).engine.plus_ms(KEY_KEPT_MS - 1);
         assert_eq!(subject.reader.key("ä", last).unwrap(), Some(first));
         assert_eq!(subject.reader.key("b", last).unwrap(), None);
         assert_eq!(subject.reader.key("ä", last.plus_ms(1)).unwrap(), None, "expired");
@@ -292,7 +292,7 @@ fn finished_jobs_are_removed_oldest_first_and_stay_counted() {
                 subject.change(at(end), ended(number, 1, 0, succeeded()));
             }
         }
-        let before = CollectLimits { finished_before: at(30).wall };
+        let before = CollectLimits::new(at(30).engine, Some(0));
         assert_eq!(subject.store.collect(&before, 1).unwrap(), [id(3)]);
         assert_eq!(subject.store.collect(&before, 9).unwrap(), [id(1)]);
         assert_eq!(subject.store.collect(&before, 9).unwrap(), []);
@@ -303,10 +303,45 @@ fn finished_jobs_are_removed_oldest_first_and_stay_counted() {
         assert_eq!(subject.reader.totals().unwrap()[0], ("succeeded".to_owned(), 3));
         assert_eq!(subject.reader.check().unwrap(), [""; 0]);
         subject.change(at(31), ended(4, 1, 0, succeeded()));
-        let all = CollectLimits { finished_before: at(99).wall };
+        let all = CollectLimits::new(at(99).engine, Some(0));
         assert_eq!(subject.store.collect(&all, 9).unwrap(), [id(2), id(4)]);
         subject.reopen();
         assert_eq!(subject.load().0.last_id, 4, "an id is never given again");
+    });
+}
+
+/// The date is set forward by a year: neither a key nor a finished job is a minute older for it.
+#[test]
+fn a_clock_set_forward_ages_nothing() {
+    check(|subject| {
+        const YEAR_MS: u64 = 365 * 24 * 3600 * 1000;
+        subject.load();
+        let key = KeyRow { key: "k".into(), body: [7; 32], jobs: vec![id(2)], at: at(1).engine };
+        subject.commit(&[
+            entry(at(1), submitted(1, spec())),
+            entry(at(1), submitted(2, spec())),
+            Write::Key(key.clone()),
+        ]);
+        for number in [1, 2] {
+            subject.change(at(2), claimed(number, 1));
+            subject.change(at(3), ended(number, 1, 0, succeeded()));
+        }
+        let jumped = Now { engine: Instant(1_000), wall: at(1_000).wall.plus_ms(YEAR_MS) };
+        subject.change(jumped, submitted(3, spec()));
+        subject.reopen();
+        assert_eq!(subject.reader.key("k", jumped.engine).unwrap(), Some(key.clone()));
+        // Another key is noted: it purges those that have expired.
+        let other = KeyRow { key: "o".into(), jobs: vec![id(3)], at: jumped.engine, ..key.clone() };
+        subject.commit(&[Write::Key(other)]);
+        assert_eq!(subject.reader.key("k", jumped.engine).unwrap(), Some(key));
+        let day = CollectLimits::new(jumped.engine, Some(KEY_KEPT_MS));
+        assert_eq!(subject.store.collect(&day, 9).unwrap(), []);
+        // The control: time that passed. What a key still answers with stays beyond its age.
+        let second = CollectLimits::new(Instant(1_500), Some(1_000));
+        assert_eq!(subject.store.collect(&second, 9).unwrap(), [id(1)]);
+        let late = CollectLimits::new(Instant(1_500).plus_ms(2 * KEY_KEPT_MS), Some(1_000));
+        assert_eq!(subject.store.collect(&late, 9).unwrap(), [id(2)]);
+        assert_eq!(subject.reader.check().unwrap(), [""; 0]);
     });
 }
 

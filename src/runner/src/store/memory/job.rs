@@ -23,6 +23,10 @@ pub(super) struct Job {
     pub attempts: Vec<AttemptRow>,
     pub started: Option<Now>,
     pub finished: Option<(WallTime, Outcome)>,
+    /// When it finished, engine time.
+    pub ended: Option<Instant>,
+    /// An idempotency key stands for it.
+    pub keyed: bool,
 }
 
 /// What the lease says beyond its attempt's row.

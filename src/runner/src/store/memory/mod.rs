@@ -16,7 +16,7 @@ use ci_runner_core::id::{AttemptNumber, JobId, PoolId};
 use ci_runner_core::job::Condition;
 use ci_runner_core::outcome::{By, Outcome};
 use ci_runner_core::state::{Event, Next};
-use ci_runner_core::time::{ClockBase, Now, WallTime};
+use ci_runner_core::time::{ClockBase, Instant, Now};
 use job::Job;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -111,9 +111,11 @@ impl Store for MemoryStore {
 
     fn collect(&mut self, limits: &CollectLimits, most: usize) -> Result<Vec<JobId>, StoreError> {
         let mut state = self.shared.lock();
-        let ended = |(id, job): (&JobId, &Job)| job.finished.as_ref().map(|(at, _)| (*at, *id));
-        let mut old: Vec<(WallTime, JobId)> =
-            state.jobs.iter().filter_map(ended).filter(|(at, _)| *at < limits.finished_before).collect();
+        let ended = |(id, job): (&JobId, &Job)| job.ended.map(|at| (at, *id));
+        let kept = |job: &Job| job.keyed && job.submitted.engine > limits.keyed_since;
+        let jobs = state.jobs.iter().filter(|(_, job)| !kept(job));
+        let mut old: Vec<(Instant, JobId)> =
+            jobs.filter_map(ended).filter(|(at, _)| *at < limits.finished_before).collect();
         old.sort_unstable();
         old.truncate(most);
         for (_, id) in &old {
@@ -155,6 +157,11 @@ impl State {
             Write::Key(row) => {
                 self.keys.retain(|_, kept| is_kept(kept, row.at));
                 self.keys.insert(row.key.clone(), row.clone());
+                for id in &row.jobs {
+                    if let Some(job) = self.jobs.get_mut(id) {
+                        job.keyed = true;
+                    }
+                }
             }
             Write::Schedule(row) => {
                 self.schedules.insert(row.name.clone(), row.clone());
@@ -235,6 +242,8 @@ impl State {
             attempts: Vec::new(),
             started: None,
             finished: None,
+            ended: None,
+            keyed: false,
         };
         self.jobs.insert(id, job);
         self.open.insert(id);
@@ -325,6 +334,7 @@ impl State {
     fn finish(&mut self, id: JobId, outcome: &Outcome, at: Now) {
         let Some(job) = self.open_job(id) else { return };
         job.finished = Some((at.wall, outcome.clone()));
+        job.ended = Some(at.engine);
         let waited_for: Vec<(JobId, Condition)> = std::mem::take(&mut job.waits_for);
         let group = job.spec.terms.group.as_ref().map(|group| group.name.clone());
         self.open.remove(&id);
@@ -361,6 +371,6 @@ impl State {
     }
 }
 
-fn is_kept(row: &KeyRow, now: WallTime) -> bool {
+fn is_kept(row: &KeyRow, now: Instant) -> bool {
     row.at.plus_ms(KEY_KEPT_MS) > now
 }

@@ -6,7 +6,7 @@ use crate::store::{
 };
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::Outcome;
-use ci_runner_core::time::WallTime;
+use ci_runner_core::time::Instant;
 
 impl Reader for Shared {
     fn job(&self, id: JobId) -> Result<Option<JobRow>, StoreError> {
@@ -50,7 +50,7 @@ impl Reader for Shared {
         Ok(finished.map(|(_, outcome)| outcome.is_success()))
     }
 
-    fn key(&self, key: &str, now: WallTime) -> Result<Option<KeyRow>, StoreError> {
+    fn key(&self, key: &str, now: Instant) -> Result<Option<KeyRow>, StoreError> {
         Ok(self.lock().keys.get(key).filter(|row| is_kept(row, now)).cloned())
     }
 

@@ -9,9 +9,10 @@ use rusqlite::Connection;
 /// Removes the finished jobs that ended longest ago, with their attempts and labels. Totals and given ids stay in `meta`.
 pub(super) fn collect(conn: &Connection, limits: &CollectLimits, most: usize) -> Result<Vec<JobId>, Fault> {
     let most = i64::try_from(most).unwrap_or(i64::MAX);
-    let sql = "SELECT id FROM finished WHERE finished_wall < ?1 ORDER BY finished_wall, id LIMIT ?2";
+    let sql = "SELECT id FROM finished WHERE ended < ?1 AND NOT EXISTS \
+        (SELECT 1 FROM job WHERE job.id = finished.id AND job.keyed = 1 AND job.submitted > ?3) ORDER BY ended, id LIMIT ?2";
     let mut statement = conn.prepare_cached(sql)?;
-    let rows = statement.query_map([limits.finished_before.0, most], |row| row.get(0))?;
+    let rows = statement.query_map([limits.finished_before.0, most, limits.keyed_since.0], |row| row.get(0))?;
     let rows = rows.collect::<rusqlite::Result<Vec<i64>>>()?;
     let mut remove = conn.prepare_cached("DELETE FROM job WHERE id = ?1")?;
     let mut ids = Vec::with_capacity(rows.len());

@@ -13,7 +13,7 @@ use crate::store::{
 use ci_runner_core::id::{AttemptNumber, JobId};
 use ci_runner_core::outcome::{Outcome, Receipt};
 use ci_runner_core::state::Phase;
-use ci_runner_core::time::WallTime;
+use ci_runner_core::time::{Instant, WallTime};
 use rusqlite::{Connection, Row};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -141,9 +141,9 @@ impl Reader for SqliteReader {
         })
     }
 
-    fn key(&self, key: &str, now: WallTime) -> Result<Option<KeyRow>, StoreError> {
+    fn key(&self, key: &str, now: Instant) -> Result<Option<KeyRow>, StoreError> {
         self.with("read an idempotency key", |conn| {
-            let sql = "SELECT body, jobs, at_wall FROM idempotency WHERE key = ?1 AND at_wall > ?2";
+            let sql = "SELECT body, jobs, at FROM idempotency WHERE key = ?1 AND at > ?2";
             let mut statement = conn.prepare_cached(sql)?;
             let expired = now.0.saturating_sub(codec::int(KEY_KEPT_MS));
             let mut rows = statement.query(rusqlite::params![key, expired])?;
@@ -152,7 +152,7 @@ impl Reader for SqliteReader {
                 key: key.to_owned(),
                 body: row.get(0)?,
                 jobs: codec::ids(row.get_ref(1)?.as_str().map_err(rusqlite::Error::from)?)?,
-                at: WallTime(row.get(2)?),
+                at: Instant(row.get(2)?),
             }))
         })
     }

@@ -32,8 +32,8 @@ const REQUEUE: &str = "UPDATE open SET ready_at = coalesce(?2, ready_at), tries 
     FROM lease AS l JOIN job AS j ON j.id = l.job WHERE open.id = ?1 AND l.job = ?1";
 
 /// `INSERT … SELECT` of a finished job, from its open row and its lease, if it has one.
-const FINISH: &str = "INSERT INTO finished (id, outcome, detail, finished_wall, tries, attempt, ran_in, started_wall, \
-    queue_ms) SELECT o.id, ?2, ?3, ?4, o.tries + ?5, coalesce(l.attempt, o.attempt), \
+const FINISH: &str = "INSERT INTO finished (id, outcome, detail, finished_wall, ended, tries, attempt, ran_in, started_wall, \
+    queue_ms) SELECT o.id, ?2, ?3, ?4, ?6, o.tries + ?5, coalesce(l.attempt, o.attempt), \
     CASE WHEN j.pool IS NULL THEN coalesce(l.pool, o.ran_in) END, coalesce(o.started_wall, l.started_wall), \
     coalesce(o.queue_ms, max(0, l.started - j.submitted)) FROM open AS o JOIN job AS j ON j.id = o.id \
     LEFT JOIN lease AS l ON l.job = o.id WHERE o.id = ?1";
@@ -224,7 +224,7 @@ impl<'a> Batch<'a> {
         let job = codec::int(id.get());
         let number = ends::outcome_number(outcome);
         let detail = ends::outcome_detail(outcome);
-        self.run_one(id, FINISH, params![job, number, detail, at.wall.0, i64::from(tried)])?;
+        self.run_one(id, FINISH, params![job, number, detail, at.wall.0, i64::from(tried), at.engine.0])?;
         if tried {
             self.run_one(id, "DELETE FROM lease WHERE job = ?1", [job])?;
         }
@@ -331,10 +331,13 @@ impl<'a> Batch<'a> {
         let KeyRow { key, body, jobs, at } = row;
         let expired = at.0.saturating_sub(codec::int(KEY_KEPT_MS));
         let sql = "DELETE FROM idempotency WHERE key IN \
-            (SELECT key FROM idempotency WHERE at_wall <= ?1 ORDER BY at_wall LIMIT ?2)";
+            (SELECT key FROM idempotency WHERE at <= ?1 ORDER BY at LIMIT ?2)";
         self.run(sql, [expired, KEYS_PURGED_MAX])?;
-        let sql = "INSERT OR REPLACE INTO idempotency (key, body, jobs, at_wall) VALUES (?1, ?2, ?3, ?4)";
+        let sql = "INSERT OR REPLACE INTO idempotency (key, body, jobs, at) VALUES (?1, ?2, ?3, ?4)";
         self.run(sql, params![key, body, codec::ids_text(jobs), at.0])?;
+        for job in jobs {
+            self.run("UPDATE job SET keyed = 1 WHERE id = ?1", [codec::int(job.get())])?;
+        }
         Ok(())
     }
 
