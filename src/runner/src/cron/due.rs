@@ -111,17 +111,27 @@ pub struct Due {
     pub skipped: usize,
     /// The state to write together with the jobs of `times`.
     pub state: ScheduleState,
+    /// The clock was set by more than a correction: the state is worth writing even without a job, or the next daemon
+    /// would take the jump for time that was missed.
+    pub jumped: bool,
+}
+
+/// The clock says so much less than before that it must have been set: what was planned from the old time is void.
+pub fn is_set_back(state: ScheduleState, wall_ms: i64) -> bool {
+    state.until_ms.saturating_sub(wall_ms) > STEP_MS
 }
 
 /// Decides which times fire now.
 pub fn due(schedule: &CronSchedule, missed: Missed, state: ScheduleState, clock: Clock) -> Due {
     let now = clock.wall_ms;
-    let nothing = |until_ms| Due { times: Vec::new(), skipped: 0, state: ScheduleState { until_ms } };
+    let nothing = |until_ms: i64| {
+        let jumped = until_ms != state.until_ms;
+        Due { times: Vec::new(), skipped: 0, state: ScheduleState { until_ms }, jumped }
+    };
     if now < state.until_ms {
         // Set back a little: wait until it is later than before, so that nothing fires twice. Set back a lot:
         // the time we had was wrong, go on from here.
-        let far = state.until_ms.saturating_sub(now) > STEP_MS;
-        return nothing(if far { now } else { state.until_ms });
+        return nothing(if is_set_back(state, now) { now } else { state.until_ms });
     }
     if !(0..=YEAR_4000_MS).contains(&now) {
         return nothing(now);
@@ -140,7 +150,7 @@ pub fn due(schedule: &CronSchedule, missed: Missed, state: ScheduleState, clock:
     };
     let skipped = older + times.len() - keep;
     times.drain(..times.len() - keep);
-    Due { times, skipped, state: ScheduleState { until_ms: now } }
+    Due { times, skipped, state: ScheduleState { until_ms: now }, jumped: from != state.until_ms }
 }
 
 /// The newest [`MISSED_RUNS_MAX`] times after `from` up to `now`, and how many older ones were seen. The cost

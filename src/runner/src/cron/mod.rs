@@ -23,7 +23,7 @@ use croner::parser::{CronParser, CronParserBuilder};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
-pub use due::{Clock, Due, MISSED_RUNS_MAX, Missed, Overlap, ScheduleState, due};
+pub use due::{Clock, Due, MISSED_RUNS_MAX, Missed, Overlap, ScheduleState, due, is_set_back};
 
 /// Longer expressions are accidents.
 const EXPRESSION_BYTES_MAX: usize = 256;

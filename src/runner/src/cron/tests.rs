@@ -233,6 +233,26 @@ fn a_clock_that_jumps_fires_no_storm() {
     assert_eq!(fire("0 3 * * *", Missed::All, 3 * DAY, Some(3 * DAY)).0, 3);
 }
 
+/// The next daemon knows nothing of the clock's jump but what was written: a schedule that was not due at the jump itself
+/// made up for a year of missed runs after a restart.
+#[test]
+fn a_jump_is_told_so_that_it_can_be_written() {
+    let step = |wall, elapsed_ms| {
+        let clock = Clock { wall_ms: wall, elapsed_ms };
+        due(&schedule("30 0 1 1 *", "UTC"), Missed::All, ScheduleState { until_ms: 0 }, clock)
+    };
+    for (wall, elapsed, jumped) in [
+        (YEAR, Some(10_000), true),
+        (-YEAR, Some(10_000), true),
+        (YEAR, Some(YEAR.unsigned_abs()), false),
+        (10 * MINUTE, Some(10_000), false),
+        (-10 * MINUTE, Some(10_000), false),
+    ] {
+        assert_eq!(step(wall, elapsed).jumped, jumped, "{wall} ms in {elapsed:?} ms");
+    }
+    assert!(is_set_back(ScheduleState { until_ms: YEAR }, 0) && !is_set_back(ScheduleState { until_ms: MINUTE }, 0));
+}
+
 #[test]
 fn a_long_way_back_is_found_fast() {
     let start = std::time::Instant::now();

@@ -55,6 +55,14 @@ impl Live {
         Ok(live)
     }
 
+    /// Whether it has to be looked at.
+    fn is_due(&self, now: WallTime) -> bool {
+        // The first look of a daemon asks each schedule what was missed; and the next time that was found before the clock
+        // was set back may be years away.
+        let anew = self.looked.is_none() || cron::is_set_back(self.state, now.0);
+        self.row.paused.is_none() && (anew || self.next.is_some_and(|next| next <= now))
+    }
+
     fn find_next(&mut self) {
         let next = self.cron.next_after(self.state.until_ms).map(WallTime);
         self.next = next.filter(|_| self.row.paused.is_none());
@@ -107,12 +115,8 @@ impl Engine {
 
     /// Queues the jobs of everything that is due.
     pub(super) fn run_schedules(&mut self, now: Now) {
-        let due = |live: &Live| {
-            // The first look of a daemon asks each schedule what was missed.
-            live.row.paused.is_none() && (live.looked.is_none() || live.next.is_some_and(|next| next <= now.wall))
-        };
-        let names: Vec<String> =
-            self.schedules.live.iter().filter(|(_, live)| due(live)).map(|(name, _)| name.clone()).collect();
+        let due = self.schedules.live.iter().filter(|(_, live)| live.is_due(now.wall));
+        let names: Vec<String> = due.map(|(name, _)| name.clone()).collect();
         for name in names {
             if let Some(mut live) = self.schedules.live.remove(&name) {
                 self.run_schedule(&mut live, now);
@@ -132,7 +136,7 @@ impl Engine {
         if due.skipped > 0 {
             log::info!("schedule {name:?}: {} missed runs are left out", due.skipped);
         }
-        if due.times.is_empty() {
+        if due.times.is_empty() && !due.jumped {
             return;
         }
         for _ in due.times {
@@ -172,5 +176,38 @@ impl Engine {
         let ids = self.submit(vec![job], None, &submitter).map_err(|refusal| format!("{refusal:?}"))?;
         live.row.last_job = ids.first().copied();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
+
+    /// The next time that had been found before the clock was set back was a year away, and so was the next run.
+    #[test]
+    fn a_schedule_is_looked_at_when_the_clock_was_set_back() {
+        let then = WallTime(1_900_000_000_000);
+        let row = ScheduleRow {
+            name: "tick".into(),
+            calendar: "* * * * *".into(),
+            timezone: "UTC".into(),
+            overlap: "skip".into(),
+            missed: "all".into(),
+            request: "{}".into(),
+            by: "root".into(),
+            paused: None,
+            after: then,
+            last_job: None,
+        };
+        let mut live = Live::new(row).unwrap();
+        assert!(live.is_due(then), "the first look of a daemon");
+        live.looked = Some(Instant(0));
+        assert!(!live.is_due(then) && live.is_due(then.plus_ms(60_000)));
+        assert!(!live.is_due(WallTime(then.0 - 60_000)), "a correction");
+        assert!(live.is_due(WallTime(then.0 - YEAR_MS)));
+        live.row.paused = Some("root".into());
+        assert!(!live.is_due(WallTime(then.0 - YEAR_MS)));
     }
 }
