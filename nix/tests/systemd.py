@@ -299,7 +299,7 @@ answers = {
     "no memory file": say(hello, (start()[0], [os.open("/etc/passwd", os.O_RDONLY)])),
     "no descriptor": say(hello, (start()[0], [])),
     "nonsense": say(hello, ("[" * 30000, [])),
-    "the control": say(hello, start()),
+    "the control": say(hello, start(key={"store": "feedf00d", "job": 2, "attempt": 1})),
 }
 print(json.dumps(answers))
 """
