@@ -1,7 +1,8 @@
-# The NixOS service. Jobs of the native executor are children of `ci-runner.service` and run as its user; jobs of
-# the systemd executor are units that `ci-runner-spawner.service` has started. For the first, whatever is taken from the service is taken from its jobs. So a line of
-# hardening stands here only if a compiler, a JIT, a debugger and an unprivileged container can
-# live with it, and the ones that are left out say why.
+# The NixOS service. Jobs of the native executor are children of `ci-runner.service` and run as its user or, with `slotUsers`,
+# children of `ci-runner-jobs.service` under a user per slot; jobs of the systemd executor are units that
+# `ci-runner-spawner.service` has started. Whatever is taken from a service is taken from the jobs inside of it. So a line of
+# hardening stands there only if a compiler, a JIT, a debugger and an unprivileged container can live with it, and the ones that
+# are left out say why. A daemon without jobs inside is closed.
 {
   config,
   lib,
@@ -63,10 +64,12 @@ let
   configFile =
     let
       # Root opens the logs of units: their directory is root's.
-      units = lib.optionalAttrs (unitPools != { }) {
-        log_dir = logDir;
-        pools = lib.mapAttrs (_: pool: { inherit (pool) profiles; }) unitPools;
-      };
+      units =
+        lib.optionalAttrs rootLogs { log_dir = logDir; }
+        // lib.optionalAttrs jobsService { jobs_socket = "/run/ci-runner-jobs/socket"; }
+        // {
+          pools = lib.mapAttrs (_: pool: { inherit (pool) profiles; }) unitPools;
+        };
       unchecked = toml.generate "ci-runner.toml" (lib.recursiveUpdate cfg.settings units);
     in
     if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
@@ -98,15 +101,38 @@ let
         "user"
         "paths"
         "submitters"
-      ]) pool;
+      ]) pool
+      // lib.optionalAttrs (cfg.pools.${name}.degrade or false) { degrade = true; };
     };
-  unitPools = lib.mergeAttrsList (
-    map policyOf (lib.unique ([ "default" ] ++ lib.attrNames cfg.settings.pools))
-  );
+  unitPools = lib.mergeAttrsList (map policyOf poolNames);
 
   # Pools that run as a person.
   personal = lib.filterAttrs (_: pool: pool ? user || pool ? paths) cfg.settings.pools;
   logDir = "/var/log/ci-runner/jobs";
+
+  # Pools whose jobs are processes: children of the daemon, or of a service of root that gives each slot a user.
+  poolNames = lib.unique ([ "default" ] ++ lib.attrNames cfg.settings.pools);
+  nativePools = lib.filter (name: !unitPools ? ${name}) poolNames;
+  jobsService = cfg.slotUsers && nativePools != [ ];
+  nativeInside = nativePools != [ ] && !jobsService;
+  rootLogs = unitPools != { } || jobsService;
+  slotsOf = name: if name == "default" then cfg.maxParallelJobs else cfg.settings.pools.${name}.slots;
+  slotUser =
+    name: number:
+    "ci-runner-job-${lib.optionalString (name != "default") "${name}-"}${toString number}";
+  slotUsersOf = name: lib.genList (slotUser name) (slotsOf name);
+  slotUsers = lib.optionals jobsService (lib.concatMap slotUsersOf nativePools);
+  jobsPolicy = builtins.toJSON {
+    kind = "native";
+    group = "ci-runner";
+    users = [ "ci-runner" ];
+    log_dir = logDir;
+    tmp_dir = "/var/lib/ci-runner-jobs/tmp";
+    program = "${cfg.package}/bin/ci-runner-spawner";
+    pools = lib.genAttrs nativePools (name: {
+      users = slotUsersOf name;
+    });
+  };
   policy = builtins.toJSON {
     kind = "systemd";
     group = "ci-runner";
@@ -337,6 +363,15 @@ in
               '';
             };
 
+            degrade = mkOption {
+              type = types.bool;
+              default = false;
+              description = ''
+                Whether its jobs run although the kernel or systemd does not give their sandbox all that
+                its profile says; the job's log then says what is missing. Otherwise they fail to start.
+              '';
+            };
+
             submitters = mkOption {
               type = types.nullOr (types.listOf types.str);
               default = null;
@@ -353,6 +388,18 @@ in
           };
         }
       );
+    };
+
+    slotUsers = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether native jobs run under a system user per slot, `ci-runner-job-…`, started by
+        `ci-runner-jobs.service` (root) in place of the daemon. Then no job can reach another one's
+        processes or the daemon's files, and the daemon's own service is hardened in full. Change it
+        while no native job runs (`ci-runner drain`): the daemon does not find those that the other
+        way has started.
+      '';
     };
 
     settings = mkOption {
@@ -459,6 +506,14 @@ in
         '';
       }
       {
+        assertion = lib.all (name: lib.stringLength name <= 31) slotUsers;
+        message = ''
+          services.ci-runner.slotUsers: ${
+            toString (lib.filter (name: lib.stringLength name > 31) slotUsers)
+          } are too long for names of users; give those pools names of at most 12 characters.
+        '';
+      }
+      {
         assertion = lib.all (key: !cfg.settings ? ${key}) unitKeys;
         message = ''
           services.ci-runner.settings: ${lib.concatStringsSep ", " unitKeys} cannot be set here, the unit gives the daemon
@@ -470,7 +525,7 @@ in
     services.ci-runner.settings = {
       max_parallel_jobs = cfg.maxParallelJobs;
       executor = lib.mkIf (cfg.executor != "native") cfg.executor;
-      pools = lib.mapAttrs (_: lib.filterAttrs (_: value: value != null)) cfg.pools;
+      pools = lib.mapAttrs (_: lib.filterAttrs (key: value: value != null && key != "degrade")) cfg.pools;
       retry_attempts = cfg.retryAttempts;
       retry_delay = cfg.retryDelay;
       default_timeout = cfg.defaultTimeout;
@@ -493,24 +548,38 @@ in
       "ci-runner/config.toml".source = configFile;
     }
     # Root's word on what the daemon may have started: by pool, the sandboxes that may be used there.
-    // lib.optionalAttrs (unitPools != { }) { "ci-runner/policy.json".text = policy; };
+    // lib.optionalAttrs (unitPools != { }) { "ci-runner/policy.json".text = policy; }
+    // lib.optionalAttrs jobsService { "ci-runner/jobs.json".text = jobsPolicy; };
 
     # The client, `add_job`, man pages and completions for everybody.
     environment.systemPackages = [ cfg.package ];
 
     # Members of the group may use the socket: they queue, look and cancel.
-    users.groups.ci-runner = { };
-    users.users.ci-runner = {
+    users.groups = {
+      ci-runner = { };
+    }
+    // lib.genAttrs slotUsers (_: { });
+    users.users = {
+      ci-runner = {
+        isSystemUser = true;
+        group = "ci-runner";
+        home = "/var/lib/ci-runner";
+        description = "ci-runner and its jobs";
+      };
+    }
+    // lib.genAttrs slotUsers (name: {
       isSystemUser = true;
-      group = "ci-runner";
-      home = "/var/lib/ci-runner";
-      description = "ci-runner and its jobs";
-    };
+      group = name;
+      home = "/var/empty";
+      description = "A job of ci-runner";
+    })
     # By its group it comes to the daemon's socket, which lets it queue and cancel, too.
-    users.users.ci-runner-exporter = lib.mkIf hasExporter {
-      isSystemUser = true;
-      group = "ci-runner";
-      description = "Metrics of ci-runner";
+    // lib.optionalAttrs hasExporter {
+      ci-runner-exporter = {
+        isSystemUser = true;
+        group = "ci-runner";
+        description = "Metrics of ci-runner";
+      };
     };
 
     networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall [ cfg.metrics.port ];
@@ -543,7 +612,7 @@ in
     };
 
     # Daemon and root both write here, the daemon removes what is old.
-    systemd.tmpfiles.rules = lib.mkIf (unitPools != { }) [
+    systemd.tmpfiles.rules = lib.mkIf rootLogs [
       "d /var/log/ci-runner 0750 root ci-runner"
       "d ${logDir} 2770 root ci-runner"
     ];
@@ -661,16 +730,84 @@ in
       };
     };
 
+    # Starts native jobs, each under its slot's user. What it may not do its jobs cannot do either, so
+    # it is far more open than the other one.
+    systemd.services.ci-runner-jobs = lib.mkIf jobsService {
+      description = "Starts the native jobs of ci-runner";
+      wantedBy = [ "multi-user.target" ];
+      reloadTriggers = [ jobsPolicy ];
+      restartIfChanged = false;
+      unitConfig.X-StopOnRemoval = false;
+      startLimitIntervalSec = 0;
+
+      serviceConfig = {
+        Type = "notify";
+        ExecStart = "/run/current-system/sw/bin/ci-runner-spawner --policy /etc/ci-runner/jobs.json";
+        ExecReload = "/bin/sh -c 'kill -HUP $MAINPID'";
+        Group = "ci-runner";
+        Restart = "always";
+        RestartSec = mkDefault "200ms";
+        KillMode = "process"; # shims and jobs stay, the next spawner finds them
+        RuntimeDirectory = "ci-runner-jobs";
+        RuntimeDirectoryMode = "0711";
+        RuntimeDirectoryPreserve = "yes";
+        StateDirectory = "ci-runner-jobs"; # slots' directories: each is its user's, to be passed through
+        StateDirectoryMode = "0711";
+
+        # One cgroup per attempt below its own.
+        Delegate = true;
+        DelegateSubgroup = "main";
+        OOMPolicy = "continue";
+
+        # SETUID, SETGID: a job becomes its slot's user. CHOWN: so does its directory. DAC_OVERRIDE, FOWNER: which is emptied
+        # after the job, whatever modes that left. KILL: ends jobs. SYS_PTRACE: sees them in /proc when their shim is dead.
+        # Jobs have none of them: who is not root and may not become root has no capability.
+        CapabilityBoundingSet = "CAP_SETUID CAP_SETGID CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_KILL CAP_SYS_PTRACE";
+        NoNewPrivileges = mkDefault true;
+        UMask = "0007"; # logs are for the group; a job's own mask is 0022
+
+        ProtectSystem = mkDefault "strict";
+        ProtectHome = mkDefault true; # for trees of people there are pools with user and paths
+        ReadWritePaths = [
+          logDir
+          "-/tmp"
+          "-/var/tmp"
+        ];
+        ProtectProc = mkDefault "invisible";
+        ProtectKernelModules = mkDefault true;
+        ProtectControlGroups = false; # it makes and removes those of the attempts; they are root's
+        RestrictRealtime = mkDefault true;
+        KeyringMode = "private";
+        SystemCallFilter = mkDefault "~@module @raw-io @swap @obsolete";
+        SystemCallErrorNumber = mkDefault "EPERM";
+        RestrictAddressFamilies = mkDefault [
+          "AF_UNIX"
+          "AF_INET"
+          "AF_INET6"
+          "AF_NETLINK"
+        ];
+        InaccessiblePaths = [ "-/var/lib/ci-runner" ];
+
+        # Left as they are for the jobs' sake: what the end of this file says of the daemon with native jobs inside.
+        # PrivateTmp: it goes with the service, and jobs go on; what a user left there is removed after each job.
+        # OOMScoreAdjust: jobs would inherit it.
+        # PrivateUsers: slots' users are the host's.
+      };
+    };
+
     systemd.services.ci-runner = {
       description = "Job runner";
       wantedBy = [ "multi-user.target" ];
       requires = [ "ci-runner.socket" ];
-      wants = lib.mkIf (unitPools != { }) [ "ci-runner-spawner.service" ];
+      wants =
+        lib.optional (unitPools != { }) "ci-runner-spawner.service"
+        ++ lib.optional jobsService "ci-runner-jobs.service";
       after = [
         "network.target"
         "ci-runner.socket"
       ]
-      ++ lib.optional (unitPools != { }) "ci-runner-spawner.service";
+      ++ lib.optional (unitPools != { }) "ci-runner-spawner.service"
+      ++ lib.optional jobsService "ci-runner-jobs.service";
 
       # A switch reloads for new settings and restarts, in one step, for a new package or unit and
       # for the two settings that a reload cannot change. Neither touches a job.
@@ -707,6 +844,60 @@ in
         TimeoutStopSec = mkDefault "30s"; # jobs are not waited for; a commit is
         TimeoutAbortSec = mkDefault "5s"; # hung, so it will hardly answer SIGABRT either
 
+        # No privilege, and none to be had: sudo and other setuid programs do nothing in a job.
+        # A user namespace of a job's own still has its capabilities.
+        NoNewPrivileges = mkDefault true;
+        CapabilityBoundingSet = mkDefault "";
+        AmbientCapabilities = mkDefault "";
+
+        ProtectSystem = mkDefault "strict";
+        ReadWritePaths = lib.optional rootLogs logDir;
+
+        # What others say on their command lines is none of a job's business.
+        ProtectProc = mkDefault "invisible";
+
+        ProtectKernelModules = mkDefault true;
+        RestrictRealtime = mkDefault true;
+        RestrictAddressFamilies = mkDefault (
+          [
+            "AF_UNIX"
+            "AF_INET"
+            "AF_INET6"
+          ]
+          ++ lib.optional nativeInside "AF_NETLINK"
+        );
+        SystemCallErrorNumber = mkDefault "EPERM";
+      }
+      // lib.optionalAttrs (!nativeInside) {
+        # No job is a child of it: it reads and writes its own files and talks.
+        ProtectHome = mkDefault true;
+        PrivateDevices = mkDefault true;
+        DevicePolicy = mkDefault "closed";
+        ProtectKernelTunables = mkDefault true;
+        ProtectKernelLogs = mkDefault true;
+        ProtectControlGroups = mkDefault true;
+        ProtectClock = mkDefault true;
+        ProtectHostname = mkDefault true;
+        PrivateIPC = mkDefault true;
+        RemoveIPC = mkDefault true;
+        KeyringMode = mkDefault "private";
+        RestrictNamespaces = mkDefault true;
+        RestrictSUIDSGID = mkDefault true;
+        LockPersonality = mkDefault true;
+        MemoryDenyWriteExecute = mkDefault true;
+        SystemCallArchitectures = mkDefault "native";
+        SystemCallFilter = mkDefault [
+          "@system-service"
+          "~@privileged"
+        ];
+
+        # Left as they are, each for a reason:
+        # PrivateTmp: `ci-runner backup /tmp/x` would end in a directory that nobody else sees; so it is refused.
+        # PrivateUsers: the socket tells submitters apart by their real ids.
+        # PrivateNetwork, IPAddressDeny: it serves, where the settings say.
+        # ProcSubset: it watches the host's load and pressure.
+      }
+      // lib.optionalAttrs nativeInside {
         # One cgroup per attempt below the one in which daemon and spawner live.
         Delegate = true;
         DelegateSubgroup = "main";
@@ -714,38 +905,18 @@ in
         # The end of one job by the kernel is the end of that job.
         OOMPolicy = "continue";
 
-        # No privilege, and none to be had: sudo and other setuid programs do nothing in a job.
-        # A user namespace of a job's own still has its capabilities.
-        NoNewPrivileges = mkDefault true;
-        CapabilityBoundingSet = mkDefault "";
-        AmbientCapabilities = mkDefault "";
-
         # Jobs write below the state directory and in the temporary ones. For a tree elsewhere add
         # its path to ReadWritePaths (the lists are joined).
-        ProtectSystem = mkDefault "strict";
         ProtectHome = mkDefault "read-only"; # not hidden: a job may start in a directory there
         ReadWritePaths = [
           "-/tmp"
           "-/var/tmp"
         ]
-        ++ lib.optional (unitPools != { }) logDir;
-
-        # What others say on their command lines is none of a job's business.
-        ProtectProc = mkDefault "invisible";
+        ++ lib.optional rootLogs logDir;
 
         # Only what no unprivileged program can use anyway, in a user namespace of its own neither.
         # An errno, as without the filter, in place of the end of the process.
         SystemCallFilter = mkDefault "~@module @raw-io @swap @obsolete";
-        SystemCallErrorNumber = mkDefault "EPERM";
-
-        ProtectKernelModules = mkDefault true;
-        RestrictRealtime = mkDefault true;
-        RestrictAddressFamilies = mkDefault [
-          "AF_UNIX"
-          "AF_INET"
-          "AF_INET6"
-          "AF_NETLINK"
-        ];
 
         # Left as they are, each for a reason:
         # PrivateTmp: systemd empties it when the daemon stops, and jobs go on. They have a TMPDIR

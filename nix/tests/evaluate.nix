@@ -57,11 +57,15 @@ let
       settings =
         let
           # As the module does it.
-          policy = config.environment.etc."ci-runner/policy.json" or null;
-          units = lib.optionalAttrs (policy != null) {
-            log_dir = "/var/log/ci-runner/jobs";
-            pools = lib.mapAttrs (_: pool: { inherit (pool) profiles; }) (builtins.fromJSON policy.text).pools;
-          };
+          etc = config.environment.etc;
+          policy = builtins.fromJSON (etc."ci-runner/policy.json".text or "{ \"pools\": {} }");
+          rootLogs = policy.pools != { } || etc ? "ci-runner/jobs.json";
+          units =
+            lib.optionalAttrs rootLogs { log_dir = "/var/log/ci-runner/jobs"; }
+            // lib.optionalAttrs (etc ? "ci-runner/jobs.json") { jobs_socket = "/run/ci-runner-jobs/socket"; }
+            // {
+              pools = lib.mapAttrs (_: pool: { inherit (pool) profiles; }) policy.pools;
+            };
           all = lib.recursiveUpdate config.services.ci-runner.settings units;
         in
         ((pkgs.formats.toml { }).generate "config.toml" all).text;

@@ -8,49 +8,49 @@ import json
 
 # What a probe reaches ("yes") or not ("-").
 EXPECTED = """
-| probe | native | open | build | strict |
-|---|---|---|---|---|
-| environment of the neighbour | yes | - | - | - |
-| command line of the neighbour | yes | yes | - | - |
-| memory of the neighbour | yes | - | - | - |
-| ptrace of the neighbour | yes | - | - | - |
-| signal to the neighbour | yes | - | - | - |
-| /tmp of the neighbour | yes | - | - | - |
-| /tmp of the neighbour, through /proc | yes | - | - | - |
-| /dev/shm of the neighbour | yes | yes | - | - |
-| workspace of the neighbour | yes | - | - | - |
-| System V memory of the neighbour | yes | yes | - | - |
-| unix socket of the neighbour | yes | - | - | - |
-| TCP port of the neighbour | yes | yes | yes | - |
-| key of the neighbour | - | - | - | - |
-| API of the runner | yes | - | - | - |
-| socket of the spawner | yes | - | - | - |
-| database of the runner | yes | - | - | - |
-| logs of other jobs | yes | - | - | - |
-| attempts of other jobs | yes | - | - | - |
-| health routes of the runner on TCP | yes | yes | yes | - |
-| start of a unit over D-Bus | - | - | - | - |
-| system bus | yes | yes | - | - |
-| notify socket of PID 1 | yes | yes | - | - |
-| socket of the journal | yes | yes | - | - |
-| own user namespace | yes | yes | - | - |
-| own mount namespace | - | - | - | - |
-| mount | - | - | - | - |
-| write below /etc | - | - | - | - |
-| write below /usr | - | - | - | - |
-| write to /proc/sys | - | - | - | - |
-| make a cgroup | - | - | - | - |
-| raw socket | - | - | - | - |
-| packet socket | - | - | - | - |
-| netlink socket | yes | yes | yes | - |
-| setuid file | yes | - | - | - |
-| become root | - | - | - | - |
-| device node | - | - | - | - |
-| real-time scheduling | - | - | - | - |
-| kernel log | - | - | - | - |
-| ptrace of its own child | yes | yes | yes | - |
-| signal to PID 1 | - | - | - | - |
-| homes of people | yes | yes | - | - |
+| probe | native | slots | open | build | strict |
+|---|---|---|---|---|---|
+| environment of the neighbour | yes | - | - | - | - |
+| command line of the neighbour | yes | - | yes | - | - |
+| memory of the neighbour | yes | - | - | - | - |
+| ptrace of the neighbour | yes | - | - | - | - |
+| signal to the neighbour | yes | - | - | - | - |
+| /tmp of the neighbour | yes | yes | - | - | - |
+| /tmp of the neighbour, through /proc | yes | - | - | - | - |
+| /dev/shm of the neighbour | yes | yes | yes | - | - |
+| workspace of the neighbour | yes | - | - | - | - |
+| System V memory of the neighbour | yes | yes | yes | - | - |
+| unix socket of the neighbour | yes | - | - | - | - |
+| TCP port of the neighbour | yes | yes | yes | yes | - |
+| key of the neighbour | - | - | - | - | - |
+| API of the runner | yes | - | - | - | - |
+| socket of the spawner | yes | - | - | - | - |
+| database of the runner | yes | - | - | - | - |
+| logs of other jobs | yes | - | - | - | - |
+| attempts of other jobs | yes | - | - | - | - |
+| health routes of the runner on TCP | yes | yes | yes | yes | - |
+| start of a unit over D-Bus | - | - | - | - | - |
+| system bus | yes | yes | yes | - | - |
+| notify socket of PID 1 | yes | yes | yes | - | - |
+| socket of the journal | yes | yes | yes | - | - |
+| own user namespace | yes | yes | yes | - | - |
+| own mount namespace | - | - | - | - | - |
+| mount | - | - | - | - | - |
+| write below /etc | - | - | - | - | - |
+| write below /usr | - | - | - | - | - |
+| write to /proc/sys | - | - | - | - | - |
+| make a cgroup | - | - | - | - | - |
+| raw socket | - | - | - | - | - |
+| packet socket | - | - | - | - | - |
+| netlink socket | yes | yes | yes | yes | - |
+| setuid file | yes | yes | - | - | - |
+| become root | - | - | - | - | - |
+| device node | - | - | - | - | - |
+| real-time scheduling | - | - | - | - | - |
+| kernel log | - | - | - | - | - |
+| ptrace of its own child | yes | yes | yes | yes | - |
+| signal to PID 1 | - | - | - | - | - |
+| homes of people | yes | - | yes | - | - |
 """
 
 VICTIM = r"""
@@ -164,7 +164,7 @@ PROBES = {
     "socket of the spawner": lambda: connect(os.environ["SPAWNER"], socket.SOCK_SEQPACKET),
     "database of the runner": lambda: read("/var/lib/ci-runner/queue.db"),
     "logs of other jobs": lambda: read(log_file()),
-    "attempts of other jobs": lambda: os.listdir("/run/ci-runner-spawner/attempts"),
+    "attempts of other jobs": lambda: os.listdir(os.path.dirname(os.environ["SPAWNER"]) + "/attempts"),
     "health routes of the runner on TCP": lambda: tcp(8080),
     "start of a unit over D-Bus": lambda: run("systemd-run", "--wait", "true"),
     "system bus": lambda: connect("/run/dbus/system_bus_socket"),
@@ -199,7 +199,10 @@ print("done", flush=True)
 """
 
 
-SPAWNERS = ["/run/ci-runner-spawner/socket", "/run/ci-runner/spawner/socket"]
+SPAWNERS = {"native": "/run/ci-runner/spawner/socket", "slots": "/run/ci-runner-jobs/socket"}
+UNITS = "/run/ci-runner-spawner/socket"
+# On the system of slots.nix: the same probes between the users of two slots.
+SLOTS = "test -e /run/ci-runner-jobs/socket"
 
 
 def quoted(text: str) -> str:
@@ -213,17 +216,17 @@ def add(pool: str, program: str, options: str = "") -> str:
 def victim_pid(job: str, pool: str) -> str:
     machine.wait_until_succeeds(f"ci-runner logs {job} | grep ^ready", timeout=30)
     # Native: the first process of that name that sleeps; otherwise PID 1 knows.
-    if pool == "native":
-        return machine.succeed("pgrep -u ci-runner -nf victim-work").strip()
+    if pool in ("native", "slots"):
+        return machine.succeed("pgrep -nf '^python3 .*victim-work'").strip()
     unit = machine.succeed(f"systemctl list-units --plain --no-legend 'ci-job-*-{job}-1.service' | cut -d' ' -f1").strip()
     return machine.get_unit_property(unit, "MainPID")
 
 
 def reached(pool: str) -> dict[str, bool]:
     """Which probes reach their goal in a job of the pool, beside a victim in the same pool."""
-    victim = add(pool, VICTIM)
+    victim = add(PLACES.get(pool, pool), VICTIM)
     pid = victim_pid(victim, pool)
-    attacker = add(pool, ATTACKER, f"--env VICTIM_PID={pid} --env SPAWNER={SPAWNERS[pool == 'native']}")
+    attacker = add(PLACES.get(pool, pool), ATTACKER, f"--env VICTIM_PID={pid} --env SPAWNER={SPAWNERS.get(pool, UNITS)}")
     machine.execute(f"ci-runner wait {attacker} --timeout 120s", timeout=130)
     log = machine.succeed(f"ci-runner logs {attacker}")
     shown = json.loads(machine.succeed(f"ci-runner show {victim} --output json"))
@@ -239,14 +242,19 @@ def reached(pool: str) -> dict[str, bool]:
 
 machine.wait_for_unit("ci-runner.service", timeout=120)
 machine.succeed("mkdir -p /home/ada && echo private >/home/ada/private && chmod 755 /home /home/ada")
-POOLS = ["native", "open", "build", "strict"]
+ALL = ["native", "slots", "open", "build", "strict"]
+PLACES = {"slots": "small"}
+machine.wait_until_succeeds("ci-runner status", timeout=30)
+POOLS = ["slots"] if machine.execute(SLOTS)[0] == 0 else [pool for pool in ALL if pool != "slots"]
 found = {pool: reached(pool) for pool in POOLS}
-rows = [f"| {name} | {' | '.join('yes' if found[pool][name] else '-' for pool in POOLS)} |" for name in found["native"]]
+words = {True: "yes", False: "-", None: "?"}
+rows = [f"| {name} | {' | '.join(words[found.get(pool, {}).get(name)] for pool in ALL)} |" for name in found[POOLS[0]]]
 table = "\n".join(EXPECTED.strip().splitlines()[:2] + rows)
+machine.log(table)
 
 for pool in POOLS:
     with subtest(f"what a hostile job reaches: {pool}"):
-        column = POOLS.index(pool) + 1
+        column = ALL.index(pool) + 1
         for line, want in zip(table.splitlines(), EXPECTED.strip().splitlines()):
             assert line.split("|")[column + 1] == want.split("|")[column + 1], (line, want)
         assert len(table.splitlines()) == len(EXPECTED.strip().splitlines()), table

@@ -198,7 +198,7 @@ with subtest("a unit that is stopped by hand is lost, whatever it exits with"):
         job = shell(trap + "sleep 60 & wait; sleep 60")
         running(job)
         machine.succeed("systemctl stop 'ci-job-*'", timeout=30)
-        check(finished(job), "failed", "lost")
+        check(finished(job), "failed", "lost", cause="lost: its unit was stopped by hand")
     job = shell("exit 0")
     check(finished(job), "succeeded", "exited")
 
@@ -300,7 +300,7 @@ answers = {
     "no memory file": say(hello, (start()[0], [os.open("/etc/passwd", os.O_RDONLY)])),
     "no descriptor": say(hello, (start()[0], [])),
     "nonsense": say(hello, ("[" * 30000, [])),
-    "the control": say(hello, start()),
+    "the control": say(hello, start(key={"store": "feedf00d", "job": 2, "attempt": 1})),
 }
 print(json.dumps(answers))
 """

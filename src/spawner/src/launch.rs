@@ -15,6 +15,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use crate::cgroup::{Entry, Leaf, Parent};
 use crate::sys::OpenFiles;
 
+/// `keyctl(2)`: a new session keyring, so that the job has not the spawner's.
+const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
 /// The child's stack: it calls only thin wrappers of system calls.
 const STACK_BYTES: usize = 32 * 1024;
 
@@ -66,6 +68,9 @@ struct Orders {
     session_offset: libc::off_t,
     cgroup_procs: c_int,
     open_files: libc::rlimit,
+    /// -1: it stays who we are.
+    uid: libc::c_long,
+    gid: libc::c_long,
     stage: Stage,
     errno: c_int,
 }
@@ -73,14 +78,24 @@ struct Orders {
 #[repr(C, align(16))]
 struct Stack([MaybeUninit<u8>; STACK_BYTES]);
 
+/// What a job's process is held to.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// Limits of open files.
+    pub(crate) open_files: OpenFiles,
+    /// User and group that it becomes.
+    pub(crate) user: Option<(u32, u32)>,
+}
+
 /// Starts the job. `output` becomes its standard output and error, its session is noted in `lock` at `session_offset`.
 pub(crate) fn launch(
     program: &Program,
     output: BorrowedFd<'_>,
     lock: (BorrowedFd<'_>, u64),
     cgroup: Option<(&Parent, &Leaf)>,
-    open_files: OpenFiles,
+    limits: Limits,
 ) -> io::Result<Launched> {
+    let Limits { open_files, user } = limits;
     let moves: Option<OwnedFd> = match cgroup {
         Some((parent, leaf)) if parent.entry() == Entry::Moves => Some(leaf.open_procs()?),
         _ => None,
@@ -98,6 +113,8 @@ pub(crate) fn launch(
         session_offset: libc::off_t::try_from(lock.1).unwrap_or(0),
         cgroup_procs: moves.as_ref().map_or(-1, |procs| procs.as_raw_fd()),
         open_files: libc::rlimit { rlim_cur: open_files.soft.min(open_files.hard), rlim_max: open_files.hard },
+        uid: user.map_or(-1, |(uid, _)| libc::c_long::from(uid)),
+        gid: user.map_or(-1, |(_, gid)| libc::c_long::from(gid)),
         stage: Stage::Prepare,
         errno: 0,
     };
@@ -126,6 +143,8 @@ pub(crate) fn become_program(program: &Program) -> (Stage, c_int) {
         session_offset: 0,
         cgroup_procs: -1,
         open_files: libc::rlimit { rlim_cur: 0, rlim_max: 0 },
+        uid: -1,
+        gid: -1,
         stage: Stage::Execute,
         errno: 0,
     };
@@ -301,12 +320,27 @@ unsafe fn prepare(orders: &Orders) -> c_int {
         {
             return *libc::__errno_location();
         }
+        // The C library's own would tell all threads of the shim, whose memory this is.
+        if orders.uid >= 0
+            && (libc::syscall(libc::SYS_setgroups, 0_usize, 0_usize) < 0
+                || libc::syscall(libc::SYS_setresgid, orders.gid, orders.gid, orders.gid) < 0
+                || libc::syscall(libc::SYS_setresuid, orders.uid, orders.uid, orders.uid) < 0
+                || (libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0_usize) < 0 && !no_keyrings()))
+        {
+            return *libc::__errno_location();
+        }
         libc::umask(orders.umask);
         let mut mask = MaybeUninit::<libc::sigset_t>::uninit();
         libc::sigemptyset(mask.as_mut_ptr());
         libc::sigprocmask(libc::SIG_SETMASK, mask.as_ptr(), std::ptr::null_mut());
         0
     }
+}
+
+/// True when the kernel, or a filter that holds for the job too, has just refused keyrings: then there is none to share.
+fn no_keyrings() -> bool {
+    // SAFETY: errno of this thread.
+    matches!(unsafe { *libc::__errno_location() }, libc::ENOSYS | libc::EPERM | libc::EACCES)
 }
 
 /// `number` and a newline, without allocation.

@@ -23,10 +23,13 @@ pub mod failpoint;
 pub mod joblog;
 mod launch;
 mod memfd;
+mod policy_file;
 mod procs;
 pub mod protocol;
 mod record;
+mod remains;
 mod server;
+mod service;
 mod shim;
 mod sys;
 mod tmpdir;
@@ -40,7 +43,7 @@ pub fn main() -> std::process::ExitCode {
     let code = match words.first().and_then(|word| word.to_str()) {
         Some(unit::HELPER_MODE) => unit::helper_main(),
         Some("--profiles") => unit::print_profiles(),
-        Some("--policy") => unit::main(&words),
+        Some("--policy") => service::main(&words),
         _ => server::main(words),
     };
     std::process::ExitCode::from(u8::try_from(code).unwrap_or(1))

@@ -273,6 +273,65 @@ pub(crate) fn fork() -> io::Result<Option<i32>> {
     Ok((pid != 0).then_some(pid))
 }
 
+/// Waits for this child; what it exited with, or more than 255 for a signal.
+pub(crate) fn wait_for(pid: i32) -> io::Result<i32> {
+    let mut status = 0;
+    // SAFETY: the pointer lives through the call.
+    while let Err(error) = check(unsafe { libc::waitpid(pid, &mut status, libc::__WALL) }) {
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    Ok(if libc::WIFEXITED(status) { libc::WEXITSTATUS(status) } else { 256 + libc::WTERMSIG(status) })
+}
+
+/// Makes this process another user's, for ever, in no group but this one.
+pub(crate) fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: numbers and a null pointer for an empty list.
+    unsafe {
+        check(libc::setgroups(0, std::ptr::null()))?;
+        check(libc::setresgid(gid, gid, gid))?;
+        check(libc::setresuid(uid, uid, uid))?;
+    }
+    Ok(())
+}
+
+/// SIGKILL to every process that this one may signal, but itself: those of its own user, for one that is not root's. One
+/// round is enough: the kernel takes all at once, and who has a SIGKILL waiting makes no child.
+pub(crate) fn kill_all_of_own_user() -> io::Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Err(io::Error::other("root would kill everything"));
+    }
+    // SAFETY: numbers.
+    match check(unsafe { libc::kill(-1, libc::SIGKILL) }) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// What System V has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum IpcKind {
+    /// Shared memory.
+    Memory,
+    /// Semaphores.
+    Semaphores,
+    /// Message queues.
+    Messages,
+}
+
+/// Removes one, if this process may.
+pub(crate) fn remove_ipc(kind: IpcKind, id: i32) {
+    // SAFETY: IPC_RMID reads no memory.
+    unsafe {
+        match kind {
+            IpcKind::Memory => libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()),
+            IpcKind::Semaphores => libc::semctl(id, 0, libc::IPC_RMID),
+            IpcKind::Messages => libc::msgctl(id, libc::IPC_RMID, std::ptr::null_mut()),
+        };
+    }
+}
+
 /// A line into the spawner's log. Unlike `eprintln!` it never panics: a full disk must not end a shim.
 pub(crate) fn say(line: std::fmt::Arguments<'_>) {
     let line = format!("{line}\n");

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::policy_file::User;
+
 /// Names are removed in batches, so that a directory with a billion files takes no memory.
 const BATCH: usize = 1024;
 /// How many unremovable directories of one slot may be set aside before its jobs fail to start.
@@ -24,16 +26,28 @@ pub(crate) struct SlotDir {
     root: OwnedFd,
     name: String,
     path: PathBuf,
+    /// Whose it is, where jobs have users of their own.
+    user: Option<User>,
     /// Holds the slot's `flock` too, against a second spawner with the same `--tmp-dir`.
     dir: OwnedFd,
 }
 
 impl SlotDir {
     /// Makes `<root>/<name>` exist, private and empty.
-    pub(crate) fn prepare(root: BorrowedFd<'_>, root_path: &Path, name: &str) -> io::Result<Self> {
+    pub(crate) fn prepare(root: BorrowedFd<'_>, root_path: &Path, name: &str, user: Option<&User>) -> io::Result<Self> {
         // Locked first: what another job still uses is not touched.
-        let dir = emptied(root, name, lock)?;
-        Ok(Self { root: root.try_clone_to_owned()?, name: name.to_owned(), path: root_path.join(name), dir })
+        let dir = emptied(root, name, user, lock)?;
+        if let Some(user) = user {
+            let (uid, gid) = (rustix::fs::Uid::from_raw(user.uid), rustix::fs::Gid::from_raw(user.gid));
+            rustix::fs::fchown(&dir, Some(uid), Some(gid))?;
+        }
+        Ok(Self {
+            user: user.cloned(),
+            root: root.try_clone_to_owned()?,
+            name: name.to_owned(),
+            path: root_path.join(name),
+            dir,
+        })
     }
 
     /// Its absolute path.
@@ -47,7 +61,7 @@ impl SlotDir {
             return Ok(());
         }
         // The lock that we hold is on the directory we were given; whatever has the name now is nobody else's.
-        emptied(self.root.as_fd(), &self.name, |_| Ok(())).map(drop)
+        emptied(self.root.as_fd(), &self.name, self.user.as_ref(), |_| Ok(())).map(drop)
     }
 
     /// True when the name still leads to the directory that we prepared, and that is empty.
@@ -71,22 +85,27 @@ fn lock(dir: &OwnedFd) -> io::Result<()> {
 }
 
 /// Empties a slot's directory in place of a shim that died; one that was never made stays so.
-pub(crate) fn wipe_slot(root_path: &Path, name: &str) -> io::Result<()> {
+pub(crate) fn wipe_slot(root_path: &Path, name: &str, user: Option<&User>) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let there = rustix::fs::openat(rustix::fs::CWD, root_path, flags, Mode::empty())
         .and_then(|root| rustix::fs::statat(&root, name, AtFlags::SYMLINK_NOFOLLOW).map(|_| root));
     match there {
-        Ok(root) => SlotDir::prepare(root.as_fd(), root_path, name).map(drop),
+        Ok(root) => SlotDir::prepare(root.as_fd(), root_path, name, user).map(drop),
         Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Opens the directory, empty. What cannot be removed (an immutable file) is set aside under another name.
-fn emptied(root: BorrowedFd<'_>, name: &str, lock: fn(&OwnedFd) -> io::Result<()>) -> io::Result<OwnedFd> {
+fn emptied(
+    root: BorrowedFd<'_>,
+    name: &str,
+    user: Option<&User>,
+    lock: fn(&OwnedFd) -> io::Result<()>,
+) -> io::Result<OwnedFd> {
     let mut failed = None;
     for number in 0..ASIDE_MAX {
-        let dir = opened(root, name)?;
+        let dir = opened(root, name, user)?;
         lock(&dir)?;
         match wipe(&dir) {
             Ok(()) => return Ok(dir),
@@ -98,13 +117,13 @@ fn emptied(root: BorrowedFd<'_>, name: &str, lock: fn(&OwnedFd) -> io::Result<()
     Err(failed.unwrap_or_else(|| io::ErrorKind::DirectoryNotEmpty.into()))
 }
 
-/// Opens the directory, 0700 and ours; makes it when it is missing or something else has its name.
-fn opened(root: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+/// Opens the directory, 0700 and ours (or any slot's user's, where jobs have users and only root can make directories here); makes it when it is missing or something else has its name.
+fn opened(root: BorrowedFd<'_>, name: &str, user: Option<&User>) -> io::Result<OwnedFd> {
     let path = CString::new(name)?;
     match open_below(root, &path) {
         Ok(dir) => {
             let stat = rustix::fs::fstat(&dir)?;
-            if stat.st_uid != rustix::process::geteuid().as_raw() {
+            if user.is_none() && stat.st_uid != rustix::process::geteuid().as_raw() {
                 let why = format!("{name} belongs to user {}", stat.st_uid);
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
             }
@@ -248,7 +267,7 @@ mod tests {
         let outside = dir.path().join("outside");
         std::fs::create_dir(&outside).expect("made");
         std::fs::write(outside.join("precious"), "x").expect("written");
-        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").expect("prepared");
+        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0", None).expect("prepared");
         let inner = slot.path().join("a/b/c");
         std::fs::create_dir_all(&inner).expect("made");
         std::fs::write(inner.join("f"), "x").expect("written");
@@ -268,7 +287,7 @@ mod tests {
     #[test]
     fn deep_and_wide_trees_are_removed() {
         let (dir, fd) = root();
-        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").expect("prepared");
+        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0", None).expect("prepared");
         let mut at: OwnedFd = std::fs::File::open(slot.path()).expect("opens").into();
         for _ in 0..3000 {
             rustix::fs::mkdirat(&at, "d", Mode::RWXU).expect("made");
@@ -285,7 +304,7 @@ mod tests {
     #[test]
     fn a_slot_directory_that_was_replaced_is_made_anew() {
         let (dir, fd) = root();
-        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").expect("prepared");
+        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0", None).expect("prepared");
         std::fs::create_dir(dir.path().join("target")).expect("made");
         std::fs::write(dir.path().join("target/precious"), "x").expect("written");
         std::fs::remove_dir(slot.path()).expect("removed");
@@ -298,11 +317,11 @@ mod tests {
     #[test]
     fn two_jobs_never_share_one() {
         let (dir, fd) = root();
-        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").expect("prepared");
+        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0", None).expect("prepared");
         std::fs::write(slot.path().join("precious"), "x").expect("written");
-        assert!(SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").is_err());
+        assert!(SlotDir::prepare(fd.as_fd(), dir.path(), "p-0", None).is_err());
         assert!(slot.path().join("precious").exists(), "not wiped under a living job");
         drop(slot);
-        assert!(SlotDir::prepare(fd.as_fd(), dir.path(), "p-0").is_ok());
+        assert!(SlotDir::prepare(fd.as_fd(), dir.path(), "p-0", None).is_ok());
     }
 }

@@ -20,6 +20,7 @@ pub(super) struct ConfigFile {
     pub socket: Option<String>,
     pub log_dir: Option<String>,
     pub spawner_socket: Option<String>,
+    pub jobs_socket: Option<String>,
     pub http: Option<HttpField>,
     pub metrics: Option<MetricsField>,
     pub max_parallel_jobs: Option<i64>,

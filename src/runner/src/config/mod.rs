@@ -54,6 +54,8 @@ pub struct Config {
     pub log_dir: PathBuf,
     /// The socket of the spawner that starts units.
     pub spawner_socket: PathBuf,
+    /// The socket of a spawner that starts native jobs under users of their own; None: the daemon starts one for itself.
+    pub jobs_socket: Option<PathBuf>,
     /// The API's TCP address.
     pub http: Listen,
     /// Whether `/status` and `/runners` answer on TCP without a token.
@@ -310,6 +312,7 @@ impl Config {
             // With another state directory it is another one by itself.
             ("log_dir", self.log_dir != new.log_dir && self.state_dir == new.state_dir),
             ("spawner_socket", self.spawner_socket != new.spawner_socket),
+            ("jobs_socket", self.jobs_socket != new.jobs_socket),
             ("executor", Executor::ALL.into_iter().any(|executor| new.uses(executor) && !self.uses(executor))),
             ("http", self.http != new.http),
             ("metrics", self.metrics != new.metrics || (!self.exports_elsewhere() && self.exporter != new.exporter)),

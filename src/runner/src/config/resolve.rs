@@ -65,6 +65,7 @@ impl Resolver<'_> {
         let (state_dir, runtime_dir, socket) = self.directories(&file, overrides);
         let log_dir = self.path("log_dir", &None, &file.log_dir).unwrap_or_else(|| state_dir.join("logs"));
         let spawner_socket = self.path("spawner_socket", &None, &file.spawner_socket);
+        let jobs_socket = self.path("jobs_socket", &None, &file.jobs_socket);
         let http = file.http.take().map(|field| field.0).unwrap_or_default();
         let more = file.metrics.take().map(|field| field.0).unwrap_or_default();
         let (http_listen, metrics) = self.addresses(&http, &more, overrides);
@@ -92,6 +93,7 @@ impl Resolver<'_> {
             socket,
             log_dir,
             spawner_socket: spawner_socket.unwrap_or_else(|| PathBuf::from(SPAWNER_SOCKET)),
+            jobs_socket,
             http: http_listen,
             http_public_status: http.public_status.unwrap_or(false),
             http_hosts: self.http_hosts(http.hosts),

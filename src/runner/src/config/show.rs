@@ -36,6 +36,9 @@ pub(super) fn show(config: &Config) -> String {
     ] {
         line(&mut text, &format!("{key} = {value}  # {}", config.source(key)));
     }
+    if let Some(socket) = &config.jobs_socket {
+        line(&mut text, &format!("jobs_socket = {}", quoted(&socket.to_string_lossy())));
+    }
     line(&mut text, "\n[http]");
     line(&mut text, &format!("listen = {}  # {}", quoted(&config.http.to_string()), config.source("http")));
     line(&mut text, &format!("public_status = {}", config.http_public_status));

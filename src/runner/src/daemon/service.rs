@@ -191,7 +191,10 @@ fn sides(config: &Config, host: &HostSettings, record: &Record, loaded: &Loaded)
             generation: loaded.generation,
             linger: None,
             job_open_files,
-            service: (executor == Executor::Systemd).then(|| config.spawner_socket.clone()),
+            service: match executor {
+                Executor::Systemd => Some(config.spawner_socket.clone()),
+                Executor::Native => config.jobs_socket.clone(),
+            },
             lifeline: None,
         };
         sides.push((executor, Native::new(options)));

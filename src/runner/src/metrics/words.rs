@@ -41,6 +41,8 @@ pub enum LossCause {
     Host,
     /// What watched over it was gone.
     Executor,
+    /// Somebody stopped its unit by hand.
+    Stopped,
 }
 
 /// Where an open job stands; the label `state`.
@@ -69,7 +71,7 @@ impl RetryCause {
 }
 
 impl LossCause {
-    pub(super) const NAMES: [&'static str; 2] = ["host", "executor"];
+    pub(super) const NAMES: [&'static str; 3] = ["host", "executor", "stopped"];
 }
 
 impl JobState {

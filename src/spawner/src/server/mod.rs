@@ -9,6 +9,7 @@ mod attempt;
 pub(crate) mod conn;
 mod lifeline;
 pub(crate) mod requests;
+pub(crate) mod service;
 pub(crate) mod setup;
 mod stopped;
 mod sweep;
@@ -32,6 +33,7 @@ use crate::attempts::{Attempts, Identity};
 use crate::cgroup::Parent;
 use crate::failpoint;
 use crate::protocol::{AttemptKey, ExitRecord, PACKET_BYTES_MAX, Reply, Seen};
+use crate::service::Then;
 use crate::shim::{Note, Shared};
 use crate::sys::{self, OpenFiles, Reaped};
 use crate::wire::{self, Received};
@@ -88,6 +90,10 @@ pub(crate) struct Server {
     lifeline: Option<Lifeline>,
     /// An `ended` is among this turn's replies.
     said_ended: bool,
+    /// Only of a service of root: which users jobs have.
+    service: Option<service::Policy>,
+    /// Only of a service: why the loop ends.
+    then: Option<Then>,
 }
 
 /// Everything from command line to end; the process' exit code.
@@ -163,9 +169,17 @@ impl Server {
         let attempts = Attempts::open(&home.dir).map_err(|error| fault("cannot open the attempts", error))?;
         let pipe = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
         let (notes, shims_notes) = rustix::pipe::pipe_with(pipe).map_err(|error| fault("pipe", error.into()))?;
-        let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM]).map_err(|error| fault("signals", error))?;
+        let awaited: &[i32] = match options.group {
+            None => &[libc::SIGCHLD, libc::SIGTERM],
+            Some(_) => &[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP],
+        };
+        let signals = sys::signal_fd(awaited).map_err(|error| fault("signals", error))?;
         let cgroup = if options.no_cgroup { None } else { Parent::detect(options.no_clone3) };
-        let listener = home.listen().map_err(|error| fault("cannot listen", error))?;
+        let listener = match options.group {
+            None => home.listen(),
+            Some(group) => crate::unit::home::listen(&home.dir, &home.path, group),
+        };
+        let listener = listener.map_err(|error| fault("cannot listen", error))?;
         Ok(Self {
             linger_ms: options.linger_ms,
             listener,
@@ -196,6 +210,8 @@ impl Server {
             home_check_ms: 0,
             shims_look_ms: 0,
             lifeline: None,
+            service: None,
+            then: None,
             home,
         })
     }
@@ -229,6 +245,9 @@ impl Server {
 
     /// True when there is nothing to stay for.
     fn is_done(&mut self) -> bool {
+        if self.then.is_some() {
+            return true;
+        }
         let used = self.closed.is_none() && !self.connections.is_empty();
         if used || self.attempts.values().any(State::is_alive) {
             self.idle_since_ms = None;
@@ -300,7 +319,13 @@ impl Server {
 
     fn read_signals(&mut self) {
         while let Some(arrived) = sys::next_signal(&self.signals) {
-            if arrived.signal == libc::SIGTERM {
+            if self.service.is_some() {
+                match arrived.signal {
+                    libc::SIGTERM | libc::SIGINT => self.then = Some(Then::End),
+                    libc::SIGHUP => self.then = Some(Then::Upgrade),
+                    _ => {}
+                }
+            } else if arrived.signal == libc::SIGTERM {
                 say!("asked to end: nothing is started any more");
                 self.closed.get_or_insert("the spawner was asked to end");
             }
@@ -330,6 +355,7 @@ impl Server {
             let own = rustix::process::geteuid();
             match rustix::net::sockopt::socket_peercred(&connection.socket) {
                 Ok(peer) if peer.uid == own || peer.uid.is_root() => {}
+                Ok(peer) if self.service.as_ref().is_some_and(|policy| policy.lets_in(peer.uid.as_raw())) => {}
                 Ok(peer) => connection.refuse(format!("user {} may not use this spawner", peer.uid.as_raw())),
                 Err(error) => connection.refuse(format!("cannot tell who connects: {error}")),
             }

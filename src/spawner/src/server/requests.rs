@@ -13,6 +13,7 @@ use super::setup;
 use crate::attempts::{Identity, Locked};
 use crate::cgroup::Leaf;
 use crate::failpoint::{self, hit};
+use crate::policy_file::User;
 use crate::protocol::{AttemptKey, PROTOCOL_VERSION, Reply, Request, SPEC_BYTES_MAX, Start, is_store_id, names};
 use crate::shim::{self, Order};
 use crate::{memfd, procs, sys};
@@ -190,10 +191,7 @@ impl Server {
             memfd::check(secrets, "secrets file", SPEC_BYTES_MAX)?;
         }
         let key = start.key.clone();
-        let slot = format!("{}-{}", start.pool, start.slot);
-        if let Some(holder) = self.slots.get(&slot) {
-            return Err(format!("slot {slot} is still in use by attempt {holder}"));
-        }
+        let (slot, user) = self.choose_slot(&start)?;
         hit(failpoint::SPAWNER_BEFORE_MKDIR);
         let fresh = self.make_attempt(&key)?;
         hit(failpoint::SPAWNER_AFTER_MKDIR);
@@ -217,7 +215,7 @@ impl Server {
             cgroup_parent: self.shared.cgroup.as_ref().map(|parent| parent.path().to_owned()),
             session: None,
         };
-        let order = Order { start, lock, spec, secrets, identity };
+        let order = Order { start, lock, spec, secrets, identity, user };
         let pid = match sys::fork() {
             Ok(Some(pid)) => pid,
             Ok(None) => shim::run(&self.shared, order),
@@ -234,6 +232,20 @@ impl Server {
         self.note_due(deadline_ms);
         self.attempts.insert(key, State::Alive(shim));
         Ok(())
+    }
+
+    /// The slot of a start and, for a service of root, its user.
+    fn choose_slot(&self, start: &Start) -> Result<(String, Option<User>), String> {
+        if let Some(policy) = &self.service {
+            let slot = policy.choose(start, |slot| self.slots.contains_key(slot))?;
+            let user = policy.user_of(&slot).cloned();
+            return Ok((slot, user));
+        }
+        let slot = format!("{}-{}", start.pool, start.slot);
+        match self.slots.get(&slot) {
+            Some(holder) => Err(format!("slot {slot} is still in use by attempt {holder}")),
+            None => Ok((slot, None)),
+        }
     }
 
     /// Makes the attempt's directory; true when it was not there.

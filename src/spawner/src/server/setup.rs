@@ -53,6 +53,8 @@ pub(crate) struct Options {
     pub(crate) die_with_daemon: Option<PathBuf>,
     /// None: what the caller has.
     pub(crate) job_open_files: Option<u64>,
+    /// Of a service: who may connect beside root. None: whoever started us.
+    pub(crate) group: Option<u32>,
     /// Not in the help: makes jobs run without cgroups, to test what holds where there are none.
     pub(crate) no_cgroup: bool,
     /// Not in the help: makes jobs move into their cgroups, to test what is done where `clone3` is not to be had.
@@ -99,6 +101,7 @@ impl Options {
             linger_ms,
             die_with_daemon,
             job_open_files,
+            group: None,
             no_cgroup,
             no_clone3,
         }))
@@ -128,7 +131,7 @@ pub(crate) struct Home {
     pub(crate) epoch: String,
     /// The attempts that are there are of another boot.
     pub(crate) other_boot: bool,
-    lock: OwnedFd,
+    pub(crate) lock: OwnedFd,
 }
 
 /// Why there is no home.
@@ -160,6 +163,11 @@ impl Home {
             .map_err(|error| format!("cannot read the boot id: {error}"))?;
         let (epoch, other_boot) = epoch(&dir, boot.trim()).map_err(|error| fault("cannot write the epoch", error))?;
         Ok(Self { dir, path, epoch, other_boot, lock })
+    }
+
+    /// Makes and enters the directory of a service.
+    pub(crate) fn of_service(path: &Path, group: u32) -> Result<Self, NoHome> {
+        Ok(crate::unit::home::enter(path, group)?)
     }
 
     /// Something is wrong here.

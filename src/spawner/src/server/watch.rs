@@ -13,6 +13,7 @@ use super::sweep::{Look, sweep};
 use crate::attempts::Identity;
 use crate::cgroup::Leaf;
 use crate::failpoint::{self, hit};
+use crate::policy_file::User;
 use crate::procs;
 use crate::protocol::{AttemptKey, ExitRecord, Reply, names};
 use crate::record;
@@ -244,7 +245,10 @@ impl Server {
     fn wipe_slot(&mut self, key: &AttemptKey, identity: Identity) {
         let is_holder = self.slots.get(&identity.slot) == Some(key);
         let wiper = match is_holder.then(sys::fork) {
-            Some(Ok(None)) => wipe_and_end(&self.shared.tmp_dir, &identity.slot),
+            Some(Ok(None)) => {
+                let user = self.service.as_ref().and_then(|policy| policy.user_of(&identity.slot));
+                wipe_and_end(&self.shared.tmp_dir, &identity.slot, user)
+            }
             Some(Ok(Some(pid))) => Some(pid),
             Some(Err(error)) => {
                 say!("{key}: no process to empty its slot: {error}");
@@ -269,10 +273,13 @@ impl Server {
 }
 
 /// The life of a child that empties a slot's directory. It holds nothing of ours: neither lock nor socket.
-fn wipe_and_end(tmp_dir: &std::path::Path, slot: &str) -> ! {
+fn wipe_and_end(tmp_dir: &std::path::Path, slot: &str, user: Option<&User>) -> ! {
     sys::close_from_but(3, &mut []);
     let _ = rustix::thread::set_name(c"ci-wiper");
-    let wiped = std::panic::catch_unwind(|| crate::tmpdir::wipe_slot(tmp_dir, slot));
+    let wiped = std::panic::catch_unwind(|| {
+        user.map_or(Ok(()), crate::remains::remove)?;
+        crate::tmpdir::wipe_slot(tmp_dir, slot, user)
+    });
     match wiped {
         Ok(Ok(())) => sys::exit_now(0),
         Ok(Err(error)) => say!("{}: cannot be emptied: {error}", tmp_dir.join(slot).display()),

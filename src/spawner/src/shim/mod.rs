@@ -25,10 +25,11 @@ use crate::cgroup::{Leaf, Parent};
 use crate::failpoint::{self, hit};
 use crate::joblog::{LogOptions, LogWriter};
 use crate::launch::{self, Program, Stage};
+use crate::policy_file::User;
 use crate::protocol::{AttemptKey, ExitRecord, Start, names};
-use crate::record;
 use crate::sys::{self, OpenFiles};
 use crate::tmpdir::SlotDir;
+use crate::{record, remains};
 
 pub(crate) use self::watch::{hard_timeout_text, soft_timeout_text};
 
@@ -63,6 +64,8 @@ pub(crate) struct Order {
     pub(crate) secrets: Option<OwnedFd>,
     /// What to write into the lock file, but who we are.
     pub(crate) identity: Identity,
+    /// Whom the job becomes; None: it stays who we are.
+    pub(crate) user: Option<User>,
 }
 
 /// What a shim tells over the pipe, one line of JSON each, shorter than `PIPE_BUF`.
@@ -105,8 +108,10 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     let session_offset = identify(&order)?;
     let signals = sys::signal_fd(&[libc::SIGCHLD, sys::signal_stop(), sys::signal_kill()])
         .map_err(|error| format!("cannot receive signals: {error}"))?;
-    let slot = open_slot(shared, &order.identity.slot)?;
-    let loaded = match spec::load(&order.spec, order.secrets.as_ref(), slot.path()) {
+    let user = order.user.as_ref();
+    let slot = open_slot(shared, &order.identity.slot, user)?;
+    let loaded = spec::load(&order.spec, order.secrets.as_ref(), slot.path());
+    let loaded = match loaded.map(|loaded| loaded.for_user(user, slot.path())) {
         Ok(loaded) => loaded,
         Err(cause) => {
             let now = clock::Started::now();
@@ -129,7 +134,11 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     let started = clock::Started::now();
     let cgroup = shared.cgroup.as_ref().zip(leaf.as_ref());
     let lock = (order.lock.as_fd(), session_offset);
-    let launched = match launch::launch(&loaded.program, job_output.as_fd(), lock, cgroup, shared.job_open_files) {
+    let limits = launch::Limits { open_files: shared.job_open_files, user: user.map(|user| (user.uid, user.gid)) };
+    let launched = launch::launch(&loaded.program, job_output.as_fd(), lock, cgroup, limits);
+    // A child that changed its user took the right to be looked at from the memory that it shared with us.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable);
+    let launched = match launched {
         Ok(launched) => launched,
         Err(error) => {
             // No process was made: the attempt did not begin after all.
@@ -158,6 +167,9 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     );
     let job = watch::Job { main: launched.pid, failed, leaf, output, _writer: job_output, signals, log, started };
     let record = job.watch(start);
+    if let Some(Err(error)) = user.map(remains::remove) {
+        say!("{}: {error}", start.key);
+    }
     if let Err(error) = slot.wipe() {
         say!("{}: cannot empty {}: {error}", start.key, slot.path().display());
     }
@@ -195,10 +207,10 @@ fn identify(order: &Order) -> Result<u64, String> {
     }
 }
 
-fn open_slot(shared: &Shared, name: &str) -> Result<SlotDir, String> {
+fn open_slot(shared: &Shared, name: &str, user: Option<&User>) -> Result<SlotDir, String> {
     let root = open_dir(&shared.tmp_dir)
         .map_err(|error| describe("open the directory for temporary files", &shared.tmp_dir, error))?;
-    SlotDir::prepare(root.as_fd(), &shared.tmp_dir, name)
+    SlotDir::prepare(root.as_fd(), &shared.tmp_dir, name, user)
         .map_err(|error| describe("prepare TMPDIR", &shared.tmp_dir.join(name), error))
 }
 

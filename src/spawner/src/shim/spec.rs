@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::joblog::Masker;
 use crate::launch::Program;
 use crate::memfd;
+use crate::policy_file::User;
 use crate::protocol::{Secrets, Spec, WORD_BYTES_MAX};
 use crate::record::shortened_name;
 
@@ -24,6 +25,27 @@ pub(crate) struct Loaded {
     pub(crate) masker: Option<Masker>,
     /// Size of the specification.
     pub(crate) spec_bytes: usize,
+}
+
+impl Loaded {
+    /// What only we know of a job with a user of its own: who that is, and where its directory is. The job's own words win.
+    pub(crate) fn for_user(mut self, user: Option<&User>, tmpdir: &Path) -> Self {
+        let Some(user) = user else { return self };
+        let tmpdir = tmpdir.display();
+        let env = &mut self.program.env;
+        if self.program.dir.to_string_lossy() == tmpdir.to_string() {
+            env.retain(|word| !word.to_bytes().starts_with(b"CI_RUNNER_WORKSPACE="));
+            env.extend(CString::new(format!("CI_RUNNER_WORKSPACE={tmpdir}")));
+        }
+        for (name, value) in [("HOME", tmpdir.to_string()), ("USER", user.name.clone()), ("LOGNAME", user.name.clone())]
+        {
+            let prefix = format!("{name}=");
+            if !env.iter().any(|word| word.to_bytes().starts_with(prefix.as_bytes())) {
+                env.extend(CString::new(format!("{prefix}{value}")));
+            }
+        }
+        self
+    }
 }
 
 /// Reads and checks; `tmpdir` becomes `TMPDIR` and, where none is named, the working directory.

@@ -33,47 +33,57 @@ pub(super) struct Home {
     _lock: OwnedFd,
 }
 
+/// Makes and enters the directory of a spawner that is a service of root, with `attempts` for this group to look at.
+pub(crate) fn enter(path: &Path, group: u32) -> Result<setup::Home, String> {
+    let fault = |what: &str, error: io::Error| format!("{}: {what}: {error}", path.display());
+    let dir = own_dir(CWD, path, DIR_MODE, None).map_err(|error| fault("cannot make the directory", error))?;
+    let lock = setup::open_lock(&dir).map_err(|error| fault("cannot open the lock", error))?;
+    setup::take_lock(&lock, path).map_err(|error| match error {
+        NoHome::Taken(pid) => format!("{}: another spawner holds it, process {pid}", path.display()),
+        NoHome::Fault(why) => why,
+    })?;
+    rustix::fs::ftruncate(&lock, 0).map_err(|error| fault("cannot write the lock", error.into()))?;
+    let pid = std::process::id().to_string();
+    rustix::io::pwrite(&lock, pid.as_bytes(), 0).map_err(|error| fault("cannot write the lock", error.into()))?;
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map_err(|error| format!("cannot read the boot id: {error}"))?;
+    let (epoch, other_boot) =
+        setup::epoch(&dir, boot.trim()).map_err(|error| fault("cannot write the epoch", error))?;
+    own_dir(&dir, Path::new(names::ATTEMPTS_DIR), ATTEMPTS_MODE, Some(group))
+        .map_err(|error| fault("cannot make the attempts", error))?;
+    Ok(setup::Home { dir, path: path.to_owned(), epoch, other_boot, lock })
+}
+
+/// Listens in such a directory: for root and the group.
+pub(crate) fn listen(dir: &OwnedFd, path: &Path, group: u32) -> io::Result<OwnedFd> {
+    match rustix::fs::unlinkat(dir, names::SOCKET, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let (address, _dir) = wire::address(&path.join(names::SOCKET))?;
+    // Born for root alone; opened to the group when it is the group's.
+    let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = rustix::net::bind(&socket, &address);
+    rustix::process::umask(before);
+    bound?;
+    give_to_group(dir, Path::new(names::SOCKET), group)?;
+    rustix::fs::chmodat(dir, names::SOCKET, Mode::from_raw_mode(0o660), AtFlags::empty())?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
 impl Home {
     /// Makes and enters it.
     pub(super) fn enter(policy: &Policy) -> Result<Self, String> {
-        let path = policy.dir.clone();
-        let fault = |what: &str, error: io::Error| format!("{}: {what}: {error}", path.display());
-        let dir = own_dir(CWD, &path, DIR_MODE, None).map_err(|error| fault("cannot make the directory", error))?;
-        let lock = setup::open_lock(&dir).map_err(|error| fault("cannot open the lock", error))?;
-        setup::take_lock(&lock, &path).map_err(|error| match error {
-            NoHome::Taken(pid) => format!("{}: another spawner holds it, process {pid}", path.display()),
-            NoHome::Fault(why) => why,
-        })?;
-        rustix::fs::ftruncate(&lock, 0).map_err(|error| fault("cannot write the lock", error.into()))?;
-        let pid = std::process::id().to_string();
-        rustix::io::pwrite(&lock, pid.as_bytes(), 0).map_err(|error| fault("cannot write the lock", error.into()))?;
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .map_err(|error| format!("cannot read the boot id: {error}"))?;
-        let (epoch, other_boot) =
-            setup::epoch(&dir, boot.trim()).map_err(|error| fault("cannot write the epoch", error))?;
-        own_dir(&dir, Path::new(names::ATTEMPTS_DIR), ATTEMPTS_MODE, Some(policy.group))
-            .map_err(|error| fault("cannot make the attempts", error))?;
+        let setup::Home { dir, path, epoch, other_boot, lock } = enter(&policy.dir, policy.group)?;
         Ok(Self { dir, path, epoch, other_boot, _lock: lock })
     }
 
     /// Listens: for root and the policy's group.
     pub(super) fn listen(&self, group: u32) -> io::Result<OwnedFd> {
-        match rustix::fs::unlinkat(&self.dir, names::SOCKET, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        let (address, _dir) = wire::address(&self.path.join(names::SOCKET))?;
-        // Born for root alone; opened to the group when it is the group's.
-        let before = rustix::process::umask(Mode::from_raw_mode(0o177));
-        let bound = rustix::net::bind(&socket, &address);
-        rustix::process::umask(before);
-        bound?;
-        give_to_group(&self.dir, Path::new(names::SOCKET), group)?;
-        rustix::fs::chmodat(&self.dir, names::SOCKET, Mode::from_raw_mode(0o660), AtFlags::empty())?;
-        rustix::net::listen(&socket, BACKLOG)?;
-        Ok(socket)
+        listen(&self.dir, &self.path, group)
     }
 
     /// True while the path still leads to the directory that we hold.
@@ -98,7 +108,7 @@ impl Home {
 }
 
 /// Makes and opens a directory of ours with this mode.
-fn own_dir(at: impl std::os::fd::AsFd, path: &Path, mode: u32, group: Option<u32>) -> io::Result<OwnedFd> {
+pub(crate) fn own_dir(at: impl std::os::fd::AsFd, path: &Path, mode: u32, group: Option<u32>) -> io::Result<OwnedFd> {
     match rustix::fs::mkdirat(&at, path, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error.into()),

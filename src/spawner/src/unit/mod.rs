@@ -10,7 +10,7 @@
 //! socket of its own, so that the daemon sees no difference.
 //!
 //! - `bus`: D-Bus without waiting. `manager`: what PID 1 is asked and told. `judge`: what its answers mean.
-//! - `profile`: sandboxes as data. `policy`: who may use which. `places`: people's trees.
+//! - `profile`: sandboxes as data. `policy`: who may use which. `places`: people's trees. `seals`: what is seen of a sandbox.
 //! - `server`, `requests`, `watch`: the loop, what a daemon may ask, how attempts end and are taken over.
 //! - `shim`, `handover`, `helper`, `verdict`: from a specification to a job, and from an end to a record.
 //!
@@ -21,20 +21,20 @@ pub(crate) mod bus;
 mod cgroup;
 mod handover;
 mod helper;
-mod home;
+pub(crate) mod home;
 mod judge;
 mod manager;
 mod places;
 mod policy;
 mod profile;
 mod requests;
+mod seals;
 mod server;
 mod shim;
 mod verdict;
 mod watch;
 
 use std::ffi::OsString;
-use std::path::Path;
 
 /// The first word of the command line of a unit.
 pub(crate) const HELPER_MODE: &str = "--unit-helper";
@@ -50,34 +50,17 @@ pub(crate) fn print_profiles() -> i32 {
     0
 }
 
-/// `--policy FILE`: everything from policy to end; the process' exit code.
-pub(crate) fn main(words: &[OsString]) -> i32 {
-    let [_, path] = words else {
-        eprintln!("ci-runner-spawner: --policy takes one file and no other option");
-        return 3;
-    };
-    if let Err(why) = crate::failpoint::arm_from_environment() {
-        eprintln!("ci-runner-spawner: {why}");
-        return 3;
-    }
-    let policy = match policy::Policy::read(Path::new(path)) {
-        Ok(policy) => policy,
-        Err(why) => {
-            eprintln!("ci-runner-spawner: {why}");
-            return 3;
-        }
-    };
-    crate::sys::close_from_but(3, &mut []);
-    crate::sys::raise_open_files();
-    crate::sys::own_signals();
-    let _ = rustix::process::chdir("/");
-    // Logs are for the group too; everything else has its mode named.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o007));
-    match server::Server::open(policy) {
+/// What `kind` is in the policy of a spawner of units.
+pub(crate) const KIND: &str = "systemd";
+
+/// `--policy FILE`, of this kind: everything from the policy's text to the end; the process' exit code. Err: why not.
+pub(crate) fn serve(text: &str, words: &[OsString]) -> Result<i32, String> {
+    let policy = policy::Policy::parse(text, &crate::policy_file::Names::of_system())?;
+    Ok(match server::Server::open(policy) {
         Ok(mut server) => server.run(words),
         Err(why) => {
             eprintln!("ci-runner-spawner: {why}");
             1
         }
-    }
+    })
 }

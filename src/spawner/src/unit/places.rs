@@ -12,17 +12,10 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::policy_file::User;
+
 /// Where a job's own directories are, and the kernel's: nothing of a person's is there to be kept.
 const NOT_BELOW: [&str; 6] = ["/tmp", "/var/tmp", "/run", "/proc", "/sys", "/dev"];
-
-/// A user as `/etc/passwd` has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct User {
-    pub(super) name: String,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) home: PathBuf,
-}
 
 /// As whom and where the jobs of a pool run.
 #[derive(Clone, Debug, PartialEq, Eq)]

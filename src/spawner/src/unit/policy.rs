@@ -1,23 +1,16 @@
 //! The policy: the one source of users, paths and profiles. Root writes it, the daemon only names what is in it.
 //!
-//! JSON, because root should need no second parser, with comments: lines that start with `#`; unknown keys are refused. The file and its directory must belong to
-//! root (or to whoever runs the spawner) and be writable by nobody else.
+//! Unknown keys are refused.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
 use serde::Deserialize;
 
-use super::places::{Person, User};
+use super::places::Person;
 use super::profile::Profile;
+use crate::policy_file::{self, Names};
 use crate::protocol::Start;
-
-/// No policy is larger.
-const FILE_BYTES_MAX: u64 = 256 * 1024;
 
 /// The file as written.
 #[derive(Debug, Deserialize)]
@@ -44,6 +37,8 @@ struct PoolFile {
     #[serde(default)]
     paths: Vec<PathBuf>,
     submitters: Option<Vec<String>>,
+    #[serde(default)]
+    degrade: bool,
 }
 
 /// What jobs of a pool may be.
@@ -55,6 +50,8 @@ pub(super) struct Pool {
     pub(super) person: Option<Person>,
     /// Who may submit, beside root; None: whoever may use the daemon.
     submitters: Option<Vec<u32>>,
+    /// Jobs run although their sandbox lacks something here.
+    pub(super) degrade: bool,
 }
 
 /// Why a start is refused.
@@ -97,46 +94,17 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// Reads and checks. Err: in words, with the path.
-    pub(super) fn read(path: &Path) -> Result<Self, String> {
-        let wrong = |why: String| format!("policy {}: {why}", path.display());
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = rustix::fs::openat(CWD, path, flags, Mode::empty())
-            .map_err(|error| wrong(format!("cannot be opened: {error}")))?;
-        check_owner(&file, "the file").map_err(wrong)?;
-        let real = std::fs::canonicalize(path).map_err(|error| wrong(error.to_string()))?;
-        let parent = File::open(real.parent().unwrap_or(Path::new("/")));
-        let parent = parent.map_err(|error| wrong(format!("its directory cannot be opened: {error}")))?;
-        check_owner(&OwnedFd::from(parent), "its directory").map_err(wrong)?;
-        let mut text = String::new();
-        let mut bounded = File::from(file).take(FILE_BYTES_MAX + 1);
-        bounded.read_to_string(&mut text).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-        if text.len() as u64 > FILE_BYTES_MAX {
-            return Err(wrong(format!("is larger than {FILE_BYTES_MAX} bytes")));
-        }
-        let names = Names { users: read_users("/etc/passwd"), groups: read_groups("/etc/group") };
-        Self::parse(&text, &names).map_err(wrong)
-    }
-
-    fn parse(text: &str, names: &Names) -> Result<Self, String> {
-        // A text of JSON has no line break inside, so such a line is never part of one. Empty, it keeps the line numbers.
-        let lines: Vec<&str> = text.lines().map(|line| if line.starts_with('#') { "" } else { line }).collect();
-        let file: PolicyFile =
-            serde_json::from_str(&lines.join("\n")).map_err(|error| format!("does not parse: {error}"))?;
-        if file.kind != "systemd" {
-            return Err(format!("kind is {:?}; this version knows \"systemd\"", file.kind));
+    /// Checks the text of the file. Err: in words.
+    pub(super) fn parse(text: &str, names: &Names) -> Result<Self, String> {
+        let file: PolicyFile = serde_json::from_str(text).map_err(|error| format!("does not parse: {error}"))?;
+        if file.kind != super::KIND {
+            return Err(format!("kind is {:?}; this is the spawner of units", file.kind));
         }
         for (key, path) in [("dir", &file.dir), ("log_dir", &file.log_dir), ("program", &file.program)] {
-            let odd = path.to_string_lossy().contains(['$', '%', '\\']);
-            if odd || !path.is_absolute() || path.components().any(|part| part == std::path::Component::ParentDir) {
-                return Err(format!(
-                    "{key} is {}; it must be an absolute path without .., $, % and \\",
-                    path.display()
-                ));
-            }
+            policy_file::check_path(key, path)?;
         }
         check_slice(&file.slice)?;
-        let user = |name: &String| user_of(&names.users, name).ok_or(format!("users: there is no user {name:?}"));
+        let user = |name: &String| names.uid(name).ok_or(format!("users: there is no user {name:?}"));
         let users: Vec<u32> = file.users.iter().map(user).collect::<Result<_, _>>()?;
         let mut pools = BTreeMap::new();
         for (name, pool) in file.pools {
@@ -145,7 +113,7 @@ impl Policy {
         }
         Ok(Self {
             dir: file.dir,
-            group: id_of(&names.groups, &file.group).ok_or(format!("group: there is no group {:?}", file.group))?,
+            group: names.group(&file.group)?,
             users,
             log_dir: file.log_dir,
             program: file.program,
@@ -200,7 +168,7 @@ impl Pool {
             None if file.paths.is_empty() => None,
             None => return Err("paths stands without user: say whose they are".to_owned()),
             Some(name) => {
-                let user = names.users.iter().find(|user| user.name == *name);
+                let user = names.user(name);
                 let user = user.ok_or_else(|| format!("user: {name:?} is not in /etc/passwd"))?;
                 Some(Person::new(user.clone(), file.paths, daemons)?)
             }
@@ -209,13 +177,12 @@ impl Pool {
         let submitters = match file.submitters {
             None => own,
             Some(list) => {
-                let id = |name: &String| {
-                    user_of(&names.users, name).ok_or_else(|| format!("submitters: there is no user {name:?}"))
-                };
+                let id =
+                    |name: &String| names.uid(name).ok_or_else(|| format!("submitters: there is no user {name:?}"));
                 Some(list.iter().map(id).collect::<Result<_, _>>()?)
             }
         };
-        Ok(Self { profiles, person, submitters })
+        Ok(Self { profiles, person, submitters, degrade: file.degrade })
     }
 
     /// Err: who it was.
@@ -241,61 +208,10 @@ fn check_slice(slice: &str) -> Result<(), String> {
     good.then_some(()).ok_or_else(|| format!("slice is {slice:?}; write it like ci_jobs.slice"))
 }
 
-fn check_owner(file: &OwnedFd, what: &str) -> Result<(), String> {
-    let stat = rustix::fs::fstat(file).map_err(|error| format!("{what} cannot be looked at: {error}"))?;
-    let own = rustix::process::geteuid().as_raw();
-    if stat.st_uid != 0 && stat.st_uid != own {
-        return Err(format!("{what} belongs to user {}, not to root", stat.st_uid));
-    }
-    if stat.st_mode & 0o022 != 0 {
-        // In a sticky directory (/nix/store) nobody else can put another file in the place of root's.
-        let sticky_dir = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
-            && stat.st_mode & 0o1000 != 0;
-        if !sticky_dir {
-            return Err(format!("{what} can be written by others (mode {:04o})", stat.st_mode & 0o7777));
-        }
-    }
-    Ok(())
-}
-
-/// Names of users and groups.
-#[derive(Default)]
-struct Names {
-    users: Vec<User>,
-    groups: Vec<(String, u32)>,
-}
-
-fn read_groups(path: &str) -> Vec<(String, u32)> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let row = |line: &str| {
-        let mut fields = line.split(':');
-        Some((fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?))
-    };
-    text.lines().filter_map(row).collect()
-}
-
-fn read_users(path: &str) -> Vec<User> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let row = |line: &str| {
-        let fields: Vec<&str> = line.split(':').collect();
-        let [name, _, uid, gid, _, home, ..] = fields.as_slice() else { return None };
-        let (name, home) = ((*name).to_owned(), PathBuf::from(home));
-        Some(User { name, uid: uid.parse().ok()?, gid: gid.parse().ok()?, home })
-    };
-    text.lines().filter_map(row).collect()
-}
-
-fn id_of(names: &[(String, u32)], name: &str) -> Option<u32> {
-    name.parse().ok().or_else(|| names.iter().find(|(known, _)| known == name).map(|(_, id)| *id))
-}
-
-fn user_of(users: &[User], name: &str) -> Option<u32> {
-    name.parse().ok().or_else(|| users.iter().find(|user| user.name == name).map(|user| user.uid))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy_file::User;
     use proptest::prelude::*;
     use std::os::unix::fs::PermissionsExt;
 
@@ -332,7 +248,8 @@ mod tests {
 
     #[test]
     fn a_policy_says_who_what_and_where() {
-        let policy = Policy::parse(&format!("# by hand\n{GOOD}\n# end\n"), &names()).expect("parses");
+        let text = policy_file::without_comments(&format!("# by hand\n{GOOD}\n# end\n"));
+        let policy = Policy::parse(&text, &names()).expect("parses");
         assert_eq!((policy.group, policy.users.as_slice()), (42, &[42, 7][..]));
         assert_eq!(policy.dir, Path::new("/run/ci-runner-spawner"));
         assert_eq!(chosen(&policy, &start("default", None)), Ok(Profile::Build));
@@ -404,19 +321,19 @@ mod tests {
         let set = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).expect("set");
         set(&path, 0o644);
         set(dir.path(), 0o755);
-        assert!(Policy::read(&path).is_ok());
+        assert!(policy_file::read(&path).is_ok());
         set(&path, 0o664);
-        assert!(Policy::read(&path).is_err_and(|why| why.contains("written by others (mode 0664)")));
+        assert!(policy_file::read(&path).is_err_and(|why| why.contains("written by others (mode 0664)")));
         set(&path, 0o644);
         set(dir.path(), 0o777);
-        assert!(Policy::read(&path).is_err_and(|why| why.contains("its directory can be written")));
+        assert!(policy_file::read(&path).is_err_and(|why| why.contains("its directory can be written")));
         set(dir.path(), 0o1777);
-        assert!(Policy::read(&path).is_ok());
+        assert!(policy_file::read(&path).is_ok());
         set(dir.path(), 0o755);
-        assert!(Policy::read(&dir.path().join("none")).is_err_and(|why| why.contains("cannot be opened")));
+        assert!(policy_file::read(&dir.path().join("none")).is_err_and(|why| why.contains("cannot be opened")));
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(&path, Some(1), None).expect("given away");
-            assert!(Policy::read(&path).is_err_and(|why| why.contains("belongs to user 1")));
+            assert!(policy_file::read(&path).is_err_and(|why| why.contains("belongs to user 1")));
         }
     }
 

@@ -8,8 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::SocketFlags;
@@ -21,8 +20,10 @@ use super::policy::Policy;
 use super::shim::{Note, Shared};
 use super::verdict::Ending;
 use crate::attempts::Attempts;
+use crate::policy_file::Names;
 use crate::protocol::{AttemptKey, ExitRecord, PACKET_BYTES_MAX, Reply, Seen};
 use crate::server::conn::Connection;
+use crate::service::{self, Then};
 use crate::sys::{self, Reaped};
 use crate::wire::{self, Received};
 
@@ -128,6 +129,8 @@ pub(super) struct Server {
     /// Notes of shims whose end is not handled yet.
     pub(super) noted: HashMap<AttemptKey, Note>,
     pub(super) connections: Vec<Connection>,
+    /// Filters of system calls that everything here is under.
+    pub(super) filters: u32,
     /// Why no attempt is started any more.
     pub(super) closed: Option<&'static str>,
     /// The last word about PID 1, so that the same trouble is said once.
@@ -139,15 +142,10 @@ pub(super) struct Server {
     sweep_ms: u64,
 }
 
-/// What to do after the loop.
-enum Then {
-    End,
-    Upgrade,
-}
-
 impl Server {
     /// Takes the directory and what is in it.
     pub(super) fn open(policy: Policy) -> Result<Self, String> {
+        sys::raise_open_files();
         let mount = cgroup::mount().ok_or("no cgroup v2 is mounted: units need it")?;
         let home = Home::enter(&policy)?;
         let fault = |what: &str, error: std::io::Error| format!("{}: {what}: {error}", home.path.display());
@@ -167,6 +165,7 @@ impl Server {
             shims: HashMap::new(),
             noted: HashMap::new(),
             connections: Vec::new(),
+            filters: super::seals::filters_of_init(),
             closed: None,
             trouble: None,
             listener,
@@ -187,7 +186,7 @@ impl Server {
 
     /// Runs until told to end; the process' exit code. Shims and units go on.
     pub(super) fn run(&mut self, words: &[OsString]) -> i32 {
-        notify_ready();
+        service::notify_ready();
         loop {
             match self.turn() {
                 None => {}
@@ -195,16 +194,12 @@ impl Server {
                     say!("asked to end: jobs go on");
                     return 0;
                 }
-                Some(Then::Upgrade) => match next_program(words) {
-                    Err(why) => say!("asked to upgrade, and goes on as it is: {why}"),
-                    Ok(program) => {
-                        say!("asked to upgrade: executing {}", program.display());
-                        let error = std::process::Command::new(&program).args(words).exec();
-                        // Signals may be unblocked by now: no way back.
-                        say!("cannot execute {}: {error}", program.display());
-                        return 1;
+                Some(Then::Upgrade) => {
+                    let program = |text: &str| Policy::parse(text, &Names::of_system()).map(|policy| policy.program);
+                    if let Some(code) = service::upgrade(words, program) {
+                        return code;
                     }
-                },
+                }
             }
         }
     }
@@ -451,31 +446,4 @@ struct Woken {
     manager: bool,
     connections: Vec<usize>,
     shims: Vec<AttemptKey>,
-}
-
-/// What the policy names now: a new package writes a new policy, and only then asks for a reload.
-fn next_program(words: &[OsString]) -> Result<PathBuf, String> {
-    let policy = Policy::read(Path::new(words.last().ok_or("there is no policy")?))?;
-    rustix::fs::access(&policy.program, rustix::fs::Access::EXEC_OK)
-        .map_err(|error| format!("{} cannot be executed: {error}", policy.program.display()))?;
-    Ok(policy.program)
-}
-
-/// Tells the service manager, where there is one, that the socket listens.
-fn notify_ready() {
-    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let send = || -> rustix::io::Result<()> {
-        let flags = SocketFlags::CLOEXEC;
-        let socket =
-            rustix::net::socket_with(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::DGRAM, flags, None)?;
-        let address = match path.as_encoded_bytes().strip_prefix(b"@") {
-            Some(name) => rustix::net::SocketAddrUnix::new_abstract_name(name)?,
-            None => rustix::net::SocketAddrUnix::new(&path)?,
-        };
-        rustix::net::sendto(&socket, b"READY=1", rustix::net::SendFlags::NOSIGNAL, &address)?;
-        Ok(())
-    };
-    if let Err(error) = send() {
-        say!("cannot tell the service manager that the socket listens: {error}");
-    }
 }

@@ -118,6 +118,9 @@ impl Engine {
             }
             Heard::Down { why } => {
                 let hint = match executor {
+                    Executor::Native if self.host.jobs_have_users => {
+                        "connecting again; see systemctl status ci-runner-jobs"
+                    }
                     Executor::Native => "it is started again",
                     Executor::Systemd => "connecting again; see systemctl status ci-runner-spawner",
                 };
@@ -437,10 +440,11 @@ impl Engine {
             Executor::Native => self.host.tmp_dir.join(format!("{pool}-{}", lease.slot)),
             Executor::Systemd => PathBuf::from(UNIT_WORKSPACE),
         };
-        let as_us = executor == Executor::Native;
+        let is_native = executor == Executor::Native;
+        let as_us = is_native && !self.host.jobs_have_users;
         let at = Where { pool: &pool, path: self.host.path_of(&pool), tmp: &tmp, as_us };
         let work = &claimed.spec.work;
-        if let Some(profile) = work.profile.as_ref().filter(|_| as_us) {
+        if let Some(profile) = work.profile.as_ref().filter(|_| is_native) {
             // The pool was another when the job was queued.
             let why =
                 format!("the pool {pool:?} runs native jobs, without the sandbox {profile:?} that the job asks for");
@@ -459,7 +463,7 @@ impl Engine {
                 grace_ms: self.record.settings().grace_ms,
                 log_bytes_max: work.log_bytes_max,
                 secrets: secrets.is_some(),
-                profile: profile.filter(|_| !as_us),
+                profile: profile.filter(|_| !is_native),
                 submitter: work.submitter_uid.filter(|_| restricted),
             },
             spec: specification(&self.job_host, at, id, lease.attempt, claimed),

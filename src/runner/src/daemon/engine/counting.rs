@@ -67,6 +67,7 @@ impl Engine {
             figures.lost(match cause {
                 LostCause::Host => LossCause::Host,
                 LostCause::Executor => LossCause::Executor,
+                LostCause::Stopped => LossCause::Stopped,
             });
         }
         match next {

@@ -69,6 +69,8 @@ pub struct HostSettings {
     pub home: String,
     /// User of jobs.
     pub user: String,
+    /// Native jobs have users of their own: a service of root starts them.
+    pub jobs_have_users: bool,
     /// Finished jobs older than this go, milliseconds.
     pub finished_max_age_ms: Option<u64>,
     /// Logs older than this go.
@@ -139,8 +141,8 @@ impl Engine {
                 self.record.configure(settings.clone());
                 self.job_host = host.job_host(&self.job_host.store);
                 // Writer and spawner keep their directories until a restart, so the loop does.
-                let HostSettings { log_dir, tmp_dir, secrets_dir, .. } = self.host.clone();
-                self.host = HostSettings { log_dir, tmp_dir, secrets_dir, ..host };
+                let HostSettings { log_dir, tmp_dir, secrets_dir, jobs_have_users, .. } = self.host.clone();
+                self.host = HostSettings { log_dir, tmp_dir, secrets_dir, jobs_have_users, ..host };
                 self.settings.send_replace(Arc::new(settings));
                 log::info!("configuration reloaded");
                 self.notifier.ready();

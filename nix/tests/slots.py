@@ -1,0 +1,228 @@
+"""Native jobs under a user per slot: who they are, what is wiped between them, and that nothing disturbs or repeats one.
+
+Written against the `machine` of the NixOS test driver.
+"""
+
+import base64
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+JOBS = 8
+GO = "/srv/go"
+WAITER = (
+    'for signal in HUP INT TERM USR1; do trap "echo disturbed by $signal" $signal; done; echo start of $1; '
+    f"while [ ! -e {GO} ]; do sleep 0.1; done; echo end of $1; exit $1"
+)
+
+
+def quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def add(text: str, options: str = "--pool default", words: str = "") -> str:
+    return machine.succeed(f"ci-runner add {options} -- sh -c {quoted(text)} {words}").strip()
+
+
+def finished(job: str) -> dict[str, Any]:
+    machine.execute(f"ci-runner wait {job} --timeout 30s", timeout=40)
+    shown = json.loads(machine.succeed(f"ci-runner show {job} --output json"))
+    assert shown["state"] == "finished", shown
+    return shown
+
+
+def log_of(job: str) -> str:
+    return machine.succeed(f"ci-runner logs {job}")
+
+
+def succeeded(job: str) -> str:
+    shown = finished(job)
+    assert shown["outcome"] == "succeeded", (shown, log_of(job))
+    return log_of(job)
+
+
+def running(job: str) -> None:
+    machine.wait_until_succeeds(f"ci-runner show {job} --output json | grep -q '\"state\":\"running\"'", timeout=20)
+
+
+def nothing_is_left() -> None:
+    machine.wait_until_succeeds("test -z \"$(ls /run/ci-runner-jobs/attempts | grep -v feedf00d)\"", timeout=20)
+    groups = "/sys/fs/cgroup/system.slice/ci-runner-jobs.service"
+    machine.wait_until_succeeds(f"test -z \"$(find {groups} -name 'ci-job-*')\"", timeout=20)
+    machine.fail("ps -eo user:32= | grep ^ci-runner-job-")
+
+
+@contextlib.contextmanager
+def undisturbed(fault: str) -> Iterator[None]:
+    """Jobs run, something happens, every one of them ends as if nothing had been."""
+    with subtest(f"{JOBS} jobs: {fault}"):
+        machine.succeed(f"rm -f {GO}")
+        jobs = [add(WAITER, words=f"job {number}") for number in range(JOBS)]
+        for job in jobs:
+            running(job)
+        yield
+        machine.wait_until_succeeds("ci-runner status --output json | grep -q '\"state\":\"running\"'", timeout=30)
+        machine.succeed(f"touch {GO}")
+        for number, job in enumerate(jobs):
+            shown = finished(job)
+            assert (shown["exit_code"], len(shown["attempts"])) == (number, 1), shown
+            assert log_of(job) == f"start of {number}\nend of {number}\n", log_of(job)
+        nothing_is_left()
+
+
+machine.start()
+machine.wait_for_unit("ci-runner-jobs.service")
+machine.wait_for_unit("ci-runner.service")
+
+with subtest("each job that runs has a user of its own, and a directory that is that user's"):
+    machine.succeed(f"rm -f {GO}")
+    text = f"id -un; id -Gn; stat -c %U-%a .; pwd; echo $HOME $TMPDIR $CI_RUNNER_WORKSPACE $USER; umask; {WAITER}"
+    jobs = [add(text, words="job 0") for _ in range(JOBS)]
+    for job in jobs:
+        running(job)
+    machine.succeed(f"touch {GO}")
+    users = set()
+    for job in jobs:
+        user, groups, owner, directory, names, umask, *_ = succeeded(job).splitlines()
+        users.add(user)
+        assert groups == user and owner == f"{user}-700" and umask == "0022", (user, groups, owner, umask)
+        assert names == f"{directory} {directory} {directory} {user}", (directory, names)
+    assert users == {f"ci-runner-job-{number}" for number in range(JOBS)}, users
+    user = succeeded(add("id -un", "--pool small")).strip()
+    assert user in ("ci-runner-job-small-0", "ci-runner-job-small-1"), user
+    nothing_is_left()
+
+with subtest("hundreds of short jobs, with claims made ahead, never share a user"):
+    # A user that was given twice would find the other's mark.
+    text = "test ! -e /tmp/mark-$USER && touch /tmp/mark-$USER && sleep 0.0$((RANDOM % 5)); test -e /tmp/mark-$USER && rm /tmp/mark-$USER"
+    lines = "".join(json.dumps({"shell": text, "pool": "default"}) + "\n" for _ in range(300))
+    encoded = base64.b64encode(lines.encode()).decode()
+    machine.succeed(f"echo {encoded} | base64 -d >/srv/jobs; ci-runner add -f /srv/jobs >/srv/ids", timeout=60)
+    machine.succeed("ci-runner wait $(cat /srv/ids) --timeout 100s", timeout=120)
+    tries = machine.succeed("for id in $(cat /srv/ids); do ci-runner show $id --output json; done | grep -o '\"attempt_count\":[0-9]*' | sort | uniq -c", timeout=60)
+    assert tries.split() == ["300", '"attempt_count":1'], tries
+    nothing_is_left()
+
+LEAVE = r"""
+import ctypes, os
+libc = ctypes.CDLL(None)
+assert libc.shmget(0x5EC, 4096, 0o1666) >= 0 and libc.semget(0x5ED, 1, 0o1666) >= 0 and libc.msgget(0x5EE, 0o1666) >= 0
+for path in ["/dev/shm/left", "/tmp/left", "/var/tmp/left"]:
+    open(path, "w").close()
+os.makedirs("/tmp/left-dir/deep")
+os.chmod("/tmp/left-dir/deep", 0)
+os.symlink("/etc", "/tmp/left-link")
+os.makedirs("deep/er")
+os.chmod("deep", 0)
+for _ in range(3):
+    if os.fork() == 0:
+        os.setsid()
+        os.execvp("sleep", ["sleep", "7777"])
+"""
+with subtest("between two jobs of a user everything of the first goes"):
+    succeeded(add(f"exec python3 -c {quoted(LEAVE)}", "--pool small"))
+    machine.fail("pgrep -x sleep")
+    machine.fail("ls -d /dev/shm/left /tmp/left* /var/tmp/left 2>/dev/null | grep .")
+    machine.fail("awk '$1 >= 1516 && $1 <= 1518' /proc/sysvipc/* | grep .")
+    for directory in machine.succeed("ls -d /var/lib/ci-runner-jobs/tmp/small-*").split():
+        machine.fail(f"ls -A {directory} | grep .")
+
+with subtest("a job cannot reach its shim, the spawner or the daemon"):
+    for text in [
+        "kill -9 $PPID",
+        "pkill -9 ci-shim",
+        "pkill -9 -x ci-runner-spawn",
+        "echo 0 >/proc/$PPID/oom_score_adj",
+        "ls /run/ci-runner-jobs/attempts",
+        "ls /run/ci-runner",
+        "ls /var/lib/ci-runner",
+        "ls /var/lib/ci-runner-jobs/tmp",
+        "ls /var/log/ci-runner/jobs",
+        "mkdir /sys/fs/cgroup/x",
+        "echo $$ >/sys/fs/cgroup/system.slice/ci-runner-jobs.service/main/cgroup.procs",
+        "cat /proc/$PPID/environ",
+    ]:
+        shown = finished(add(text))
+        assert shown["outcome"] == "failed" and shown["attempts"][0]["result"] == "exited", (text, shown)
+
+with subtest("a cancelled job is gone, whatever it did"):
+    hostile = "trap '' TERM; for i in 1 2 3; do (setsid sh -c \"trap '' TERM; while true; do sleep 7777; done\" &); done; while true; do sleep 7777; done"
+    job = add(hostile)
+    running(job)
+    machine.wait_until_succeeds("test $(pgrep -c -x sleep) -ge 4", timeout=20)
+    machine.succeed(f"ci-runner cancel {job}")
+    assert finished(job)["outcome"] == "cancelled"
+    machine.fail("pgrep -x sleep")
+
+with subtest("a job whose shim is killed is lost, and nothing of it stays"):
+    job = add("trap '' PIPE TERM; touch /tmp/by-$USER; while sleep 0.1; do echo x; done")
+    running(job)
+    machine.wait_until_succeeds("ls /tmp/by-*")
+    machine.succeed("pkill -KILL ci-shim")
+    shown = finished(job)
+    assert shown["attempts"][0]["result"] == "lost", shown
+    machine.wait_until_fails("pgrep -x sleep", timeout=10)
+    machine.wait_until_fails("ls /tmp/by-*", timeout=10)
+nothing_is_left()
+
+with undisturbed("the spawner is killed"):
+    machine.succeed("systemctl kill --kill-whom=main -s KILL ci-runner-jobs; sleep 1; systemctl is-active ci-runner-jobs")
+
+with undisturbed("the spawner is restarted"):
+    machine.succeed("systemctl restart ci-runner-jobs")
+
+with undisturbed("the spawner executes its program anew"):
+    machine.succeed("systemctl reload ci-runner-jobs; sleep 0.5; systemctl is-active ci-runner-jobs")
+
+with undisturbed("the daemon is killed"):
+    machine.succeed("systemctl kill --kill-whom=main -s KILL ci-runner")
+
+with undisturbed("both are killed, PID 1 executes itself anew and reloads"):
+    machine.succeed("systemctl kill --kill-whom=main -s KILL ci-runner-jobs ci-runner; systemctl daemon-reexec; systemctl daemon-reload")
+
+ATTACK = """
+import fcntl, json, os, socket
+
+def start(hello=True, **words):
+    fd = os.memfd_create("spec", os.MFD_ALLOW_SEALING)
+    os.write(fd, json.dumps({"argv": ["id", "-un"], "env": [], "dir": None, "umask": 18}).encode())
+    fcntl.fcntl(fd, 1033, 1 | 2 | 4 | 8)
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    link.connect("/run/ci-runner-jobs/socket")
+    link.settimeout(10)
+    if hello:
+        link.send(json.dumps([{"hello": {"protocol": 1, "store": "feedf00d", "generation": 1}}]).encode())
+        link.recv(65536)
+    message = {"key": {"store": "feedf00d", "job": 1, "attempt": 1}, "pool": "default", "slot": 0,
+        "timeout_ms": 5000, "soft_timeout_ms": None, "grace_ms": 0, "log_bytes_max": 1000, "secrets": False, **words}
+    socket.send_fds(link, [json.dumps([{"start": message}]).encode()], [fd])
+    return link.recv(65536).decode()
+
+answers = {
+    "a user": start(user="root"),
+    "a number": start(uid=0),
+    "another pool": start(pool="unknown"),
+    "a pool with a path": start(pool="../../etc"),
+    "no hello": start(hello=False),
+    "the control": start(slot=4711),
+}
+print(json.dumps(answers))
+"""
+with subtest("a daemon that was taken over chooses no user"):
+    encoded = base64.b64encode(ATTACK.encode()).decode()
+    command = f"echo {encoded} | base64 -d >/srv/attack.py; runuser -u ci-runner -- python3 /srv/attack.py"
+    answers = json.loads(machine.succeed(command, timeout=60))
+    control = answers.pop("the control")
+    assert '"started":' in control, control
+    for name, answer in answers.items():
+        assert "refused" in answer and '"started":' not in answer, (name, answer)
+    machine.fail("setpriv --reuid=65534 --clear-groups python3 /srv/attack.py")
+
+with subtest("what systemd-analyze says of the services"):
+    for unit, limit in [("ci-runner.service", 1.5), ("ci-runner-jobs.service", 6.0)]:
+        text = machine.succeed(f"systemd-analyze security --no-pager {unit} | grep 'Overall exposure level'")
+        exposure = float(text.split(": ", 1)[1].split()[0])
+        machine.log(f"{unit}: exposure {exposure}")
+        assert exposure <= limit, (unit, exposure)
+machine.fail("systemctl list-units --failed --plain --no-legend | grep ci-")
