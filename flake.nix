@@ -21,6 +21,19 @@
         default = pkgs.callPackage ./nix/package.nix { };
       });
 
+      # nix run . -- status, nix run .#add_job -- 'make test'
+      apps = eachSystem (
+        pkgs:
+        nixpkgs.lib.genAttrs' [ "ci-runner" "add_job" ] (
+          program:
+          nixpkgs.lib.nameValuePair (if program == "ci-runner" then "default" else program) {
+            type = "app";
+            program = "${self.packages.${pkgs.stdenv.hostPlatform.system}.default}/bin/${program}";
+            meta.description = "Client of ci-runner";
+          }
+        )
+      );
+
       checks = eachSystem (
         pkgs:
         import ./nix/checks.nix {

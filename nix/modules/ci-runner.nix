@@ -611,6 +611,27 @@ in
       };
     };
 
+    # The service apart from its jobs, each under the root: what a job takes, it takes from other jobs
+    # first. (A dash in the name would put it below another slice, whose weight would count.)
+    # Weights and the minimum count when something is short; at other times they cost nothing.
+    systemd.slices.ci_runner = {
+      description = "ci-runner, without its jobs";
+      unitConfig.X-StopOnRemoval = false; # a switch that removes it would stop all that is inside
+      sliceConfig = {
+        CPUWeight = mkDefault 1000; # of 10,000; 100 is what everybody has
+        IOWeight = mkDefault 1000;
+        MemoryMin = mkDefault "128M"; # never reclaimed: daemon, spawner and exporter at work need 60
+      };
+    };
+    systemd.slices.ci_jobs = lib.mkIf (unitPools != { }) {
+      description = "Jobs of ci-runner";
+      unitConfig.X-StopOnRemoval = false;
+      sliceConfig = {
+        CPUWeight = mkDefault 50; # the machine's other services and people go first
+        IOWeight = mkDefault 50;
+      };
+    };
+
     # Daemon and root both write here, the daemon removes what is old.
     systemd.tmpfiles.rules = lib.mkIf rootLogs [
       "d /var/log/ci-runner 0750 root ci-runner"
@@ -641,6 +662,7 @@ in
         RuntimeDirectory = "ci-runner-spawner";
         RuntimeDirectoryMode = "0711";
         RuntimeDirectoryPreserve = "yes";
+        Slice = "ci_runner.slice";
         OOMScoreAdjust = mkDefault (-900);
 
         NoNewPrivileges = true;
@@ -684,6 +706,7 @@ in
       startLimitIntervalSec = 0;
 
       serviceConfig = {
+        Slice = "ci_runner.slice";
         Type = "notify";
         ExecStart = "${lib.getExe cfg.package} exporter --config /etc/ci-runner/config.toml --socket /run/ci-runner/api.sock";
         User = "ci-runner-exporter";
@@ -826,6 +849,7 @@ in
         User = "ci-runner";
         Group = "ci-runner";
         UMask = mkDefault "0077";
+        Slice = "ci_runner.slice";
         StateDirectory = "ci-runner";
         StateDirectoryMode = mkDefault "0700";
 

@@ -55,6 +55,10 @@ def asked(report: dict) -> dict[str, str]:
     return {unit["unit"]: unit["action"] for unit in report["units"]}
 
 
+# What an upgrade asks of the units.
+UPGRADE = {"ci-runner-spawner.service": "reload", "ci-runner-exporter.service": "restart", "ci-runner.service": "restart"}
+
+
 def start_jobs() -> list[str]:
     machine.succeed("rm -f /var/tmp/go /var/tmp/story")
     text = 'echo "start $CI_RUNNER_JOB_ID"; while [ ! -e /usr/share/ci-go ]; do sleep 0.2; done; echo "end $CI_RUNNER_JOB_ID"; exit '
@@ -94,7 +98,7 @@ with subtest("what would be done is told, and nothing is done"):
 with subtest("a service that passes its own test"):
     report = install()
     assert set(actions(report)) == {"create"}, actions(report)
-    for unit in ["ci-runner.socket", "ci-runner-spawner.service", "ci-runner.service"]:
+    for unit in ["ci-runner.socket", "ci-runner-spawner.service", "ci-runner-exporter.service", "ci-runner.service"]:
         machine.require_unit_state(unit)
         machine.succeed(f"systemctl is-enabled {unit}")
     machine.succeed("ci-runner selftest", timeout=120)
@@ -118,7 +122,7 @@ with subtest("an upgrade while jobs run"):
     machine.succeed("mkdir /opt/next && cp /opt/ci/bin/* /opt/next && for f in /opt/next/*; do echo next >>$f; done")
     report = install(program="/opt/next/ci-runner")
     assert actions(report)["update"] == {"/usr/local/bin/ci-runner", "/usr/local/bin/ci-runner-spawner"}, actions(report)
-    assert asked(report) == {"ci-runner-spawner.service": "reload", "ci-runner.service": "restart"}, report
+    assert asked(report) == UPGRADE, report
     machine.wait_until_succeeds("ci-runner status", timeout=30)
     assert machine.get_unit_property("ci-runner.service", "MainPID") != pids["ci-runner.service"]
     assert machine.get_unit_property("ci-runner-spawner.service", "MainPID") == pids["ci-runner-spawner.service"]
@@ -128,9 +132,35 @@ with subtest("an upgrade while jobs run"):
     machine.succeed("systemctl kill --kill-whom=main -s KILL ci-runner ci-runner-spawner")
     machine.wait_until_succeeds("ci-runner status", timeout=30)
     report = install()
-    assert asked(report) == {"ci-runner-spawner.service": "reload", "ci-runner.service": "restart"}, report
+    assert asked(report) == UPGRADE, report
     finish_jobs(ids)
     machine.succeed("rm -r /opt/next")
+
+with subtest("doctor --repair does what a person would do, and names it"):
+    told = machine.succeed("ci-runner doctor --repair || true")
+    assert "nothing that can be repaired was wrong" in told, told
+    machine.succeed(
+        "systemctl disable --now ci-runner.service ci-runner.socket ci-runner-spawner.service 2>&1; "
+        "rm /etc/systemd/system/ci-runner-spawner.service; chmod 0777 /var/log/ci-runner; chmod 0666 /etc/ci-runner/policy.json; "
+        "mkdir -p /run/ci-runner; rm -f /run/ci-runner/api.sock; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"/run/ci-runner/api.sock\")'"
+    )
+    machine.fail("ci-runner status")
+    told = machine.succeed("ci-runner doctor --repair || true", timeout=60)
+    for words in [
+        "wrote /etc/systemd/system/ci-runner-spawner.service again",
+        "took the right to write /etc/ci-runner/policy.json from others",
+        "/var/log/ci-runner had mode 0777",
+        "removed /run/ci-runner/api.sock, at which nobody listens",
+        "enabled ci-runner.service",
+        "started ci-runner.service",
+    ]:
+        assert words in told, (words, told)
+    machine.wait_until_succeeds("ci-runner status", timeout=30)
+    machine.succeed("ci-runner selftest queue", timeout=120)
+    # The socket's file goes while PID 1 listens at it.
+    machine.succeed("systemctl stop ci-runner && rm -f /run/ci-runner/api.sock")
+    assert "made /run/ci-runner/api.sock anew" in machine.succeed("ci-runner doctor --repair || true", timeout=60)
+    machine.wait_until_succeeds("ci-runner status", timeout=30)
 
 with subtest("settings that a person changed stay, and a reload takes them"):
     machine.succeed("sed -i 's/^retry_delay = .*/retry_delay = 7/' /etc/ci-runner/config.toml && systemctl reload ci-runner")

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 UNITS = Path("/etc/systemd/system")
-OURS = ("ci-runner",)
+OURS = ("ci-runner", "ci_")
 # Keys of [Unit] whose change alone is none.
 IGNORED = {"Description", "Documentation", "OnFailure", "OnSuccess", "OnFailureJobMode", "IgnoreOnIsolate", "StopWhenUnneeded"}
 IGNORED |= {"RefuseManualStart", "RefuseManualStop", "AllowIsolation", "CollectMode", "SourcePath"}

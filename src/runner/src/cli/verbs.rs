@@ -164,7 +164,8 @@ static VERBS: &[Verb] = &[
     verb(
         "doctor",
         "Say what is wrong on this host, and the mend",
-        "ci-runner doctor",
+        "ci-runner doctor\n\
+         ci-runner doctor --repair            make directories, set modes, remove dead sockets, switch units on",
         leaf!(doctor::DoctorArgs, doctor::doctor),
     ),
     verb(

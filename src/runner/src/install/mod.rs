@@ -14,6 +14,7 @@
 pub mod manifest;
 pub mod plan;
 pub mod remove;
+pub mod repair;
 pub mod services;
 pub mod template;
 pub mod write;

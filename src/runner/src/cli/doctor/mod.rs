@@ -1,8 +1,9 @@
-//! `doctor`: what is wrong on this host, and the mend. Looks only; changes nothing.
+//! `doctor`: what is wrong on this host, and the mend. Looks only; with `--repair` it does first what can be done.
 //!
 //! Each check is a function of what it looks at to [`Finding`]s, so that tests can show it a broken host.
 
 mod checks;
+mod repair;
 
 use super::client::{Client, ClientError};
 use super::context::{Context, print};
@@ -21,6 +22,9 @@ use std::path::Path;
 pub struct DoctorArgs {
     #[command(flatten)]
     daemon: DaemonArgs,
+    /// Do what can be done: missing directories and files, modes, dead sockets, units that are off. Each repair is named
+    #[arg(long)]
+    repair: bool,
 }
 
 /// How well something is.
@@ -33,6 +37,8 @@ pub enum Grade {
     Warn,
     /// It does not work.
     Fail,
+    /// It was wrong, and is as it should be now.
+    Repaired,
 }
 
 /// What a check found.
@@ -65,14 +71,15 @@ impl Finding {
 
 /// Looks at everything; exit 1 when something does not work.
 pub fn doctor(context: &Context<'_>, args: DoctorArgs) -> Ended {
-    let mut findings = Vec::new();
+    let config = args.daemon.config(context.socket());
+    let mut findings = if args.repair { repair::repair(config.as_ref().ok()) } else { Vec::new() };
     let status = context.client.get::<StatusView>("/api/v1/status");
     // Where the daemon's runtime directory is, if one runs: that of its socket.
     let socket = status.is_ok().then(|| context.client.connect().ok()).flatten();
     let runs = socket.map(|connection| connection.path().parent().unwrap_or(Path::new("/")).to_owned());
     findings.extend(daemon(&context.client, &status));
     findings.extend(checks::programs());
-    match args.daemon.config(context.socket()) {
+    match config {
         Ok(config) => findings.extend(host(&config, runs.as_deref())),
         Err(failure) => findings.push(Finding::fail(
             "configuration",
@@ -146,6 +153,7 @@ pub fn lines(findings: &[Finding], look: &Look) -> String {
             Grade::Ok => ("ok", state_style("succeeded")),
             Grade::Warn => ("warn", state_style("paused")),
             Grade::Fail => ("fail", state_style("failed")),
+            Grade::Repaired => ("done", state_style("succeeded")),
         };
         let word = look.paint(style, &format!("{word:<5}"));
         text.push_str(&format!("{word} {:<13} {}\n", finding.check, visible(&finding.text)));

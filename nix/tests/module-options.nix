@@ -1,0 +1,39 @@
+# Every option of the module at a value of its own, for a test that each of them does something. Values that make no sense,
+# and the configurations that are only evaluated, are in configurations.nix.
+{ pkgs, self }:
+pkgs.testers.runNixOSTest {
+  name = "ci-runner-module-options";
+
+  nodes.machine = {
+    imports = [ self.nixosModules.default ];
+    services.ci-runner = {
+      enable = true;
+      executor = "systemd";
+      maxParallelJobs = 3;
+      retryAttempts = 2;
+      retryDelay = 1;
+      defaultTimeout = 120;
+      maxTimeout = 600;
+      logLevel = "debug";
+      metrics = {
+        port = 9107;
+        listenAddress = "0.0.0.0";
+      };
+      openFirewall = true;
+      extraPackages = [ pkgs.gcc ];
+      settings = {
+        http = "127.0.0.1:8087";
+        grace = 4;
+        pools.heavy = {
+          slots = 2;
+          labels = [ "memory=64G" ];
+        };
+      };
+    };
+    # Defaults give way.
+    systemd.services.ci-runner.serviceConfig.WatchdogSec = "20s";
+    systemd.slices.ci_runner.sliceConfig.MemoryMin = "64M";
+  };
+
+  testScript = builtins.readFile ./module-options.py;
+}
