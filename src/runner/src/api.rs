@@ -396,6 +396,9 @@ pub struct ActedView {
     pub ids: Vec<u64>,
     /// Jobs that had finished before.
     pub finished: Vec<u64>,
+    /// Of a hold or a priority: those of `ids` that have an attempt under way, which goes on; it counts for the next one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub running: Vec<u64>,
 }
 
 /// The host at a glance.

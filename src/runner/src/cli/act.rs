@@ -121,13 +121,14 @@ pub fn retry(context: &Context<'_>, args: IdsArgs) -> Ended {
 
 /// One request a job. What is wrong with one is told, and the others are done all the same.
 fn each(context: &Context<'_>, done: &str, action: &str, ids: &[u64], body: &impl Serialize) -> Ended {
-    let mut acted = ActedView { ids: Vec::new(), finished: Vec::new() };
+    let mut acted = ActedView { ids: Vec::new(), finished: Vec::new(), running: Vec::new() };
     let mut first_failure = None;
     for id in ids {
         match context.client.post::<ActedView>(&format!("/api/v1/jobs/{id}/{action}"), body) {
             Ok(one) => {
                 acted.ids.extend(one.ids);
                 acted.finished.extend(one.finished);
+                acted.running.extend(one.running);
             }
             Err(error) => keep_going(context, *id, error, &mut first_failure)?,
         }
@@ -158,6 +159,9 @@ fn tell(context: &Context<'_>, done: &str, acted: ActedView, when_finished: Exit
     print(&text)?;
     if acted.ids.is_empty() && acted.finished.is_empty() {
         context.note("no job was open");
+    }
+    for id in &acted.running {
+        context.note(&format!("job {id} has an attempt under way, which goes on: this counts for its next one"));
     }
     for id in &acted.finished {
         context.note(&format!("job {id} had finished before"));

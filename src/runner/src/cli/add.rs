@@ -11,6 +11,7 @@ use super::job_options::{JobOptions, current_dir};
 use super::jobs_file::JobsFile;
 use super::run::refuse_options;
 use crate::api::{JobRequest, SubmittedMany, SubmittedOne};
+use crate::http::JOBS_MAX;
 use clap::Args;
 use std::fmt::Write as _;
 
@@ -94,6 +95,14 @@ fn add_file(context: &Context<'_>, path: &str, options: JobOptions) -> Ended {
     let key = options.key.clone();
     refuse_options(&JobOptions { key: None, ..options }.request()?, path)?;
     let mut file = JobsFile::read(path)?;
+    if file.jobs.len() > JOBS_MAX {
+        let text = format!(
+            "{} holds {} jobs, and one call takes {JOBS_MAX} at most; nothing was queued",
+            file.name,
+            file.jobs.len()
+        );
+        return Err(Failure::Usage(format!("{text}. Split it, as in `split -l {JOBS_MAX}`")));
+    }
     let connection = context.client.connect()?;
     if file.jobs.iter().any(|job| job.dir.is_none()) {
         let own = connection.is_same_user();

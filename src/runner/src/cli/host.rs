@@ -67,7 +67,11 @@ pub fn drain(context: &Context<'_>, args: DrainArgs) -> Ended {
                 break;
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(Failure::Temporary(format!("the time is up; {} jobs still run", status.jobs.running)));
+                let running = match status.jobs.running {
+                    1 => "1 job still runs".to_owned(),
+                    running => format!("{running} jobs still run"),
+                };
+                return Err(Failure::Temporary(format!("the time is up; {running}")));
             }
             backoff.pause(deadline);
         }

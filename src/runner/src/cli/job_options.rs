@@ -6,6 +6,7 @@
 use super::fail::Failure;
 use crate::api::{AfterField, GroupField, GroupParts, JobRequest, SecretText};
 use crate::quantity::{self, DurationField, SizeField};
+use crate::request::parse_dependency;
 use ci_runner_core::retry::RETRIES_MAX;
 use clap::Args;
 use std::io::Read;
@@ -64,7 +65,7 @@ pub struct JobOptions {
     #[arg(long, value_name = "POLICY", requires = "group", value_parser = ["queue", "latest", "cancel"])]
     pub group_policy: Option<String>,
     /// Start after this job's success, or failure, or always. May be repeated
-    #[arg(long, value_name = "ID[:success|failure|always]")]
+    #[arg(long, value_name = "ID[:success|failure|always]", value_parser = after, allow_hyphen_values = true)]
     pub after: Vec<String>,
     /// Not before this time: 03:00, "tomorrow 03:00", 2026-11-22T03:00:00Z
     #[arg(long, value_name = "TIME", conflicts_with = "delay", allow_hyphen_values = true)]
@@ -134,6 +135,10 @@ fn retries(text: &str) -> Result<u32, String> {
 
 fn pids(text: &str) -> Result<u64, String> {
     whole(text, 1..=u64::MAX)
+}
+
+fn after(text: &str) -> Result<String, String> {
+    parse_dependency(AfterField::Text(text.to_owned())).map(|_| text.to_owned())
 }
 
 fn size(text: &str) -> Result<SizeField, quantity::QuantityError> {

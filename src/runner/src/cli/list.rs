@@ -118,13 +118,20 @@ impl ListArgs {
 /// It is neither.
 pub fn point(option: &str, text: &str) -> Result<String, Failure> {
     let now = jiff::Zoned::now();
-    if let Ok(ago) = parse_duration(text) {
+    let ago = parse_duration(text);
+    if let Ok(ago) = ago {
         let ms = now.timestamp().as_millisecond() - i64::try_from(ago.as_millis()).unwrap_or(i64::MAX / 2);
         return Ok(quantity::rfc3339_utc(ms));
     }
     match quantity::parse_time(text, &now) {
         Ok(time) => Ok(quantity::rfc3339_utc(time.as_millisecond())),
-        Err(error) => Err(Failure::Usage(format!("{option}: {error}; or how long ago, like 24h"))),
+        // `1y` is meant to be so long ago.
+        Err(error) => Err(Failure::Usage(match ago {
+            Err(ago) if text.trim_start().starts_with(|c: char| c.is_ascii_digit()) && !text.contains([':', '-']) => {
+                format!("{option}: {ago}, or a time")
+            }
+            _ => format!("{option}: {error}; or how long ago, like 24h"),
+        })),
     }
 }
 

@@ -29,6 +29,7 @@ pub mod run;
 mod schedule;
 mod selftest;
 mod show;
+mod slips;
 mod stats;
 #[cfg(test)]
 mod tests;

@@ -64,7 +64,8 @@ pub fn selftest(context: &Context<'_>, args: SelftestArgs) -> Ended {
     // Without a daemon nothing was tested: that is exit 2, not a failed check.
     let status: StatusView = context.client.get("/api/v1/status")?;
     if let Some(pause) = &status.paused {
-        let text = format!("the host is paused by {} ({}); `ci-runner resume` first", pause.by, pause.reason);
+        let why = if pause.reason.is_empty() { String::new() } else { format!(" ({})", pause.reason) };
+        let text = format!("the host is paused by {}{why}; `ci-runner resume` first", pause.by);
         return Err(Failure::Temporary(text));
     }
     let look = context.look();

@@ -195,6 +195,51 @@ fn what_cannot_be_is_refused_before_anything_is_sent() {
     }
 }
 
+/// Raw words of parsers, and advice that broke the call.
+#[test]
+fn slips_are_told_in_words_for_people() {
+    for (line, part) in [
+        (&["add", "--priority", "abc", "--", "x"][..], "invalid value 'abc' for '--priority <N>': give a whole number"),
+        (&["add", "--cpu", "lots", "--", "x"], "'--cpu <CORES>': give a number, like 1.5"),
+        (
+            &["add", "--after", "-3", "--", "x"],
+            "'--after <ID[:success|failure|always]>': \"-3\": write ID or ID:success",
+        ),
+        (&["add", "--name", "-3", "--", "x"], "'-3' behind --name begins with a dash: write --name=-3"),
+        (
+            &["schedule", "add", "n", "--cron", "-x", "--", "x"],
+            "'-x' behind --cron begins with a dash: write --cron=-x",
+        ),
+        (&["list", "--limit", "-1"], "'--limit <N>': give a whole number"),
+        (&["list", "--limit", "0"], "'--limit <N>': give a whole number from 1 up"),
+        (&["logs", "7", "--tail", "-1"], "'--tail <N>': give a whole number"),
+        (&["logs", "7", "--attempt", "0"], "'--attempt <N>': give a whole number from 1 up"),
+        (&["run", "-P0", "--", "x"], "'--parallel <N>': give a whole number from 1 to 1024"),
+        (&["priority", "x", "7"], "give a whole number"),
+        (&["daemon", "--retry-attempts", "x"], "give a whole number"),
+    ] {
+        let failure = parse(&words(line)).unwrap_err();
+        assert!(failure.to_string().contains(part), "{line:?}: {failure}");
+        assert_eq!(failure.code(), 3, "{line:?}");
+        for raw in ["invalid digit", "invalid float", "is not in", "-- -"] {
+            assert!(!failure.to_string().contains(raw), "{line:?}: {failure}");
+        }
+    }
+    // What clap says well stays.
+    for (line, part) in [(&["list", "--limt", "3"][..], "'--limit'"), (&["list", "-3"], "unexpected argument '-3'")] {
+        assert!(parse(&words(line)).unwrap_err().to_string().contains(part), "{line:?}");
+    }
+    for (text, part) in [
+        ("1y", "--since: \"1y\" is not a duration: \"y\" is not a unit"),
+        ("24h 3", "is not a duration"),
+        ("yesterday", "is not a time"),
+        ("2026-13-01 03:00", "is not a time"),
+    ] {
+        let failure = super::list::point("--since", text).unwrap_err().to_string();
+        assert!(failure.contains(part) && !failure.contains("--in"), "{failure}");
+    }
+}
+
 #[test]
 fn words_must_be_utf_8() {
     use std::os::unix::ffi::OsStringExt as _;

@@ -319,7 +319,7 @@ pub fn parse(words: &[String]) -> Result<ArgMatches, Failure> {
         Some(verb) => root().subcommand_required(true).subcommand(verb.command()),
         None => command(),
     };
-    Ok(tree.try_get_matches_from(all())?)
+    tree.try_get_matches_from(all()).map_err(|error| super::slips::in_words(error, words, command))
 }
 
 /// The leaf that was called, and its own matches.

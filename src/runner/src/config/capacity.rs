@@ -1,5 +1,6 @@
 //! Resolving `[pools.NAME]` and `[groups.NAME]`.
 
+use ci_runner_core::group;
 use std::collections::BTreeMap;
 
 use super::check;
@@ -7,7 +8,8 @@ use super::file::{GroupFile, PoolFile};
 use super::resolve::{Resolver, out_of_range};
 use super::{DEFAULT_POOL, Executor, POOLS_MAX, PoolConfig, SLOTS_MAX, Source};
 
-const GROUP_LIMIT_MAX: i64 = 1_000_000;
+/// As a job may ask for.
+const GROUP_LIMIT_MAX: i64 = group::GROUP_LIMIT_MAX as i64;
 
 impl Resolver<'_> {
     pub(super) fn pools(

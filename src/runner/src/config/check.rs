@@ -32,12 +32,11 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
 }
 
 pub(super) fn log_level(text: &str) -> Result<log::LevelFilter, String> {
-    const LEVELS: [(&str, log::LevelFilter); 5] = [
+    const LEVELS: [(&str, log::LevelFilter); 4] = [
         ("error", log::LevelFilter::Error),
         ("warn", log::LevelFilter::Warn),
         ("info", log::LevelFilter::Info),
         ("debug", log::LevelFilter::Debug),
-        ("trace", log::LevelFilter::Trace),
     ];
     let found = LEVELS.iter().find(|(name, _)| *name == text.trim());
     found

@@ -296,7 +296,8 @@ fn values_out_of_bounds_are_named_with_limit_and_mend() {
         ("[pools.a]\nslots = 1\nlabels = [\"a b\"]", ["c.toml:3: pools.a.labels: \"a b\" is not a label", "key=value"]),
         ("[pools.a]\nslots = 1\nexecutor = \"docker\"", ["c.toml:3: pools.a.executor", "not in this version"]),
         ("max_parallel_jobs = 4\n[pools.default]\nslots = 5", ["c.toml:3: pools.default.slots: 5 differs", "keep one"]),
-        ("[groups.a]\nlimit = 0", ["c.toml:2: groups.a.limit: 0 is out of range", "1 to 1000000"]),
+        ("[groups.a]\nlimit = 0", ["c.toml:2: groups.a.limit: 0 is out of range", "1 to 10000"]),
+        ("log_level = \"trace\"", ["is not a log level", "debug"]),
         ("[groups.a]", ["groups.a.limit: is missing", "how many"]),
         ("[groups.\"\"]\nlimit = 1", ["cannot name a group", "128"]),
     ] {

@@ -10,11 +10,12 @@ use crate::http;
 use crate::metrics::{Figures, Keeper, Scrape};
 use crate::telemetry::Telemetry;
 use ci_runner_hostmetrics::Format;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// A taken metrics port is tried again this often.
@@ -110,13 +111,22 @@ fn is_told(told: &UnixStream) -> bool {
     poll(&mut [PollFd::new(told, PollFlags::IN)], Some(&timeout)).is_ok_and(|ready| ready > 0)
 }
 
-/// Runs the exporter inside the daemon until `shutdown`; a taken port is said, tried again, and stops nothing else.
+/// Runs the exporter inside the daemon until `shutdown`; a taken port is said, tried again, and stops nothing else. `first` is
+/// told how the first try went: where it listens.
 pub(super) async fn run(
     config: Config,
     daemon: DaemonPart,
     control: mpsc::Sender<Control>,
     shutdown: CancellationToken,
+    first: oneshot::Sender<Option<SocketAddr>>,
 ) {
+    let mut first = Some(first);
+    let mut tell = move |address| {
+        if let Some(first) = first.take() {
+            // Who starts may have stopped waiting.
+            let _ = first.send(address);
+        }
+    };
     let has_file = config.exporter.textfile_directory.is_some();
     if config.exports_elsewhere() || (config.metrics == Listen::Off && !has_file) {
         return;
@@ -129,6 +139,7 @@ pub(super) async fn run(
             Ok(Ok(exporter)) => break exporter,
             Ok(Err(error)) if !told => {
                 told = true;
+                tell(None);
                 let text = format!("metrics are not served: {error:#}");
                 log::warn!("{text}; tried again every {} s", RETRY.as_secs());
                 control.send(Control::Problem("metrics", Some(text))).await.ok();
@@ -141,6 +152,7 @@ pub(super) async fn run(
             () = tokio::time::sleep(RETRY) => {}
         }
     };
+    tell(exporter.address());
     if told {
         log::info!("metrics are served on {}", config.metrics);
         control.send(Control::Problem("metrics", None)).await.ok();

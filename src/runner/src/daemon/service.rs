@@ -11,18 +11,19 @@ use super::home::{self, Home};
 use super::listeners::{Listeners, Taken};
 use super::settings::{host_settings, settings};
 use crate::activation::Passed;
-use crate::config::{Config, ConfigOverrides, Executor, Listen};
+use crate::config::{Config, ConfigOverrides, Executor};
 use crate::executor::native::{Native, NativeOptions};
 use crate::http;
 use crate::metrics::{Figures, Keeper};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Loaded, Reader, Store, StoreError};
 use crate::systemd::{Notifier, NotifySettings};
-use crate::telemetry::Telemetry;
+use crate::telemetry::{Destination, Telemetry};
 use anyhow::{Context, Result};
 use ci_runner_core::record::Record;
 use std::cell::RefCell;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 
 /// What the log still holds at the end is waited for so long.
 const LOG_FLUSH: Duration = Duration::from_secs(2);
+/// The port of the metrics is waited for so long before the line that says it is open.
+const METRICS_PATIENCE: Duration = Duration::from_millis(500);
 /// Exit code: somebody else holds what we need; try again later.
 const TEMPORARY: u8 = 2;
 
@@ -93,8 +96,8 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
     telemetry.set_level(config.log_level);
     let settings = settings(&config)?;
     let host = host_settings(&config);
-    make_dir(&config.state_dir, 0o700)?;
-    make_dir(&config.runtime_dir, 0o750)?;
+    make_own_dir(&config.state_dir, 0o700, "--state-dir")?;
+    make_own_dir(&config.runtime_dir, 0o750, "--runtime-dir")?;
     for (dir, mode) in [(&host.log_dir, 0o750), (&host.tmp_dir, 0o700), (&host.secrets_dir, 0o700)] {
         make_dir(dir, mode)?;
     }
@@ -150,12 +153,16 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         let shutdown = CancellationToken::new();
         let mut tasks = tokio::task::JoinSet::new();
         let beside = exporting::Beside::start(&config.socket, shown.clone().render())?;
-        tasks.spawn(exporting::run(config.clone(), shown.clone().render(), control.clone(), shutdown.clone()));
+        let (tell, metrics) = tokio::sync::oneshot::channel();
+        let exporting = exporting::run(config.clone(), shown.clone().render(), control.clone(), shutdown.clone(), tell);
+        tasks.spawn(exporting);
         if unclean {
             check_store(reader, control.clone());
         }
         control.send(Control::Ready).await.ok();
-        announce_ready(&config, listeners.tcp.as_ref());
+        // A collector may hang, and that is no reason not to be ready.
+        let metrics = tokio::time::timeout(METRICS_PATIENCE, metrics).await.ok().and_then(Result::ok).flatten();
+        announce_ready(&config, listeners.tcp.as_ref(), metrics, telemetry.destination());
         let (change, door) = http::Door::new(listeners.unix);
         let home = Home::new(&config, socket_is_passed, change, control.clone());
         let home = tokio::spawn(home.keep(shutdown.clone()));
@@ -213,6 +220,16 @@ fn make_dir(path: &Path, mode: u32) -> Result<()> {
         .mode(mode)
         .create(path)
         .with_context(|| format!("cannot make the directory {}", path.display()))
+}
+
+/// A directory that an option names.
+fn make_own_dir(path: &Path, mode: u32, option: &str) -> Result<()> {
+    anyhow::ensure!(
+        path.is_dir() || !path.exists(),
+        "{} is no directory, and cannot be made one; name another with {option}",
+        path.display()
+    );
+    make_dir(path, mode).with_context(|| format!("{option} names no directory that can be used"))
 }
 
 /// The spawner's program: beside this one.
@@ -279,20 +296,20 @@ fn check_store(reader: Arc<dyn Reader>, control: mpsc::Sender<Control>) {
     });
 }
 
-/// The one line on standard output, and in the log.
-fn announce_ready(config: &Config, tcp: Option<&TcpListener>) {
+/// The one line on standard output, and in the log. It names what is open.
+fn announce_ready(config: &Config, tcp: Option<&TcpListener>, metrics: Option<SocketAddr>, log: Destination) {
     let tcp =
         tcp.and_then(|tcp| tcp.local_addr().ok()).map_or_else(String::new, |address| format!(", http://{address}"));
-    let metrics = match config.metrics {
-        Listen::Off => String::new(),
-        Listen::At(address) => format!(", metrics on {address}"),
-    };
+    let metrics = metrics.map_or_else(String::new, |address| format!(", metrics on {address}"));
     let line = format!("ci-runner {} is ready: {}{tcp}{metrics}\n", version(), config.socket.display());
     if !crate::telemetry::stdout_is_journal() {
         // Nobody may be reading; the log says the same.
         std::io::stdout().lock().write_all(line.as_bytes()).ok();
     }
-    log::info!("{}", line.trim_end());
+    // On one terminal it would stand there twice.
+    if !(log == Destination::TerminalStderr && std::io::stdout().is_terminal()) {
+        log::info!("{}", line.trim_end());
+    }
 }
 
 /// SIGTERM and SIGINT end, a second one ends at once, SIGHUP reads the configuration again.

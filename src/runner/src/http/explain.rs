@@ -37,6 +37,18 @@ pub fn why(id: JobId, explanation: &Explanation, zone: &TimeZone) -> WhyView {
     WhyView { id: id.get(), state: explanation.phase.word().to_owned(), reasons }
 }
 
+/// What an attempt that has run so long goes through when that is beyond its hard timeout.
+pub fn overdue(ran_ms: u64, timeout_ms: u64, grace_ms: u64) -> Option<ReasonView> {
+    let over_ms = ran_ms.checked_sub(timeout_ms)?;
+    let timeout = show_duration(Duration::from_millis(timeout_ms));
+    let end = match grace_ms.saturating_sub(over_ms) {
+        0 => "it is being killed".to_owned(),
+        left_ms => format!("it was asked to end, and is killed in {}", show_duration(Duration::from_millis(left_ms))),
+    };
+    let text = format!("its timeout of {timeout} has passed; {end}");
+    Some(ReasonView { kind: "overdue".to_owned(), text, jobs: Vec::new() })
+}
+
 /// Not the queue's doing.
 fn trouble(text: &str) -> ReasonView {
     ReasonView { kind: "executor".to_owned(), text: text.to_owned(), jobs: Vec::new() }
@@ -304,6 +316,15 @@ mod tests {
         let text = "no slot is free in pool a (1 of 1): held by job 1, nor in pool b (1 of 1): held by job 2; \
                     1 job goes before this one";
         check(slots(&[("a", 1, &[1]), ("b", 1, &[2])]), 1, "no_slot", text);
+    }
+
+    #[test]
+    fn an_attempt_beyond_its_timeout_is_told() {
+        let text = |ran_ms| overdue(ran_ms, 2_000, 10_000).map(|reason| reason.text);
+        assert_eq!(text(1_999), None);
+        let asked = "its timeout of 2.0s has passed; it was asked to end, and is killed in 8.0s";
+        assert_eq!(text(4_000).as_deref(), Some(asked));
+        assert_eq!(text(60_000).as_deref(), Some("its timeout of 2.0s has passed; it is being killed"));
     }
 
     #[test]

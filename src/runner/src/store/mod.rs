@@ -309,7 +309,7 @@ pub enum StoreError {
         known: i64,
     },
     /// It is damaged.
-    #[error("{path} is damaged: {what}; stop the daemon and restore a backup with `ci-runner restore`")]
+    #[error("{path} is damaged: {what}; restore a backup with `ci-runner restore`, while no daemon runs")]
     Damaged {
         /// Database file.
         path: String,

@@ -203,6 +203,54 @@ fn wait_is_woken_by_events() {
     assert_eq!(fake.asked().iter().filter(|asked| asked.route() == "/api/v1/jobs/7").count(), 2);
 }
 
+#[test]
+fn acting_on_a_running_job_says_that_it_runs_on() {
+    let fake = Fake::new(|asked| {
+        let running = if asked.route().ends_with("/hold") { r#","running":[7]"# } else { "" };
+        Answer::Json(200, format!(r#"{{"ids":[7],"finished":[]{running}}}"#))
+    });
+    let (code, out, err) = text(&fake.run(&["hold", "7"]));
+    assert_eq!((code, out.as_str()), (0, "held 7\n"));
+    assert_eq!(err, "job 7 has an attempt under way, which goes on: this counts for its next one\n");
+    // The control: one that waits.
+    assert_eq!(text(&fake.run(&["priority", "5", "7"])), (0, "changed 7\n".to_owned(), String::new()));
+}
+
+#[test]
+fn a_file_of_too_many_jobs_is_refused_by_name() {
+    let fake = Fake::new(created);
+    let file = fake.dir.path().join("many.jsonl");
+    std::fs::write(&file, "{\"shell\":\"x\"}\n".repeat(100_001)).unwrap();
+    let (code, out, err) = text(&fake.run(&["add", "-f", file.to_str().unwrap()]));
+    assert_eq!((code, out.as_str()), (3, ""));
+    let name = file.display();
+    assert!(err.contains(&format!("{name} holds 100001 jobs, and one call takes 100000 at most")), "{err}");
+    assert!(fake.asked().is_empty());
+}
+
+/// It sent everybody into a group that only the service has.
+#[test]
+fn who_may_not_use_a_socket_is_told_whose_it_is() {
+    if !rustix::process::getuid().is_root() {
+        println!("skipped: only root can be another user");
+        return;
+    }
+    let fake = Fake::new(created);
+    use std::os::unix::fs::PermissionsExt;
+    let mode = |path: &std::path::Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    mode(fake.dir.path(), 0o755);
+    mode(&fake.socket(), 0o600);
+    // A program that every user may execute: the build's directory is closed to others.
+    let program = fake.dir.path().join("ci-runner");
+    std::fs::copy(env!("CARGO_BIN_EXE_ci-runner"), &program).unwrap();
+    let mut command = std::process::Command::new(&program);
+    command.args(["status"]).env("CI_RUNNER_SOCKET", fake.socket()).current_dir("/").uid(65_534).gid(65_534);
+    let (code, _, err) = text(&command.output().unwrap());
+    assert_eq!(code, 2, "{err}");
+    assert!(err.contains("It belongs to root, and root runs it by hand: use it as root."), "{err}");
+    assert!(!err.contains("usermod"), "{err}");
+}
+
 /// It asked for every open job after every single event, which cost the daemon more than the jobs did.
 #[test]
 fn wait_asks_only_for_the_job_that_an_event_names() {

@@ -3,10 +3,10 @@
 //!
 //! `CI_RUNNER_TEST_FAILS` says how often each point is tried (5; the campaign: 20).
 
+use crate::support::load::executed_twice;
 use crate::support::{Client, Host, Random, count_of, is_alive, kill, program, wait_for};
 use ci_runner::daemon::fail;
 use serde_json::json;
-use std::collections::HashSet;
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
@@ -82,7 +82,6 @@ fn judge(host: &Host, round: &Round, shim_may_die: bool) {
     for id in &round.cancelled {
         let _ = host.call("POST", &format!("/api/v1/jobs/{id}/cancel"), Some(&json!({})));
     }
-    let ran = fs::read_to_string(host.path("ran")).unwrap_or_default();
     for id in &round.succeed {
         let job = host.finish(*id);
         let attempts = job["attempts"].as_array().unwrap();
@@ -95,12 +94,10 @@ fn judge(host: &Host, round: &Round, shim_may_die: bool) {
     for id in &round.cancelled {
         assert_eq!(host.finish(*id)["outcome"], "cancelled");
     }
-    drop(ran);
     host.finish_all(Duration::from_secs(30));
     let ran = fs::read_to_string(host.path("ran")).unwrap_or_default();
     let lines: Vec<&str> = ran.lines().collect();
-    let distinct: HashSet<&str> = lines.iter().copied().collect();
-    assert_eq!(lines.len(), distinct.len(), "an attempt was executed twice:\n{ran}");
+    assert_eq!(executed_twice(&host.path("ran")), Vec::<String>::new(), "an attempt was executed twice:\n{ran}");
     for id in &round.succeed {
         let executed = lines.iter().filter(|line| line.split(' ').next() == Some(&id.to_string())).count();
         assert!(executed >= 1, "job {id} succeeded without having run:\n{ran}");
@@ -253,4 +250,5 @@ fn without_its_witnesses_an_attempt_is_executed_twice_and_that_is_seen() {
     host.finish(id);
     let lines = host.wait_lines("ran", 2);
     assert_eq!(lines[0], lines[1], "the same attempt, executed twice");
+    assert_eq!(executed_twice(&host.path("ran")), lines[..1]);
 }

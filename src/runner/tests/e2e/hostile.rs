@@ -1,7 +1,7 @@
 //! Jobs that do not want to end, and processes of ours that are killed or stopped at random: nothing survives, nothing is
 //! stuck, and nothing counts as a success that did not exit with 0.
 
-use crate::support::load::{Load, executions};
+use crate::support::load::{Load, executed_twice, executions};
 use crate::support::{Host, Random, count_of, is_alive, kill, state, wait_for};
 use serde_json::json;
 use std::fs;
@@ -182,6 +182,8 @@ fn spawner_and_shims_may_be_killed_or_stopped_at_random() {
     host.finish_all(Duration::from_secs(120));
     assert!(account.surprises.is_empty(), "{:?}", account.surprises);
     assert!(account.unknown.is_empty(), "the daemon lives, so every answer comes: {:?}", account.unknown);
+    // Beside a lost attempt one that ran twice would not show in the number of lines.
+    assert_eq!(executed_twice(&host.path("ran")), Vec::<String>::new());
     let found = executions(&host.path("ran"));
     let (mut lost, mut jobs) = (0, 0);
     for (token, id) in &account.acknowledged {

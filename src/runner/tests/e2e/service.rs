@@ -162,7 +162,8 @@ fn taken_ports_are_told_apart() {
     assert_eq!(status.code(), Some(2), "{text}");
     assert!(text.contains(&address) && text.contains("--http"), "{text}");
     host.words = vec!["--metrics".to_owned(), address.clone()];
-    host.start();
+    let line = host.start();
+    assert!(line.contains("is ready") && !line.contains("metrics on"), "what is not open is not named: {line}");
     let problems = wait_for("a degraded state", || {
         let status = host.get("/api/v1/status");
         (status["state"] == "degraded" && status["problems"].to_string().contains(&address)).then_some(status)
@@ -170,6 +171,49 @@ fn taken_ports_are_told_apart() {
     assert!(problems["problems"].to_string().contains("metrics"), "{problems}");
     let id = host.add(&host.shell("true"));
     assert_eq!(host.finish(id)["outcome"], "succeeded");
+    host.stop();
+    // The control: a port that is free is named, with its number.
+    host.words = vec!["--metrics".to_owned(), "127.0.0.1:0".to_owned()];
+    let line = host.start();
+    let port = line.split_once("metrics on 127.0.0.1:").map(|(_, port)| port.trim().parse::<u16>());
+    assert!(port.is_some_and(|port| port.is_ok_and(|port| port > 0)), "{line}");
+}
+
+#[test]
+fn a_directory_that_is_none_names_its_option() {
+    let mut host = Host::new();
+    host.state = "/dev/null".into();
+    let (status, text) = host.refused();
+    assert!(!status.success());
+    assert!(text.contains("/dev/null is no directory") && text.contains("--state-dir"), "{text}");
+}
+
+#[test]
+fn a_job_beyond_its_timeout_says_so_and_a_pool_that_is_none_is_refused() {
+    let host = Host::started();
+    let id = host.add(&host.shell_with("trap '' TERM; while :; do sleep 0.1; done", json!({ "timeout": 1 })));
+    let first = host.get(&format!("/api/v1/jobs/{id}/why"))["reasons"].to_string();
+    assert!(!first.contains("overdue"), "{first}");
+    let held = host.call("POST", &format!("/api/v1/jobs/{id}/hold"), Some(&json!({}))).json();
+    let waiting = host.add(&host.shell_with("true", json!({ "hold": true })));
+    let other = host.call("POST", &format!("/api/v1/jobs/{waiting}/hold"), Some(&json!({}))).json();
+    host.wait_state(id, "running");
+    let later = host.call("POST", &format!("/api/v1/jobs/{id}/priority"), Some(&json!({ "priority": 3 }))).json();
+    assert_eq!((&held["ids"], &later["running"], &other["running"]), (&json!([id]), &json!([id]), &json!(null)));
+    let reasons = wait_for("the reason", || {
+        let why = host.get(&format!("/api/v1/jobs/{id}/why"));
+        why["reasons"].as_array()?.iter().find(|reason| reason["kind"] == "overdue").cloned()
+    });
+    assert!(
+        reasons["text"].as_str().unwrap().starts_with("its timeout of 1.0s has passed; it was asked to end"),
+        "{reasons}"
+    );
+    assert_eq!(host.get("/api/v1/jobs?pool=default")["jobs"].as_array().unwrap().len(), 1);
+    let refused = host.call("GET", "/api/v1/jobs?pool=defualt", None);
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(refused.text().contains("did you mean") && refused.json()["field"] == "pool", "{}", refused.text());
+    host.post("/api/v1/jobs/cancel", &json!({ "all": true }));
+    host.finish_all(Duration::from_secs(30));
 }
 
 #[test]

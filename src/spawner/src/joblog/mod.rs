@@ -50,5 +50,11 @@ pub use reader::{LINE_PART_BYTES_MAX, Line, LogReader, Partial};
 pub use times::TICK_MS;
 pub use writer::{LogOptions, LogTotals, LogWriter};
 
+/// What the log of an attempt says of processes that were left behind.
+pub(crate) fn left_behind(count: u64) -> String {
+    let plural = if count == 1 { "process" } else { "processes" };
+    format!("killed {count} {plural} that the job left behind")
+}
+
 /// Begins each line of the runner's own in a log. A job can print it as well.
 pub const MARK_PREFIX: &str = "[ci-runner] ";

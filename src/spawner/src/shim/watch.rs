@@ -74,8 +74,7 @@ impl Job {
         let leftovers = end::nothing_left(self.leaf.as_ref(), &self.signals, &mut usage);
         self.drain(&mut buffer);
         if leftovers > 0 {
-            let text = format!("killed {leftovers} processes that the job left behind");
-            self.log.mark(self.started.elapsed_ms(), &text);
+            self.log.mark(self.started.elapsed_ms(), &crate::joblog::left_behind(leftovers.into()));
         }
         let totals = self.log.finish(self.started.elapsed_ms());
         let result = match self.failed {

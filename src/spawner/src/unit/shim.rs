@@ -295,8 +295,7 @@ impl Pump {
             drained += more;
         }
         if verdict.leftovers > 0 {
-            let text = format!("killed {} processes that the job left behind", verdict.leftovers);
-            self.log.mark(self.started.elapsed_ms(), &text);
+            self.log.mark(self.started.elapsed_ms(), &crate::joblog::left_behind(verdict.leftovers.into()));
         }
         let totals = self.log.finish(self.started.elapsed_ms());
         hit(failpoint::SHIM_BEFORE_EXIT_RECORD);

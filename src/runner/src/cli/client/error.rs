@@ -4,6 +4,7 @@ use crate::api::Problem;
 use crate::cli::fail::Failure;
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// Why a request got no good answer.
@@ -137,9 +138,9 @@ impl fmt::Display for ClientError {
 
 fn unreachable(formatter: &mut fmt::Formatter<'_>, tried: &[(PathBuf, io::Error)]) -> fmt::Result {
     formatter.write_str("no daemon is reachable. Tried:")?;
-    let mut denied = false;
+    let mut denied = None;
     for (path, error) in tried {
-        denied |= error.kind() == io::ErrorKind::PermissionDenied;
+        denied = denied.or((error.kind() == io::ErrorKind::PermissionDenied).then_some(path));
         let why = match error.kind() {
             io::ErrorKind::NotFound => "there is no socket".to_owned(),
             io::ErrorKind::ConnectionRefused => "nobody listens".to_owned(),
@@ -149,13 +150,36 @@ fn unreachable(formatter: &mut fmt::Formatter<'_>, tried: &[(PathBuf, io::Error)
         };
         write!(formatter, "\n  {}: {why}", path.display())?;
     }
-    if denied {
-        formatter.write_str("\nTo be let in, join the group `ci-runner` (usermod -aG ci-runner NAME) and log in again.")
-    } else {
-        formatter.write_str(
+    match denied {
+        Some(path) => write!(formatter, "\n{}", to_be_let_in(path)),
+        None => formatter.write_str(
             "\nStart it with `systemctl start ci-runner`, or by hand with `ci-runner daemon`; or name its socket with --socket.",
-        )
+        ),
     }
+}
+
+/// The group of the service; a daemon that somebody runs by hand has none to join.
+const GROUP: &str = "ci-runner";
+
+/// The socket's directory may be closed as well, and tells the same.
+fn to_be_let_in(socket: &Path) -> String {
+    let named = |file: &str, id: u32| {
+        let lines = std::fs::read_to_string(file).unwrap_or_default();
+        lines.lines().find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)?.parse() == Ok(id)).then(|| name.to_owned())
+        })
+    };
+    let places = [Some(socket), socket.parent()].into_iter().flatten();
+    let Some(found) = places.filter_map(|path| path.metadata().ok()).next() else {
+        return "Use it as the user who runs it.".to_owned();
+    };
+    if named("/etc/group", found.gid()).is_some_and(|group| group == GROUP) {
+        return format!("To be let in, join the group `{GROUP}` (usermod -aG {GROUP} NAME) and log in again.");
+    }
+    let owner = named("/etc/passwd", found.uid()).unwrap_or_else(|| format!("uid {}", found.uid()));
+    format!("It belongs to {owner}, and {owner} runs it by hand: use it as {owner}.")
 }
 
 impl std::error::Error for ClientError {}

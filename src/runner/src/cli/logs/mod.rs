@@ -35,7 +35,7 @@ pub struct LogsArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
     attempt: Option<u32>,
     /// Only the last N lines
-    #[arg(long, value_name = "N", conflicts_with = "since")]
+    #[arg(long, value_name = "N", conflicts_with = "since", allow_negative_numbers = true)]
     tail: Option<u64>,
     /// Only what was written since: a time, or how long ago (5m)
     #[arg(long, value_name = "TIME")]

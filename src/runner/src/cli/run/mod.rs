@@ -43,7 +43,7 @@ pub struct RunArgs {
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["command", "shell"])]
     file: Option<String>,
     /// How many run at once [default: as many as there are processors]
-    #[arg(short = 'P', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(short = 'P', long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024), allow_negative_numbers = true)]
     parallel: Option<u32>,
     #[command(flatten)]
     job: JobOptions,

@@ -39,10 +39,16 @@ pub struct CancelRequest {
 pub(super) struct Nothing {}
 
 async fn act(app: &App, target: Target, action: Action, caller: &Caller) -> Result<Json<ActedView>, Fail> {
+    let touches_no_attempt = matches!(action, Action::Hold { .. } | Action::Priority(_));
     let acted = app.context.handle.act(target, action, caller.name());
     let acted = in_time(async { Ok(acted.await?) }).await?;
+    let mut running = Vec::new();
+    if touches_no_attempt {
+        let snapshot = app.context.handle.fresh_snapshot().await;
+        running.extend(snapshot.leases.iter().map(|lease| lease.job).filter(|job| acted.done.contains(job)));
+    }
     let numbers = |ids: Vec<JobId>| ids.into_iter().map(JobId::get).collect();
-    Ok(Json(ActedView { ids: numbers(acted.done), finished: numbers(acted.finished) }))
+    Ok(Json(ActedView { ids: numbers(acted.done), finished: numbers(acted.finished), running: numbers(running) }))
 }
 
 pub(super) fn check_reason(reason: &str) -> Result<(), Fail> {

@@ -149,8 +149,12 @@ pub(crate) struct ListParams {
     responses((status = 200, body = JobList), (status = 400, body = Problem)))]
 pub(crate) async fn list(State(app): State<App>, Params(params): Params<ListParams>) -> Result<Json<JobList>, Fail> {
     let filter = filter_of(params, &zoned_now())?;
+    let pool = filter.pool.clone().filter(|_| filter.cursor.is_none());
     let reader = app.context.handle.reader.clone();
     let (rows, more) = in_time(blocking(move || page(reader.as_ref(), filter))).await?;
+    if let Some(pool) = pool.filter(|_| rows.is_empty()) {
+        check_pool(&app.context.handle.settings.borrow(), &pool)?;
+    }
     let next_cursor = rows.last().filter(|_| more).map(|row| row.id.get());
     let since = running_since(&app.context.handle.snapshot());
     let now = wall_now();
@@ -159,6 +163,16 @@ pub(crate) async fn list(State(app): State<App>, Params(params): Params<ListPara
         job_view(row, since, now)
     });
     Ok(Json(JobList { jobs: jobs.collect(), next_cursor }))
+}
+
+/// Nothing was found of a pool: a slip is told. One that the configuration had once has jobs to show for it.
+pub(super) fn check_pool(settings: &Settings, pool: &str) -> Result<(), Fail> {
+    let known: Vec<&str> = settings.pools.iter().map(|pool| pool.name.as_str()).collect();
+    if known.contains(&pool) {
+        return Ok(());
+    }
+    let hint = did_you_mean(pool, known.iter().copied());
+    Err(Fail::field("pool", format!("there is no pool {pool:?}, and no such job; {hint}")))
 }
 
 /// The rows of a page, and whether more follow. It is read in steps, and cut short where the commands are very long: a
@@ -281,16 +295,24 @@ pub(crate) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<JobV
         let explanation = if finished { None } else { app.context.handle.explain(id).await? };
         let now = wall_now();
         let since = attempts.last().filter(|_| running(&row)).and_then(|attempt| attempt.started);
+        let timeout_ms = row.spec.work.timeout_ms;
         let times = JobTimes { started: row.started, finished: row.finished };
         let mut view = job_view(row, since, now);
         show_attempts(&mut view, &times, &attempts, now);
+        let overdue = overdue(&app, since, timeout_ms, now);
         view.reason = explanation.map(|explanation| {
             let why = explain::why(id, &explanation, &TimeZone::system());
-            why.reasons.into_iter().map(|reason| reason.text).collect::<Vec<_>>().join("; ")
+            why.reasons.into_iter().chain(overdue).map(|reason| reason.text).collect::<Vec<_>>().join("; ")
         });
         Ok(Json(view))
     })
     .await
+}
+
+/// What the record does not know: it is the shim that keeps the hard timeout.
+fn overdue(app: &App, since: Option<WallTime>, timeout_ms: Option<u64>, now: WallTime) -> Option<ReasonView> {
+    let grace_ms = app.context.handle.settings.borrow().grace_ms;
+    explain::overdue(u64::try_from(now.0 - since?.0).ok()?, timeout_ms?, grace_ms)
 }
 
 fn both(reader: &Arc<dyn Reader>, id: JobId) -> Result<(JobRow, Vec<crate::store::AttemptRow>), Fail> {
@@ -304,7 +326,14 @@ fn both(reader: &Arc<dyn Reader>, id: JobId) -> Result<(JobRow, Vec<crate::store
 pub(crate) async fn why(State(app): State<App>, Id(id): Id) -> Result<Json<WhyView>, Fail> {
     in_time(async {
         if let Some(explanation) = app.context.handle.explain(id).await? {
-            return Ok(Json(explain::why(id, &explanation, &TimeZone::system())));
+            let mut why = explain::why(id, &explanation, &TimeZone::system());
+            if explanation.phase == Phase::Running {
+                let reader = app.context.handle.reader.clone();
+                let (row, attempts) = blocking(move || both(&reader, id)).await?;
+                let since = attempts.last().filter(|_| running(&row)).and_then(|attempt| attempt.started);
+                why.reasons.extend(overdue(&app, since, row.spec.work.timeout_ms, wall_now()));
+            }
+            return Ok(Json(why));
         }
         let row = row_of(&app, id).await?;
         let outcome = row.outcome.as_ref().map_or("finished", Outcome::word);

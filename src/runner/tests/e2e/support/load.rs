@@ -5,7 +5,7 @@
 
 use super::{Client, Host, Random};
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -169,6 +169,13 @@ pub fn executions(file: &Path) -> HashMap<String, Vec<u64>> {
         found.entry(token).or_default().push(id.unwrap_or_else(|| panic!("a torn line: {line:?}")));
     }
     found
+}
+
+/// Lines that are there more than once. Each ends with its job and attempt, so these are attempts that were executed twice,
+/// whatever became of others of their job.
+pub fn executed_twice(file: &Path) -> Vec<String> {
+    let mut seen = HashSet::new();
+    lines(file).into_iter().filter(|line| !seen.insert(line.clone())).collect()
 }
 
 /// Judges an account by the file. For jobs that were never retried.

@@ -1,0 +1,101 @@
+//! Slips on the command line that clap tells in a parser's words, or with advice that breaks the call: in words for people.
+//! Everything else stays as clap says it.
+
+use super::fail::Failure;
+use clap::Command;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use std::error::Error as _;
+
+/// A bound above this is the number's type, not a limit.
+const BOUND_SHOWN_MAX: u64 = u32::MAX as u64 - 1;
+
+/// What is wrong with the words; `tree` is every verb, and is built where it is needed only.
+pub fn in_words(error: clap::Error, words: &[String], tree: fn() -> Command) -> Failure {
+    let told = match error.kind() {
+        ErrorKind::ValueValidation => bad_number(&error),
+        ErrorKind::UnknownArgument => value_with_a_dash(&error, words, tree),
+        _ => None,
+    };
+    told.map_or_else(|| error.into(), Failure::Usage)
+}
+
+fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
+    match error.get(kind)? {
+        ContextValue::String(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn bad_number(error: &clap::Error) -> Option<String> {
+    let wanted = number_in_words(&error.source()?.to_string())?;
+    let (argument, value) = (context(error, ContextKind::InvalidArg)?, context(error, ContextKind::InvalidValue)?);
+    Some(format!("invalid value '{value}' for '{argument}': {wanted}"))
+}
+
+/// What Rust's and clap's parsers of numbers say, as what is wanted.
+fn number_in_words(said: &str) -> Option<String> {
+    if let Some((_, bounds)) = said.split_once(" is not in ") {
+        let (least, most) = bounds.split_once("..")?;
+        let most = most.trim_start_matches('=');
+        let up = most.parse::<u64>().map_or(true, |most| most > BOUND_SHOWN_MAX);
+        return Some(match up {
+            true => format!("give a whole number from {least} up"),
+            false => format!("give a whole number from {least} to {most}"),
+        });
+    }
+    let wanted = match said {
+        "invalid digit found in string" | "cannot parse integer from empty string" => "give a whole number",
+        "number too large to fit in target type" => "that number is too large",
+        "number too small to fit in target type" => "that number is too small",
+        "invalid float literal" | "cannot parse float from empty string" => "give a number, like 1.5",
+        _ => return None,
+    };
+    Some(wanted.to_owned())
+}
+
+/// `--name -3`: clap takes `-3` for an option and advises `-- -3`, which makes a command of it.
+fn value_with_a_dash(error: &clap::Error, words: &[String], tree: fn() -> Command) -> Option<String> {
+    let unknown = context(error, ContextKind::InvalidArg)?;
+    let at = words.iter().position(|word| word.starts_with(unknown)).filter(|at| *at > 0)?;
+    let (option, value) = (&words[at - 1], &words[at]);
+    let name = option.strip_prefix("--").filter(|name| !name.is_empty() && !name.contains('='))?;
+    let mut command = tree();
+    for word in words {
+        if let Some(inner) = command.find_subcommand(word) {
+            command = inner.clone();
+        }
+    }
+    command.build();
+    let takes = command
+        .get_arguments()
+        .any(|argument| argument.get_long() == Some(name) && argument.get_action().takes_values());
+    takes.then(|| format!("'{value}' behind {option} begins with a dash: write {option}={value} if that is the value"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parsers_of_numbers_are_put_into_words() {
+        for (said, words) in [
+            ("0 is not in 1..18446744073709551615", Some("give a whole number from 1 up")),
+            ("0 is not in 1..4294967295", Some("give a whole number from 1 up")),
+            ("0 is not in 1..=1024", Some("give a whole number from 1 to 1024")),
+            ("invalid digit found in string", Some("give a whole number")),
+            ("\"5x\" is not a duration", None),
+        ] {
+            assert_eq!(number_in_words(said).as_deref(), words, "{said}");
+        }
+        // The texts are not ours: this is what they are today.
+        for (error, words) in [
+            ("x".parse::<u64>().unwrap_err().to_string(), "give a whole number"),
+            ("".parse::<i64>().unwrap_err().to_string(), "give a whole number"),
+            ("300".parse::<u8>().unwrap_err().to_string(), "that number is too large"),
+            ("-300".parse::<i8>().unwrap_err().to_string(), "that number is too small"),
+            ("x".parse::<f64>().unwrap_err().to_string(), "give a number, like 1.5"),
+        ] {
+            assert_eq!(number_in_words(&error).as_deref(), Some(words), "{error}");
+        }
+    }
+}
