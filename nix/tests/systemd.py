@@ -197,7 +197,7 @@ with subtest("a unit that is stopped by hand is lost, whatever it exits with"):
         job = shell(trap + "sleep 60 & wait; sleep 60")
         running(job)
         machine.succeed("systemctl stop 'ci-job-*'", timeout=30)
-        check(finished(job), "failed", "lost")
+        check(finished(job), "failed", "lost", cause="lost: its unit was stopped by hand")
     job = shell("exit 0")
     check(finished(job), "succeeded", "exited")
 

@@ -40,6 +40,8 @@ pub enum LostCause {
     Host,
     /// The process that watched over the job was killed.
     Executor,
+    /// Somebody stopped the unit that it was, past the runner.
+    Stopped,
 }
 
 impl AttemptResult {
@@ -71,6 +73,7 @@ impl fmt::Display for AttemptResult {
             Self::FailedToStart { cause } => write!(f, "failed to start: {cause}"),
             Self::Lost { cause: LostCause::Host } => f.write_str("lost with the host"),
             Self::Lost { cause: LostCause::Executor } => f.write_str("lost: its shim was killed"),
+            Self::Lost { cause: LostCause::Stopped } => f.write_str("lost: its unit was stopped by hand"),
         }
     }
 }

@@ -180,6 +180,8 @@ impl Truth {
             let real = match cause {
                 LostCause::Host => claimed.as_deref() != Some(&epoch),
                 LostCause::Executor => self.victims.contains(&key),
+                // Nobody stops a unit here.
+                LostCause::Stopped => false,
             };
             self.require(real, "only_what_was_struck_is_lost", || {
                 format!("{key:?} {result}; claimed under {claimed:?}, now {epoch}")

@@ -283,6 +283,8 @@ pub enum ExitResult {
     TimedOut,
     /// The kernel ended it because its memory was used up.
     OomKilled,
+    /// Somebody stopped its unit, past the runner: whatever it exited with says nothing, so it counts as lost.
+    Stopped,
     /// It never executed: program not found, directory not enterable, …
     FailedToStart {
         /// In words, with the path.

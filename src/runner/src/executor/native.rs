@@ -6,7 +6,7 @@
 //! again whenever the connection is lost; after each connection the loop asks for the list, so nothing that was missed
 //! matters.
 
-use ci_runner_core::outcome::{AttemptResult, Receipt};
+use ci_runner_core::outcome::{AttemptResult, LostCause, Receipt};
 use ci_runner_core::reconcile::Seen;
 use ci_runner_core::time::WallTime;
 use ci_runner_spawner::client::Client;
@@ -386,6 +386,7 @@ fn ended(key: AttemptKey, record: ExitRecord) -> Event {
         ExitResult::Signaled { signal } => AttemptResult::Signaled { signal: *signal },
         ExitResult::TimedOut => AttemptResult::TimedOut,
         ExitResult::OomKilled => AttemptResult::OomKilled,
+        ExitResult::Stopped => AttemptResult::Lost { cause: LostCause::Stopped },
         ExitResult::FailedToStart { cause } => AttemptResult::FailedToStart { cause: cause.clone() },
     };
     let receipt = Receipt {

@@ -84,7 +84,7 @@ pub(super) enum Verdict {
     Runs,
     /// Its main process ended like this.
     Ended(ExitResult),
-    /// It is over, and nobody can say how, or somebody stopped it by hand.
+    /// It is over, and nobody can say how.
     Lost(&'static str),
 }
 
@@ -115,7 +115,7 @@ pub(super) fn judge(facts: &Facts, began: bool) -> Verdict {
         return if deadline_passed(facts) {
             Verdict::Ended(ExitResult::TimedOut)
         } else {
-            Verdict::Lost("its unit was stopped by hand")
+            Verdict::Ended(ExitResult::Stopped)
         };
     }
     let small = |number: u64| u8::try_from(number).ok();
@@ -222,10 +222,10 @@ mod tests {
         for (code, status, result) in [(1, 0, "success"), (2, 15, "success"), (1, 7, "exit-code"), (2, 9, "timeout")] {
             let mut facts = ended(code, status, result, "inactive");
             facts.active_exit_us = facts.exit_us - 1000;
-            assert_eq!(judge(&facts, true), Verdict::Lost("its unit was stopped by hand"), "{facts:?}");
+            assert_eq!(judge(&facts, true), Verdict::Ended(ExitResult::Stopped), "{facts:?}");
             // The same with a deadline that is far away.
             facts.runtime_max_us = 3_600_000_000;
-            assert_eq!(judge(&facts, true), Verdict::Lost("its unit was stopped by hand"), "{facts:?}");
+            assert_eq!(judge(&facts, true), Verdict::Ended(ExitResult::Stopped), "{facts:?}");
         }
     }
 

@@ -18,7 +18,7 @@ const BYTES_MAX: usize = 3 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ending {
-    /// None: nobody can say, or somebody stopped it by hand.
+    /// None: nobody can say.
     pub(super) result: Option<ExitResult>,
     /// Wall clock at the end of the main process, milliseconds since 1970.
     pub(super) ended_wall_ms: i64,

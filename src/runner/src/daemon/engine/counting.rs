@@ -58,7 +58,7 @@ impl Engine {
         if let AttemptResult::Lost { cause } = result {
             figures.lost(match cause {
                 LostCause::Host => LossCause::Host,
-                LostCause::Executor => LossCause::Executor,
+                LostCause::Executor | LostCause::Stopped => LossCause::Executor,
             });
         }
         match next {

@@ -126,6 +126,7 @@ fn every_outcome_and_result_comes_back() {
         AttemptResult::FailedToStart { cause: String::new() },
         AttemptResult::Lost { cause: LostCause::Host },
         AttemptResult::Lost { cause: LostCause::Executor },
+        AttemptResult::Lost { cause: LostCause::Stopped },
     ];
     let outcomes = [
         Outcome::Succeeded,

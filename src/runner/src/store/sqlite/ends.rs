@@ -33,6 +33,7 @@ pub(super) fn result_columns(result: &AttemptResult) -> (i64, Option<i64>, Optio
         AttemptResult::FailedToStart { cause } => (4, None, Some(cause)),
         AttemptResult::Lost { cause: LostCause::Host } => (5, None, Some("host")),
         AttemptResult::Lost { cause: LostCause::Executor } => (5, None, Some("executor")),
+        AttemptResult::Lost { cause: LostCause::Stopped } => (5, None, Some("stopped")),
     }
 }
 
@@ -48,6 +49,7 @@ pub(super) fn result(number: i64, code: Option<i64>, cause: Option<&str>) -> Res
         (4, Some(cause)) => Ok(AttemptResult::FailedToStart { cause: cause.to_owned() }),
         (5, Some("host")) => Ok(AttemptResult::Lost { cause: LostCause::Host }),
         (5, Some("executor")) => Ok(AttemptResult::Lost { cause: LostCause::Executor }),
+        (5, Some("stopped")) => Ok(AttemptResult::Lost { cause: LostCause::Stopped }),
         _ => Err(fault()),
     }
 }
