@@ -101,7 +101,8 @@ let
         "user"
         "paths"
         "submitters"
-      ]) pool;
+      ]) pool
+      // lib.optionalAttrs (cfg.pools.${name}.degrade or false) { degrade = true; };
     };
   unitPools = lib.mergeAttrsList (map policyOf poolNames);
 
@@ -342,6 +343,15 @@ in
               '';
             };
 
+            degrade = mkOption {
+              type = types.bool;
+              default = false;
+              description = ''
+                Whether its jobs run although the kernel or systemd does not give their sandbox all that
+                its profile says; the job's log then says what is missing. Otherwise they fail to start.
+              '';
+            };
+
             submitters = mkOption {
               type = types.nullOr (types.listOf types.str);
               default = null;
@@ -495,7 +505,7 @@ in
     services.ci-runner.settings = {
       max_parallel_jobs = cfg.maxParallelJobs;
       executor = lib.mkIf (cfg.executor != "native") cfg.executor;
-      pools = lib.mapAttrs (_: lib.filterAttrs (_: value: value != null)) cfg.pools;
+      pools = lib.mapAttrs (_: lib.filterAttrs (key: value: value != null && key != "degrade")) cfg.pools;
       retry_attempts = cfg.retryAttempts;
       retry_delay = cfg.retryDelay;
       default_timeout = cfg.defaultTimeout;

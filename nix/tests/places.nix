@@ -41,6 +41,14 @@ pkgs.testers.runNixOSTest {
           profiles = [ "open" ];
           paths = [ "/home/ada/wide" ];
         };
+        lax = {
+          slots = 2;
+          profiles = [
+            "build"
+            "strict"
+          ];
+          degrade = true;
+        };
         # What is there is not ada's.
         stolen = {
           slots = 1;

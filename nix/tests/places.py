@@ -183,6 +183,27 @@ with subtest("a job chooses among the sandboxes of its pool"):
     refused("ada", "--pool ada --profile open", '"open" is not for the pool "ada"')
     refused("ada", "--profile lax", "lax")
 
+# Takes lines away from the units of jobs, as a kernel without them would.
+DROP_IN = "/run/systemd/system/ci-job-.service.d/weaker.conf"
+WEAKER = {
+    "PrivateUsers": ("build", "PrivateUsers=no\n"),
+    "PrivateNetwork": ("strict", "PrivateNetwork=no\n"),
+}
+with subtest("a sandbox that the host does not give refuses the job, unless the pool says degrade"):
+    machine.succeed("ip link add dummy0 type dummy 2>/dev/null || ip link add veth0 type veth peer name veth1 2>/dev/null || true")
+    for seal, (profile, lines) in WEAKER.items():
+        if seal == "PrivateNetwork" and machine.execute("test $(grep -c : /proc/net/dev) -gt 1")[0] != 0:
+            machine.log("no second network device can be had here: PrivateNetwork is not tried")
+            continue
+        machine.succeed(f"mkdir -p $(dirname {DROP_IN}); cat >{DROP_IN} <<'END'\n[Service]\n{lines}END\nsystemctl daemon-reload")
+        failed_to_start(add("ada", "touch /var/tmp/ran", f"--pool default --profile {profile}"), f"does not give the sandbox its {seal}=")
+        log = succeeded(add("ada", "echo ran", f"--pool lax --profile {profile}"))
+        assert f"does not give the sandbox its {seal}=: the job runs without" in log and log.endswith("ran\n"), log
+        machine.succeed("journalctl -u ci-runner-spawner -o cat | grep -q 'the job runs without'")
+    machine.succeed(f"rm {DROP_IN}; systemctl daemon-reload")
+    assert succeeded(add("ada", "echo ran", "--pool lax")) == "ran\n"
+    succeeded(add("ada", "true", "--pool default --profile strict"))
+
 # A daemon that was taken over says what it likes: the policy is what counts.
 ATTACK = """
 import fcntl, json, os, socket, sys

@@ -20,6 +20,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 
+use super::seals::Seal;
 use crate::launch::{Program, Stage};
 use crate::memfd;
 
@@ -27,6 +28,10 @@ use crate::memfd;
 const READY: &[u8] = b"ready";
 /// The job is attached.
 const JOB: &[u8] = b"job";
+/// First byte on the status pipe: a seal is missing, and the job runs all the same.
+const DEGRADED: u8 = 4;
+/// The same, and it does not.
+const UNSEALED: u8 = 5;
 /// Memory file, log pipe, status pipe.
 const JOB_FDS: usize = 3;
 
@@ -38,8 +43,8 @@ pub(super) struct Job {
     pub(super) output: OwnedFd,
     /// Where a failure is told.
     pub(super) status: OwnedFd,
-    /// Directories that must be here what they were for the spawner.
-    pub(super) places: Vec<CString>,
+    /// What must hold here: [`super::seals`], [`super::places`].
+    pub(super) checks: Vec<CString>,
 }
 
 /// Helper: says that it is there, and waits for the job. Err: nobody is there, or what came is no job.
@@ -63,8 +68,8 @@ pub(super) fn ask(socket: impl AsFd) -> io::Result<Job> {
     let mut fds = fds.into_iter();
     match (&text[..got.bytes], fds.next(), fds.next(), fds.next()) {
         (JOB, Some(memory), Some(output), Some(status)) => {
-            let (program, places) = decode(&memfd::read(memory)?).ok_or(io::ErrorKind::InvalidData)?;
-            Ok(Job { program, output, status, places })
+            let (program, checks) = decode(&memfd::read(memory)?).ok_or(io::ErrorKind::InvalidData)?;
+            Ok(Job { program, output, status, checks })
         }
         _ => Err(io::ErrorKind::UnexpectedEof.into()),
     }
@@ -79,11 +84,11 @@ pub(super) fn is_asked(socket: impl AsFd) -> bool {
 /// Shim: hands the job over.
 pub(super) fn hand_over(
     socket: impl AsFd,
-    (program, places): (&Program, &[CString]),
+    (program, checks): (&Program, &[CString]),
     output: BorrowedFd<'_>,
     status: BorrowedFd<'_>,
 ) -> io::Result<()> {
-    let memory = memfd::sealed("ci-job", &encode(program, places))?;
+    let memory = memfd::sealed("ci-job", &encode(program, checks))?;
     let fds = [memory.as_fd(), output, status];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(JOB_FDS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -132,18 +137,44 @@ pub(super) fn failure(stage: Stage, errno: i32) -> [u8; 5] {
     bytes
 }
 
-/// What the shim reads there; None: it executed.
-pub(super) fn read_failure(status: &OwnedFd) -> Option<(Stage, io::Error)> {
+/// What the helper writes there about a seal that is missing.
+pub(super) fn missing(seal: Seal, goes_on: bool) -> [u8; 5] {
+    let mut bytes = [if goes_on { DEGRADED } else { UNSEALED }; 5];
+    bytes[1..].copy_from_slice(&seal.number().to_le_bytes());
+    bytes
+}
+
+/// What the shim reads on the status pipe.
+pub(super) enum Word {
+    /// End of file: it executed.
+    Executed,
+    /// Nothing yet.
+    Nothing,
+    /// It could not.
+    Failed(Stage, io::Error),
+    /// Its sandbox lacks this, and it goes on (true) or has ended.
+    Lacks(Seal, bool),
+}
+
+/// The next of them.
+pub(super) fn read_status(status: &OwnedFd) -> Word {
     let mut bytes = [0; 5];
-    let Ok(5) = rustix::io::read(status, &mut bytes) else { return None };
+    match rustix::io::read(status, &mut bytes) {
+        Ok(5) => {}
+        Ok(_) => return Word::Executed,
+        Err(_) => return Word::Nothing,
+    }
+    let number = i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
+    if let (DEGRADED | UNSEALED, Some(seal)) = (bytes[0], Seal::numbered(number)) {
+        return Word::Lacks(seal, bytes[0] == DEGRADED);
+    }
     let stage = match bytes[0] {
         0 => Stage::Prepare,
         1 => Stage::Directory,
         3 => Stage::Place,
         _ => Stage::Execute,
     };
-    let errno = i32::from_le_bytes([bytes[1], bytes[2], bytes[3], bytes[4]]);
-    Some((stage, io::Error::from_raw_os_error(errno)))
+    Word::Failed(stage, io::Error::from_raw_os_error(number))
 }
 
 #[cfg(test)]

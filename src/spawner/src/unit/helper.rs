@@ -5,7 +5,7 @@
 //! job itself. Whatever goes wrong is a number on the status pipe; without a shim it ends with 203 and nothing ran.
 
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::handover::{self, Job};
 use super::places;
+use super::seals::{SEAL_NEEDED, SEAL_WANTED, Seal};
 use crate::launch::{self, Program, Stage};
 use crate::protocol::UNIT_WORKSPACE;
 use crate::sys;
@@ -27,16 +28,41 @@ pub(super) fn main() -> i32 {
         // Nobody is there (any more): this is a second start, or the shim died.
         Err(_) => return EXIT_EXEC,
     };
-    let Job { mut program, output, status, places } = job;
+    let Job { mut program, output, status, checks } = job;
     complete(&mut program);
     let (stage, errno) = match prepare(&program, output.as_fd()) {
-        // The one who owns a directory may have put a link in its place while the unit was set up.
-        Ok(()) if !places.iter().all(places::is_same) => (Stage::Place, Errno::NOENT.raw_os_error()),
-        Ok(()) => launch::become_program(&program),
+        Ok(()) => match check(&checks, &status) {
+            Ok(()) => launch::become_program(&program),
+            Err(word) => {
+                let _ = rustix::io::write(&status, &word);
+                return EXIT_EXEC;
+            }
+        },
         Err(error) => (Stage::Prepare, error.raw_os_error()),
     };
     let _ = rustix::io::write(&status, &handover::failure(stage, errno));
     EXIT_EXEC
+}
+
+/// Looks at what must hold in here. Err: what to tell, and the job does not run.
+fn check(checks: &[CString], status: &OwnedFd) -> Result<(), [u8; 5]> {
+    for word in checks {
+        let text = word.to_string_lossy();
+        let (is_needed, name) = match text.split_once(' ') {
+            Some((SEAL_NEEDED, name)) => (true, name),
+            Some((SEAL_WANTED, name)) => (false, name),
+            // The one who owns a directory may have put a link in its place while the unit was set up.
+            _ if places::is_same(word) => continue,
+            _ => return Err(handover::failure(Stage::Place, Errno::NOENT.raw_os_error())),
+        };
+        match Seal::checked(name) {
+            Some((seal, filters)) if seal.holds(filters) => {}
+            Some((seal, _)) if is_needed => return Err(handover::missing(seal, false)),
+            Some((seal, _)) => drop(rustix::io::write(status, &handover::missing(seal, true))),
+            None => return Err(handover::failure(Stage::Prepare, Errno::INVAL.raw_os_error())),
+        }
+    }
+    Ok(())
 }
 
 /// What only this process knows: who it is. The job's own words win.

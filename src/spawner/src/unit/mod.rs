@@ -10,7 +10,7 @@
 //! socket of its own, so that the daemon sees no difference.
 //!
 //! - `bus`: D-Bus without waiting. `manager`: what PID 1 is asked and told. `judge`: what its answers mean.
-//! - `profile`: sandboxes as data. `policy`: who may use which. `places`: people's trees.
+//! - `profile`: sandboxes as data. `policy`: who may use which. `places`: people's trees. `seals`: what is seen of a sandbox.
 //! - `server`, `requests`, `watch`: the loop, what a daemon may ask, how attempts end and are taken over.
 //! - `shim`, `handover`, `helper`, `verdict`: from a specification to a job, and from an end to a record.
 //!
@@ -28,6 +28,7 @@ mod places;
 mod policy;
 mod profile;
 mod requests;
+mod seals;
 mod server;
 mod shim;
 mod verdict;

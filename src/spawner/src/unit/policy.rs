@@ -37,6 +37,8 @@ struct PoolFile {
     #[serde(default)]
     paths: Vec<PathBuf>,
     submitters: Option<Vec<String>>,
+    #[serde(default)]
+    degrade: bool,
 }
 
 /// What jobs of a pool may be.
@@ -48,6 +50,8 @@ pub(super) struct Pool {
     pub(super) person: Option<Person>,
     /// Who may submit, beside root; None: whoever may use the daemon.
     submitters: Option<Vec<u32>>,
+    /// Jobs run although their sandbox lacks something here.
+    pub(super) degrade: bool,
 }
 
 /// Why a start is refused.
@@ -178,7 +182,7 @@ impl Pool {
                 Some(list.iter().map(id).collect::<Result<_, _>>()?)
             }
         };
-        Ok(Self { profiles, person, submitters })
+        Ok(Self { profiles, person, submitters, degrade: file.degrade })
     }
 
     /// Err: who it was.

@@ -1,5 +1,6 @@
 //! What a daemon may ask, and what it gets: the same words as the native spawner's.
 
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -7,6 +8,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use super::places::{Person, Place};
 use super::policy::Refusal;
 use super::profile::Profile;
+use super::seals;
 use super::server::{Call, Live, Server, State, Wish};
 use super::shim::{self, Order};
 use super::watch::LOOK_AGAIN_MS;
@@ -167,14 +169,15 @@ impl Server {
             let why = self.trouble.as_deref().unwrap_or("not yet connected");
             return Err(now(format!("PID 1 cannot be reached over D-Bus: {why}")));
         }
-        self.fork(start, profile, place, fds).map_err(now)
+        let seals = seals::checks(profile, pool.degrade, self.filters);
+        self.fork(start, profile, (place, seals), fds).map_err(now)
     }
 
     fn fork(
         &mut self,
         start: Start,
         profile: Profile,
-        place: Option<Place>,
+        (place, seals): (Option<Place>, Vec<CString>),
         mut fds: Vec<OwnedFd>,
     ) -> Result<(), String> {
         let secrets = if start.secrets { fds.pop() } else { None };
@@ -188,7 +191,7 @@ impl Server {
         let (socket, stdin) = pair.map_err(|error| format!("cannot make a socket: {error}"))?;
         let lock = self.take_lock(&key)?;
         let group = self.group(&key);
-        let order = Order { start, lock, spec, secrets, socket, group: group.clone(), place };
+        let order = Order { start, lock, spec, secrets, socket, group: group.clone(), place, seals };
         let pid = match sys::fork() {
             Ok(Some(pid)) => pid,
             Ok(None) => shim::run(&self.shared, order),

@@ -129,6 +129,8 @@ pub(super) struct Server {
     /// Notes of shims whose end is not handled yet.
     pub(super) noted: HashMap<AttemptKey, Note>,
     pub(super) connections: Vec<Connection>,
+    /// Filters of system calls that everything here is under.
+    pub(super) filters: u32,
     /// Why no attempt is started any more.
     pub(super) closed: Option<&'static str>,
     /// The last word about PID 1, so that the same trouble is said once.
@@ -163,6 +165,7 @@ impl Server {
             shims: HashMap::new(),
             noted: HashMap::new(),
             connections: Vec::new(),
+            filters: super::seals::filters_of_init(),
             closed: None,
             trouble: None,
             listener,

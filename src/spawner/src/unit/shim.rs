@@ -17,8 +17,9 @@ use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::UnitGroup;
-use super::handover;
+use super::handover::{self, Word};
 use super::places::Place;
+use super::seals::Seal;
 use super::verdict::{self, Ending};
 use crate::attempts::{Attempts, Identity};
 use crate::failpoint::{self, hit};
@@ -64,6 +65,8 @@ pub(super) struct Order {
     pub(super) group: UnitGroup,
     /// Of a pool that runs as a person: what its job may write to.
     pub(super) place: Option<Place>,
+    /// What the helper is to see of the sandbox.
+    pub(super) seals: Vec<CString>,
 }
 
 /// What a shim tells over the pipe, one line of JSON each, shorter than `PIPE_BUF`.
@@ -128,8 +131,9 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     shared.attempts.mark(&order.start.key, names::BEGAN).map_err(|error| format!("cannot write `began`: {error}"))?;
     hit(failpoint::SHIM_AFTER_BEGAN);
     let started = Started::now();
-    let places = order.place.as_ref().map(Place::words).unwrap_or_default();
-    let job = (&loaded.program, places.as_slice());
+    let mut checks = order.seals.clone();
+    checks.extend(order.place.iter().flat_map(Place::words));
+    let job = (&loaded.program, checks.as_slice());
     let handed = handover::hand_over(&order.socket, job, job_output.as_fd(), job_status.as_fd());
     if let Err(error) = handed {
         let _ = shared.attempts.unmark(&order.start.key, names::BEGAN);
@@ -144,7 +148,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
         bytes_max: order.start.log_bytes_max,
         masker: loaded.masker,
     };
-    let Order { start, lock, group, spec, secrets, socket, place: _ } = order;
+    let Order { start, lock, group, spec, secrets, socket, place: _, seals: _ } = order;
     drop((job_output, job_status, spec, secrets, socket));
     let log = LogWriter::new(log_dir, options);
     let program = loaded.program;
@@ -312,9 +316,23 @@ impl Pump {
 
     /// The helper executed (end of file) or says why not.
     fn read_status(&mut self) {
-        let Some(program) = self.failure.program.take() else { return };
-        if let Some((stage, error)) = handover::read_failure(&self.failure.status) {
-            self.failure.cause = Some(shim::cannot_start(&program, stage, &error));
+        while let Some(program) = self.failure.program.take() {
+            match handover::read_status(&self.failure.status) {
+                Word::Executed => {}
+                Word::Failed(stage, error) => self.failure.cause = Some(shim::cannot_start(&program, stage, &error)),
+                Word::Lacks(seal, false) => self.failure.cause = Some(unsealed(seal)),
+                Word::Lacks(seal, true) => {
+                    let text =
+                        format!("this host does not give the sandbox its {}=: the job runs without", seal.name());
+                    say!("{}: {text}", self.start.key);
+                    self.log.mark(self.started.elapsed_ms(), &text);
+                    self.failure.program = Some(program);
+                }
+                Word::Nothing => {
+                    self.failure.program = Some(program);
+                    return;
+                }
+            }
         }
     }
 
@@ -360,6 +378,14 @@ impl Pump {
             Err(_) => Some(0),
         }
     }
+}
+
+fn unsealed(seal: Seal) -> String {
+    format!(
+        "this host does not give the sandbox its {}= (a kernel without it, or a drop-in that takes it away); \
+         \"degrade\": true for the pool in the spawner's policy runs its jobs without",
+        seal.name()
+    )
 }
 
 /// Puts the record where every later spawner finds it or, if that cannot be, tells this one.

@@ -45,6 +45,26 @@ pub fn programs() -> Vec<Finding> {
     }]
 }
 
+/// What sandboxes of units need of the kernel. Without it their jobs are refused, or run without where root's policy says so.
+pub fn sandbox() -> Finding {
+    let filters = Path::new("/proc/sys/kernel/seccomp/actions_avail").exists();
+    let namespaces = std::fs::read_to_string("/proc/sys/user/max_user_namespaces");
+    let namespaces = namespaces.is_ok_and(|text| text.trim().parse::<u64>().is_ok_and(|most| most > 0));
+    let missing: Vec<&str> =
+        [(filters, "filters of system calls (seccomp)"), (namespaces, "user namespaces (user.max_user_namespaces)")]
+            .iter()
+            .filter_map(|(there, what)| (!there).then_some(*what))
+            .collect();
+    if missing.is_empty() {
+        return Finding::ok("sandbox", "the kernel has what the profiles build and strict need");
+    }
+    Finding::warn(
+        "sandbox",
+        format!("the kernel has no {}: jobs under build and strict fail to start", missing.join(" and no ")),
+        "use a kernel that has them, or say \"degrade\": true for a pool in the spawner's policy, which runs its jobs without",
+    )
+}
+
 /// A directory that the daemon writes to: there, private, with room.
 pub fn directory(check: &'static str, path: &Path, daemon_runs: bool) -> Vec<Finding> {
     let shown = path.display();

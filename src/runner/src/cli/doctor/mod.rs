@@ -80,7 +80,7 @@ pub fn doctor(context: &Context<'_>, args: DoctorArgs) -> Ended {
             "mend the lines; `ci-runner config check FILE` looks again",
         )),
     }
-    findings.extend([checks::kernel(), checks::cgroup(), checks::clock(status.as_ref().ok())]);
+    findings.extend([checks::kernel(), checks::cgroup(), checks::sandbox(), checks::clock(status.as_ref().ok())]);
     let good = findings.iter().all(|finding| finding.grade != Grade::Fail);
     if context.is_json() {
         context.print_json(&findings)?;
