@@ -50,14 +50,8 @@ impl Record {
     fn insert(&mut self, open: &OpenJob) {
         let id = open.id;
         let terms = &open.terms;
-        let key = ClassKey { pool: terms.pool.clone(), labels: terms.labels.clone() };
-        let (class, new) = self.class_keys.take(&key);
-        if self.classes.len() <= class as usize {
-            self.classes.resize_with(class as usize + 1, Class::default);
-        }
-        if new {
-            self.match_pools(class as usize);
-        }
+        let class =
+            self.take_class(&ClassKey { pool: terms.pool.clone(), labels: terms.labels.clone(), limits: terms.limits });
         let (retry, _) = self.retries.take(&terms.retry);
         let group = self.join_group(id, terms, open.group_limit);
         let unmet = open.waits_for.len() + usize::from(open.impossible.is_some());

@@ -23,6 +23,7 @@ mod handover;
 mod helper;
 mod home;
 mod judge;
+mod limits;
 mod manager;
 mod places;
 mod policy;

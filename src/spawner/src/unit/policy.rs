@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 use serde::Deserialize;
 
+use super::limits::{LimitsFile, Maxima};
 use super::places::{Person, User};
 use super::profile::Profile;
 use crate::protocol::Start;
@@ -44,6 +45,8 @@ struct PoolFile {
     #[serde(default)]
     paths: Vec<PathBuf>,
     submitters: Option<Vec<String>>,
+    #[serde(default)]
+    limits: LimitsFile,
 }
 
 /// What jobs of a pool may be.
@@ -55,6 +58,8 @@ pub(super) struct Pool {
     pub(super) person: Option<Person>,
     /// Who may submit, beside root; None: whoever may use the daemon.
     submitters: Option<Vec<u32>>,
+    /// Most that they may use.
+    pub(super) maxima: Maxima,
 }
 
 /// Why a start is refused.
@@ -215,7 +220,8 @@ impl Pool {
                 Some(list.iter().map(id).collect::<Result<_, _>>()?)
             }
         };
-        Ok(Self { profiles, person, submitters })
+        let maxima = file.limits.check()?;
+        Ok(Self { profiles, person, submitters, maxima })
     }
 
     /// Err: who it was.
@@ -323,6 +329,7 @@ mod tests {
             secrets: false,
             profile: profile.map(str::to_owned),
             submitter: None,
+            limits: crate::protocol::Limits::default(),
         }
     }
 
