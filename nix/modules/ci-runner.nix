@@ -102,7 +102,20 @@ let
         "paths"
         "submitters"
       ]) pool
-      // lib.optionalAttrs (cfg.pools.${name}.degrade or false) { degrade = true; };
+      // lib.optionalAttrs (cfg.pools.${name}.degrade or false) { degrade = true; }
+      // lib.optionalAttrs (maximaOf pool != { }) { limits = maximaOf pool; };
+    };
+
+  # What a pool's units may use at most, whatever the daemon asks for.
+  maximaOf =
+    pool:
+    lib.filterAttrs (_: value: value != null) {
+      memory = pool.memory_max or null;
+      swap = pool.swap or null;
+      cpu = pool.cpu_max or null;
+      pids = pool.pids_max or null;
+      cpu_weight = pool.cpu_weight or null;
+      io_weight = pool.io_weight or null;
     };
   unitPools = lib.mergeAttrsList (map policyOf poolNames);
 

@@ -2,6 +2,7 @@
 
 use crate::id::{AttemptNumber, Epoch, JobId, PoolId};
 use crate::job::{Condition, JobSpec};
+use crate::limits::Limits;
 use crate::outcome::By;
 use crate::state::{Event, Phase};
 use crate::time::{Instant, Now};
@@ -100,7 +101,8 @@ pub struct OpenJob {
     pub id: JobId,
     /// When it was acknowledged.
     pub submitted: Instant,
-    /// What scheduling needs; `after` holds only dependencies that are still open or impossible.
+    /// What scheduling needs; `after` holds only dependencies that are still open or impossible, `limits` the memory that
+    /// the next attempt gets when it grew after one that was out of memory.
     pub terms: crate::job::Terms,
     /// The group's limit.
     pub group_limit: Option<u32>,
@@ -133,6 +135,8 @@ pub struct Lease {
     pub slot: u32,
     /// Under which life of the spawner's directory.
     pub epoch: Epoch,
+    /// What it may use, as it was decided at the claim.
+    pub limits: Limits,
     /// When it was claimed.
     pub claimed: Instant,
     /// When its start was recorded.

@@ -5,6 +5,7 @@ use crate::change::{Pause, Wish};
 use crate::id::{AttemptNumber, JobId};
 use crate::job::Condition;
 use crate::labels::Label;
+use crate::limits::Shortage;
 use crate::outcome::By;
 use crate::record::Record;
 use crate::state::Phase;
@@ -97,6 +98,13 @@ pub enum Reason {
     NoSlot {
         /// Pools that could take it, with slots and holders.
         pools: Vec<(String, u32, Vec<JobId>)>,
+    },
+    /// What it declares would not fit beside what open attempts were promised.
+    Resources(Shortage),
+    /// It would fit, but a job before it does not and has waited long enough: memory and CPU are kept for that one.
+    MakesWay {
+        /// Which.
+        job: JobId,
     },
     /// Others go first.
     Behind {

@@ -6,6 +6,7 @@
 use crate::group::{GROUP_LIMIT_MAX, GROUP_NAME_BYTES_MAX, GroupSpec};
 use crate::id::JobId;
 use crate::labels::{LABELS_MAX, Label};
+use crate::limits::Limits;
 use crate::policy::{Settings, is_pool_name};
 use crate::retry::{RETRIES_MAX, RETRY_DELAY_MS_MAX, RULES_MAX, RetryPolicy};
 use crate::time::WallTime;
@@ -162,6 +163,8 @@ pub struct Terms {
     pub expires: Option<WallTime>,
     /// Submitted on hold.
     pub hold: bool,
+    /// What each attempt may use at most, where the job says so itself; its pool's defaults fill the rest at the claim.
+    pub limits: Limits,
 }
 
 /// A whole, valid job.
@@ -318,6 +321,7 @@ impl Terms {
         if let Some(group) = &self.group {
             check_group(group, settings)?;
         }
+        limits::check(self, settings)?;
         if self.after.len() > AFTER_MAX {
             return fault("after", format!("{} dependencies, at most {AFTER_MAX}", self.after.len()));
         }
@@ -411,5 +415,6 @@ fn check_duration(field: &str, ms: u64, min_ms: u64) -> Result<(), Fault> {
     Ok(())
 }
 
+pub mod limits;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ pub mod group;
 pub mod id;
 pub mod job;
 pub mod labels;
+pub mod limits;
 pub mod outcome;
 pub mod policy;
 pub mod reconcile;

@@ -168,7 +168,8 @@ pub struct Receipt {
     pub cpu_user_us: u64,
     /// CPU time, system, microseconds.
     pub cpu_system_us: u64,
-    /// Largest resident set of one process, bytes.
+    /// Most memory, bytes: of all processes together where a cgroup counted ([`Measured::memory_of_all`]), else the largest
+    /// resident set of one process.
     pub peak_memory_bytes: u64,
     /// Kept output, bytes.
     pub log_bytes: u64,
@@ -176,4 +177,29 @@ pub struct Receipt {
     pub log_dropped_bytes: u64,
     /// Processes that had to be killed when the main process had ended.
     pub leftovers: u32,
+    /// What only a cgroup tells.
+    pub measured: Measured,
+}
+
+/// What only a cgroup tells of an attempt. None: nobody measured it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Measured {
+    /// True when the peak of memory is that of all processes together, with their files and kernel memory.
+    pub memory_of_all: bool,
+    /// Read from disks, bytes.
+    pub io_read_bytes: Option<u64>,
+    /// Written to disks, bytes.
+    pub io_written_bytes: Option<u64>,
+    /// Most processes and threads at once.
+    pub pids_peak: Option<u64>,
+    /// Time in which some process waited for memory, microseconds.
+    pub memory_stall_us: Option<u64>,
+    /// Time in which some process waited for a CPU, its own limit included, microseconds.
+    pub cpu_stall_us: Option<u64>,
+    /// Time in which some process waited for a disk, microseconds.
+    pub io_stall_us: Option<u64>,
+    /// Processes that the kernel killed because memory was used up.
+    pub oom_kills: Option<u64>,
+    /// Space that the attempt's temporary directory took when it ended, bytes.
+    pub disk_bytes: Option<u64>,
 }

@@ -1,6 +1,7 @@
 //! What the operator has set: pools, groups, defaults. Values here are already validated and resolved.
 
 use crate::labels::Label;
+use crate::limits::{Budget, Limits};
 use crate::retry::{Backoff, RetryPolicy};
 
 /// Most pools.
@@ -21,6 +22,18 @@ pub struct Pool {
     pub labels: Vec<Label>,
     /// It takes only jobs that name it.
     pub named_only: bool,
+    /// Limits of attempts whose jobs name none.
+    pub defaults: Limits,
+    /// Most that a job may ask for here.
+    pub maxima: Limits,
+}
+
+impl Pool {
+    /// A pool for everybody, without limits.
+    pub fn new(name: &str, slots: u32, labels: Vec<Label>) -> Self {
+        let (defaults, maxima) = (Limits::NONE, Limits::NONE);
+        Self { name: name.to_owned(), slots, labels, named_only: false, defaults, maxima }
+    }
 }
 
 /// A group whose limit the configuration fixes.
@@ -51,12 +64,14 @@ pub struct Settings {
     pub max_timeout_ms: Option<u64>,
     /// Log cap of jobs that name none, bytes.
     pub log_bytes_max: u64,
+    /// What the host gives to attempts; what they declare is reserved against it.
+    pub budget: Budget,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            pools: vec![Pool { name: DEFAULT_POOL.to_owned(), slots: 4, labels: Vec::new(), named_only: false }],
+            pools: vec![Pool::new(DEFAULT_POOL, 4, Vec::new())],
             groups: Vec::new(),
             grace_ms: 10_000,
             queue_jobs_max: 2_000_000,
@@ -65,10 +80,12 @@ impl Default for Settings {
                 delay_ms: 5_000,
                 backoff: Backoff::Fixed,
                 rules: RetryPolicy::default_rules(),
+                oom_factor: None,
             },
             default_timeout_ms: Some(6 * 3600 * 1000),
             max_timeout_ms: None,
             log_bytes_max: 64 * 1024 * 1024,
+            budget: Budget::default(),
         }
     }
 }

@@ -11,6 +11,10 @@ pub const RETRY_DELAY_MS_MAX: u64 = 7 * 24 * 3600 * 1000;
 pub const BACKOFF_CAP_MS: u64 = 3600 * 1000;
 /// Most rules in one policy.
 pub const RULES_MAX: usize = 32;
+/// Least growth of memory after an attempt that was out of it, hundredths: less would not be growth.
+pub const OOM_FACTOR_MIN: u16 = 101;
+/// Most growth of memory after an attempt that was out of it, hundredths: tenfold.
+pub const OOM_FACTOR_MAX: u16 = 1_000;
 
 /// How the delay grows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -59,6 +63,8 @@ pub struct RetryPolicy {
     pub backoff: Backoff,
     /// First match wins; no match: no retry.
     pub rules: Vec<Rule>,
+    /// After an attempt that was out of memory the next one gets so many hundredths of its limit; None: the same limit.
+    pub oom_factor: Option<u16>,
 }
 
 impl Pattern {
@@ -119,7 +125,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn policy(rules: Vec<Rule>) -> RetryPolicy {
-        RetryPolicy { retries: 3, delay_ms: 1_000, backoff: Backoff::Exponential, rules }
+        RetryPolicy { retries: 3, delay_ms: 1_000, backoff: Backoff::Exponential, rules, oom_factor: None }
     }
 
     #[test]

@@ -77,7 +77,8 @@ fn claim(record: &Record, permit: &Permit) -> Option<Change> {
     let (id, place) = record.best_claim(|pool| epoch(pool).is_some())?;
     let epoch = epoch(place.pool)?;
     let attempt = AttemptNumber(record.last_attempt(id)? + 1);
-    let event = Event::Claimed { attempt, pool: place.pool, slot: place.slot, epoch: epoch.clone() };
+    let limits = record.limits_in(id, place.pool)?;
+    let event = Event::Claimed { attempt, pool: place.pool, slot: place.slot, epoch: epoch.clone(), limits };
     Some(Change::Job { id, event })
 }
 
@@ -96,7 +97,7 @@ pub fn after_end(record: &Record, id: JobId, attempt: AttemptNumber, result: &At
             let tries = record.tries(id)? + 1;
             if !is_final(result, retry, tries) {
                 let ready_at = now.engine.plus_ms(retry.delay_after_ms(id, attempt, tries));
-                return Some(Next::Retry { ready_at });
+                return Some(Next::Retry { ready_at, memory_bytes: record.memory_after(id, result) });
             }
             match result {
                 AttemptResult::TimedOut => Outcome::TimedOut,

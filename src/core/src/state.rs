@@ -3,6 +3,7 @@
 //! `docs/state-machine.md` is generated from [`next`]; a cell that is not in the table is an error, not a no-op.
 
 use crate::id::{AttemptNumber, Epoch, PoolId};
+use crate::limits::Limits;
 use crate::outcome::{AttemptResult, By, Outcome};
 use crate::time::Instant;
 
@@ -55,6 +56,8 @@ pub enum Event {
         slot: u32,
         /// Under which life of the spawner's directory.
         epoch: Epoch,
+        /// What it may use: the job's own limits, else the pool's defaults.
+        limits: Limits,
     },
     /// The claim was given back; the number is burnt and does not count as a try.
     Released {
@@ -103,6 +106,8 @@ pub enum Next {
     Retry {
         /// Not before.
         ready_at: Instant,
+        /// The memory limit from now on, when it grew; None: as before.
+        memory_bytes: Option<u64>,
     },
     /// Finished.
     Finish {

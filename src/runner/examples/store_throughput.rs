@@ -9,6 +9,7 @@ use ci_runner::store::{CollectLimits, JobFilter, Reader as _, Store as _, Write}
 use ci_runner_core::change::{Change, Entry, OpenJob, Submission};
 use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};
 use ci_runner_core::job::{Command, JobSpec, Terms, Work};
+use ci_runner_core::limits::Limits;
 use ci_runner_core::outcome::{AttemptResult, Outcome, Receipt};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::state::{Event, Next, Phase};
@@ -54,6 +55,7 @@ fn submission(number: u64) -> Write {
             delay_ms: None,
             expires: None,
             hold: false,
+            limits: Limits::NONE,
         },
     };
     let submission =
@@ -120,7 +122,11 @@ fn dispatch(store: &mut SqliteStore, range: std::ops::Range<u64>, batch: u64, po
         }
         for claimed in (number..number + batch).filter(|claimed| range.contains(claimed)) {
             let slot = u32::try_from(claimed % (2 * batch)).unwrap_or(0);
-            writes.push(event(ms, claimed, Event::Claimed { attempt, pool: PoolId(0), slot, epoch: epoch.clone() }));
+            writes.push(event(
+                ms,
+                claimed,
+                Event::Claimed { attempt, pool: PoolId(0), slot, epoch: epoch.clone(), limits: Limits::NONE },
+            ));
             store.claimed(id(claimed))?.context("an open job")?;
         }
         times.of(|| store.commit(&writes, pools))?;

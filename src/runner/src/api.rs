@@ -98,7 +98,7 @@ pub struct JobRequest {
     /// Secrets by name: given to the job as variables, masked in its log, never stored with it. Never sent back.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, SecretText>,
-    /// Memory limit. Refused where nothing can enforce it.
+    /// Memory limit of each attempt. Refused where nothing can enforce it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<SizeSchema>)]
     pub memory: Option<SizeField>,
@@ -108,6 +108,10 @@ pub struct JobRequest {
     /// Limit of processes. Refused where nothing can enforce it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids: Option<u64>,
+    /// After an attempt that was out of memory the next one gets so many times its limit, up to what its pool allows. Needs
+    /// `oom` in `retry_on`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_memory_factor: Option<f64>,
     /// Cap of the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<SizeSchema>)]
@@ -232,7 +236,7 @@ pub struct SubmittedMany {
 }
 
 /// A job.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct JobView {
     /// Id.
     pub id: u64,
@@ -282,6 +286,18 @@ pub struct JobView {
     pub soft_timeout_seconds: Option<f64>,
     /// Re-tries it may have.
     pub retry: u32,
+    /// Memory limit that it names, bytes.
+    #[serde(default)]
+    pub memory_bytes: Option<u64>,
+    /// CPU limit that it names, cores.
+    #[serde(default)]
+    pub cpu: Option<f64>,
+    /// Limit of processes that it names.
+    #[serde(default)]
+    pub pids: Option<u64>,
+    /// How its memory grows after an attempt that was out of it.
+    #[serde(default)]
+    pub oom_memory_factor: Option<f64>,
     /// Correlation id.
     pub correlation: String,
     /// Who submitted it.
@@ -304,7 +320,7 @@ pub struct JobView {
 }
 
 /// An attempt.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct AttemptView {
     /// From 1.
     pub number: u32,
@@ -331,14 +347,51 @@ pub struct AttemptView {
     pub cpu_user_seconds: Option<f64>,
     /// CPU time in the kernel.
     pub cpu_system_seconds: Option<f64>,
-    /// Largest resident set of one process.
+    /// Most memory: of all processes together, with their files and kernel memory, when `peak_memory_of` is `attempt`; else
+    /// the largest resident set of one process.
     pub peak_memory_bytes: Option<u64>,
+    /// `attempt` or `process`: whose peak it is.
+    #[serde(default)]
+    pub peak_memory_of: Option<String>,
     /// Output kept.
     pub log_bytes: Option<u64>,
     /// Output dropped beyond the cap.
     pub log_dropped_bytes: Option<u64>,
     /// Processes that had to be killed after the main process had ended.
     pub leftover_processes: Option<u32>,
+    /// Memory limit that held.
+    #[serde(default)]
+    pub memory_limit_bytes: Option<u64>,
+    /// CPU limit that held, cores.
+    #[serde(default)]
+    pub cpu_limit: Option<f64>,
+    /// Limit of processes that held.
+    #[serde(default)]
+    pub pids_limit: Option<u64>,
+    /// Most processes and threads at once; like all that follow null where nobody measured it.
+    #[serde(default)]
+    pub pids_peak: Option<u64>,
+    /// Read from disks.
+    #[serde(default)]
+    pub io_read_bytes: Option<u64>,
+    /// Written to disks.
+    #[serde(default)]
+    pub io_written_bytes: Option<u64>,
+    /// Time in which some process waited for memory.
+    #[serde(default)]
+    pub memory_stall_seconds: Option<f64>,
+    /// Time in which some process waited for a CPU, its own limit included.
+    #[serde(default)]
+    pub cpu_stall_seconds: Option<f64>,
+    /// Time in which some process waited for a disk.
+    #[serde(default)]
+    pub io_stall_seconds: Option<f64>,
+    /// Processes that the kernel killed because memory was used up.
+    #[serde(default)]
+    pub oom_kills: Option<u64>,
+    /// Space that its temporary directory took when it ended.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
 }
 
 /// A page of jobs.
@@ -364,8 +417,8 @@ pub struct WhyView {
 /// One reason.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct ReasonView {
-    /// A fixed word: `running starting stopping cancelled held waits_for not_before delayed group paused no_pool no_slot behind
-    /// next spawner finished`.
+    /// A fixed word: `running starting stopping cancelled held waits_for not_before delayed group paused no_pool no_slot
+    /// resources makes_way behind next spawner finished`.
     pub kind: String,
     /// The whole reason in words.
     pub text: String,

@@ -5,12 +5,14 @@
 //! HTTP API, the command line and schedules, so that a request means the same everywhere. Nothing here reads a clock.
 
 mod back;
+mod limits;
 mod read;
 #[cfg(test)]
 mod tests;
 mod words;
 
 pub use back::request_of;
+pub use limits::milli_cores;
 pub use read::{ReadFault, read, read_job, read_jobs, read_schedule};
 pub use words::{parse_rules, rule_words, signal_name, signal_number};
 
@@ -41,7 +43,6 @@ fn fault<T>(field: impl Into<String>, why: impl Into<String>) -> Result<T, Fault
 ///
 /// `now` is the time of submission in the host's time zone: `at` without a zone, `in` and `expires` count from it.
 pub fn new_job(mut request: JobRequest, settings: &Settings, now: &Zoned) -> Result<NewJob, Fault> {
-    refuse_resources(&request)?;
     let key = own_key(&mut request)?;
     let secrets = parse_secrets(std::mem::take(&mut request.secrets), &request.env)?;
     let terms = parse_terms(&mut request, settings, now)?;
@@ -109,18 +110,6 @@ fn own_key(request: &mut JobRequest) -> Result<Option<IdempotencyKey>, Fault> {
     let Some(key) = request.key.take() else { return Ok(None) };
     check_key("key", &key)?;
     Ok(Some(IdempotencyKey { key, body: body_hash(std::slice::from_ref(request)) }))
-}
-
-fn refuse_resources(request: &JobRequest) -> Result<(), Fault> {
-    let given =
-        [("memory", request.memory.is_some()), ("cpu", request.cpu.is_some()), ("pids", request.pids.is_some())];
-    match given.iter().find(|(_, given)| *given) {
-        Some((field, _)) => fault(
-            *field,
-            "nothing on this host enforces it: the native executor has no resource limits in this version; leave it out",
-        ),
-        None => Ok(()),
-    }
 }
 
 fn parse_profile(name: String) -> Result<String, Fault> {
@@ -195,6 +184,7 @@ fn parse_terms(request: &mut JobRequest, settings: &Settings, now: &Zoned) -> Re
         delay_ms: request.delay.map(|delay| delay.millis()),
         expires,
         hold: request.hold,
+        limits: limits::parse(request)?,
     })
 }
 
@@ -245,6 +235,7 @@ fn parse_retry(request: &JobRequest, settings: &Settings) -> Result<RetryPolicy,
         delay_ms: request.retry_delay.map_or(settings.retry.delay_ms, |delay| delay.millis()),
         backoff,
         rules,
+        oom_factor: limits::parse_factor(request.oom_memory_factor)?,
     })
 }
 

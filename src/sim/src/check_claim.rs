@@ -1,13 +1,14 @@
 //! The checker of claims, and of the record against the store.
 
 use crate::check::Truth;
+use crate::check_room::{has_room, promised};
 use crate::store::{Fact, Row, Store};
 use crate::wire::Key;
 use ci_runner_core::change::{Change, Wish};
 use ci_runner_core::explain::Reason;
 use ci_runner_core::id::JobId;
 use ci_runner_core::policy::Settings;
-use ci_runner_core::record::{AGEING_MS_PER_PRIORITY, Record};
+use ci_runner_core::record::{AGEING_MS_PER_PRIORITY, PASSED_MS_MAX, Record};
 use ci_runner_core::state::{Event, Phase};
 use ci_runner_core::time::Now;
 
@@ -16,12 +17,12 @@ const AHEAD_MAX: usize = 16;
 
 impl Truth {
     /// Whether a job could surely be claimed at this time, its group and slots aside.
-    fn claimable(&self, id: JobId, row: &Row, at: Now) -> bool {
+    pub(crate) fn claimable(&self, id: JobId, row: &Row, at: Now) -> bool {
         self.claimable_but_date(id, row, at)
             && (row.attempt > 0 || row.terms.at.is_none_or(|date| !self.skewed && date <= at.wall))
     }
 
-    fn claimable_but_date(&self, id: JobId, row: &Row, at: Now) -> bool {
+    pub(crate) fn claimable_but_date(&self, id: JobId, row: &Row, at: Now) -> bool {
         row.phase == Phase::Queued
             && row.wish == Wish::Run
             && row.waits_for.is_empty()
@@ -76,12 +77,20 @@ impl Truth {
         let slots = settings.pools.iter().find(|one| one.name == pool).map_or(0, |one| one.slots);
         let room = taken.len() < slots as usize + AHEAD_MAX && !taken.contains(slot);
         self.require(room, "slots_hold", || format!("job {id} slot {slot} of {pool}, taken {taken:?}"));
+        self.check_room((store, settings, at), (id, row), pool);
         let key = order(id, row);
+        let waited_for = |row: &Row, other: JobId| {
+            store.rows.iter().any(|(one, late)| {
+                order(*one, late) < order(other, row) && self.is_waited_for((store, settings, at), *one, late)
+            })
+        };
         let before = store.rows.iter().find(|(other, row)| {
             order(**other, row) < key
                 && self.claimable(**other, row, at)
                 && fits(settings, row, pool)
+                && has_room(store, settings, row, pool)
                 && self.group_lets((store, settings, at), **other, row, true)
+                && !waited_for(row, **other)
         });
         if let Some((other, _)) = before {
             self.violate("nobody_is_overtaken", format!("job {id} overtakes {other}"));
@@ -156,6 +165,8 @@ impl Truth {
                     Reason::NoSlot { .. }
                         | Reason::NoPool { .. }
                         | Reason::Group { .. }
+                        | Reason::Resources(_)
+                        | Reason::MakesWay { .. }
                         | Reason::Paused(_)
                         | Reason::Next
                         | Reason::Behind { .. }
@@ -190,12 +201,18 @@ impl Truth {
             Reason::Busy(_) => false,
             Reason::NoPool { .. } => !placeable(settings, row),
             Reason::NoSlot { pools } => pools.iter().all(|(name, slots, _)| leases(name) >= *slots as usize),
+            Reason::Resources(short) => {
+                short.reserved == promised(store, short.resource) && short.reserved + short.asked > short.budget
+            }
+            Reason::MakesWay { job } => store.rows.get(job).is_some_and(|late| {
+                order(*job, late) < order(id, row) && now.engine.since_ms(late.ready_at) >= PASSED_MS_MAX
+            }),
             Reason::Behind { .. } | Reason::Next => true,
         }
     }
 }
 
-fn order(id: JobId, row: &Row) -> (i64, JobId) {
+pub(crate) fn order(id: JobId, row: &Row) -> (i64, JobId) {
     (row.submitted.0 - i64::from(row.terms.priority) * AGEING_MS_PER_PRIORITY, id)
 }
 
@@ -206,14 +223,15 @@ fn limit(settings: &Settings, row: &Row) -> u32 {
 }
 
 /// Whether any pool can take it. What none can take holds up nobody of its group.
-fn placeable(settings: &Settings, row: &Row) -> bool {
+pub(crate) fn placeable(settings: &Settings, row: &Row) -> bool {
     settings.pools.iter().any(|pool| fits(settings, row, &pool.name))
 }
 
-fn fits(settings: &Settings, row: &Row, pool: &str) -> bool {
+pub(crate) fn fits(settings: &Settings, row: &Row, pool: &str) -> bool {
     settings.pools.iter().find(|one| one.name == pool).is_some_and(|one| {
         one.slots > 0
             && row.terms.pool.as_ref().is_none_or(|name| name == pool)
             && row.terms.labels.iter().all(|label| one.labels.contains(label))
+            && row.terms.limits.beyond(&one.maxima).is_none()
     })
 }

@@ -10,6 +10,7 @@ use ci_runner_core::group::{GroupPolicy, GroupSpec};
 use ci_runner_core::id::JobId;
 use ci_runner_core::job::{After, Command, Condition, JobSpec, Terms, Work};
 use ci_runner_core::labels::Label;
+use ci_runner_core::limits::Limits;
 use ci_runner_core::outcome::{AttemptResult, By, Outcome};
 use ci_runner_core::retry::{Backoff, Pattern, RetryPolicy, Rule};
 use ci_runner_core::state::{Event, Phase};
@@ -107,8 +108,12 @@ fn spec(rng: &mut Rng, acked: &[JobId], wall: WallTime) -> JobSpec {
         delay_ms: None,
         expires: None,
         hold: rng.percent(4),
+        limits: Limits::NONE,
     };
     if rng.percent(20) {
+        terms.limits.memory_bytes = Some(rng.pick(&[2, 4, 6, 6, 8]) << 30);
+    }
+    if rng.percent(12) {
         let label = rng.pick(&["gpu", "os=linux", "arch=x", "tpu"]);
         terms.labels.push(Label::parse(label).expect("a label"));
     }
@@ -154,6 +159,10 @@ fn work() -> Work {
 
 fn retry(rng: &mut Rng) -> RetryPolicy {
     let mut rules = RetryPolicy::default_rules();
+    let oom = rng.percent(30);
+    if oom {
+        rules.push(Rule { pattern: Pattern::Oom, retry: true });
+    }
     if rng.percent(30) {
         rules.push(Rule { pattern: Pattern::Timeout, retry: true });
         rules.push(Rule { pattern: Pattern::Start, retry: true });
@@ -163,6 +172,7 @@ fn retry(rng: &mut Rng) -> RetryPolicy {
         delay_ms: rng.pick(&[0, 0, 50, 2_000]),
         backoff: rng.pick(&[Backoff::Fixed, Backoff::Exponential]),
         rules,
+        oom_factor: oom.then_some(150),
     }
 }
 
@@ -173,6 +183,7 @@ fn scripts(rng: &mut Rng) -> Vec<Script> {
             0..=4 => AttemptResult::Exited { code: 0 },
             5 | 6 => AttemptResult::Exited { code: 1 },
             7 => AttemptResult::Exited { code: 3 },
+            8 if rng.percent(50) => AttemptResult::OomKilled,
             8 => AttemptResult::Signaled { signal: 11 },
             _ => AttemptResult::FailedToStart { cause: "no such program".to_owned() },
         },
@@ -311,9 +322,7 @@ impl World {
         let spec = spec.validate(&daemon.settings).ok()?;
         let terms = &spec.terms;
         let id = record.next_id();
-        if terms.after.iter().any(|after| after.job >= id)
-            || !record.has_room_for_class(terms.pool.as_deref(), &terms.labels)
-        {
+        if terms.after.iter().any(|after| after.job >= id) || !record.has_room_for_class(terms) {
             return None;
         }
         let finished = |after: &After| match record.phase(after.job) {

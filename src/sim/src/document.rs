@@ -3,6 +3,7 @@
 use ci_runner_core::change::{Change, Entry, Lease, OpenJob, Pause, Wish};
 use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};
 use ci_runner_core::job::Terms;
+use ci_runner_core::limits::Limits;
 use ci_runner_core::outcome::{AttemptResult, By};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::reconcile::{Observation, Seen, Step, reconcile};
@@ -204,6 +205,7 @@ fn record(case: Case) -> Record {
         pool: PoolId(0),
         slot: 0,
         epoch: Epoch::new("epoch"),
+        limits: Limits::NONE,
         claimed: Instant(1_000),
         started: case.started.then_some(Instant(1_000)),
         stop: case.kill_at.map(|at| (by.clone(), Instant(at))),
@@ -220,6 +222,7 @@ fn record(case: Case) -> Record {
         delay_ms: None,
         expires: None,
         hold: false,
+        limits: Limits::NONE,
     };
     let open = OpenJob {
         id: job(),

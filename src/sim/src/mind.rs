@@ -266,7 +266,7 @@ impl World {
     /// Mutants that draw a wrong consequence.
     fn miscount(&self, daemon: &Daemon, key: Key, event: Event) -> Event {
         let Event::Ended { attempt, result, next } = event else { return event };
-        let again = Next::Retry { ready_at: daemon.record.now().engine };
+        let again = Next::Retry { ready_at: daemon.record.now().engine, memory_bytes: None };
         let stopped = daemon.record.phase(key.job) == Some(Phase::Stopping);
         let exhausted = daemon
             .record

@@ -29,7 +29,8 @@ impl World {
                 daemon.record.leases().filter(|(_, lease)| lease.pool == pool).map(|(_, lease)| lease.slot).collect();
             let Some(slot) = (0..64).find(|slot| !taken.contains(slot)) else { continue };
             let attempt = AttemptNumber(daemon.record.last_attempt(id).unwrap_or(0) + 1);
-            let event = Event::Claimed { attempt, pool, slot, epoch };
+            let limits = daemon.record.limits_in(id, pool).unwrap_or_default();
+            let event = Event::Claimed { attempt, pool, slot, epoch, limits };
             let entry = Entry { at: daemon.record.now(), change: Change::Job { id, event } };
             if let Err(illegal) = daemon.push(entry) {
                 self.truth.violate("only_legal_transitions", illegal);
@@ -57,18 +58,25 @@ impl World {
                 let holders = pools.iter().flat_map(|(_, _, holders)| holders);
                 holders.clone().any(|job| record.phase(*job) == Some(Phase::Stopping))
             }
-            (Mutant::SlotsOffByOne, Reason::NoSlot { .. }) => true,
+            (Mutant::SlotsOffByOne, Reason::NoSlot { .. })
+            | (Mutant::PromiseTwice, Reason::Resources(_))
+            | (Mutant::LetOthersPass, Reason::MakesWay { .. }) => true,
             _ => false,
         };
         if !wanted {
             return None;
         }
         let row = self.store.rows.get(&id);
+        let maxima = |name: &str| {
+            let pool = daemon.settings.pools.iter().find(|pool| pool.name == name);
+            pool.map(|pool| pool.maxima).unwrap_or_default()
+        };
         let fits = |name: &str, labels: &[ci_runner_core::labels::Label]| {
             mutant == Mutant::IgnoreLabels
                 || row.is_some_and(|row| {
                     row.terms.pool.as_ref().is_none_or(|pool| pool == name)
                         && row.terms.labels.iter().all(|label| labels.contains(label))
+                        && row.terms.limits.beyond(&maxima(name)).is_none()
                 })
         };
         let room = |used: u32, slots: u32| match mutant {

@@ -65,11 +65,15 @@ pub enum Mutant {
     ForgetKeys,
     /// Nothing is killed when the grace is over.
     NeverKill,
+    /// Memory that was promised is promised again.
+    PromiseTwice,
+    /// Jobs that fit pass one that does not for ever.
+    LetOthersPass,
 }
 
 impl Mutant {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::ActBeforeCommit,
         Self::AckBeforeCommit,
         Self::ForgetBeforeCommit,
@@ -101,5 +105,7 @@ impl Mutant {
         Self::TrustOldList,
         Self::ForgetKeys,
         Self::NeverKill,
+        Self::PromiseTwice,
+        Self::LetOthersPass,
     ];
 }

@@ -165,7 +165,7 @@ impl Store {
     fn event(&mut self, id: JobId, event: &Event, fact: &Fact) {
         let Some(row) = self.rows.get_mut(&id) else { return };
         match event {
-            Event::Claimed { attempt, pool, slot, epoch } => {
+            Event::Claimed { attempt, pool, slot, epoch, limits } => {
                 row.phase = Phase::Starting;
                 row.attempt = attempt.0;
                 let lease = Lease {
@@ -173,6 +173,7 @@ impl Store {
                     pool: *pool,
                     slot: *slot,
                     epoch: epoch.clone(),
+                    limits: *limits,
                     claimed: fact.entry.at.engine,
                     started: None,
                     stop: None,
@@ -202,7 +203,10 @@ impl Store {
                 row.tries += 1;
                 row.phase = Phase::Queued;
                 match next {
-                    Next::Retry { ready_at } => row.ready_at = *ready_at,
+                    Next::Retry { ready_at, memory_bytes } => {
+                        row.ready_at = *ready_at;
+                        row.terms.limits.memory_bytes = memory_bytes.or(row.terms.limits.memory_bytes);
+                    }
                     Next::Finish { outcome } => self.finish(id, outcome),
                 }
             }

@@ -18,6 +18,7 @@ use crate::trace::Trace;
 use ci_runner_core::change::Wish;
 use ci_runner_core::id::JobId;
 use ci_runner_core::labels::Label;
+use ci_runner_core::limits::{Budget, Limits};
 use ci_runner_core::policy::{GroupLimit, Pool, Settings};
 use std::rc::Rc;
 
@@ -289,6 +290,7 @@ impl World {
             let fits = settings.pools.iter().any(|pool| {
                 row.terms.pool.as_ref().is_none_or(|name| *name == pool.name)
                     && row.terms.labels.iter().all(|label| pool.labels.contains(label))
+                    && row.terms.limits.beyond(&pool.maxima).is_none()
             });
             if matches!(row.wish, Wish::Hold { .. }) {
                 asks.push(Ask::Release(*id));
@@ -318,15 +320,16 @@ impl World {
 
 fn configs() -> Vec<Settings> {
     let label = |text: &str| Label::parse(text).expect("a label");
-    let pool = |name: &str, slots: u32, labels: &[&str]| Pool {
-        name: name.to_owned(),
-        slots,
-        labels: labels.iter().map(|text| label(text)).collect(),
-        named_only: false,
+    let pool = |name: &str, slots: u32, labels: &[&str]| {
+        let labels = labels.iter().map(|text| label(text)).collect();
+        let memory = |gibibytes: u64| Limits { memory_bytes: Some(gibibytes << 30), ..Limits::NONE };
+        let (defaults, maxima) = if name == "gpu" { (memory(2), memory(7)) } else { (Limits::NONE, Limits::NONE) };
+        Pool { defaults, maxima, ..Pool::new(name, slots, labels) }
     };
     let settings = |pools: Vec<Pool>, limit: u32| Settings {
         pools,
         groups: vec![GroupLimit { name: "configured".to_owned(), limit }],
+        budget: Budget { memory_bytes: Some((9 + u64::from(limit)) << 30), cpu_milli: None },
         ..Settings::default()
     };
     vec![

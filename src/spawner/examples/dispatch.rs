@@ -186,6 +186,7 @@ fn start(key: AttemptKey, slot: u32) -> Start {
         secrets: false,
         profile: None,
         submitter: None,
+        limits: Default::default(),
     }
 }
 

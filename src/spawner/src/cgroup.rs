@@ -1,8 +1,12 @@
 //! One cgroup v2 per attempt, where the kernel and the place we live in allow it.
 //!
 //! The spawner's own cgroup is found once and tried once for real (make, enter, kill, remove). A job's cgroup is
-//! `ci-job-<key>` in it; the shim stays outside, so that `cgroup.kill` hits the job and nothing else. Controllers are not
-//! used here.
+//! `ci-job-<key>` in it; the shim stays outside, so that `cgroup.kill` hits the job and nothing else. Where controllers can be
+//! had (`tree.rs`) it takes limits and tells what was used.
+
+mod limits;
+mod tree;
+mod used;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -12,8 +16,9 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
+pub(crate) use self::used::{CpuUse, cpu, used};
 use crate::procs;
-use crate::protocol::AttemptKey;
+use crate::protocol::{AttemptKey, Enforces, Used};
 
 /// How a job's process gets into its cgroup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,20 +35,28 @@ pub(crate) struct Parent {
     dir: OwnedFd,
     path: PathBuf,
     entry: Entry,
+    enforces: Enforces,
 }
 
 impl Parent {
-    /// Our own cgroup, when jobs can have cgroups of their own in it.
+    /// Where jobs can have cgroups of their own: with limits if that can be, else in our own cgroup.
     pub(crate) fn detect(no_clone3: bool) -> Option<Self> {
         let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-        let path = own_path(&groups, &mounts)?;
-        let mut parent = Self { dir: open_dir(CWD, &path).ok()?, path, entry: Entry::Born };
-        parent.entry = parent.try_out(no_clone3)?;
+        let own = own_path(&groups, &mounts)?;
+        let place = tree::place(&own, tree::is_delegated);
+        let fallback = (place.path != own).then(|| tree::Place { path: own, why_not: place.why_not.clone() });
+        [Some(place), fallback].into_iter().flatten().find_map(|place| Self::at(place, no_clone3))
+    }
+
+    fn at(place: tree::Place, no_clone3: bool) -> Option<Self> {
+        let dir = open_dir(CWD, &place.path).ok()?;
+        let mut parent = Self { dir, path: place.path, entry: Entry::Born, enforces: Enforces::default() };
+        (parent.entry, parent.enforces) = parent.try_out(no_clone3, place.why_not.as_deref())?;
         Some(parent)
     }
 
-    fn try_out(&self, no_clone3: bool) -> Option<Entry> {
+    fn try_out(&self, no_clone3: bool, why_not: Option<&str>) -> Option<(Entry, Enforces)> {
         let leaf = Leaf::make_named(self, &format!("ci-probe-{}", std::process::id())).ok()?;
         let killable = rustix::fs::accessat(&leaf.dir, "cgroup.kill", rustix::fs::Access::WRITE_OK, AtFlags::empty());
         let entry = if !no_clone3 && crate::launch::can_be_born_in(leaf.dir.as_fd()) {
@@ -52,8 +65,14 @@ impl Parent {
             let procs = rustix::fs::openat(&leaf.dir, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
             procs.is_ok_and(|procs| crate::launch::can_move_to(procs.as_fd())).then_some(Entry::Moves)
         };
+        let enforces = limits::enforced(&leaf, why_not);
         let removed = leaf.remove();
-        entry.filter(|_| killable.is_ok() && removed)
+        entry.filter(|_| killable.is_ok() && removed).map(|entry| (entry, enforces))
+    }
+
+    /// Which limits jobs can be made to keep to.
+    pub(crate) fn enforces(&self) -> &Enforces {
+        &self.enforces
     }
 
     /// Where it is.
@@ -110,6 +129,8 @@ pub(crate) struct Leaf {
     parent: OwnedFd,
     dir: OwnedFd,
     name: String,
+    /// True where controllers count what it uses.
+    counts: bool,
 }
 
 impl Leaf {
@@ -125,7 +146,10 @@ impl Leaf {
             Err(Errno::EXIST) => true,
             Err(error) => return Err(error.into()),
         };
-        let leaf = Self { parent: parent.dir.try_clone()?, dir: open_dir(&parent.dir, name)?, name: name.to_owned() };
+        let Enforces { memory, cpu, pids, .. } = parent.enforces;
+        let counts = memory || cpu || pids;
+        let dir = open_dir(&parent.dir, name)?;
+        let leaf = Self { parent: parent.dir.try_clone()?, dir, name: name.to_owned(), counts };
         if existed && leaf.populated() {
             return Err(io::Error::other(format!("{name} exists and has processes in it")));
         }
@@ -140,7 +164,7 @@ impl Leaf {
         };
         let name = leaf_name(key);
         let dir = open_if_there(&parent, &*name)?;
-        Ok(dir.map(|dir| Self { parent, dir, name }))
+        Ok(dir.map(|dir| Self { parent, dir, name, counts: false }))
     }
 
     /// The descriptor a process is born into.
@@ -196,6 +220,15 @@ impl Leaf {
     /// Removes it if it is empty: succeeds only when no process is left in it.
     pub(crate) fn try_remove(&self) -> bool {
         matches!(rustix::fs::unlinkat(&self.parent, &*self.name, AtFlags::REMOVEDIR), Ok(()) | Err(Errno::NOENT))
+    }
+
+    /// What was used in it; None where nobody counts, or while a process lives in it: then the figures are not the last.
+    pub(crate) fn used(&self) -> Option<(CpuUse, Used)> {
+        if !self.counts || self.populated() {
+            return None;
+        }
+        let read = |name: &str| self.read(name).ok();
+        Some((read("cpu.stat").and_then(|text| cpu(&text)).unwrap_or_default(), used(read)))
     }
 
     fn read(&self, name: &str) -> io::Result<String> {

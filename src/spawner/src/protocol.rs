@@ -20,6 +20,9 @@
 //! Wake-ups carry no meaning: a lost answer is found again by `list`. `started` and `ended` are sent at most once per
 //! connection for an event, and `list` tells the same facts again at any time.
 
+mod resources;
+
+pub use resources::{CPU_MILLI_MIN, Enforces, Limits, Used, WEIGHT_MAX};
 use serde::{Deserialize, Serialize};
 
 /// A packet never exceeds this (the default socket buffer holds several).
@@ -134,6 +137,9 @@ pub struct Start {
     /// Kind `systemd` only: user id of whoever submitted the job, as the kernel told the daemon; None: nobody on this host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub submitter: Option<u32>,
+    /// What it may use. A spawner that cannot make it keep to them does not start it: `welcome` says what it can.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
 }
 
 /// The JSON in the sealed specification memfd.
@@ -173,6 +179,9 @@ pub enum Reply {
         /// True when it answers a `ping`.
         #[serde(default)]
         pings: bool,
+        /// Which limits attempts can be made to keep to.
+        #[serde(default)]
+        enforces: Enforces,
     },
     /// The answer to `ping`.
     Pong,
@@ -240,9 +249,8 @@ pub enum Seen {
     Leftovers,
 }
 
-/// Why and how an attempt ended, as its shim saw it.
+/// Why and how an attempt ended, as its shim saw it. What a newer shim tells beyond it is passed over.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ExitRecord {
     /// Whose record this is; another name than the directory's makes it foreign, hence absent.
     pub key: AttemptKey,
@@ -266,6 +274,9 @@ pub struct ExitRecord {
     pub log_dropped_bytes: u64,
     /// Processes of the job that were alive when its main process ended and had to be killed.
     pub leftovers: u32,
+    /// What its cgroup told, where it had one that counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<Box<Used>>,
 }
 
 /// How the main process ended.

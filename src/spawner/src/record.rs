@@ -67,6 +67,23 @@ fn cut(text: &str, bytes_max: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Used;
+
+    /// The longest there is.
+    fn used() -> Used {
+        let most = Some(u64::MAX);
+        Used {
+            memory_peak: most,
+            io_read_bytes: most,
+            io_written_bytes: most,
+            pids_peak: most,
+            memory_stall_us: most,
+            cpu_stall_us: most,
+            io_stall_us: most,
+            oom_kills: most,
+            disk_bytes: most,
+        }
+    }
 
     fn record(cause: &str) -> ExitRecord {
         ExitRecord {
@@ -81,6 +98,7 @@ mod tests {
             log_bytes: u64::MAX,
             log_dropped_bytes: u64::MAX,
             leftovers: u32::MAX,
+            used: Some(Box::new(used())),
         }
     }
 

@@ -5,6 +5,8 @@
 //! (`chmod 000`) are opened again. A tree of any depth takes two descriptors and no recursion: what is below a directory is
 //! moved up to the top before the directory is removed.
 
+mod size;
+
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
@@ -53,6 +55,11 @@ impl SlotDir {
     /// Its absolute path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the job left takes so much of the disk; None: too much to look at.
+    pub(crate) fn disk_bytes(&self) -> Option<u64> {
+        size::disk_bytes(&self.dir)
     }
 
     /// Removes all that the job left; whatever the job did with the directory itself, the name is an empty directory again.

@@ -28,6 +28,7 @@ fn spec() -> JobSpec {
             delay_ms: None,
             expires: None,
             hold: false,
+            limits: crate::limits::Limits::NONE,
         },
     }
 }

@@ -49,14 +49,8 @@ impl Record {
     fn insert(&mut self, open: &OpenJob) {
         let id = open.id;
         let terms = &open.terms;
-        let key = ClassKey { pool: terms.pool.clone(), labels: terms.labels.clone() };
-        let (class, new) = self.class_keys.take(&key);
-        if self.classes.len() <= class as usize {
-            self.classes.resize_with(class as usize + 1, Class::default);
-        }
-        if new {
-            self.match_pools(class as usize);
-        }
+        let class =
+            self.take_class(&ClassKey { pool: terms.pool.clone(), labels: terms.labels.clone(), limits: terms.limits });
         let (retry, _) = self.retries.take(&terms.retry);
         let group = self.join_group(id, open);
         let waits_for = self.wait_for(id, &open.waits_for);

@@ -96,12 +96,13 @@ impl Record {
         let next = state::next(phase, event.kind()).ok_or(Illegal::Transition(id, phase, event.kind()))?;
         self.check_attempt(id, job.attempt, event)?;
         match event {
-            Event::Claimed { attempt, pool, slot, epoch } => {
+            Event::Claimed { attempt, pool, slot, epoch, limits } => {
                 let lease = Lease {
                     attempt: *attempt,
                     pool: *pool,
                     slot: *slot,
                     epoch: epoch.clone(),
+                    limits: *limits,
                     claimed: at.engine,
                     started: None,
                     stop: None,
@@ -117,9 +118,12 @@ impl Record {
                 self.give_lease(id, Some(at.engine));
                 if let Some(job) = self.jobs.get_mut(id) {
                     job.tries = job.tries.saturating_add(1);
-                    if let Next::Retry { ready_at } = next {
+                    if let Next::Retry { ready_at, .. } = next {
                         job.ready_at = *ready_at;
                     }
+                }
+                if let Next::Retry { memory_bytes: Some(memory_bytes), .. } = next {
+                    self.grow(id, *memory_bytes);
                 }
             }
             Event::Dropped { .. } => {}

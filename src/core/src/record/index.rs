@@ -136,6 +136,7 @@ impl Record {
             pool.slots > 0
                 && key.pool.as_ref().map_or(!pool.named_only, |name| *name == pool.name)
                 && crate::labels::missing(&key.labels, &pool.labels).is_empty()
+                && pool.takes(&key.limits)
         };
         let pools = self.preference.iter().copied();
         let pools = pools.filter(|pool| matches(&self.pools[usize::from(pool.0)])).collect();

@@ -28,6 +28,7 @@ impl Record {
         let Some(job) = self.jobs.get_mut(id) else { return Err(Illegal::NoJob(id)) };
         job.attempt = lease.attempt.0;
         let group = job.group;
+        self.reserved.add(&lease.limits);
         self.leases.insert(id, lease);
         if let Some(members) = self.group_mut(group) {
             members.holders.insert(id);
@@ -39,6 +40,7 @@ impl Record {
     /// Frees the place and the group; `ended` tells when an attempt that ran was over.
     pub(super) fn give_lease(&mut self, id: JobId, ended: Option<Instant>) {
         let Some(lease) = self.leases.remove(&id) else { return };
+        self.reserved.remove(&lease.limits);
         if let Some(pool) = self.pools.get_mut(usize::from(lease.pool.0)) {
             pool.places[lease.slot as usize] = None;
             pool.claimed.remove(&(lease.claimed, id));

@@ -20,6 +20,7 @@ mod interner;
 mod lease;
 mod members;
 mod pages;
+mod room;
 mod view;
 mod why;
 
@@ -28,6 +29,7 @@ use crate::change::{Lease, Pause, Wish};
 use crate::id::{AttemptNumber, JobId, PoolId};
 use crate::job::{Condition, PRIORITY_MAX};
 use crate::labels::Label;
+use crate::limits::{Enforced, Limits, Reserved};
 use crate::outcome::{AttemptResult, Outcome};
 use crate::policy::Settings;
 use crate::retry::RetryPolicy;
@@ -39,12 +41,13 @@ use members::Members;
 use pages::Pages;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+pub use room::PASSED_MS_MAX;
 pub use view::{Counts, GroupView, PoolView};
 
 /// One point of priority is worth so much waiting time: 1 minute. With [`PRIORITY_MAX`] it bounds starvation: a
 /// job can be overtaken only by jobs submitted less than 200 minutes after it, so everything that can run gets its turn.
 pub const AGEING_MS_PER_PRIORITY: i64 = 60_000;
-/// Different pairs of pool and labels among open jobs; each costs a comparison per claim.
+/// Different sets of pool, labels and limits among open jobs; each costs a comparison per claim.
 pub const CLASSES_MAX: usize = 4_096;
 /// How many ends are remembered.
 const REMEMBERED_ENDS: usize = 65_536;
@@ -120,6 +123,7 @@ struct Extra {
 struct ClassKey {
     pool: Option<String>,
     labels: Vec<Label>,
+    limits: Limits,
 }
 
 #[derive(Default)]
@@ -137,6 +141,10 @@ struct PoolState {
     slots: u32,
     labels: Vec<Label>,
     named_only: bool,
+    defaults: Limits,
+    maxima: Limits,
+    /// Which limits can be kept to here; None: nothing may start here.
+    enforced: Option<Enforced>,
     /// Who holds each place; longer than `slots` by the claims made ahead.
     places: Vec<Option<JobId>>,
     /// Leases whose start was sent, by when.
@@ -220,6 +228,8 @@ pub struct Record {
     waiting: Ids,
     paused: Option<Pause>,
     busy: Vec<Busy>,
+    /// What all leases were promised.
+    reserved: Reserved,
     ends: HashMap<JobId, bool>,
     ends_order: VecDeque<JobId>,
     news: VecDeque<News>,
@@ -251,6 +261,7 @@ impl Record {
             waiting: Ids::default(),
             paused: None,
             busy: Vec::new(),
+            reserved: Reserved::default(),
             ends: HashMap::new(),
             ends_order: VecDeque::new(),
             news: VecDeque::new(),
@@ -267,6 +278,8 @@ impl Record {
             let kept = settings.pools.iter().find(|wanted| wanted.name == pool.name);
             pool.slots = kept.map_or(0, |kept| kept.slots);
             pool.labels = kept.map(|kept| kept.labels.clone()).unwrap_or_default();
+            pool.defaults = kept.map(|kept| kept.defaults).unwrap_or_default();
+            pool.maxima = kept.map(|kept| kept.maxima).unwrap_or_default();
         }
         for wanted in &settings.pools {
             let number = self.ensure_pool(&wanted.name);
@@ -274,6 +287,7 @@ impl Record {
             pool.slots = wanted.slots;
             pool.labels = wanted.labels.clone();
             pool.named_only = wanted.named_only;
+            (pool.defaults, pool.maxima) = (wanted.defaults, wanted.maxima);
         }
         let rank = |pool: &PoolId| {
             let name = &self.pools[usize::from(pool.0)].name;
@@ -286,6 +300,11 @@ impl Record {
             }
         }
         self.settings = settings;
+        self.match_all_pools();
+    }
+
+    /// Finds out again to which pools every class may go.
+    fn match_all_pools(&mut self) {
         let stranded =
             |record: &Self| -> Vec<bool> { record.classes.iter().map(|class| class.pools.is_empty()).collect() };
         let before = stranded(self);
@@ -315,6 +334,9 @@ impl Record {
                 slots: 0,
                 labels: Vec::new(),
                 named_only: false,
+                defaults: Limits::NONE,
+                maxima: Limits::NONE,
+                enforced: Some(Enforced::ALL),
                 places: Vec::new(),
                 dispatched: BTreeSet::new(),
                 claimed: BTreeSet::new(),

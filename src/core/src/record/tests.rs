@@ -13,6 +13,7 @@ use crate::state::{Event, Next};
 mod busy;
 mod cost;
 mod leases;
+mod room;
 mod stranded;
 
 fn job(id: u64) -> JobId {
@@ -53,6 +54,7 @@ fn spec() -> JobSpec {
             delay_ms: None,
             expires: None,
             hold: false,
+            limits: Limits::NONE,
         },
     }
 }
@@ -65,12 +67,7 @@ struct Bench {
 
 impl Bench {
     fn new(slots: u32) -> Self {
-        let pools = vec![Pool {
-            name: "default".into(),
-            slots,
-            labels: vec![Label::parse("os=linux").expect("label")],
-            named_only: false,
-        }];
+        let pools = vec![Pool::new("default", slots, vec![Label::parse("os=linux").expect("label")])];
         Self { record: Record::new(Settings { pools, ..Settings::default() }), now: at(0) }
     }
 
@@ -253,12 +250,7 @@ fn labels_choose_any_pool_that_matches() {
     let mut bench = Bench::new(1);
     let mut settings = bench.record.settings().clone();
     for name in ["gpu1", "gpu2"] {
-        settings.pools.push(Pool {
-            name: name.into(),
-            slots: 1,
-            labels: vec![label("gpu"), label("os=linux")],
-            named_only: false,
-        });
+        settings.pools.push(Pool::new(name, 1, vec![label("gpu"), label("os=linux")]));
     }
     bench.record.configure(settings);
     for _ in 0..3 {
@@ -381,7 +373,7 @@ fn a_job_costs_48_bytes() {
 /// A reload used to keep the old order until the next start, and to show a pool that was gone for ever.
 #[test]
 fn the_new_settings_order_is_the_order_of_preference() {
-    let pool = |name: &str| Pool { name: name.into(), slots: 1, labels: Vec::new(), named_only: false };
+    let pool = |name: &str| Pool::new(name, 1, Vec::new());
     let settings =
         |names: &[&str]| Settings { pools: names.iter().map(|name| pool(name)).collect(), ..Settings::default() };
     let shown =

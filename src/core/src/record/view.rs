@@ -179,8 +179,8 @@ impl Record {
     }
 
     /// Whether one more job of this placement is within [`CLASSES_MAX`].
-    pub fn has_room_for_class(&self, pool: Option<&str>, labels: &[Label]) -> bool {
-        let key = ClassKey { pool: pool.map(str::to_owned), labels: labels.to_vec() };
+    pub fn has_room_for_class(&self, terms: &crate::job::Terms) -> bool {
+        let key = ClassKey { pool: terms.pool.clone(), labels: terms.labels.clone(), limits: terms.limits };
         self.class_keys.len() < CLASSES_MAX || self.class_keys.find(&key).is_some()
     }
 
@@ -298,22 +298,17 @@ impl Record {
 
     /// The best job to claim and where, if any pool that is `open` has room.
     pub(crate) fn best_claim(&self, open: impl Fn(PoolId) -> bool) -> Option<(JobId, FreePlace)> {
+        let kept = self.kept_free_for();
         let mut best: Option<((i64, JobId), FreePlace)> = None;
         let pools = self.preference.iter().filter_map(|id| Some((*id, self.pools.get(usize::from(id.0))?)));
         for place in pools.filter(|(id, _)| open(*id)).filter_map(|(id, pool)| self.free_place(id, pool)) {
-            let Some(head) = self.head(place.pool) else { continue };
+            let Some(head) = self.head(place.pool, place.room, kept.as_ref()) else { continue };
             let better = best.is_none_or(|(key, taken)| head < key || (head == key && place.room > taken.room));
             if better {
                 best = Some((head, place));
             }
         }
         best.map(|((_, id), place)| (id, place))
-    }
-
-    /// First job in the order that may go to this pool.
-    fn head(&self, pool: PoolId) -> Option<(i64, JobId)> {
-        let fitting = self.classes.iter().filter(|class| !class.ready.is_empty() && class.pools.contains(&pool));
-        fitting.filter_map(|class| class.ready.first().copied()).min()
     }
 
     fn free_place(&self, id: PoolId, pool: &PoolState) -> Option<FreePlace> {
@@ -370,6 +365,7 @@ impl Record {
         if self.is_closed() {
             return self.pools.iter().find_map(|pool| pool.claimed.first()).map(|(_, id)| *id);
         }
+        let kept = self.kept_free_for();
         (0u16..).zip(&self.pools).find_map(|(at, pool)| {
             if pool.dispatched.len() < pool.slots as usize {
                 return None; // its turn has come
@@ -377,7 +373,7 @@ impl Record {
             let (claimed, id) = pool.claimed.last()?;
             let age = self.now.engine.since_ms(*claimed);
             let job = self.jobs.get(*id)?;
-            let better = || self.head(PoolId(at)).is_some_and(|(order, _)| order < job.order());
+            let better = || self.head(PoolId(at), 0, kept.as_ref()).is_some_and(|(order, _)| order < job.order());
             (age >= AHEAD_AGE_MS_MAX || (age >= AHEAD_AGE_MS_MAX / 20 && better())).then_some(*id)
         })
     }

@@ -49,12 +49,16 @@ impl Record {
         if !free {
             return None;
         }
-        let room = |pool: &PoolId| {
-            self.pools
-                .get(usize::from(pool.0))
-                .is_some_and(|pool| pool.dispatched.len() + pool.claimed.len() < pool.slots as usize)
+        let room = |id: &PoolId| {
+            let pool = self.pools.get(usize::from(id.0))?;
+            let held = u32::try_from(pool.dispatched.len() + pool.claimed.len()).ok()?;
+            pool.slots.checked_sub(held).filter(|room| *room > 0).map(|room| (*id, room))
         };
-        if class.pools.iter().any(room) {
+        let places: Vec<(PoolId, u32)> = class.pools.iter().filter_map(room).collect();
+        if !places.is_empty() {
+            if let Some(reason) = self.explain_room(job.class as usize, &places) {
+                return Some(reason);
+            }
             let ahead = class.ready.range(..(job.order(), id)).take(AHEAD_COUNTED_MAX).count();
             return (ahead > 0).then_some(Reason::Behind { ahead });
         }

@@ -85,15 +85,18 @@ pub struct JobOptions {
     /// Secret variable from a file: never stored with the job, masked in its log. May be repeated
     #[arg(long, value_name = "NAME=@FILE")]
     pub secret: Vec<String>,
-    /// Memory limit
+    /// Memory limit of each attempt: beyond it the attempt is killed (result oom_killed)
     #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     pub memory: Option<SizeField>,
-    /// CPU limit, in cores
+    /// CPU limit, in cores: beyond it the attempt is slowed down
     #[arg(long, value_name = "CORES", allow_negative_numbers = true)]
     pub cpu: Option<f64>,
-    /// Limit of processes
+    /// Limit of processes and threads: beyond it none is made
     #[arg(long, value_name = "N", value_parser = pids, allow_negative_numbers = true)]
     pub pids: Option<u64>,
+    /// After an attempt that was out of memory give the next one so many times its limit; with `--retry-on oom`
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
+    pub oom_memory_factor: Option<f64>,
     /// Keep at most so much of its output
     #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     pub log_max: Option<SizeField>,
@@ -174,6 +177,7 @@ impl JobOptions {
             memory: self.memory,
             cpu: self.cpu,
             pids: self.pids,
+            oom_memory_factor: self.oom_memory_factor,
             log_max: self.log_max,
             correlation: self.correlation,
             ..JobRequest::default()

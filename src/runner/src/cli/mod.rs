@@ -25,6 +25,7 @@ mod list;
 mod logs;
 mod look;
 mod operate;
+mod receipt;
 pub mod run;
 mod schedule;
 mod selftest;

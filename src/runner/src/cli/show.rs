@@ -5,6 +5,7 @@ use super::context::{Context, print};
 use super::fail::Ended;
 use super::list::{seconds, unix_ms, word};
 use super::look::Look;
+use super::receipt;
 use super::watch::job;
 use crate::api::{AttemptView, JobView};
 use crate::quantity::{show_local, show_relative, show_size};
@@ -74,6 +75,7 @@ pub fn page(job: &JobView, look: &Look) -> String {
     page.list("env", &job.env_names);
     page.optional("timeout", job.timeout_seconds.map(seconds).as_deref());
     page.optional("soft timeout", job.soft_timeout_seconds.map(seconds).as_deref());
+    page.optional("limits", receipt::limits(job).as_deref());
     page.section("Place");
     page.optional("pool", job.pool.as_deref());
     page.optional("profile", job.profile.as_deref());
@@ -97,6 +99,10 @@ pub fn page(job: &JobView, look: &Look) -> String {
     if let Some(attempts) = job.attempts.as_deref().filter(|attempts| !attempts.is_empty()) {
         page.section("Attempts");
         page.text.push_str(&attempts_table(attempts, look));
+        let receipts: Vec<String> = attempts.iter().filter_map(receipt::receipt).collect();
+        for (index, text) in receipts.iter().enumerate() {
+            page.field(if index == 0 { "used" } else { "" }, text);
+        }
     }
     page.text
 }

@@ -84,6 +84,7 @@ impl Resolver<'_> {
         };
         let own = self.own(name, &file, executor, profile.as_deref());
         PoolConfig {
+            limits: self.limits(name, &file),
             slots,
             executor,
             profile,

@@ -55,6 +55,16 @@ pub(super) struct PoolFile {
     pub user: Option<String>,
     pub paths: Vec<String>,
     pub submitters: Option<Vec<String>>,
+    pub memory: Option<SizeField>,
+    pub memory_max: Option<SizeField>,
+    pub memory_high: Option<SizeField>,
+    pub swap: Option<LimitField<SizeField>>,
+    pub cpu: Option<f64>,
+    pub cpu_max: Option<f64>,
+    pub cpu_weight: Option<i64>,
+    pub pids: Option<i64>,
+    pub pids_max: Option<i64>,
+    pub io_weight: Option<i64>,
 }
 
 /// `[groups.NAME]`
@@ -83,6 +93,10 @@ pub(super) struct AdmissionFile {
     pub load_max: Option<f64>,
     pub memory_free_min: Option<SizeField>,
     pub disk_free_min: Option<SizeField>,
+    pub memory_total: Option<SizeField>,
+    pub memory_reserve: Option<SizeField>,
+    pub cpu_total: Option<f64>,
+    pub cpu_reserve: Option<f64>,
 }
 
 /// `[metrics]`

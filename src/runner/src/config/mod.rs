@@ -11,6 +11,7 @@ mod check;
 mod document;
 mod file;
 mod host;
+mod limits;
 mod metrics;
 mod people;
 mod problem;
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 pub use check::PROFILES;
 pub use host::Host;
+pub use limits::{BudgetConfig, PoolLimits};
 pub use metrics::{ExporterConfig, Protection};
 pub use problem::{ConfigError, Problem};
 
@@ -94,6 +96,8 @@ pub struct Config {
     pub gc: GcConfig,
     /// When the host is too busy for more.
     pub admission: AdmissionConfig,
+    /// What the host gives to attempts.
+    pub budget: BudgetConfig,
     sources: BTreeMap<&'static str, Source>,
 }
 
@@ -182,6 +186,8 @@ pub struct PoolConfig {
     pub paths: Vec<PathBuf>,
     /// Users who may submit here, beside root; None: whoever may use the daemon.
     pub submitters: Option<Vec<String>>,
+    /// What attempts here may use.
+    pub limits: PoolLimits,
 }
 
 /// What is kept of finished jobs; `None` is "for ever".

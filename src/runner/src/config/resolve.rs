@@ -113,6 +113,7 @@ impl Resolver<'_> {
             groups: self.groups(std::mem::take(&mut file.groups)),
             gc: self.gc(&file.gc),
             admission: self.admission(&file.admission),
+            budget: self.budget(&file.admission),
             sources: BTreeMap::new(),
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{AdmissionConfig, Config, DEFAULT_POOL};
+use super::{AdmissionConfig, Config, DEFAULT_POOL, limits};
 use crate::quantity::{exact_duration, exact_size};
 
 pub(super) fn show(config: &Config) -> String {
@@ -48,10 +48,11 @@ pub(super) fn show(config: &Config) -> String {
     line(&mut text, &format!("finished_max_age = {}", age(config.gc.finished_max_age)));
     line(&mut text, &format!("log_max_age = {}", age(config.gc.log_max_age)));
     line(&mut text, &format!("log_bytes_max = {}", limit(config.gc.log_bytes_max.map(exact_size))));
-    if config.admission.is_any() {
+    let shown: Vec<_> = admission(&config.admission).into_iter().chain(limits::shown_budget(&config.budget)).collect();
+    if !shown.is_empty() {
         line(&mut text, "\n[admission]");
     }
-    for (key, value) in admission(&config.admission) {
+    for (key, value) in shown {
         line(&mut text, &format!("{key} = {value}"));
     }
     for (name, pool) in &config.pools {
@@ -77,6 +78,9 @@ pub(super) fn show(config: &Config) -> String {
         }
         if let Some(submitters) = &pool.submitters {
             line(&mut text, &format!("submitters = {}", list(submitters)));
+        }
+        for (key, value) in limits::shown(&pool.limits) {
+            line(&mut text, &format!("{key} = {value}"));
         }
     }
     for (name, limit) in &config.groups {

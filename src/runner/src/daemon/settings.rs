@@ -1,10 +1,11 @@
 //! From the configuration to what the loop needs.
 
 use super::engine::{HostSettings, PersonHost, PoolHost};
-use crate::config::{AdmissionConfig, Backoff, Config, GcConfig, PoolConfig};
+use crate::config::{AdmissionConfig, Backoff, BudgetConfig, Config, GcConfig, PoolConfig};
 use crate::request::parse_rules;
 use ci_runner_core::job::Fault;
 use ci_runner_core::labels::Label;
+use ci_runner_core::limits::Budget;
 use ci_runner_core::policy::{DEFAULT_POOL, GroupLimit, Pool, Settings};
 use ci_runner_core::retry::{self, RetryPolicy};
 use std::collections::BTreeMap;
@@ -27,7 +28,12 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
             let label = Label::parse(text);
             labels.push(label.map_err(|why| Fault { field: format!("pools.{name}.labels"), why: why.to_string() })?);
         }
-        pools.push(Pool { name: name.clone(), slots: pool.slots, labels, named_only: pool.submitters.is_some() });
+        pools.push(Pool {
+            named_only: pool.submitters.is_some(),
+            defaults: pool.limits.defaults,
+            maxima: pool.limits.maxima,
+            ..Pool::new(name, pool.slots, labels)
+        });
     }
     let rules = if config.retry.on.is_empty() { RetryPolicy::default_rules() } else { parse_rules(&config.retry.on)? };
     Ok(Settings {
@@ -43,18 +49,38 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
                 Backoff::Exponential => retry::Backoff::Exponential,
             },
             rules,
+            oom_factor: None,
         },
         default_timeout_ms: Some(milliseconds(config.default_timeout)),
         max_timeout_ms: config.max_timeout.map(milliseconds),
         log_bytes_max: config.log_max,
+        budget: budget(&config.budget),
     })
+}
+
+/// What the host gives to attempts: what it has, or is said to have, less what is kept for everything else.
+fn budget(config: &BudgetConfig) -> Budget {
+    let memory = config.memory_total.or_else(host_memory);
+    let cpus = std::thread::available_parallelism().ok().and_then(|cpus| u64::try_from(cpus.get()).ok());
+    let cpu = config.cpu_total.map(u64::from).or(cpus.map(|cpus| cpus * 1000));
+    Budget {
+        memory_bytes: memory.map(|total| total.saturating_sub(config.memory_reserve.unwrap_or(0))),
+        cpu_milli: cpu.map(|total| total.saturating_sub(u64::from(config.cpu_reserve.unwrap_or(0)))),
+    }
+}
+
+/// Memory of the host, bytes.
+fn host_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
 }
 
 /// For `ci-runner run`: one pool, nothing is tried again unless the job says so, and no deadline: somebody watches.
 pub fn local_settings(parallel: u32) -> Settings {
     let defaults = Settings::default();
     Settings {
-        pools: vec![Pool { name: DEFAULT_POOL.to_owned(), slots: parallel, labels: Vec::new(), named_only: false }],
+        pools: vec![Pool::new(DEFAULT_POOL, parallel, Vec::new())],
         retry: RetryPolicy { retries: 0, ..defaults.retry.clone() },
         default_timeout_ms: None,
         ..defaults
@@ -116,6 +142,7 @@ fn pool_host(pool: &PoolConfig) -> PoolHost {
         profiles: pool.profiles.clone(),
         person: pool.user.clone().map(|user| PersonHost { user, paths: pool.paths.clone() }),
         submitters: pool.submitters.clone(),
+        limits: pool.limits.clone(),
     }
 }
 

@@ -6,12 +6,13 @@
 //! again whenever the connection is lost; after each connection the loop asks for the list, so nothing that was missed
 //! matters.
 
-use ci_runner_core::outcome::{AttemptResult, LostCause, Receipt};
+use ci_runner_core::outcome::{AttemptResult, LostCause, Measured, Receipt};
 use ci_runner_core::reconcile::Seen;
 use ci_runner_core::time::WallTime;
 use ci_runner_spawner::client::Client;
 use ci_runner_spawner::protocol::{
-    self, AttemptKey, ExitRecord, ExitResult, PROTOCOL_VERSION, Reply, Request, Secrets, Spec, Start, names,
+    self, AttemptKey, Enforces, ExitRecord, ExitResult, PROTOCOL_VERSION, Reply, Request, Secrets, Spec, Start, Used,
+    names,
 };
 use std::collections::VecDeque;
 use std::io;
@@ -100,6 +101,8 @@ pub enum Event {
         epoch: String,
         /// Each attempt has a cgroup.
         cgroup: bool,
+        /// Which limits attempts can be made to keep to.
+        enforces: Enforces,
     },
     /// The connection is lost; a new one is on its way.
     Down {
@@ -124,7 +127,7 @@ pub enum Event {
         /// What.
         seen: Seen,
         /// What it used, when it ended.
-        receipt: Option<Receipt>,
+        receipt: Option<Box<Receipt>>,
     },
     /// A `start` could not be; nothing ran.
     RefusedStart {
@@ -157,6 +160,7 @@ struct Connected {
     client: Client,
     epoch: String,
     cgroup: bool,
+    enforces: Enforces,
     pulse: Pulse,
 }
 
@@ -327,17 +331,17 @@ impl Native {
     }
 
     fn connected(&mut self, done: io::Result<Connected>) {
-        let made = done.and_then(|Connected { client, epoch, cgroup, pulse }| {
+        let made = done.and_then(|Connected { client, epoch, cgroup, enforces, pulse }| {
             // SAFETY: the client owns its socket and gives out the same one until it is dropped.
             let watched = unsafe { AsyncFd::register(Watched(client)) }?;
-            Ok((watched, epoch, cgroup, pulse))
+            Ok((watched, epoch, cgroup, enforces, pulse))
         });
         match made {
-            Ok((client, epoch, cgroup, pulse)) => {
+            Ok((client, epoch, cgroup, enforces, pulse)) => {
                 self.link = Link::Up(client);
                 self.pulse = pulse;
                 self.pause = RECONNECT_MIN;
-                self.events.push_back(Event::Up { epoch, cgroup });
+                self.events.push_back(Event::Up { epoch, cgroup, enforces });
             }
             Err(error) => self.lose(&error.to_string()),
         }
@@ -401,8 +405,25 @@ fn ended(key: AttemptKey, record: ExitRecord) -> Event {
         log_bytes: record.log_bytes,
         log_dropped_bytes: record.log_dropped_bytes,
         leftovers: record.leftovers,
+        measured: measured(record.used.as_deref()),
     };
-    Event::Seen { key, seen: Seen::Ended(result), receipt: Some(receipt) }
+    Event::Seen { key, seen: Seen::Ended(result), receipt: Some(Box::new(receipt)) }
+}
+
+/// What only a cgroup tells, if one was there to tell it.
+fn measured(used: Option<&Used>) -> Measured {
+    let Some(used) = used else { return Measured::default() };
+    Measured {
+        memory_of_all: used.memory_peak.is_some(),
+        io_read_bytes: used.io_read_bytes,
+        io_written_bytes: used.io_written_bytes,
+        pids_peak: used.pids_peak,
+        memory_stall_us: used.memory_stall_us,
+        cpu_stall_us: used.cpu_stall_us,
+        io_stall_us: used.io_stall_us,
+        oom_kills: used.oom_kills,
+        disk_bytes: used.disk_bytes,
+    }
 }
 
 /// Connects to the spawner, starting one where none answers, and says hello. Blocks.
@@ -434,8 +455,8 @@ fn connect(options: &NativeOptions) -> io::Result<Connected> {
             Ok(replies) => {
                 for reply in replies {
                     match reply {
-                        Reply::Welcome { epoch, cgroup, pid, pings, .. } => {
-                            return Ok(Connected { client, epoch, cgroup, pulse: Pulse::new(pid, pings) });
+                        Reply::Welcome { epoch, cgroup, pid, pings, enforces, .. } => {
+                            return Ok(Connected { client, epoch, cgroup, enforces, pulse: Pulse::new(pid, pings) });
                         }
                         Reply::Refused { why } => return Err(io::Error::other(why)),
                         _ => {}

@@ -9,6 +9,7 @@ use ci_runner_core::explain::{AHEAD_COUNTED_MAX, Reason};
 use ci_runner_core::id::JobId;
 use ci_runner_core::job::Condition;
 use ci_runner_core::labels::Label;
+use ci_runner_core::limits::{self, Resource, Shortage};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::Now;
 use jiff::tz::TimeZone;
@@ -89,10 +90,30 @@ fn view(id: JobId, reason: &Reason, explanation: &Explanation, zone: &TimeZone) 
             ("no_pool", no_pool(pool.as_deref(), labels, nearest.as_ref()), Vec::new())
         }
         Reason::NoSlot { pools } => no_slot(pools, explanation.ahead),
+        Reason::Resources(shortage) => ("resources", short(shortage), Vec::new()),
+        Reason::MakesWay { job } => {
+            let text = format!(
+                "memory and CPU are kept for job {job}, which is before this one and does not fit yet; see ci-runner why {job}"
+            );
+            ("makes_way", text, vec![job.get()])
+        }
         Reason::Behind { ahead } => ("behind", format!("{} before this one", go(*ahead)), Vec::new()),
         Reason::Next => ("next", "nothing is in the way: it starts next".to_owned(), Vec::new()),
     };
     ReasonView { kind: kind.to_owned(), text, jobs }
+}
+
+fn short(shortage: &Shortage) -> String {
+    let [asked, reserved, budget] =
+        [shortage.asked, shortage.reserved, shortage.budget].map(|value| limits::words(shortage.resource, value));
+    let what = match shortage.resource {
+        Resource::Memory => "of memory",
+        Resource::Cpu => "cores",
+        Resource::Pids => "processes",
+    };
+    format!(
+        "it needs {asked} {what}, and of the {budget} that this host gives to jobs {reserved} are reserved by others"
+    )
 }
 
 fn because(reason: &str) -> String {
@@ -147,7 +168,12 @@ fn no_pool(pool: Option<&str>, labels: &[Label], nearest: Option<&(String, Vec<L
         format!("{plural} {}", labels.iter().map(Label::as_str).collect::<Vec<_>>().join(", "))
     };
     match (pool, nearest) {
-        (Some(pool), Some((_, lacks))) if !lacks.is_empty() => format!("pool {pool} lacks {}", list(lacks)),
+        (_, Some((name, lacks))) if lacks.is_empty() => {
+            format!(
+                "pool {name} cannot take its limits: it allows less, or nothing there enforces them (ci-runner status)"
+            )
+        }
+        (Some(pool), Some((_, lacks))) => format!("pool {pool} lacks {}", list(lacks)),
         (Some(pool), _) => {
             format!("there is no pool {pool} with slots; add it to the configuration, or cancel the job")
         }

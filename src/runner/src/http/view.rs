@@ -64,6 +64,10 @@ pub fn job_view(row: JobRow, since: Option<WallTime>, now: WallTime) -> JobView 
         timeout_seconds: seconds(work.timeout_ms),
         soft_timeout_seconds: seconds(work.soft_timeout_ms),
         retry: terms.retry.retries,
+        memory_bytes: terms.limits.memory_bytes,
+        cpu: terms.limits.cpu_milli.map(cores),
+        pids: terms.limits.pids.map(u64::from),
+        oom_memory_factor: terms.retry.oom_factor.map(|hundredths| f64::from(hundredths) / 100.0),
         correlation: row.spec.correlation,
         submitter: row.submitter,
         held_by: row.held.map(|(by, _)| by),
@@ -84,6 +88,10 @@ pub fn job_view(row: JobRow, since: Option<WallTime>, now: WallTime) -> JobView 
     }
 }
 
+fn cores(milli: u32) -> f64 {
+    f64::from(milli) / 1000.0
+}
+
 /// An attempt.
 fn attempt_view(row: &AttemptRow, now: WallTime) -> AttemptView {
     let (exit_code, signal) = codes(row.result.as_ref());
@@ -95,6 +103,7 @@ fn attempt_view(row: &AttemptRow, now: WallTime) -> AttemptView {
     let started = receipt.map(|receipt| receipt.started).or(row.started);
     let ended = receipt.map(|receipt| receipt.ended).or(row.ended);
     let micros = |us: u64| us as f64 / 1e6;
+    let measured = receipt.map(|receipt| receipt.measured).unwrap_or_default();
     AttemptView {
         number: row.number.0,
         pool: row.pool.clone(),
@@ -112,9 +121,21 @@ fn attempt_view(row: &AttemptRow, now: WallTime) -> AttemptView {
         cpu_user_seconds: receipt.map(|receipt| micros(receipt.cpu_user_us)),
         cpu_system_seconds: receipt.map(|receipt| micros(receipt.cpu_system_us)),
         peak_memory_bytes: receipt.map(|receipt| receipt.peak_memory_bytes),
+        peak_memory_of: receipt.map(|_| if measured.memory_of_all { "attempt" } else { "process" }.to_owned()),
         log_bytes: receipt.map(|receipt| receipt.log_bytes),
         log_dropped_bytes: receipt.map(|receipt| receipt.log_dropped_bytes),
         leftover_processes: receipt.map(|receipt| receipt.leftovers),
+        memory_limit_bytes: row.limits.memory_bytes,
+        cpu_limit: row.limits.cpu_milli.map(cores),
+        pids_limit: row.limits.pids.map(u64::from),
+        pids_peak: measured.pids_peak,
+        io_read_bytes: measured.io_read_bytes,
+        io_written_bytes: measured.io_written_bytes,
+        memory_stall_seconds: measured.memory_stall_us.map(micros),
+        cpu_stall_seconds: measured.cpu_stall_us.map(micros),
+        io_stall_seconds: measured.io_stall_us.map(micros),
+        oom_kills: measured.oom_kills,
+        disk_bytes: measured.disk_bytes,
     }
 }
 

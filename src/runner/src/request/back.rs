@@ -53,6 +53,10 @@ pub fn request_of(spec: &JobSpec, submitted: WallTime) -> JobRequest {
         hold: terms.hold,
         log_max: Some(SizeField(spec.work.log_bytes_max)),
         correlation: Some(spec.correlation.clone()),
+        memory: terms.limits.memory_bytes.map(SizeField),
+        cpu: terms.limits.cpu_milli.map(|milli| f64::from(milli) / 1000.0),
+        pids: terms.limits.pids.map(u64::from),
+        oom_memory_factor: terms.retry.oom_factor.map(|hundredths| f64::from(hundredths) / 100.0),
         ..JobRequest::default()
     }
 }

@@ -123,9 +123,15 @@ fn faults_name_the_field_and_the_mend() {
         (job(r#""expires":0"#), "expires", "is zero"),
         (job(r#""at":"tomorrow 03:00","expires":60"#), "expires", "never run"),
         (job(r#""key":"""#), "key", "1 to 200 bytes"),
-        (job(r#""memory":"2G""#), "memory", "nothing on this host enforces it"),
-        (job(r#""cpu":1.5"#), "cpu", "nothing on this host enforces it"),
-        (job(r#""pids":10"#), "pids", "nothing on this host enforces it"),
+        (job(r#""memory":0"#), "memory", "between 4M and 1024T"),
+        (job(r#""memory":"1M""#), "memory", "between 4M and 1024T"),
+        (job(r#""cpu":0"#), "cpu", "between 0.01 and 4096"),
+        (job(r#""cpu":-1"#), "cpu", "no number of cores"),
+        (job(r#""cpu":1e300"#), "cpu", "no number of cores"),
+        (job(r#""pids":0"#), "pids", "between 1 and 4194304"),
+        (job(r#""pids":99999999999"#), "pids", "between 1 and 4194304"),
+        (job(r#""oom_memory_factor":2"#), "oom_memory_factor", "add it there"),
+        (job(r#""oom_memory_factor":1,"retry_on":"oom""#), "oom_memory_factor", "between 1.01 and 10"),
         (job(r#""log_max":"1""#), "log_max", "between 4096"),
         (job(r#""correlation":"""#), "correlation", "is empty"),
         (job(r#""secrets":{"T":"12345"}"#), "secrets.T", "minimum is 6"),
@@ -136,7 +142,7 @@ fn faults_name_the_field_and_the_mend() {
         (job(r#""secrets":{"CI":"hunter22"}"#), "secrets.CI", "every job is given"),
         (job(r#""secrets":{"CI_JOB_ID":"hunter22"}"#), "secrets.CI_JOB_ID", "give it another name"),
         (job(r#""secrets":{"CI_RUNNER_ATTEMPT":"hunter22"}"#), "secrets.CI_RUNNER_ATTEMPT", "every job is given"),
-    ] as [(String, &str, &str); 66]
+    ] as [(String, &str, &str); 72]
     {
         let fault = made(&json).err().unwrap_or_else(|| panic!("{json} was taken"));
         assert_eq!(fault.field, field, "{json}: {fault}");
@@ -277,7 +283,7 @@ proptest! {
     #[test]
     fn rules_decide_the_same_after_a_round_trip(rules in prop::collection::vec(any_rule(), 0..8), code: u8, signal in 1u8..=64) {
         use ci_runner_core::outcome::AttemptResult;
-        let policy = |rules| RetryPolicy { retries: 1, delay_ms: 0, backoff: Backoff::Fixed, rules };
+        let policy = |rules| RetryPolicy { retries: 1, delay_ms: 0, backoff: Backoff::Fixed, rules, oom_factor: None };
         let back = parse_rules(&rule_words(&rules)).unwrap();
         let (first, second) = (policy(rules), policy(back));
         for result in [AttemptResult::Exited { code }, AttemptResult::Signaled { signal }, AttemptResult::TimedOut, AttemptResult::OomKilled] {

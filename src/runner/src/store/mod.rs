@@ -15,6 +15,7 @@ mod contract;
 use ci_runner_core::change::{Entry, OpenJob, Pause};
 use ci_runner_core::id::{AttemptNumber, JobId, PoolId};
 use ci_runner_core::job::JobSpec;
+use ci_runner_core::limits::Limits;
 use ci_runner_core::outcome::{AttemptResult, Outcome, Receipt};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::{ClockBase, Instant, Now, WallTime};
@@ -268,6 +269,8 @@ pub struct AttemptRow {
     pub pool: String,
     /// Place in the pool.
     pub slot: u32,
+    /// What it may use.
+    pub limits: Limits,
     /// When it was claimed.
     pub claimed: WallTime,
     /// When its start was recorded.

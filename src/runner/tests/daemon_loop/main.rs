@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod harness;
+mod limits;
 mod spawner;
 
 use ci_runner::daemon::handle::{NewJob, Refusal};

@@ -1,7 +1,7 @@
 //! A spawner of paper: says what the test says, and tells what it heard.
 
 use ci_runner_spawner::protocol::{
-    AttemptKey, ExitRecord, ExitResult, PACKET_BYTES_MAX, PROTOCOL_VERSION, Reply, Request, Seen, names,
+    AttemptKey, Enforces, ExitRecord, ExitResult, PACKET_BYTES_MAX, PROTOCOL_VERSION, Reply, Request, Seen, names,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
@@ -37,13 +37,26 @@ impl Spawner {
     }
 
     /// Takes the connection of a daemon.
-    pub fn welcome(mut self) -> Self {
+    pub fn welcome(self) -> Self {
+        self.welcome_with(Enforces { why_not: "a spawner of a test".to_owned(), ..Enforces::default() })
+    }
+
+    /// The same, and says which limits it can enforce.
+    pub fn welcome_with(mut self, enforces: Enforces) -> Self {
         wait(&self.listener, "a daemon");
         self.connection = Some(accept(&self.listener).unwrap());
         assert!(matches!(&self.heard()[..], [Request::Hello { .. }]));
         let epoch = "boot/life".to_owned();
         let version = "test".to_owned();
-        self.say(&[Reply::Welcome { protocol: PROTOCOL_VERSION, epoch, version, pid: 1, cgroup: false, pings: false }]);
+        self.say(&[Reply::Welcome {
+            protocol: PROTOCOL_VERSION,
+            epoch,
+            version,
+            pid: 1,
+            cgroup: false,
+            pings: false,
+            enforces,
+        }]);
         self
     }
 
@@ -81,6 +94,7 @@ impl Spawner {
             log_bytes: 0,
             log_dropped_bytes: 0,
             leftovers: 0,
+            used: None,
         };
         self.say(&[Reply::Ended { key, record: Some(record) }]);
     }

@@ -351,7 +351,9 @@ fn bad_input_names_the_field_and_queues_nothing() {
         (json!({ "command": ["true"], "retry_on": ["exot:2"] }), "retry_on"),
         (json!({ "command": ["true"], "timout": 5 }), "timeout"),
         (json!({ "command": ["true"], "env": { "A=B": "c" } }), "env"),
-        (json!({ "command": ["true"], "memory": "2G" }), "memory"),
+        (json!({ "command": ["true"], "memory": "2K" }), "memory"),
+        (json!({ "command": ["true"], "cpu": 0 }), "cpu"),
+        (json!({ "command": ["true"], "pids": 0 }), "pids"),
     ];
     for (body, field) in cases {
         let answer = host.call("POST", "/api/v1/jobs", Some(&body));

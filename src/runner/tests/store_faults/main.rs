@@ -14,6 +14,7 @@ use ci_runner::store::{JobFilter, Loaded, Reader as _, ScheduleRow, Store as _, 
 use ci_runner_core::change::{Change, Entry, OpenJob, Submission, Wish};
 use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};
 use ci_runner_core::job::{Command, JobSpec, Terms, Work};
+use ci_runner_core::limits::Limits;
 use ci_runner_core::outcome::{AttemptResult, By, LostCause, Outcome};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::state::{Event, Next, Phase};
@@ -63,6 +64,7 @@ fn submission(number: u64, name: &str, text: &str) -> Write {
             delay_ms: None,
             expires: None,
             hold: false,
+            limits: Limits::NONE,
         },
     };
     let submission =
@@ -73,7 +75,10 @@ fn submission(number: u64, name: &str, text: &str) -> Write {
 fn claim(number: u64) -> Write {
     let (attempt, epoch) = (AttemptNumber(1), Epoch::new("boot/life"));
     let slot = u32::try_from(number).expect("small");
-    entry(Change::Job { id: id(number), event: Event::Claimed { attempt, pool: PoolId(0), slot, epoch } })
+    entry(Change::Job {
+        id: id(number),
+        event: Event::Claimed { attempt, pool: PoolId(0), slot, epoch, limits: Limits::NONE },
+    })
 }
 
 fn end(number: u64) -> Write {

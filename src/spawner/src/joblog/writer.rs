@@ -135,7 +135,12 @@ impl LogWriter {
     }
 
     /// The output has ended: writes what the masker held back, and says what was dropped.
-    pub fn finish(mut self, elapsed_ms: u64) -> LogTotals {
+    pub fn finish(self, elapsed_ms: u64) -> LogTotals {
+        self.finish_with(elapsed_ms, None)
+    }
+
+    /// The same; `footer` is the last line of a log that has any: nobody can write after it.
+    pub fn finish_with(mut self, elapsed_ms: u64, footer: Option<&str>) -> LogTotals {
         if let Some(mut masker) = self.masker.take() {
             let mut rest = Vec::new();
             masker.finish(&mut rest);
@@ -144,6 +149,9 @@ impl LogWriter {
         if self.truncated {
             let (limit, dropped) = (size_text(self.bytes_max), self.dropped_bytes);
             self.mark(elapsed_ms, &format!("log truncated at {limit}; {dropped} bytes dropped"));
+        }
+        if let Some(footer) = footer.filter(|_| self.written() > 0) {
+            self.mark(elapsed_ms, footer);
         }
         self.settle(elapsed_ms);
         LogTotals { bytes: self.written(), dropped_bytes: self.dropped_bytes }

@@ -14,7 +14,9 @@ use crate::attempts::{Identity, Locked};
 use crate::cgroup::Leaf;
 use crate::failpoint::{self, hit};
 use crate::policy_file::User;
-use crate::protocol::{AttemptKey, PROTOCOL_VERSION, Reply, Request, SPEC_BYTES_MAX, Start, is_store_id, names};
+use crate::protocol::{
+    AttemptKey, Enforces, PROTOCOL_VERSION, Reply, Request, SPEC_BYTES_MAX, Start, is_store_id, names,
+};
 use crate::shim::{self, Order};
 use crate::{memfd, procs, sys};
 
@@ -102,6 +104,7 @@ impl Server {
             }
         }
         self.connections[at].store = Some(store);
+        let enforces = self.enforces();
         self.connections[at].say(Reply::Welcome {
             protocol: PROTOCOL_VERSION,
             epoch: self.home.epoch.clone(),
@@ -109,7 +112,14 @@ impl Server {
             pid: std::process::id(),
             cgroup: self.shared.cgroup.is_some(),
             pings: true,
+            enforces,
         });
+    }
+
+    /// Which limits jobs can be made to keep to.
+    fn enforces(&self) -> Enforces {
+        let none = || Enforces { why_not: shim::NO_CGROUP.to_owned(), ..Enforces::default() };
+        self.shared.cgroup.as_ref().map_or_else(none, |parent| parent.enforces().clone())
     }
 
     fn keep_generation(&mut self, store: &str, generation: u64) -> io::Result<()> {
@@ -397,6 +407,7 @@ pub(crate) fn check_start(start: &Start, fds: usize) -> Result<(), String> {
             return Err(format!("{name} is beyond {MS_MAX}"));
         }
     }
+    start.limits.check()?;
     match 1 + usize::from(start.secrets) {
         wanted if wanted == fds => Ok(()),
         wanted => Err(format!("{wanted} descriptors belong to it, {fds} came")),
@@ -406,6 +417,7 @@ pub(crate) fn check_start(start: &Start, fds: usize) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Limits;
 
     #[test]
     fn a_start_is_checked_word_by_word() {
@@ -420,6 +432,7 @@ mod tests {
             secrets: true,
             profile: None,
             submitter: None,
+            limits: Limits::default(),
         };
         assert_eq!(check_start(&good, 2), Ok(()));
         assert!(check_start(&good, 1).is_err_and(|why| why.contains("2 descriptors")));

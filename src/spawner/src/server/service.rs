@@ -228,6 +228,7 @@ mod tests {
             log_bytes_max: 0,
             secrets: false,
             profile: None,
+            limits: Default::default(),
             submitter: None,
         }
     }

@@ -167,6 +167,7 @@ mod tests {
             secrets: false,
             profile: None,
             submitter: None,
+            limits: crate::protocol::Limits::default(),
         };
         let spec = memfd::sealed("spec", b"{}").expect("sealed");
         server.start(start, vec![spec]).expect_err("refused")

@@ -59,6 +59,7 @@ impl Started {
             log_bytes: 0,
             log_dropped_bytes: 0,
             leftovers: 0,
+            used: None,
         }
     }
 

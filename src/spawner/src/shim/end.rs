@@ -11,8 +11,9 @@ use std::os::fd::OwnedFd;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal};
 
-use crate::cgroup::Leaf;
+use crate::cgroup::{CpuUse, Leaf};
 use crate::procs;
+use crate::protocol::Used;
 use crate::sys::{self, Reaped};
 
 /// Quick rounds over direct children before a look at all processes: a chain of processes that each live for one fork is our
@@ -30,6 +31,8 @@ pub(super) struct Usage {
     pub(super) system_us: u64,
     /// Largest resident set of one process. Not below the shim's own: a process starts as a copy of its maker.
     pub(super) peak_bytes: u64,
+    /// What the job's cgroup told when nobody was in it any more.
+    pub(super) group: Option<(CpuUse, Used)>,
 }
 
 impl Usage {
@@ -69,7 +72,12 @@ pub(super) fn nothing_left(leaf: Option<&Leaf>, signals: &OwnedFd, usage: &mut U
 
 /// Both proofs.
 fn is_empty(leaf: Option<&Leaf>, usage: &mut Usage) -> bool {
-    reap_all(usage) && leaf.is_none_or(|leaf| leaf.try_remove() || (!leaf.populated() && emptied(leaf)))
+    reap_all(usage)
+        && leaf.is_none_or(|leaf| {
+            // With the cgroup its figures go.
+            usage.group = leaf.used().or(usage.group);
+            leaf.try_remove() || (!leaf.populated() && emptied(leaf))
+        })
 }
 
 /// A cgroup without processes counts as empty even when it cannot be removed (another user made one below it).

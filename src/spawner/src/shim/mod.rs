@@ -10,6 +10,7 @@
 
 pub(crate) mod clock;
 mod end;
+pub(crate) mod receipt;
 pub(crate) mod spec;
 mod watch;
 
@@ -26,12 +27,16 @@ use crate::failpoint::{self, hit};
 use crate::joblog::{LogOptions, LogWriter};
 use crate::launch::{self, Program, Stage};
 use crate::policy_file::User;
-use crate::protocol::{AttemptKey, ExitRecord, Start, names};
+use crate::protocol::{AttemptKey, ExitRecord, Limits, Start, names};
 use crate::sys::{self, OpenFiles};
 use crate::tmpdir::SlotDir;
 use crate::{record, remains};
 
 pub(crate) use self::watch::{hard_timeout_text, soft_timeout_text};
+
+/// Why nothing can be limited where jobs have no cgroups.
+pub(crate) const NO_CGROUP: &str =
+    "limits cannot be enforced: jobs have no cgroups of their own here (no writable cgroup v2)";
 
 /// A specification larger than this has left holes in the heap that are worth giving back.
 const LARGE_SPEC_BYTES: usize = 16 * 1024;
@@ -127,6 +132,11 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
         Some(parent) => Some(Leaf::make(parent, &start.key).map_err(|error| format!("cannot make a cgroup: {error}"))?),
         None => None,
     };
+    if let Err(why) = limit(shared, leaf.as_ref(), &start.limits) {
+        let _ = leaf.map(|leaf| leaf.remove());
+        publish(shared, &clock::Started::now().failed(&start.key, &why));
+        return Ok(());
+    }
     hit(failpoint::SHIM_BEFORE_BEGAN);
     shared.attempts.mark(&start.key, names::BEGAN).map_err(|error| format!("cannot write `began`: {error}"))?;
     hit(failpoint::SHIM_AFTER_BEGAN);
@@ -165,8 +175,21 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
             masker,
         },
     );
-    let job = watch::Job { main: launched.pid, failed, leaf, output, _writer: job_output, signals, log, started };
-    let record = job.watch(start);
+    let job = watch::Job {
+        main: launched.pid,
+        failed,
+        leaf,
+        output,
+        _writer: job_output,
+        signals,
+        log,
+        started,
+        killed: false,
+    };
+    let mut record = job.watch(start);
+    if let Some(used) = &mut record.used {
+        used.disk_bytes = slot.disk_bytes();
+    }
     if let Some(Err(error)) = user.map(remains::remove) {
         say!("{}: {error}", start.key);
     }
@@ -176,6 +199,15 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     hit(failpoint::SHIM_BEFORE_EXIT_RECORD);
     publish(shared, &record);
     Ok(())
+}
+
+/// Err: the job cannot be made to keep to its limits, and so must not run.
+fn limit(shared: &Shared, leaf: Option<&Leaf>, limits: &Limits) -> Result<(), String> {
+    match (&shared.cgroup, leaf) {
+        (Some(parent), Some(leaf)) => leaf.limit(limits, parent.enforces()),
+        _ if limits.is_none() => Ok(()),
+        _ => Err(NO_CGROUP.to_owned()),
+    }
 }
 
 /// Own process group, own name, heir of all orphans; nothing open but what is needed. A session of its own would protect no

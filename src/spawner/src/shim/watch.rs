@@ -7,6 +7,7 @@ use rustix::process::Signal;
 
 use super::clock::{Deadlines, Started};
 use super::end::{self, Usage};
+use super::receipt;
 use crate::cgroup::Leaf;
 use crate::failpoint::{self, hit};
 use crate::joblog::LogWriter;
@@ -41,6 +42,8 @@ pub(super) struct Job {
     pub(super) log: LogWriter,
     /// When its process was made.
     pub(super) started: Started,
+    /// It was killed by us, on purpose.
+    pub(super) killed: bool,
 }
 
 /// What woke us.
@@ -76,22 +79,26 @@ impl Job {
         if leftovers > 0 {
             self.log.mark(self.started.elapsed_ms(), &crate::joblog::left_behind(leftovers.into()));
         }
-        let totals = self.log.finish(self.started.elapsed_ms());
-        let result = match self.failed {
+        let used = usage.group.map(|(_, used)| used);
+        let result = match self.failed.take() {
             Some(cause) => record::failed_to_start(&cause),
             None if timed_out => ExitResult::TimedOut,
-            None => result_of(status),
+            None => receipt::with_oom(result_of(status), used.as_ref(), self.killed),
         };
-        ExitRecord {
+        let cpu = usage.group.map_or((usage.user_us, usage.system_us), |(cpu, _)| (cpu.user_us, cpu.system_us));
+        let mut record = ExitRecord {
             run_us,
-            cpu_user_us: usage.user_us,
-            cpu_system_us: usage.system_us,
-            peak_memory_bytes: usage.peak_bytes,
-            log_bytes: totals.bytes,
-            log_dropped_bytes: totals.dropped_bytes,
+            cpu_user_us: cpu.0,
+            cpu_system_us: cpu.1,
+            peak_memory_bytes: used.and_then(|used| used.memory_peak).unwrap_or(usage.peak_bytes),
             leftovers,
+            used: used.map(Box::new),
             ..self.started.record(&start.key, result)
-        }
+        };
+        let footer = receipt::footer(&record, &start.limits);
+        let totals = self.log.finish_with(self.started.elapsed_ms(), footer.as_deref());
+        (record.log_bytes, record.log_dropped_bytes) = (totals.bytes, totals.dropped_bytes);
+        record
     }
 
     fn sleep(&self, deadlines: &mut Deadlines) -> Woken {
@@ -168,6 +175,7 @@ impl Job {
         }
         if Deadlines::take_due(&mut deadlines.kill, now) {
             end::kill_all(self.leaf.as_ref());
+            self.killed = true;
             deadlines.kill_within(KILL_AGAIN_MS);
         }
         timed_out

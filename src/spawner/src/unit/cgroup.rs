@@ -8,19 +8,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use crate::cgroup::{self, CpuUse};
+use crate::protocol::Used;
+
 /// The directory of one unit's cgroup, which may not exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UnitGroup {
     dir: PathBuf,
-}
-
-/// CPU time by kind, microseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct CpuUse {
-    /// In user mode.
-    pub(crate) user_us: u64,
-    /// In the kernel.
-    pub(crate) system_us: u64,
 }
 
 impl UnitGroup {
@@ -59,11 +53,10 @@ impl UnitGroup {
         u32::try_from(text.lines().count()).unwrap_or(u32::MAX)
     }
 
-    /// What it used, where the kernel counts.
-    pub(crate) fn cpu(&self) -> Option<CpuUse> {
-        let text = std::fs::read_to_string(self.dir.join("cpu.stat")).ok()?;
-        let word = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        Some(CpuUse { user_us: word("user_usec ")?, system_us: word("system_usec ")? })
+    /// What was used in it, where it still is there and the kernel counts.
+    pub(crate) fn used(&self) -> (Option<CpuUse>, Used) {
+        let read = |name: &str| std::fs::read_to_string(self.dir.join(name)).ok();
+        (read("cpu.stat").and_then(|text| cgroup::cpu(&text)), cgroup::used(read))
     }
 }
 
@@ -122,6 +115,6 @@ mod tests {
         std::fs::write(dir.path().join("cgroup.events"), "populated 1\nfrozen 0\n").expect("written");
         assert!(!group.is_empty().expect("read"));
         std::fs::write(dir.path().join("cpu.stat"), "usage_usec 9\nuser_usec 7\nsystem_usec 2\n").expect("written");
-        assert_eq!(group.cpu(), Some(CpuUse { user_us: 7, system_us: 2 }));
+        assert_eq!(group.used().0, Some(CpuUse { user_us: 7, system_us: 2 }));
     }
 }

@@ -45,8 +45,12 @@ pub(super) struct Facts {
     pub(super) runtime_max_us: u64,
     /// CPU time of everything in it.
     pub(super) cpu_ns: u64,
-    /// Most memory it had.
-    pub(super) memory_peak_bytes: u64,
+    /// Most memory it had, where it is counted.
+    pub(super) memory_peak_bytes: Option<u64>,
+    /// Read from disks, where it is counted.
+    pub(super) io_read_bytes: Option<u64>,
+    /// Written to disks, where it is counted.
+    pub(super) io_written_bytes: Option<u64>,
     /// Below the root of the cgroup tree.
     pub(super) cgroup: String,
 }
@@ -56,7 +60,7 @@ impl Facts {
     pub(super) fn new(unit: &Value, service: &Value) -> Self {
         let text = |of: &Value, name: &str| of.get(name).and_then(Value::text).unwrap_or_default().to_owned();
         let number = |of: &Value, name: &str| of.get(name).and_then(Value::number).unwrap_or(0);
-        let known = |name: &str| Some(number(service, name)).filter(|&number| number != UNKNOWN).unwrap_or(0);
+        let known = |name: &str| service.get(name).and_then(Value::number).filter(|&number| number != UNKNOWN);
         Self {
             load_state: text(unit, "LoadState"),
             active_state: text(unit, "ActiveState"),
@@ -68,8 +72,10 @@ impl Facts {
             active_enter_us: number(unit, "ActiveEnterTimestampMonotonic"),
             active_exit_us: number(unit, "ActiveExitTimestampMonotonic"),
             runtime_max_us: number(service, "RuntimeMaxUSec"),
-            cpu_ns: known("CPUUsageNSec"),
+            cpu_ns: known("CPUUsageNSec").unwrap_or(0),
             memory_peak_bytes: known("MemoryPeak"),
+            io_read_bytes: known("IOReadBytes"),
+            io_written_bytes: known("IOWriteBytes"),
             cgroup: text(service, "ControlGroup"),
         }
     }
@@ -107,10 +113,12 @@ pub(super) fn judge(facts: &Facts, began: bool) -> Verdict {
     if !began {
         return Verdict::Ended(record::failed_to_start(&setup_failure(facts)));
     }
-    if facts.result == "oom-kill" {
+    // One that ended by itself keeps its end, although something of it was killed for memory.
+    let out_of_memory = facts.result == "oom-kill";
+    if out_of_memory && facts.code != CLD_EXITED {
         return Verdict::Ended(ExitResult::OomKilled);
     }
-    let stopped_first = facts.active_exit_us != 0 && facts.active_exit_us < facts.exit_us;
+    let stopped_first = !out_of_memory && facts.active_exit_us != 0 && facts.active_exit_us < facts.exit_us;
     if stopped_first {
         return if deadline_passed(facts) {
             Verdict::Ended(ExitResult::TimedOut)
@@ -206,6 +214,8 @@ mod tests {
             (ended(2, 11, "signal", "failed"), signaled(11)),
             (ended(3, 11, "core-dump", "failed"), signaled(11)),
             (ended(2, 9, "oom-kill", "failed"), Verdict::Ended(ExitResult::OomKilled)),
+            // A child was killed for memory, and the job ended by itself.
+            (ended(1, 2, "oom-kill", "failed"), exited(2)),
             // reset-failed by hand: `Result` is gone, code and status stay.
             (ended(1, 7, "success", "inactive"), exited(7)),
             // Stopped by hand after it had ended.

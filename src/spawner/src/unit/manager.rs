@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::bus::{Body, Connection, Message, Target, Value};
 use super::judge::Facts;
+use super::limits;
 use super::places::Person;
 use super::policy::Policy;
 use super::profile::{PERSONAL, Profile};
@@ -429,6 +430,7 @@ fn properties(body: &mut Body, start: &Start, helper: &str, slice: &str, stdin: 
     property(body, "StandardInputFileDescriptor");
     body.signature("h");
     body.fd(stdin);
+    limits::write(body, &start.limits);
 }
 
 /// What the unit of a person's job has in place of a user of its own.
@@ -469,6 +471,7 @@ fn without_main(body: &[Value]) -> Option<bool> {
 mod tests {
     use super::super::bus::Reader;
     use super::*;
+    use crate::protocol::Limits;
 
     #[test]
     fn a_unit_and_its_path_name_one_attempt() {
@@ -497,6 +500,7 @@ mod tests {
             secrets: false,
             profile: Some("build".to_owned()),
             submitter: None,
+            limits: Limits { memory_max: Some(1 << 30), ..Limits::default() },
         };
         let stdin = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("a descriptor");
         let mut body = Body::default();
@@ -507,6 +511,7 @@ mod tests {
         assert_eq!(get("TimeoutStopUSec").number(), Some(1000), "0 would mean no end");
         let helper = || Value::Text("/opt/helper".to_owned());
         let words = Value::List(vec![helper(), Value::Text("--unit-helper".to_owned())]);
+        assert_eq!(get("MemoryMax").number(), Some(1 << 30));
         let exec = Value::List(vec![helper(), words, Value::Number(0)]);
         assert_eq!(get("ExecStart"), Value::List(vec![exec]));
         assert_eq!(body.fds.len(), 1);

@@ -23,6 +23,7 @@ mod handover;
 mod helper;
 pub(crate) mod home;
 mod judge;
+mod limits;
 mod manager;
 mod places;
 mod policy;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::limits::{LimitsFile, Maxima};
 use super::places::Person;
 use super::profile::Profile;
 use crate::policy_file::{self, Names};
@@ -39,6 +40,8 @@ struct PoolFile {
     submitters: Option<Vec<String>>,
     #[serde(default)]
     degrade: bool,
+    #[serde(default)]
+    limits: LimitsFile,
 }
 
 /// What jobs of a pool may be.
@@ -52,6 +55,8 @@ pub(super) struct Pool {
     submitters: Option<Vec<u32>>,
     /// Jobs run although their sandbox lacks something here.
     pub(super) degrade: bool,
+    /// Most that they may use.
+    pub(super) maxima: Maxima,
 }
 
 /// Why a start is refused.
@@ -182,7 +187,8 @@ impl Pool {
                 Some(list.iter().map(id).collect::<Result<_, _>>()?)
             }
         };
-        Ok(Self { profiles, person, submitters, degrade: file.degrade })
+        let maxima = file.limits.check()?;
+        Ok(Self { profiles, person, submitters, degrade: file.degrade, maxima })
     }
 
     /// Err: who it was.
@@ -239,6 +245,7 @@ mod tests {
             secrets: false,
             profile: profile.map(str::to_owned),
             submitter: None,
+            limits: crate::protocol::Limits::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::limits;
 use super::places::{Person, Place};
 use super::policy::Refusal;
 use super::profile::Profile;
@@ -14,7 +15,7 @@ use super::shim::{self, Order};
 use super::watch::LOOK_AGAIN_MS;
 use crate::attempts::Locked;
 use crate::failpoint::{self, hit};
-use crate::protocol::{AttemptKey, PROTOCOL_VERSION, Reply, Request, SPEC_BYTES_MAX, Start, names};
+use crate::protocol::{AttemptKey, Enforces, PROTOCOL_VERSION, Reply, Request, SPEC_BYTES_MAX, Start, names};
 use crate::server::conn::judge_hello;
 use crate::server::requests::{MS_MAX, check_start};
 use crate::shim::clock::Started;
@@ -94,6 +95,7 @@ impl Server {
             }
         }
         self.connections[at].store = Some(store);
+        let enforces = self.enforces();
         self.connections[at].say(Reply::Welcome {
             protocol: PROTOCOL_VERSION,
             epoch: self.home.epoch.clone(),
@@ -101,7 +103,13 @@ impl Server {
             pid: std::process::id(),
             cgroup: true,
             pings: true,
+            enforces,
         });
+    }
+
+    /// Which limits units can be made to keep to.
+    fn enforces(&self) -> Enforces {
+        limits::enforced(&self.mount.join(self.manager.root().trim_start_matches('/')))
     }
 
     fn handle_start(&mut self, at: usize, start: Start, fds: Vec<OwnedFd>) {
@@ -167,12 +175,17 @@ impl Server {
         let (pool, profile) = self.policy.judge(&start)?;
         let place = pool.person.as_ref().map(Person::place).transpose();
         let place = place.map_err(|why| Refusal::Never(format!("the pool {:?}: {why}", start.pool)))?;
+        let limits = pool.maxima.of(&start.limits).map_err(Refusal::Never)?;
         if !self.manager.is_up() {
             let why = self.trouble.as_deref().unwrap_or("not yet connected");
             return Err(now(format!("PID 1 cannot be reached over D-Bus: {why}")));
         }
+        let enforces = self.enforces();
+        if let Some(name) = limits.lacks(&enforces) {
+            return Err(Refusal::Never(format!("a limit of {name} cannot be enforced: {}", enforces.why_not)));
+        }
         let seals = seals::checks(profile, pool.degrade, self.filters);
-        self.fork(start, profile, (place, seals), fds).map_err(now)
+        self.fork(Start { limits, ..start }, profile, (place, seals), fds).map_err(now)
     }
 
     fn fork(

@@ -27,7 +27,7 @@ use crate::joblog::{LogOptions, LogWriter};
 use crate::protocol::{AttemptKey, ExitRecord, ExitResult, Start, UNIT_WORKSPACE, names};
 use crate::shim::clock::{Deadlines, Started};
 use crate::shim::spec::Loaded;
-use crate::shim::{self, spec};
+use crate::shim::{self, receipt, spec};
 use crate::{record, sys};
 
 /// Output is read so much at a time.
@@ -297,10 +297,12 @@ impl Pump {
         if verdict.leftovers > 0 {
             self.log.mark(self.started.elapsed_ms(), &crate::joblog::left_behind(verdict.leftovers.into()));
         }
-        let totals = self.log.finish(self.started.elapsed_ms());
-        hit(failpoint::SHIM_BEFORE_EXIT_RECORD);
         // Without a result the attempt is lost: no record says so.
-        let Some(mut result) = verdict.result.clone() else { return };
+        let Some(mut result) = verdict.result.clone() else {
+            self.log.finish(self.started.elapsed_ms());
+            hit(failpoint::SHIM_BEFORE_EXIT_RECORD);
+            return;
+        };
         // PID 1 did not keep the deadline: the kill was ours.
         let ran_ms = self.started.until_us(verdict.ended_boot_us) / 1000;
         if late.is_some_and(|late| ran_ms >= late) && matches!(result, ExitResult::Signaled { .. }) {
@@ -308,6 +310,9 @@ impl Pump {
         }
         let result = self.failure.cause.take().map_or(result, |cause| record::failed_to_start(&cause));
         let mut record = verdict.record(&self.start.key, result, self.started);
+        let footer = receipt::footer(&record, &self.start.limits);
+        let totals = self.log.finish_with(self.started.elapsed_ms(), footer.as_deref());
+        hit(failpoint::SHIM_BEFORE_EXIT_RECORD);
         (record.log_bytes, record.log_dropped_bytes) = (totals.bytes, totals.dropped_bytes);
         publish(shared, &record);
     }

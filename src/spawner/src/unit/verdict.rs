@@ -7,12 +7,12 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use crate::attempts::Attempts;
-use crate::protocol::{AttemptKey, ExitRecord, ExitResult, names};
+use crate::protocol::{AttemptKey, ExitRecord, ExitResult, Used, names};
 use crate::shim::clock::Started;
 use crate::sys;
 
 /// A verdict is no larger: its only long part is a cause.
-const BYTES_MAX: usize = 3 * 1024;
+const BYTES_MAX: usize = 4 * 1024;
 
 /// How a unit ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,9 @@ pub(super) struct Ending {
     pub(super) peak_memory_bytes: u64,
     /// Processes that were alive when the main process had ended.
     pub(super) leftovers: u32,
+    /// What else its cgroup or PID 1 told, where anybody counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) used: Option<Box<Used>>,
 }
 
 impl Ending {
@@ -45,6 +48,7 @@ impl Ending {
             cpu_system_us: 0,
             peak_memory_bytes: 0,
             leftovers: 0,
+            used: None,
         }
     }
 
@@ -58,6 +62,7 @@ impl Ending {
             cpu_system_us: self.cpu_system_us,
             peak_memory_bytes: self.peak_memory_bytes,
             leftovers: self.leftovers,
+            used: self.used.clone(),
             ..started.record(key, result)
         }
     }

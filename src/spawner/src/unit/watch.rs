@@ -17,7 +17,7 @@ use super::verdict::{self, Ending};
 use crate::attempts::{Attempts, Locked};
 use crate::failpoint::{self, hit};
 use crate::procs;
-use crate::protocol::{AttemptKey, ExitRecord, Reply, names};
+use crate::protocol::{AttemptKey, ExitRecord, Reply, Used, names};
 use crate::record;
 use crate::shim::clock::Started;
 use crate::sys;
@@ -421,16 +421,29 @@ impl Server {
     }
 }
 
-/// What PID 1 and the kernel know of a unit that ended.
+/// What PID 1 and the kernel know of a unit that ended. A unit that failed has lost its cgroup by now: then PID 1's own
+/// figures are all there are, and some are not.
 fn ending(facts: &Facts, result: Option<crate::protocol::ExitResult>, group: &super::cgroup::UnitGroup) -> Ending {
-    let cpu = group.cpu().unwrap_or(super::cgroup::CpuUse { user_us: facts.cpu_ns / 1000, system_us: 0 });
+    let (cpu, told) = group.used();
+    let cpu = cpu.unwrap_or(crate::cgroup::CpuUse { user_us: facts.cpu_ns / 1000, system_us: 0 });
+    // PID 1 saw a kill; without the cgroup nobody knows how many there were.
+    let seen = (facts.result == "oom-kill").then_some(1);
+    let used = Used {
+        memory_peak: told.memory_peak.max(facts.memory_peak_bytes),
+        io_read_bytes: told.io_read_bytes.max(facts.io_read_bytes),
+        io_written_bytes: told.io_written_bytes.max(facts.io_written_bytes),
+        oom_kills: told.oom_kills.max(seen),
+        ..told
+    };
+    let counted = used.memory_peak.is_some() || used.pids_peak.is_some() || used.oom_kills.is_some();
     Ending {
         result,
         ended_wall_ms: i64::try_from(facts.exit_wall_us / 1000).unwrap_or(i64::MAX),
         ended_boot_us: if facts.exit_us == 0 { 0 } else { facts.exit_us + sys::slept_us() },
         cpu_user_us: cpu.user_us,
         cpu_system_us: cpu.system_us,
-        peak_memory_bytes: facts.memory_peak_bytes,
+        peak_memory_bytes: used.memory_peak.unwrap_or(0),
         leftovers: group.processes(),
+        used: counted.then(|| Box::new(used)),
     }
 }

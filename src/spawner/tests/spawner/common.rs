@@ -211,6 +211,7 @@ impl Host {
             secrets: false,
             profile: None,
             submitter: None,
+            limits: Default::default(),
         }
     }
 

@@ -70,6 +70,7 @@ fn claimed(slot: u32, stop: Option<(By, Instant)>) -> impl FnOnce(&mut OpenJob) 
             pool: PoolId(0),
             slot,
             epoch: Epoch::new("e"),
+            limits: Limits::NONE,
             claimed: Instant(i64::from(slot)),
             started: None,
             stop,

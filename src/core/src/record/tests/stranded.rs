@@ -14,7 +14,7 @@ fn member(name: &str) -> impl FnOnce(&mut JobSpec) + use<> {
 
 /// Settings with these pools, with room for everybody.
 fn pools(names: &[&str]) -> Settings {
-    let pool = |name: &&str| Pool { name: (*name).to_owned(), slots: 64, labels: Vec::new(), named_only: false };
+    let pool = |name: &&str| Pool::new(name, 64, Vec::new());
     Settings { pools: names.iter().map(pool).collect(), ..Settings::default() }
 }
 

@@ -53,6 +53,7 @@ fn job(id: u64, summary: &str) -> JobView {
         queue_seconds: 180.0,
         run_seconds: None,
         reason: None,
+        ..JobView::default()
     }
 }
 
@@ -74,6 +75,7 @@ fn attempt(number: u32, exit_code: u8) -> AttemptView {
         log_bytes: Some(1_200),
         log_dropped_bytes: Some(0),
         leftover_processes: Some(0),
+        ..AttemptView::default()
     }
 }
 

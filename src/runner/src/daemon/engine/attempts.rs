@@ -106,7 +106,7 @@ impl Engine {
         self.changed = true;
         let Some(side) = self.sides.get_mut(executor) else { return };
         match heard {
-            Heard::Up { epoch, cgroup } => {
+            Heard::Up { epoch, cgroup, enforces } => {
                 self.problems.remove(spawner_problem(executor));
                 let what = if cgroup { "cgroups" } else { "sessions only" };
                 log::info!("{} spawner connected, attempts have {what}", executor.name());
@@ -114,6 +114,8 @@ impl Engine {
                 side.why_down = None;
                 side.closed = None;
                 side.lists = 0;
+                side.enforces = Some(enforces);
+                self.tell_enforced();
                 self.list_side(executor);
             }
             Heard::Down { why } => {
@@ -162,7 +164,7 @@ impl Engine {
                 }
                 self.consider_all(open);
             }
-            Heard::Seen { key, seen, receipt } => self.saw(executor, &key, seen, receipt),
+            Heard::Seen { key, seen, receipt } => self.saw(executor, &key, seen, receipt.map(|receipt| *receipt)),
             Heard::RefusedStart { key, why, closed } => {
                 if closed && side.closed.is_none() {
                     log::warn!("the {} spawner starts nothing any more ({why}); jobs that run go on", executor.name());
@@ -465,6 +467,7 @@ impl Engine {
                 secrets: secrets.is_some(),
                 profile: profile.filter(|_| !is_native),
                 submitter: work.submitter_uid.filter(|_| restricted),
+                limits: self.limits_of_start(&lease.limits, &pool),
             },
             spec: specification(&self.job_host, at, id, lease.attempt, claimed),
             secrets,

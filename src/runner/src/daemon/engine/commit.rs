@@ -412,7 +412,8 @@ mod tests {
         let result = AttemptResult::Exited { code: 0 };
         let ended =
             || Event::Ended { attempt, result: result.clone(), next: Next::Finish { outcome: Outcome::Succeeded } };
-        let claimed = Event::Claimed { attempt, pool: PoolId(0), slot: 0, epoch: Epoch::new("e") };
+        let limits = ci_runner_core::limits::Limits::NONE;
+        let claimed = Event::Claimed { attempt, pool: PoolId(0), slot: 0, epoch: Epoch::new("e"), limits };
         let stop = Event::StopRequested { attempt, by: By::User("me".to_owned()), kill_at: Instant::default() };
         assert_eq!(batch(vec![started()]).haste(), Haste::Ride);
         assert_eq!(batch(vec![started(), ended(), claimed]).haste(), Haste::Gather);

@@ -1,7 +1,7 @@
 //! What the host told the loop: where things are, signals, reloads; and the chores of a host: old jobs and logs.
 
 use super::*;
-use crate::config::AdmissionConfig;
+use crate::config::{AdmissionConfig, PoolLimits};
 use crate::daemon::gauges::Look;
 use crate::daemon::gc::{self, Trimmed};
 use crate::daemon::job_env;
@@ -39,6 +39,8 @@ pub struct PoolHost {
     pub person: Option<PersonHost>,
     /// Names or numbers of users who may submit, beside root; None: whoever may use the daemon.
     pub submitters: Option<Vec<String>>,
+    /// What they may use.
+    pub limits: PoolLimits,
 }
 
 /// A pool that runs as a person. What the spawner does is in its own policy: this only says no sooner, and in better words.
@@ -144,6 +146,7 @@ impl Engine {
                 let HostSettings { log_dir, tmp_dir, secrets_dir, jobs_have_users, .. } = self.host.clone();
                 self.host = HostSettings { log_dir, tmp_dir, secrets_dir, jobs_have_users, ..host };
                 self.settings.send_replace(Arc::new(settings));
+                self.tell_enforced();
                 log::info!("configuration reloaded");
                 self.notifier.ready();
             }

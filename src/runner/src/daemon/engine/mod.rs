@@ -17,6 +17,7 @@ mod commit;
 mod correlation;
 mod counting;
 mod host;
+mod limits;
 mod places;
 mod publish;
 mod schedules;

@@ -7,7 +7,7 @@
 use crate::config::Executor;
 use crate::executor::native::{Event, Native};
 use ci_runner_core::id::Epoch;
-use ci_runner_spawner::protocol::Request;
+use ci_runner_spawner::protocol::{Enforces, Request};
 
 /// Begins the epochs of attempts that are units.
 const SYSTEMD_PREFIX: &str = "systemd:";
@@ -31,6 +31,8 @@ pub(super) struct Side {
     pub(super) why_down: Option<String>,
     /// Why it starts nothing any more: it ends with its last job, and another takes its place.
     pub(super) closed: Option<String>,
+    /// Which limits it can make attempts keep to, as it last said.
+    pub(super) enforces: Option<Enforces>,
 }
 
 impl Side {
@@ -79,6 +81,7 @@ impl Sides {
             lists: 0,
             why_down: None,
             closed: None,
+            enforces: None,
         };
         Self { list: links.into_iter().map(side).collect() }
     }

@@ -8,6 +8,7 @@ use ci_runner_core::outcome::{AttemptResult, Outcome, Receipt};
 use ci_runner_core::state::Next;
 
 /// A fact about a job.
+#[expect(clippy::large_enum_variant, reason = "it is always behind a box of its own")]
 pub(super) enum Telling {
     /// It was queued.
     Queued {

@@ -150,9 +150,10 @@ impl Engine {
         for (index, after) in terms.after.iter().enumerate() {
             finished.push(self.look_up(after.job).map_err(|why| Fault { field: format!("after[{index}]"), why })?);
         }
-        if !self.record.has_room_for_class(terms.pool.as_deref(), &terms.labels) {
+        self.check_enforceable(terms)?;
+        if !self.record.has_room_for_class(terms) {
             let why = format!(
-                "open jobs already ask for {} different sets of pool and labels; wait or use one of them",
+                "open jobs already ask for {} different sets of pool, labels and limits; wait or use one of them",
                 ci_runner_core::record::CLASSES_MAX
             );
             return Err(Fault { field: "labels".to_owned(), why });

@@ -3,6 +3,8 @@
 use super::*;
 use ci_runner_core::group::{GroupPolicy, GroupSpec};
 use ci_runner_core::job::{After, Condition};
+use ci_runner_core::limits::Budget;
+use ci_runner_core::outcome::Measured;
 use ci_runner_core::policy::{GroupLimit, Pool};
 use ci_runner_core::record::Record;
 use ci_runner_core::retry::{Backoff, Pattern, Rule};
@@ -47,11 +49,15 @@ pub(super) fn settings() -> Settings {
     let label = |text: &str| Label::parse(text).unwrap();
     Settings {
         pools: vec![
-            Pool { name: "default".into(), slots: 3, labels: Vec::new(), named_only: false },
-            Pool { name: "gpu".into(), slots: 2, labels: vec![label("gpu"), label("arch=arm64")], named_only: false },
-            Pool { name: "tree".into(), slots: 1, labels: vec![label("gpu")], named_only: false },
+            Pool::new("default", 3, Vec::new()),
+            Pool {
+                defaults: Limits { memory_bytes: Some(1 << 30), ..Limits::NONE },
+                ..Pool::new("gpu", 2, vec![label("gpu"), label("arch=arm64")])
+            },
+            Pool::new("tree", 1, vec![label("gpu")]),
         ],
         groups: vec![GroupLimit { name: "g2".into(), limit: 2 }],
+        budget: Budget { memory_bytes: Some(12 << 30), cpu_milli: Some(4_000) },
         ..Settings::default()
     }
 }
@@ -156,6 +162,17 @@ impl World {
             log_bytes: number(),
             log_dropped_bytes: number(),
             leftovers: u32::try_from(number() % 9).unwrap(),
+            measured: Measured {
+                memory_of_all: number().is_multiple_of(2),
+                io_read_bytes: Some(number()),
+                io_written_bytes: Some(number()).filter(|bytes| bytes.is_multiple_of(2)),
+                pids_peak: Some(number()),
+                memory_stall_us: Some(number()),
+                cpu_stall_us: None,
+                io_stall_us: Some(number()),
+                oom_kills: Some(number()),
+                disk_bytes: Some(number()).filter(|bytes| bytes.is_multiple_of(2)),
+            },
         };
         self.batch.push(Write::Receipt { job, attempt, receipt });
     }
@@ -296,6 +313,12 @@ pub(super) fn random_spec(dice: &mut Dice, now: Now, number: u64) -> JobSpec {
     let labels = if dice.rarely(3) { dice.pick(&labels) } else { &labels[0] };
     terms.labels = labels.iter().map(|text| Label::parse(text).unwrap()).collect();
     terms.priority = i16::try_from(dice.below(5)).unwrap() - 2;
+    if dice.rarely(3) {
+        terms.limits.memory_bytes = Some((1 + dice.below(6)) << 30);
+        terms.limits.cpu_milli = dice.rarely(2).then_some(1_500);
+        terms.limits.pids = dice.rarely(2).then_some(64);
+    }
+    terms.retry.oom_factor = dice.rarely(3).then_some(150);
     terms.retry.retries = u32::try_from(dice.below(3)).unwrap();
     if dice.rarely(4) {
         terms.retry.backoff = Backoff::Exponential;

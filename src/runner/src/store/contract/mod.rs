@@ -16,6 +16,7 @@ use ci_runner_core::change::{Change, Lease, Submission, Wish};
 use ci_runner_core::id::Epoch;
 use ci_runner_core::job::{Command, Terms, Work};
 use ci_runner_core::labels::Label;
+use ci_runner_core::limits::Limits;
 use ci_runner_core::outcome::{By, LostCause};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::state::{Event, Next};
@@ -127,6 +128,7 @@ fn spec() -> JobSpec {
             delay_ms: None,
             expires: None,
             hold: false,
+            limits: Limits::NONE,
         },
     }
 }
@@ -141,9 +143,13 @@ fn event(number: u64, event: Event) -> Change {
     Change::Job { id: id(number), event }
 }
 
+fn limits() -> Limits {
+    Limits { memory_bytes: Some(3 << 30), cpu_milli: Some(1_500), pids: Some(64) }
+}
+
 fn claimed(number: u64, attempt: u32) -> Change {
     let (attempt, epoch) = (AttemptNumber(attempt), Epoch::new("boot-1"));
-    event(number, Event::Claimed { attempt, pool: PoolId(1), slot: 2, epoch })
+    event(number, Event::Claimed { attempt, pool: PoolId(1), slot: 2, epoch, limits: limits() })
 }
 
 fn ended(number: u64, attempt: u32, code: u8, next: Next) -> Change {

@@ -18,6 +18,8 @@ pub(super) fn rich_spec() -> JobSpec {
         submitter_uid: Some(1000),
     };
     spec.terms.labels = vec![Label::parse("arch=arm64").unwrap(), Label::parse("gpu").unwrap()];
+    spec.terms.limits = Limits { memory_bytes: Some(1 << 40), cpu_milli: Some(10), pids: None };
+    spec.terms.retry.oom_factor = Some(150);
     spec.terms.priority = -7;
     spec.terms.delay_ms = Some(30);
     spec.terms.expires = Some(WallTime(1_900_000_000_000));
@@ -63,7 +65,7 @@ fn a_job_is_told_as_it_was() {
 
         let receipt =
             Receipt { started: at(290).wall, ended: at(390).wall, run_us: 99_001, leftovers: 3, ..Receipt::default() };
-        let end = entry(at(400), ended(1, 1, 75, Next::Retry { ready_at: Instant(900) }));
+        let end = entry(at(400), ended(1, 1, 75, Next::Retry { ready_at: Instant(900), memory_bytes: None }));
         subject.commit(&[Write::Receipt { job: id(1), attempt: AttemptNumber(1), receipt }, end]);
         (expected.phase, expected.tries, expected.run_us) = (Phase::Queued, 1, Some(99_001));
         expected.result = Some(AttemptResult::Exited { code: 75 });
@@ -96,6 +98,7 @@ fn attempts_are_told(subject: &Subject, receipt: Receipt) {
         number: AttemptNumber(number),
         pool: "gpu".into(),
         slot: 2,
+        limits: limits(),
         claimed: at(claimed).wall,
         started: None,
         ended: Some(at(ended).wall),
@@ -215,6 +218,7 @@ fn an_open_attempt_comes_back_whole() {
             pool: PoolId(1),
             slot: 2,
             epoch: Epoch::new("boot-1"),
+            limits: limits(),
             claimed: Instant(2),
             started: None,
             stop: None,

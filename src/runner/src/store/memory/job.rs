@@ -4,6 +4,7 @@ use crate::store::{AttemptRow, EndedJob, JobRow};
 use ci_runner_core::change::{Lease, OpenJob, Wish};
 use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};
 use ci_runner_core::job::{Condition, JobSpec};
+use ci_runner_core::limits::Limits;
 use ci_runner_core::outcome::{AttemptResult, By, Outcome};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::{Instant, Now, WallTime};
@@ -18,6 +19,8 @@ pub(super) struct Job {
     pub tries: u32,
     pub wish: Wish,
     pub waits_for: Vec<(JobId, Condition)>,
+    /// The memory limit from now on, when it grew.
+    pub grown: Option<u64>,
     pub held_by: Option<OpenAttempt>,
     /// All attempts, the open one included.
     pub attempts: Vec<AttemptRow>,
@@ -38,8 +41,19 @@ pub(super) struct OpenAttempt {
 }
 
 impl AttemptRow {
-    pub(super) fn open(number: AttemptNumber, pool: String, slot: u32, claimed: WallTime) -> Self {
-        Self { number, pool, slot, claimed, started: None, ended: None, result: None, released: false, receipt: None }
+    pub(super) fn open(number: AttemptNumber, pool: String, slot: u32, limits: Limits, claimed: WallTime) -> Self {
+        Self {
+            number,
+            pool,
+            slot,
+            limits,
+            claimed,
+            started: None,
+            ended: None,
+            result: None,
+            released: false,
+            receipt: None,
+        }
     }
 }
 
@@ -88,12 +102,14 @@ impl Job {
             Wish::Cancel { .. } | Wish::Hold { .. } | Wish::Run => None,
         };
         let mut terms = self.spec.terms.clone();
+        terms.limits.memory_bytes = self.grown.or(terms.limits.memory_bytes);
         terms.after.retain(|after| self.waits_for.contains(&(after.job, after.on)) || Some(after.job) == impossible);
         let lease = self.held_by.as_ref().zip(self.attempts.last()).map(|(open, row)| Lease {
             attempt: row.number,
             pool: pool_id(&row.pool),
             slot: row.slot,
             epoch: open.epoch.clone(),
+            limits: row.limits,
             claimed: open.claimed,
             started: open.started,
             stop: open.stop.clone(),

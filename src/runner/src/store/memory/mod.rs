@@ -238,6 +238,7 @@ impl State {
             tries: 0,
             wish,
             waits_for,
+            grown: None,
             held_by: None,
             attempts: Vec::new(),
             started: None,
@@ -302,9 +303,9 @@ impl State {
     fn event(&mut self, id: JobId, event: &Event, at: Now, pools: &[String]) {
         let Some(job) = self.open_job(id) else { return };
         match event {
-            Event::Claimed { attempt, pool, slot, epoch } => {
+            Event::Claimed { attempt, pool, slot, epoch, limits } => {
                 let pool = pools.get(usize::from(pool.0)).cloned().unwrap_or_default();
-                job.claim(AttemptRow::open(*attempt, pool, *slot, at.wall), epoch, at.engine);
+                job.claim(AttemptRow::open(*attempt, pool, *slot, *limits, at.wall), epoch, at.engine);
             }
             Event::Started { .. } => job.start(at),
             Event::Renewed { .. } => {}
@@ -320,8 +321,9 @@ impl State {
             Event::Ended { result, next, .. } => {
                 job.end(Some(result), at);
                 match next {
-                    Next::Retry { ready_at } => {
+                    Next::Retry { ready_at, memory_bytes } => {
                         job.ready_at = *ready_at;
+                        job.grown = memory_bytes.or(job.grown);
                         self.supersede_returned(id);
                     }
                     Next::Finish { outcome } => self.finish(id, outcome, at),

@@ -13,6 +13,7 @@ use ci_runner_core::group::GroupPolicy;
 use ci_runner_core::id::JobId;
 use ci_runner_core::job::{After, Command, Condition, Work};
 use ci_runner_core::labels::Label;
+use ci_runner_core::limits::{Limits, Resource};
 use rusqlite::types::{ToSql, ToSqlOutput, Value, ValueRef};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
@@ -45,6 +46,19 @@ pub(super) fn job_id(value: i64) -> Result<JobId, StoreError> {
 /// From text of ours.
 pub(super) fn parse_id(text: &str) -> Result<JobId, StoreError> {
     text.parse().ok().and_then(JobId::new).ok_or_else(|| bad(format!("job id {text:?}")))
+}
+
+/// The three columns of limits: memory, CPU, processes.
+pub(super) fn limits_columns(limits: &Limits) -> [Option<i64>; 3] {
+    Resource::ALL.map(|resource| limits.get(resource).map(int))
+}
+
+/// Limits from their three columns.
+pub(super) fn limits(columns: [Option<i64>; 3]) -> Result<Limits, StoreError> {
+    let [memory, cpu, pids] = columns;
+    let small = |value: Option<i64>| value.map(|value| uint32(value, "limit")).transpose();
+    let memory_bytes = memory.map(|value| uint(value, "limit")).transpose()?;
+    Ok(Limits { memory_bytes, cpu_milli: small(cpu)?, pids: small(pids)? })
 }
 
 #[derive(Serialize)]

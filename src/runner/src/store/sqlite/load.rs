@@ -21,7 +21,7 @@ const RETRIES_REMEMBERED_MAX: usize = 1_024;
 macro_rules! terms_columns {
     () => {
         "j.pool, j.labels, j.priority, j.retry, j.group_name, j.group_asked, j.group_policy, j.after, j.at_wall, \
-         j.delay_ms, j.expires_wall, j.hold"
+         j.delay_ms, j.expires_wall, j.hold, j.memory, j.cpu, j.pids"
     };
 }
 /// Columns of a [`JobSpec`] and of its submitter, for [`spec`].
@@ -36,7 +36,7 @@ macro_rules! spec_columns {
 pub(super) use {spec_columns, terms_columns};
 
 /// Number of columns of `terms_columns!`.
-const TERMS: usize = 12;
+const TERMS: usize = 15;
 /// Number of columns of `spec_columns!`.
 pub(super) const SPEC: usize = TERMS + 6;
 
@@ -44,8 +44,8 @@ const OPEN: &str = concat!(
     "SELECT ",
     terms_columns!(),
     ", o.id, j.submitted, j.group_limit, o.ready_at, o.attempt, o.tries, o.wish, o.wish_by, o.wish_reason, \
-     l.attempt, l.pool, l.slot, l.epoch, l.claimed, l.started, l.stop_by, l.kill_at \
-     FROM open AS o LEFT JOIN job AS j ON j.id = o.id LEFT JOIN lease AS l ON l.job = o.id ORDER BY o.id"
+     l.attempt, l.pool, l.slot, l.epoch, l.claimed, l.started, l.stop_by, l.kill_at, l.memory_limit, l.cpu_limit, \
+     l.pids_limit, o.memory FROM open AS o LEFT JOIN job AS j ON j.id = o.id LEFT JOIN lease AS l ON l.job = o.id ORDER BY o.id"
 );
 
 const CLAIMED: &str = concat!("SELECT ", spec_columns!(), " FROM job AS j JOIN open AS o USING (id) WHERE id = ?1");
@@ -75,6 +75,7 @@ fn terms(row: &Row<'_>, retry: impl FnOnce(&str) -> Result<RetryPolicy, StoreErr
         delay_ms: row.get::<_, Option<i64>>(9)?.map(|ms| codec::uint(ms, "delay")).transpose()?,
         expires: row.get::<_, Option<i64>>(10)?.map(WallTime),
         hold: row.get(11)?,
+        limits: codec::limits([row.get(12)?, row.get(13)?, row.get(14)?])?,
     })
 }
 
@@ -154,6 +155,9 @@ pub(super) fn open_jobs(
             retries.insert(text.to_owned(), policy.clone());
             Ok(policy)
         })?;
+        if let Some(grown) = row.get::<_, Option<i64>>(TERMS + 20)? {
+            terms.limits.memory_bytes = Some(codec::uint(grown, "memory limit")?);
+        }
         let id = codec::job_id(row.get(TERMS)?)?;
         let wish = wish(row)?;
         let lease = lease(row, pool_id)?;
@@ -226,6 +230,7 @@ fn lease(row: &Row<'_>, pool_id: &mut dyn FnMut(&str) -> PoolId) -> Result<Optio
         pool: pool_id(&row.get::<_, String>(FIRST + 1)?),
         slot: row.get(FIRST + 2)?,
         epoch: Epoch::new(&row.get::<_, String>(FIRST + 3)?),
+        limits: codec::limits([row.get(FIRST + 8)?, row.get(FIRST + 9)?, row.get(FIRST + 10)?])?,
         claimed,
         started: row.get::<_, Option<i64>>(FIRST + 5)?.map(Instant),
         stop,

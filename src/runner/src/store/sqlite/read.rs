@@ -11,7 +11,7 @@ use crate::store::{
     StoreError,
 };
 use ci_runner_core::id::{AttemptNumber, JobId};
-use ci_runner_core::outcome::{Outcome, Receipt};
+use ci_runner_core::outcome::{Measured, Outcome, Receipt};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::{Instant, WallTime};
 use rusqlite::{Connection, Row};
@@ -55,9 +55,11 @@ const JOB: &str = concat!(
 
 const ATTEMPTS: &str = "SELECT number, pool, slot, claimed_wall, started_wall, ended_wall, result, code, cause, \
     run_started_wall, run_ended_wall, run_us, cpu_user_us, cpu_system_us, peak_memory_bytes, log_bytes, \
-    log_dropped_bytes, leftovers FROM attempt WHERE job = ?1 UNION ALL SELECT attempt, pool, slot, claimed_wall, \
-    started_wall, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM lease WHERE job = ?1 \
-    ORDER BY 1";
+    log_dropped_bytes, leftovers, memory_limit, cpu_limit, pids_limit, memory_of_all, io_read_bytes, io_written_bytes, \
+    pids_peak, memory_stall_us, cpu_stall_us, io_stall_us, oom_kills, disk_bytes FROM attempt WHERE job = ?1 \
+    UNION ALL SELECT attempt, pool, slot, claimed_wall, started_wall, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, \
+    NULL, NULL, NULL, NULL, memory_limit, cpu_limit, pids_limit, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL \
+    FROM lease WHERE job = ?1 ORDER BY 1";
 
 impl SqliteReader {
     pub(super) fn new(place: Arc<Place>) -> Self {
@@ -269,6 +271,7 @@ fn attempt_row(row: &Row<'_>) -> Result<AttemptRow, Fault> {
             log_bytes: count(15)?,
             log_dropped_bytes: count(16)?,
             leftovers: row.get(17)?,
+            measured: measured(row)?,
         }),
         _ => None,
     };
@@ -279,9 +282,30 @@ fn attempt_row(row: &Row<'_>) -> Result<AttemptRow, Fault> {
         claimed: WallTime(row.get(3)?),
         started: number(4)?.map(WallTime),
         ended,
+        limits: codec::limits([number(18)?, number(19)?, number(20)?])?,
         released: ended.is_some() && result.is_none(),
         result,
         receipt,
+    })
+}
+
+/// From the columns of [`ATTEMPTS`].
+fn measured(row: &Row<'_>) -> Result<Measured, Fault> {
+    let told = |column: usize| {
+        let count: Option<i64> = row.get(column)?;
+        Ok::<_, Fault>(count.map(|count| codec::uint(count, "receipt")).transpose()?)
+    };
+    Ok(Measured {
+        // A receipt of before there were such figures.
+        memory_of_all: row.get::<_, Option<bool>>(21)?.unwrap_or(false),
+        io_read_bytes: told(22)?,
+        io_written_bytes: told(23)?,
+        pids_peak: told(24)?,
+        memory_stall_us: told(25)?,
+        cpu_stall_us: told(26)?,
+        io_stall_us: told(27)?,
+        oom_kills: told(28)?,
+        disk_bytes: told(29)?,
     })
 }
 

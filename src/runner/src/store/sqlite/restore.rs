@@ -142,8 +142,9 @@ fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreRepo
     };
     let store_id = open::new_store_id();
     let lost = transaction.execute(
-        "INSERT INTO attempt (job, number, pool, slot, claimed_wall, started_wall, ended_wall, result, cause) \
-         SELECT job, attempt, pool, slot, claimed_wall, started_wall, ?1, 5, 'host' FROM lease",
+        "INSERT INTO attempt (job, number, pool, slot, claimed_wall, started_wall, ended_wall, result, cause, \
+         memory_limit, cpu_limit, pids_limit) SELECT job, attempt, pool, slot, claimed_wall, started_wall, ?1, 5, 'host', \
+         memory_limit, cpu_limit, pids_limit FROM lease",
         [wall],
     )?;
     transaction.execute(

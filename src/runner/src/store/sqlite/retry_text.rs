@@ -1,4 +1,4 @@
-//! A retry policy as text: `retries/delay_ms/backoff/rule,rule…`. A rule is a pattern (`exit`, `exit:3`, `signal:9`, `lost`,
+//! A retry policy as text: `retries/delay_ms/backoff/rule,rule…`, and `/hundredths` behind it where memory grows. A rule is a pattern (`exit`, `exit:3`, `signal:9`, `lost`,
 //! `timeout`, `oom`, `start`), with `!` before it when it forbids.
 
 use super::codec::bad;
@@ -30,13 +30,16 @@ pub(super) fn text(retry: &RetryPolicy) -> String {
         };
         written.expect("a String takes everything");
     }
+    if let Some(factor) = retry.oom_factor {
+        write!(text, "/{factor}").expect("a String takes everything");
+    }
     text
 }
 
 /// From text.
 pub(super) fn policy(text: &str) -> Result<RetryPolicy, StoreError> {
     let fault = || bad(format!("retry policy {text:?}"));
-    let mut parts = text.splitn(4, '/');
+    let mut parts = text.splitn(5, '/');
     let mut part = || parts.next().ok_or_else(fault);
     let retries = part()?.parse().map_err(|_| fault())?;
     let delay_ms = part()?.parse().map_err(|_| fault())?;
@@ -47,7 +50,8 @@ pub(super) fn policy(text: &str) -> Result<RetryPolicy, StoreError> {
     };
     let words = part()?.split(',').filter(|word| !word.is_empty());
     let rules = words.map(|word| rule(word).ok_or_else(fault)).collect::<Result<_, _>>()?;
-    Ok(RetryPolicy { retries, delay_ms, backoff, rules })
+    let oom_factor = parts.next().map(|factor| factor.parse().map_err(|_| fault())).transpose()?;
+    Ok(RetryPolicy { retries, delay_ms, backoff, rules, oom_factor })
 }
 
 fn rule(word: &str) -> Option<Rule> {

@@ -126,11 +126,13 @@ fn insert_job(conn: &Connection, submission: &Submission, at: Now) -> Result<(),
     let group = terms.group.as_ref();
     let id = codec::int(submission.id.get());
     let (labels, work) = (codec::labels_text(&terms.labels), codec::work_text(work)?);
+    let [memory, cpu, pids] = codec::limits_columns(&terms.limits);
     let sum = codec::sum(id, [Some(&submission.submitter), terms.pool.as_deref(), labels.as_deref(), Some(&work)]);
     let mut statement = conn.prepare_cached(
         "INSERT INTO job (id, submitted, submitted_wall, priority, pool, name, correlation, submitter, labels, retry, \
-         group_name, group_asked, group_policy, group_limit, after, at_wall, delay_ms, expires_wall, hold, sum, work) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
+         group_name, group_asked, group_policy, group_limit, after, at_wall, delay_ms, expires_wall, hold, sum, work, memory, \
+         cpu, pids) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, \
+         ?22, ?23, ?24)",
     )?;
     statement.execute(params![
         id,
@@ -154,6 +156,9 @@ fn insert_job(conn: &Connection, submission: &Submission, at: Now) -> Result<(),
         terms.hold,
         sum,
         work,
+        memory,
+        cpu,
+        pids,
     ])?;
     Ok(())
 }

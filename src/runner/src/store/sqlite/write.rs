@@ -8,10 +8,11 @@ use super::{codec, ends};
 use crate::store::{KEY_KEPT_MS, KeyRow, ScheduleRow, StoreError, Write};
 use ci_runner_core::change::{Change, Entry, Pause, Wish};
 use ci_runner_core::id::{AttemptNumber, JobId, PoolId};
-use ci_runner_core::outcome::{AttemptResult, By, Outcome, Receipt};
+use ci_runner_core::outcome::{AttemptResult, By, Measured, Outcome, Receipt};
 use ci_runner_core::state::{Event, Next};
 use ci_runner_core::time::{ClockBase, Now, WallTime};
-use rusqlite::{Connection, Params, params};
+use rusqlite::types::Value;
+use rusqlite::{Connection, Params, params, params_from_iter};
 use std::collections::HashMap;
 
 /// Expired keys that one new key removes at most; more than one, so that they cannot pile up.
@@ -22,11 +23,21 @@ const MINUTE_MS: i64 = 60_000;
 /// `INSERT … SELECT` of an attempt that is over, from its lease.
 const END_ATTEMPT: &str = "INSERT INTO attempt (job, number, pool, slot, claimed_wall, started_wall, ended_wall, result, \
     code, cause, run_started_wall, run_ended_wall, run_us, cpu_user_us, cpu_system_us, peak_memory_bytes, log_bytes, \
-    log_dropped_bytes, leftovers) SELECT job, attempt, pool, slot, claimed_wall, started_wall, ?3, ?4, ?5, ?6, ?7, ?8, ?9, \
-    ?10, ?11, ?12, ?13, ?14, ?15 FROM lease WHERE job = ?1 AND attempt = ?2";
+    log_dropped_bytes, leftovers, memory_of_all, io_read_bytes, io_written_bytes, pids_peak, memory_stall_us, cpu_stall_us, \
+    io_stall_us, oom_kills, disk_bytes, memory_limit, cpu_limit, pids_limit) \
+    SELECT job, attempt, pool, slot, claimed_wall, started_wall, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, \
+    ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, memory_limit, cpu_limit, pids_limit \
+    FROM lease WHERE job = ?1 AND attempt = ?2";
+
+/// The columns of a receipt that comes after its attempt's end.
+const LATE_RECEIPT: &str = "UPDATE attempt SET run_started_wall = ?3, run_ended_wall = ?4, run_us = ?5, cpu_user_us = ?6, \
+    cpu_system_us = ?7, peak_memory_bytes = ?8, log_bytes = ?9, log_dropped_bytes = ?10, leftovers = ?11, \
+    memory_of_all = ?12, io_read_bytes = ?13, io_written_bytes = ?14, pids_peak = ?15, memory_stall_us = ?16, \
+    cpu_stall_us = ?17, io_stall_us = ?18, oom_kills = ?19, disk_bytes = ?20 WHERE job = ?1 AND number = ?2";
 
 /// Moves the number, pool and first start of a lease to its open job.
 const REQUEUE: &str = "UPDATE open SET ready_at = coalesce(?2, ready_at), tries = tries + ?3, attempt = l.attempt, \
+    memory = coalesce(?4, open.memory), \
     ran_in = CASE WHEN j.pool IS NULL THEN l.pool END, started_wall = coalesce(open.started_wall, l.started_wall), \
     queue_ms = coalesce(open.queue_ms, max(0, l.started - j.submitted)) \
     FROM lease AS l JOIN job AS j ON j.id = l.job WHERE open.id = ?1 AND l.job = ?1";
@@ -138,13 +149,14 @@ impl<'a> Batch<'a> {
     fn event(&mut self, id: JobId, event: &Event, at: Now) -> Result<(), Fault> {
         let job = codec::int(id.get());
         match event {
-            Event::Claimed { attempt, pool, slot, epoch } => {
+            Event::Claimed { attempt, pool, slot, epoch, limits } => {
                 let pool = self.pool(*pool)?;
+                let [memory, cpu, pids] = codec::limits_columns(limits);
                 self.run_one(
                     id,
-                    "INSERT INTO lease (job, attempt, pool, slot, epoch, claimed, claimed_wall) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                    params![job, attempt.0, pool, slot, &*epoch.0, at.engine.0, at.wall.0],
+                    "INSERT INTO lease (job, attempt, pool, slot, epoch, claimed, claimed_wall, memory_limit, cpu_limit, \
+                     pids_limit) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                    params![job, attempt.0, pool, slot, &*epoch.0, at.engine.0, at.wall.0, memory, cpu, pids],
                 )
             }
             Event::Started { attempt } => {
@@ -158,12 +170,14 @@ impl<'a> Batch<'a> {
             }
             Event::Released { attempt } => {
                 self.end_attempt(id, *attempt, None, at)?;
-                self.requeue(id, None, 0)
+                self.requeue(id, (None, None), 0)
             }
             Event::Ended { attempt, result, next } => {
                 self.end_attempt(id, *attempt, Some(result), at)?;
                 match next {
-                    Next::Retry { ready_at } => self.requeue(id, Some(ready_at.0), 1),
+                    Next::Retry { ready_at, memory_bytes } => {
+                        self.requeue(id, (Some(ready_at.0), memory_bytes.map(codec::int)), 1)
+                    }
                     Next::Finish { outcome } => self.finish(id, outcome, true, at),
                 }
             }
@@ -171,9 +185,10 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn requeue(&mut self, id: JobId, ready_at: Option<i64>, tries: i64) -> Result<(), Fault> {
+    /// What is None stays as it was.
+    fn requeue(&mut self, id: JobId, (ready_at, memory): (Option<i64>, Option<i64>), tries: i64) -> Result<(), Fault> {
         let job = codec::int(id.get());
-        self.run_one(id, REQUEUE, params![job, ready_at, tries])?;
+        self.run_one(id, REQUEUE, params![job, ready_at, tries, memory])?;
         self.run_one(id, "DELETE FROM lease WHERE job = ?1", [job])?;
         self.supersede_returned(id)
     }
@@ -196,28 +211,16 @@ impl<'a> Batch<'a> {
             Some((number, code, cause)) => (Some(number), code, cause),
             None => (None, None, None),
         };
-        let [started, ended, run, user, system, memory, log, dropped, leftovers] = receipt_columns(receipt);
-        self.run_one(
-            id,
-            END_ATTEMPT,
-            params![
-                codec::int(id.get()),
-                attempt.0,
-                at.wall.0,
-                number,
-                code,
-                cause,
-                started,
-                ended,
-                run,
-                user,
-                system,
-                memory,
-                log,
-                dropped,
-                leftovers
-            ],
-        )
+        let head: [Value; 6] = [
+            codec::int(id.get()).into(),
+            attempt.0.into(),
+            at.wall.0.into(),
+            number.into(),
+            code.into(),
+            cause.map(str::to_owned).into(),
+        ];
+        let values = head.into_iter().chain(receipt_columns(receipt).map(Value::from));
+        self.run_one(id, END_ATTEMPT, params_from_iter(values))
     }
 
     fn finish(&mut self, id: JobId, outcome: &Outcome, tried: bool, at: Now) -> Result<(), Fault> {
@@ -256,25 +259,8 @@ impl<'a> Batch<'a> {
     /// Receipts whose end is not in this batch.
     fn late_receipts(&mut self) -> Result<(), Fault> {
         for ((id, attempt), receipt) in std::mem::take(&mut self.receipts) {
-            let [started, ended, run, user, system, memory, log, dropped, leftovers] = receipt_columns(Some(receipt));
-            self.run(
-                "UPDATE attempt SET run_started_wall = ?3, run_ended_wall = ?4, run_us = ?5, cpu_user_us = ?6, \
-                 cpu_system_us = ?7, peak_memory_bytes = ?8, log_bytes = ?9, log_dropped_bytes = ?10, leftovers = ?11 \
-                 WHERE job = ?1 AND number = ?2",
-                params![
-                    codec::int(id.get()),
-                    attempt.0,
-                    started,
-                    ended,
-                    run,
-                    user,
-                    system,
-                    memory,
-                    log,
-                    dropped,
-                    leftovers
-                ],
-            )?;
+            let head = [Some(codec::int(id.get())), Some(i64::from(attempt.0))];
+            self.run(LATE_RECEIPT, params_from_iter(head.into_iter().chain(receipt_columns(Some(receipt)))))?;
         }
         Ok(())
     }
@@ -351,9 +337,12 @@ impl<'a> Batch<'a> {
     }
 }
 
-/// The columns of a receipt, in the order of the schema.
-fn receipt_columns(receipt: Option<&Receipt>) -> [Option<i64>; 9] {
-    let Some(receipt) = receipt else { return [None; 9] };
+/// Columns of a receipt.
+const RECEIPT: usize = 18;
+
+/// The columns of a receipt, in the order of the statements above.
+fn receipt_columns(receipt: Option<&Receipt>) -> [Option<i64>; RECEIPT] {
+    let Some(receipt) = receipt else { return [None; RECEIPT] };
     let Receipt {
         started,
         ended,
@@ -364,8 +353,39 @@ fn receipt_columns(receipt: Option<&Receipt>) -> [Option<i64>; 9] {
         log_bytes,
         log_dropped_bytes,
         leftovers,
+        measured,
     } = *receipt;
-    let counts = [run_us, cpu_user_us, cpu_system_us, peak_memory_bytes, log_bytes, log_dropped_bytes];
-    let [run, user, system, memory, log, dropped] = counts.map(codec::int);
-    [started.0, ended.0, run, user, system, memory, log, dropped, i64::from(leftovers)].map(Some)
+    let Measured {
+        memory_of_all,
+        io_read_bytes,
+        io_written_bytes,
+        pids_peak,
+        memory_stall_us,
+        cpu_stall_us,
+        io_stall_us,
+        oom_kills,
+        disk_bytes,
+    } = measured;
+    let some = |count: u64| Some(codec::int(count));
+    let told = |count: Option<u64>| count.map(codec::int);
+    [
+        Some(started.0),
+        Some(ended.0),
+        some(run_us),
+        some(cpu_user_us),
+        some(cpu_system_us),
+        some(peak_memory_bytes),
+        some(log_bytes),
+        some(log_dropped_bytes),
+        Some(i64::from(leftovers)),
+        Some(i64::from(memory_of_all)),
+        told(io_read_bytes),
+        told(io_written_bytes),
+        told(pids_peak),
+        told(memory_stall_us),
+        told(cpu_stall_us),
+        told(io_stall_us),
+        told(oom_kills),
+        told(disk_bytes),
+    ]
 }

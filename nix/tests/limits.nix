@@ -1,0 +1,45 @@
+# Limits of memory, CPU and processes, and receipts, for native jobs and for units.
+{ pkgs, self }:
+pkgs.testers.runNixOSTest {
+  name = "ci-runner-limits";
+
+  nodes.machine = {
+    imports = [ self.nixosModules.default ];
+    services.ci-runner = {
+      enable = true;
+      executor = "systemd";
+      retryAttempts = 0;
+      extraPackages = [ (pkgs.python3.withPackages (_: [ ])) ];
+      settings = {
+        grace = 1;
+        pools = {
+          units = {
+            slots = 4;
+            profile = "build";
+          };
+          small-units = {
+            slots = 2;
+            profile = "build";
+            memory_max = "160M";
+            cpu_max = 0.5;
+            pids_max = 40;
+          };
+          native = {
+            slots = 4;
+            executor = "native";
+          };
+          small-native = {
+            slots = 2;
+            executor = "native";
+            memory_max = "160M";
+            cpu_max = 0.5;
+            pids_max = 40;
+          };
+        };
+      };
+    };
+    environment.systemPackages = [ (pkgs.python3.withPackages (_: [ ])) ];
+  };
+
+  testScript = builtins.readFile ./limits.py;
+}

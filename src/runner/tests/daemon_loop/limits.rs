@@ -1,0 +1,66 @@
+//! What cannot be enforced is refused, or waits and is a problem; what can is said to the spawner.
+
+use crate::harness::{Loop, new_job, wait_for};
+use crate::spawner::Spawner;
+use ci_runner::daemon::handle::{NewJob, Refusal};
+use ci_runner_core::id::JobId;
+use ci_runner_core::limits::Limits;
+use ci_runner_spawner::protocol::{Enforces, Reply, Request};
+
+fn limited(memory_bytes: u64) -> NewJob {
+    let mut job = new_job();
+    job.spec.terms.limits = Limits { memory_bytes: Some(memory_bytes), ..Limits::NONE };
+    job
+}
+
+async fn connected(enforces: Enforces) -> (Loop, Spawner) {
+    let spawner = Spawner::new();
+    let the_loop = Loop::start(spawner.runtime()).await;
+    let mut spawner = spawner.welcome_with(enforces);
+    assert_eq!(spawner.heard(), [Request::List]);
+    spawner.say(&[Reply::Listed]);
+    wait_for("the spawner is there", || the_loop.handle.snapshot().executor_up).await;
+    (the_loop, spawner)
+}
+
+fn everything() -> Enforces {
+    Enforces { memory: true, cpu: true, pids: true, ..Enforces::default() }
+}
+
+#[tokio::test]
+async fn a_limit_that_nothing_enforces_is_refused_with_the_reason() {
+    let why = "no cgroups on paper";
+    let (the_loop, _spawner) = connected(Enforces { why_not: why.to_owned(), ..Enforces::default() }).await;
+    let refused = the_loop.handle.submit(vec![limited(1 << 30)], None, "me".to_owned()).await;
+    let Err(Refusal::Fault { index: 0, fault }) = refused else { panic!("{refused:?}") };
+    assert!(fault.field == "memory" && fault.why.contains(why), "{fault}");
+    the_loop.stop().await;
+}
+
+#[tokio::test]
+async fn a_limit_that_can_be_enforced_reaches_the_spawner_without_swap_beside_it() {
+    let (the_loop, mut spawner) = connected(everything()).await;
+    the_loop.handle.submit(vec![limited(1 << 30)], None, "me".to_owned()).await.unwrap();
+    let heard = spawner.heard();
+    let [Request::Start(start)] = &heard[..] else { panic!("{heard:?}") };
+    assert_eq!((start.limits.memory_max, start.limits.swap_max, start.limits.pids_max), (Some(1 << 30), Some(0), None));
+    the_loop.stop().await;
+}
+
+/// A default of the configuration is not left out in silence where it cannot be enforced: the pool stands still until it can.
+#[tokio::test]
+async fn a_pool_whose_own_limits_cannot_be_enforced_starts_nothing_and_is_a_problem() {
+    let (the_loop, mut spawner) = connected(Enforces { memory: false, ..everything() }).await;
+    let dir = tempfile::tempdir().unwrap();
+    the_loop.reload(dir.path(), "[pools.default]\nmemory = \"1G\"\n").await;
+    let is_told = || the_loop.handle.snapshot().problems.iter().any(|text| text.contains("pool default"));
+    wait_for("the problem is told", is_told).await;
+    the_loop.handle.submit(vec![new_job()], None, "me".to_owned()).await.unwrap();
+    let why = the_loop.handle.explain(JobId::new(1).unwrap()).await.unwrap().unwrap();
+    assert!(matches!(why.reasons[..], [ci_runner_core::explain::Reason::NoPool { .. }]), "{:?}", why.reasons);
+    the_loop.reload(dir.path(), "[pools.default]\npids = 9\n").await;
+    let heard = spawner.heard();
+    assert!(matches!(&heard[..], [Request::Start(start)] if start.limits.pids_max == Some(9)), "{heard:?}");
+    wait_for("it is mended", || !is_told()).await;
+    the_loop.stop().await;
+}

@@ -1,0 +1,89 @@
+//! The checker of promises of memory and CPU, counted a second time from what is on disk.
+
+use crate::check::Truth;
+use crate::check_claim::{fits, order, placeable};
+use crate::store::{Row, Store};
+use ci_runner_core::id::JobId;
+use ci_runner_core::limits::{Limits, Resource};
+use ci_runner_core::policy::Settings;
+use ci_runner_core::record::PASSED_MS_MAX;
+use ci_runner_core::time::Now;
+
+/// What open attempts were promised.
+pub(crate) fn promised(store: &Store, resource: Resource) -> u64 {
+    store.rows.values().filter_map(|row| row.lease.as_ref()?.0.limits.get(resource)).sum()
+}
+
+fn budget(settings: &Settings, resource: Resource) -> Option<u64> {
+    match resource {
+        Resource::Memory => settings.budget.memory_bytes,
+        Resource::Cpu => settings.budget.cpu_milli,
+        Resource::Pids => None,
+    }
+}
+
+/// What a job gets in a pool.
+fn asked(settings: &Settings, row: &Row, pool: &str, resource: Resource) -> Option<u64> {
+    let defaults = settings.pools.iter().find(|one| one.name == pool).map_or(Limits::NONE, |one| one.defaults);
+    row.terms.limits.or(defaults).get(resource).filter(|_| budget(settings, resource).is_some())
+}
+
+/// Whether a job asks for nothing that is counted.
+fn is_free(settings: &Settings, row: &Row, pool: &str) -> bool {
+    Resource::ALL.into_iter().all(|resource| asked(settings, row, pool, resource).is_none())
+}
+
+/// Whether a job fits beside what was promised: alone it always does.
+pub(crate) fn has_room(store: &Store, settings: &Settings, row: &Row, pool: &str) -> bool {
+    Resource::ALL.into_iter().all(|resource| {
+        let (Some(asked), Some(budget)) = (asked(settings, row, pool, resource), budget(settings, resource)) else {
+            return true;
+        };
+        let promised = promised(store, resource);
+        promised == 0 || promised + asked <= budget
+    })
+}
+
+/// Whether a job fits nowhere now.
+fn is_blocked(store: &Store, settings: &Settings, row: &Row) -> bool {
+    let pools = || settings.pools.iter().filter(|pool| fits(settings, row, &pool.name));
+    placeable(settings, row) && pools().all(|pool| !has_room(store, settings, row, &pool.name))
+}
+
+impl Truth {
+    /// A job that might be waited for: it fits nowhere, and has let others pass for long enough. Where the date was set nobody
+    /// knows whether one that has a date is due.
+    pub(crate) fn is_waited_for(&self, (store, settings, at): (&Store, &Settings, Now), id: JobId, row: &Row) -> bool {
+        self.claimable_but_date(id, row, at)
+            && at.engine.since_ms(row.ready_at) >= PASSED_MS_MAX
+            && is_blocked(store, settings, row)
+    }
+
+    pub(crate) fn check_room(&mut self, view: (&Store, &Settings, Now), (id, row): (JobId, &Row), pool: &str) {
+        let (store, settings, at) = view;
+        let room = has_room(store, settings, row, pool);
+        self.require(room, "what_is_promised_can_be_had", || {
+            format!("job {id} in {pool}: {:?}, promised {}", row.terms.limits, promised(store, Resource::Memory))
+        });
+        if is_free(settings, row, pool) {
+            return;
+        }
+        let key = order(id, row);
+        let class = |row: &Row| (row.terms.pool.clone(), row.terms.labels.clone(), row.terms.limits);
+        // The first of its kind speaks for all; one of a group may wait for the group.
+        let late = store.rows.iter().find(|(other, late)| {
+            order(**other, late) < key
+                && late.terms.group.is_none()
+                && self.claimable(**other, late, at)
+                && self.is_waited_for(view, **other, late)
+                && !store.rows.iter().any(|(before, row)| {
+                    class(row) == class(late)
+                        && order(*before, row) < order(**other, late)
+                        && self.claimable_but_date(*before, row, at)
+                })
+        });
+        if let Some((late, _)) = late {
+            self.violate("who_waited_long_enough_goes_next", format!("job {id} takes what job {late} waits for"));
+        }
+    }
+}
