@@ -19,7 +19,11 @@ JOB = (
     f"while [ ! -e {GO} ]; do sleep 0.2; done; echo end of $1; exit $1"
 )
 # A job's processes by a word of their own on the command line.
-PIDS = "pgrep -f '^sh -c .*batch-[0-9]+ *$' | sort"
+# Not those that a shell has forked and that have not executed their program yet: their parent has the same words.
+PIDS = (
+    "for p in $(pgrep -f '^sh -c .*batch-[0-9]+ *$'); do parent=$(awk '/^PPid/ {print $2}' /proc/$p/status 2>/dev/null) || continue; "
+    "grep -qs 'batch-' /proc/$parent/cmdline || echo $p; done | sort"
+)
 disturbed = 0
 twice = 0
 
@@ -45,7 +49,7 @@ def start_jobs() -> list[str]:
         for number in range(JOBS)
     )
     ids = machine.succeed(f"ci-runner add -f /dev/stdin <<'END'\n{lines}\nEND", timeout=60).split()
-    machine.wait_until_succeeds(f"test $(pgrep -c -f '^sh -c .*batch-[0-9]+ *$') -eq {JOBS}", timeout=60)
+    machine.wait_until_succeeds(f"test $({PIDS} | wc -l) -eq {JOBS}", timeout=60)
     return ids
 
 
