@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -125,6 +125,8 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         let unclean = loaded.unclean;
         let generation = loaded.generation;
         let log_dir = host.log_dir.clone();
+        // Before anybody is told that we are there: who then says SIGTERM means an orderly end.
+        let signals = Signals::new()?;
         let notifier = Notifier::new(&NotifySettings::of_process()).context("cannot reach the service manager")?;
         let parts = Parts {
             store: Box::new(store),
@@ -172,7 +174,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
                 log::error!("the API stopped: {error:#}");
             }
         });
-        watch_signals(origin, &config, telemetry, &control, engine).await?;
+        watch_signals(signals, origin, &config, telemetry, &control, engine).await?;
         shutdown.cancel();
         beside.stop();
         tokio::task::spawn_blocking(move || shown.keep()).await.ok();
@@ -312,17 +314,32 @@ fn announce_ready(config: &Config, tcp: Option<&TcpListener>, metrics: Option<So
     }
 }
 
+/// What the process is told by signals.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From now on they do what [`watch_signals`] says.
+    fn new() -> std::io::Result<Self> {
+        let [terminate, interrupt, hangup] =
+            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+        Ok(Self { terminate: terminate?, interrupt: interrupt?, hangup: hangup? })
+    }
+}
+
 /// SIGTERM and SIGINT end, a second one ends at once, SIGHUP reads the configuration again.
 async fn watch_signals(
+    signals: Signals,
     origin: &Origin,
     config: &Config,
     telemetry: &Telemetry,
     control: &mpsc::Sender<Control>,
     mut engine: tokio::sync::oneshot::Receiver<()>,
 ) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
+    let Signals { mut terminate, mut interrupt, mut hangup } = signals;
     let mut stopping = false;
     loop {
         tokio::select! {

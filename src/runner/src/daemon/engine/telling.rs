@@ -38,6 +38,8 @@ pub(super) struct About {
 impl Engine {
     /// Puts a fact of the batch into the log and the figures.
     pub(super) fn tell(&mut self, telling: &Telling) {
+        // Figures are shown with the next snapshot.
+        self.changed = true;
         match telling {
             Telling::Queued { id, correlation, submitter, what } => {
                 log::info!(job = id.get(), correlation_id = correlation.as_str(); "job {id} queued by {submitter}: {what}");

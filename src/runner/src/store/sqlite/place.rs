@@ -79,6 +79,10 @@ impl Place {
         if let E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) = &error {
             return self.damaged(format!("a row holds what was never written ({error})"));
         }
+        // Every statement of ours fits the schema that was written.
+        if let E::SqlInputError { msg, .. } = &error {
+            return self.damaged(format!("its schema is not what was written ({msg})"));
+        }
         match error.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => StoreError::Full,
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => self.damaged(error.to_string()),
