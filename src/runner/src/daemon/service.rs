@@ -94,6 +94,12 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<()> {
     let config = origin.load()?;
     telemetry.set_level(config.log_level);
+    // Secrets of jobs pass through this memory: it is not written to a core file, and no other process of its user reads it.
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
+        .context("cannot forbid core files of this process")?;
+    if let Some(warning) = super::fail::warning() {
+        log::warn!("{warning}");
+    }
     let settings = settings(&config)?;
     let host = host_settings(&config);
     make_own_dir(&config.state_dir, 0o700, "--state-dir")?;

@@ -6,6 +6,7 @@
 
 mod activation;
 mod adoption;
+mod cores;
 mod exporter;
 mod failpoints;
 mod floods;

@@ -12,6 +12,7 @@ pub fn kill(pid: i32, signal: &str) {
         "TERM" => Signal::TERM,
         "HUP" => Signal::HUP,
         "INT" => Signal::INT,
+        "ABRT" => Signal::ABORT,
         other => panic!("{other}"),
     };
     if let Some(pid) = Pid::from_raw(pid) {
