@@ -43,12 +43,14 @@ class Guest:
         if first:
             shutil.copyfile(self._image.ready, self._disk)
         words = vm.command(self._image, self._place, self._disk, self._payload)
-        self._machine = vm.Process(self.name, words + (["-loadvm", "ready"] if first else []), self._place)
-        if first:
+        if not first:
+            self._machine = vm.boot(self.name, words, self._place)
+        else:
+            self._machine = vm.Process(self.name, [*words, "-loadvm", "ready"], self._place)
             # The clock stood still since the snapshot.
             self._do(f"date --utc --set=@{time.time():.3f} >/dev/null")
             self._do(self._install)
-        self._machine.wait_until_booted()
+            self._machine.wait_until_booted()
 
     def _do(self, script: str) -> None:
         assert self._machine is not None

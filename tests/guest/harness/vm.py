@@ -23,6 +23,7 @@ PROCESSORS = 2
 # The size is part of the snapshot; the file has holes.
 PAYLOAD_BYTES = 512 << 20
 START_TIMEOUT_SECONDS = 20
+BOOTS_MAX = 3
 # A boot on a host whose processors have other work too; an idle one needs eight.
 READY_TIMEOUT_SECONDS = 240
 KVM_TRIAL_SECONDS = 10
@@ -224,14 +225,36 @@ class Process:
                     raise Unavailable(f"QEMU: {line}: {answer}")
 
 
+def boot(name: str, words: list[str], place: Path) -> Process:
+    """Starts a machine from its disk, until PID 1 has nothing left to start.
+
+    QEMU's interpreter now and then lets a kernel panic in its first seconds, long before it has a disk to
+    change: that is told and tried again. A panic of a machine that runs is not.
+    """
+    console = place / "console"
+    for attempt in range(1, BOOTS_MAX + 1):
+        before = console.stat().st_size if console.exists() else 0
+        machine = Process(name, words, place)
+        try:
+            machine.wait_until_booted()
+            return machine
+        except Unavailable as error:
+            machine.kill()
+            said = console.read_bytes() if console.exists() else b""
+            said = said[before:] if len(said) >= before else said  # QEMU may begin the file anew
+            if b"Kernel panic" not in said or attempt == BOOTS_MAX:
+                raise
+            print(f"{name}: boot {attempt} of at most {BOOTS_MAX} ended in a panic of the kernel: {error}", flush=True)
+    raise AssertionError("a boot either succeeds or fails")
+
+
 def make_snapshot(name: str, image: Image, scratch: Path) -> None:
     """Boots the image's disk and keeps the whole machine in it as the snapshot `ready`."""
     payload = scratch / "payload.img"
     with open(payload, "wb") as file:
         file.truncate(PAYLOAD_BYTES)
-    machine = Process(name, command(image, scratch, image.ready, payload), scratch)
+    machine = boot(name, command(image, scratch, image.ready, payload), scratch)
     try:
-        machine.wait_until_booted()
         machine.ask("systemctl daemon-reload; sync", b"", READY_TIMEOUT_SECONDS)
         machine.monitor("savevm ready")
     finally:
