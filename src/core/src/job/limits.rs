@@ -1,6 +1,7 @@
 //! Checks what a job may use at most: each limit by itself, then against the pools and the host.
 
-use super::{Fault, Terms, fault};
+use super::check::fault;
+use super::{Fault, Terms};
 use crate::labels::missing;
 use crate::limits::{
     CPU_MILLI_MAX, CPU_MILLI_MIN, Limits, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, PIDS_MAX, Resource, words,

@@ -1,5 +1,9 @@
 use super::*;
+use crate::group::GROUP_LIMIT_MAX;
 use crate::group::GroupPolicy;
+use crate::labels::LABELS_MAX;
+use crate::policy::Settings;
+use crate::retry::{RETRIES_MAX, RETRY_DELAY_MS_MAX};
 
 fn spec() -> JobSpec {
     let settings = Settings::default();

@@ -15,6 +15,7 @@
 mod admit;
 mod apply;
 mod ids;
+mod illegal;
 mod index;
 mod interner;
 mod lease;
@@ -33,7 +34,7 @@ use crate::limits::{Enforced, Limits, Reserved};
 use crate::outcome::{AttemptResult, Outcome};
 use crate::policy::Settings;
 use crate::retry::RetryPolicy;
-use crate::state::{EventKind, Phase};
+use crate::state::Phase;
 use crate::time::{Instant, Now, WallTime};
 use ids::Ids;
 use interner::Interner;
@@ -41,6 +42,7 @@ use members::Members;
 use pages::Pages;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+pub use illegal::Illegal;
 pub use room::PASSED_MS_MAX;
 pub use view::{Counts, GroupView, PoolView};
 
@@ -169,35 +171,6 @@ pub struct News {
     /// How it ended, when it has.
     pub outcome: Option<Outcome>,
 }
-
-/// Why a fact cannot be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Illegal {
-    /// No such open job.
-    NoJob(JobId),
-    /// The table has no such cell.
-    Transition(JobId, Phase, EventKind),
-    /// Another attempt than the open one.
-    Attempt(JobId, AttemptNumber),
-    /// The id is taken, or not higher than all before.
-    Id(JobId),
-    /// The place is taken or not there.
-    Place(JobId),
-}
-
-impl std::fmt::Display for Illegal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::NoJob(job) => write!(f, "job {job} is not open"),
-            Self::Transition(job, phase, event) => write!(f, "job {job} is {}: {event:?} cannot happen", phase.word()),
-            Self::Attempt(job, attempt) => write!(f, "attempt {attempt} is not the open one of job {job}"),
-            Self::Id(job) => write!(f, "job id {job} was given before"),
-            Self::Place(job) => write!(f, "job {job} was claimed for a place that is not free"),
-        }
-    }
-}
-
-impl std::error::Error for Illegal {}
 
 /// All open jobs of one store.
 pub struct Record {

@@ -8,6 +8,7 @@ use crate::outcome::By;
 use crate::policy::Pool;
 use crate::reconcile::{Observation, Seen, Step, reconcile};
 use crate::schedule::{Permit, after_end, schedule};
+use crate::state::EventKind;
 use crate::state::{Event, Next};
 
 mod busy;

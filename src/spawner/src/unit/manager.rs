@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use super::bus::{Body, Connection, Message, Target, Value};
 use super::judge::Facts;
-use super::limits;
+use super::names::{key_of, key_of_path, object_path, unit_name};
 use super::places::Person;
 use super::policy::Policy;
-use super::profile::{PERSONAL, Profile};
+use super::profile::Profile;
+use super::properties::{personal, properties, property};
 use crate::protocol::{AttemptKey, Start};
 use crate::sys;
 
@@ -22,7 +23,6 @@ const BUS: &str = "/run/dbus/system_bus_socket";
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE_INTERFACE: &str = "org.freedesktop.systemd1.Service";
-const UNIT_PATH: &str = "/org/freedesktop/systemd1/unit/";
 const MANAGER: Target<'static> =
     Target { name: SYSTEMD, path: "/org/freedesktop/systemd1", interface: "org.freedesktop.systemd1.Manager" };
 const DBUS: Target<'static> =
@@ -77,38 +77,6 @@ pub(super) struct Manager {
     pending: HashMap<u32, Asked>,
     /// Units that are being looked at; true: and to be looked at once more.
     looking: HashMap<AttemptKey, bool>,
-}
-
-/// The unit of an attempt.
-pub(super) fn unit_name(key: &AttemptKey) -> String {
-    format!("ci-job-{key}.service")
-}
-
-/// The attempt of a unit.
-fn key_of(unit: &str) -> Option<AttemptKey> {
-    unit.strip_prefix("ci-job-")?.strip_suffix(".service")?.parse().ok()
-}
-
-/// D-Bus paths have letters and digits only; anything else is `_` and two hex digits.
-fn object_path(unit: &str) -> String {
-    let mut path = UNIT_PATH.to_owned();
-    for byte in unit.bytes() {
-        if byte.is_ascii_alphanumeric() {
-            path.push(char::from(byte));
-        } else {
-            path.push_str(&format!("_{byte:02x}"));
-        }
-    }
-    path
-}
-
-/// The attempt behind an object path.
-fn key_of_path(path: &str) -> Option<AttemptKey> {
-    let escaped = path.strip_prefix(UNIT_PATH)?;
-    if !escaped.starts_with("ci_2djob_2d") {
-        return None;
-    }
-    key_of(&escaped.replace("_2d", "-").replace("_2e", "."))
 }
 
 impl Manager {
@@ -379,141 +347,10 @@ impl Manager {
     }
 }
 
-fn property(body: &mut Body, name: &str) {
-    body.align(8);
-    body.string(name);
-}
-
-/// What every unit of a job has, whatever its profile.
-fn properties(body: &mut Body, start: &Start, helper: &str, slice: &str, stdin: OwnedFd) {
-    let text = |body: &mut Body, name: &str, value: &str| {
-        property(body, name);
-        body.signature("s");
-        body.string(value);
-    };
-    let flag = |body: &mut Body, name: &str| {
-        property(body, name);
-        body.signature("b");
-        body.bool(true);
-    };
-    let time = |body: &mut Body, name: &str, ms: u64| {
-        property(body, name);
-        body.signature("t");
-        body.u64(ms.saturating_mul(1000));
-    };
-    let AttemptKey { job, attempt, .. } = &start.key;
-    text(body, "Description", &format!("ci-runner job {job}, attempt {attempt}"));
-    property(body, "ExecStart");
-    body.signature("a(sasb)");
-    body.array(8, |body| {
-        body.align(8);
-        body.string(helper);
-        body.strings(&[helper, super::HELPER_MODE]);
-        body.bool(false);
-    });
-    for (name, value) in [
-        ("Type", "exec"),
-        ("CollectMode", "inactive"),
-        ("KillMode", "control-group"),
-        ("StandardOutput", "null"),
-        ("StandardError", "null"),
-        ("Slice", slice),
-    ] {
-        text(body, name, value);
-    }
-    flag(body, "RemainAfterExit");
-    flag(body, "AddRef");
-    if let Some(timeout_ms) = start.timeout_ms {
-        time(body, "RuntimeMaxUSec", timeout_ms.max(1));
-    }
-    time(body, "TimeoutStopUSec", start.grace_ms.max(1));
-    property(body, "StandardInputFileDescriptor");
-    body.signature("h");
-    body.fd(stdin);
-    limits::write(body, &start.limits);
-}
-
-/// What the unit of a person's job has in place of a user of its own.
-fn personal(body: &mut Body, person: &Person, closed_dirs: &[String]) {
-    property(body, "User");
-    body.signature("s");
-    body.string(&person.user.name);
-    for line in PERSONAL {
-        property(body, line.name);
-        line.setting.write(body);
-    }
-    property(body, "InaccessiblePaths");
-    body.signature("as");
-    body.strings(closed_dirs);
-    property(body, "BindPaths");
-    body.signature("a(ssbt)");
-    body.array(8, |body| {
-        for path in &person.paths {
-            let path = path.to_string_lossy();
-            body.align(8);
-            body.string(&path);
-            body.string(&path);
-            body.bool(false);
-            body.u64(libc::MS_REC);
-        }
-    });
-}
-
 /// None for a signal that says that the main process lives; else whether it says that the unit failed.
 fn without_main(body: &[Value]) -> Option<bool> {
     let property = |name: &str| body.get(1).and_then(|changed| changed.get(name));
     let failed = property("Result").and_then(Value::text).is_some_and(|result| result != "success");
     let lives = property("MainPID").and_then(Value::number).is_some_and(|pid| pid != 0);
     (!lives).then_some(failed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::bus::Reader;
-    use super::*;
-    use crate::protocol::Limits;
-
-    #[test]
-    fn a_unit_and_its_path_name_one_attempt() {
-        let key: AttemptKey = "0123abcd-7-12".parse().expect("a key");
-        let unit = unit_name(&key);
-        assert_eq!(unit, "ci-job-0123abcd-7-12.service");
-        assert_eq!(key_of(&unit), Some(key.clone()));
-        let path = object_path(&unit);
-        assert_eq!(path, "/org/freedesktop/systemd1/unit/ci_2djob_2d0123abcd_2d7_2d12_2eservice");
-        assert_eq!(key_of_path(&path), Some(key));
-        for other in ["ci-job-x.service", "ssh.service", "ci-job-0123abcd-07-1.service"] {
-            assert_eq!(key_of_path(&object_path(other)), None, "{other}");
-        }
-    }
-
-    #[test]
-    fn no_word_of_the_job_is_in_the_properties() {
-        let start = Start {
-            key: "0123abcd-7-1".parse().expect("a key"),
-            pool: "default".to_owned(),
-            slot: 3,
-            timeout_ms: Some(1500),
-            soft_timeout_ms: None,
-            grace_ms: 0,
-            log_bytes_max: 0,
-            secrets: false,
-            profile: Some("build".to_owned()),
-            submitter: None,
-            limits: Limits { memory_max: Some(1 << 30), ..Limits::default() },
-        };
-        let stdin = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).expect("a descriptor");
-        let mut body = Body::default();
-        body.array(8, |body| properties(body, &start, "/opt/helper", "ci_jobs.slice", stdin));
-        let read = Reader::new(&body.bytes).values("a(sv)").expect("reads");
-        let get = |name: &str| read[0].get(name).cloned().expect(name);
-        assert_eq!(get("RuntimeMaxUSec").number(), Some(1_500_000));
-        assert_eq!(get("TimeoutStopUSec").number(), Some(1000), "0 would mean no end");
-        let helper = || Value::Text("/opt/helper".to_owned());
-        let words = Value::List(vec![helper(), Value::Text("--unit-helper".to_owned())]);
-        assert_eq!(get("MemoryMax").number(), Some(1 << 30));
-        let exec = Value::List(vec![helper(), words, Value::Number(0)]);
-        assert_eq!(get("ExecStart"), Value::List(vec![exec]));
-        assert_eq!(body.fds.len(), 1);
-    }
 }

@@ -17,6 +17,7 @@
 //! Promises: the specification is handed out once, by the shim that holds the attempt's lock. PID 1 is the witness of the
 //! end. "Ended" is said when the unit's cgroup has no process. A unit is released only after its result is in a file.
 
+mod attempt;
 pub(crate) mod bus;
 mod cgroup;
 mod handover;
@@ -25,12 +26,16 @@ pub(crate) mod home;
 mod judge;
 mod limits;
 mod manager;
+mod names;
 mod places;
 mod policy;
 mod profile;
+mod properties;
+mod pump;
 mod requests;
 mod seals;
 mod server;
+mod settle;
 mod shim;
 mod verdict;
 mod watch;

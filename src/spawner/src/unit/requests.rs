@@ -5,19 +5,21 @@ use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::attempt::{Call, Live, State, Wish};
 use super::limits;
 use super::places::{Person, Place};
 use super::policy::Refusal;
 use super::profile::Profile;
 use super::seals;
-use super::server::{Call, Live, Server, State, Wish};
+use super::server::Server;
 use super::shim::{self, Order};
 use super::watch::LOOK_AGAIN_MS;
 use crate::attempts::Locked;
 use crate::failpoint::{self, hit};
 use crate::protocol::{AttemptKey, Enforces, PROTOCOL_VERSION, Reply, Request, SPEC_BYTES_MAX, Start, names};
+use crate::server::check::check_start;
 use crate::server::conn::judge_hello;
-use crate::server::requests::{MS_MAX, check_start};
+use crate::server::requests::MS_MAX;
 use crate::shim::clock::Started;
 use crate::{memfd, procs, sys};
 

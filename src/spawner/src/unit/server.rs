@@ -13,12 +13,13 @@ use std::path::PathBuf;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::SocketFlags;
 
+use super::attempt::{Live, State};
 use super::cgroup::{self, UnitGroup};
 use super::home::Home;
-use super::manager::{Manager, unit_name};
+use super::manager::Manager;
+use super::names::unit_name;
 use super::policy::Policy;
 use super::shim::{Note, Shared};
-use super::verdict::Ending;
 use crate::attempts::Attempts;
 use crate::policy_file::Names;
 use crate::protocol::{AttemptKey, ExitRecord, PACKET_BYTES_MAX, Reply, Seen};
@@ -35,86 +36,6 @@ const PACKETS_A_TURN: usize = 64;
 const SLEEP_MS_MAX: u64 = 60_000;
 /// Units that nobody looks after are looked for this often.
 const SWEEP_MS: u64 = 60_000;
-
-/// What is known of an attempt.
-pub(super) enum State {
-    /// Its shim lives.
-    Live(Live),
-    /// A shim holds the lock and has not yet said who it is, or what is there cannot be read now.
-    Unidentified { again_ms: u64, wish: Option<Wish> },
-    /// Its shim died without a record; its unit is being ended.
-    Leftovers(Leftovers),
-    /// Never began, can be started.
-    NotBegan,
-    /// Can never be started.
-    Voided,
-    /// Over. The record is on the disk, or here when it could not be written.
-    Ended(Option<Box<ExitRecord>>),
-    /// Over without a record.
-    Lost,
-}
-
-/// What a job is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
-    /// SIGTERM, kill after so many milliseconds.
-    Stop(u64),
-    /// Kill.
-    Kill,
-}
-
-/// What became of the call that starts the unit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Call {
-    /// On its way, or nobody knows since then (CLOCK_BOOTTIME) what became of it.
-    Unknown { since_ms: u64 },
-    /// PID 1 took it.
-    Taken,
-    /// It was refused, or its unit is gone: the shim is told to give up, for this reason.
-    Failed(String),
-}
-
-/// An attempt whose shim lives.
-pub(super) struct Live {
-    pub(super) pid: i32,
-    /// None only where there was no descriptor for it; then SIGCHLD tells.
-    pub(super) pidfd: Option<OwnedFd>,
-    pub(super) group: UnitGroup,
-    pub(super) call: Call,
-    /// How the unit ended, once PID 1 has said so.
-    pub(super) over: Option<Ending>,
-    /// SIGTERM was wanted and may not have reached PID 1.
-    pub(super) terminate: bool,
-    /// When everything is killed.
-    pub(super) kill_ms: Option<u64>,
-    /// When it needs a look, CLOCK_BOOTTIME.
-    pub(super) due_ms: u64,
-    /// How long to wait after that.
-    pub(super) pause_ms: u64,
-}
-
-/// A unit without shim.
-pub(super) struct Leftovers {
-    pub(super) group: UnitGroup,
-    pub(super) again_ms: u64,
-    pub(super) pause_ms: u64,
-}
-
-impl State {
-    /// True while something of it may run.
-    pub(super) fn is_alive(&self) -> bool {
-        matches!(self, Self::Live(_) | Self::Unidentified { .. } | Self::Leftovers(_))
-    }
-
-    fn due_ms(&self) -> Option<u64> {
-        match self {
-            Self::Live(live) => Some(live.kill_ms.map_or(live.due_ms, |at| at.min(live.due_ms))),
-            Self::Unidentified { again_ms, .. } => Some(*again_ms),
-            Self::Leftovers(leftovers) => Some(leftovers.again_ms),
-            Self::NotBegan | Self::Voided | Self::Ended(_) | Self::Lost => None,
-        }
-    }
-}
 
 /// The spawner.
 pub(super) struct Server {

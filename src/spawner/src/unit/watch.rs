@@ -9,24 +9,23 @@
 //! Each step looks at what is there and can be done again by a successor. A shim that dies before the verdict takes the
 //! result with it: nobody read the job's output to its end, so not even an exit with 0 is a success.
 
+use super::attempt::{Call, Live, State};
 use super::judge::{Facts, Verdict, judge};
 use super::manager::Told;
-use super::server::{Call, Leftovers, Live, Server, State};
-use super::shim::Note;
+use super::server::Server;
 use super::verdict::{self, Ending};
 use crate::attempts::{Attempts, Locked};
 use crate::failpoint::{self, hit};
 use crate::procs;
-use crate::protocol::{AttemptKey, ExitRecord, Reply, Used, names};
+use crate::protocol::{AttemptKey, Used, names};
 use crate::record;
-use crate::shim::clock::Started;
 use crate::sys;
 
 /// A running unit is looked at this often, whatever is heard of it: a signal of the bus can be lost.
 pub(super) const LOOK_AGAIN_MS: u64 = 30_000;
 /// First and longest pause between two kills.
-const KILL_PAUSE_MS: u64 = 2;
-const KILL_PAUSE_MS_MAX: u64 = 200;
+pub(super) const KILL_PAUSE_MS: u64 = 2;
+pub(super) const KILL_PAUSE_MS_MAX: u64 = 200;
 /// A shim that does not finish is told again after this.
 const FINISH_PAUSE_MS: u64 = 1000;
 /// A start of which nothing is known after so long has no unit.
@@ -215,100 +214,6 @@ impl Server {
         // A stopped shim reads no output, and its job would wait for it. The others do not mind.
         live.signal(libc::SIGCONT, 0);
         self.manager.look(key);
-    }
-
-    /// The shim of this attempt has ended.
-    pub(super) fn shim_gone(&mut self, key: &AttemptKey) {
-        // Both its pidfd and SIGCHLD tell; the second time its state is another one, which stays.
-        if !matches!(self.attempts.get(key), Some(State::Live(_))) {
-            return;
-        }
-        let Some(State::Live(live)) = self.attempts.remove(key) else { return };
-        hit(failpoint::SPAWNER_BEFORE_ENDED);
-        self.read_notes();
-        self.settle(key, Some(live));
-    }
-
-    /// Finds out what became of an attempt without a shim.
-    fn settle(&mut self, key: &AttemptKey, live: Option<Live>) {
-        let look = || {
-            let attempts = &self.shared.attempts;
-            let began = attempts.has(key, names::BEGAN)? || !attempts.has(key, names::LOCK)?;
-            Ok::<_, std::io::Error>((attempts.read_exit(key)?, began))
-        };
-        let (record, began) = match look() {
-            Ok(seen) => seen,
-            Err(error) => {
-                say!("{key}: cannot look at what its shim left: {error}; tried again");
-                let again_ms = sys::boottime_ms() + UNREADABLE_PAUSE_MS;
-                self.attempts.insert(key.clone(), State::Unidentified { again_ms, wish: None });
-                return;
-            }
-        };
-        let noted = self.noted.remove(key);
-        if let Some(record) = record {
-            return self.ended(key, record, State::Ended(None));
-        }
-        if let Some(Note::Record(record)) = noted {
-            let state = State::Ended(Some(Box::new(record.clone())));
-            return self.ended(key, record, state);
-        }
-        if !began {
-            let why = match (live.map(|live| live.call), noted) {
-                (Some(Call::Failed(why)), _) => why,
-                (_, Some(Note::Refused(_, why))) => why,
-                _ => "its shim ended before it began".to_owned(),
-            };
-            self.group(key).kill();
-            self.release(key);
-            self.attempts.insert(key.clone(), State::NotBegan);
-            let reply =
-                Reply::RefusedStart { key: key.clone(), why: record::shortened(&why), voided: false, closed: false };
-            return self.tell(&key.store, reply, false);
-        }
-        let group = live.map_or_else(|| self.group(key), |live| live.group);
-        say!("{key}: its shim ended without a record");
-        let leftovers = Leftovers { group, again_ms: 0, pause_ms: KILL_PAUSE_MS };
-        self.attempts.insert(key.clone(), State::Leftovers(leftovers));
-        self.clean(key, sys::boottime_ms());
-    }
-
-    fn ended(&mut self, key: &AttemptKey, record: ExitRecord, state: State) {
-        self.group(key).kill();
-        hit(failpoint::UNIT_BEFORE_RELEASE);
-        self.release(key);
-        self.attempts.insert(key.clone(), state);
-        self.tell(&key.store, Reply::Ended { key: key.clone(), record: Some(record) }, false);
-    }
-
-    fn release(&mut self, key: &AttemptKey) {
-        self.manager.release(key);
-    }
-
-    /// One round over what a dead shim left; says the end when nothing is left.
-    fn clean(&mut self, key: &AttemptKey, now: u64) {
-        let Some(State::Leftovers(leftovers)) = self.attempts.get_mut(key) else { return };
-        if !leftovers.group.is_empty().unwrap_or(false) {
-            leftovers.group.kill();
-            leftovers.again_ms = now + leftovers.pause_ms;
-            leftovers.pause_ms = (leftovers.pause_ms * 2).min(KILL_PAUSE_MS_MAX);
-            return;
-        }
-        let Ok(ending) = verdict::read(&self.shared.attempts, key) else {
-            leftovers.again_ms = now + UNREADABLE_PAUSE_MS;
-            return;
-        };
-        let known = ending.and_then(|ending| Some((ending.result.clone()?, ending)));
-        if let Some((result, ending)) = known {
-            let record = ending.record(key, result, Started::at_wall(ending.ended_wall_ms));
-            let attempts = &self.shared.attempts;
-            let written = attempts.write_exit_aside(&record).and_then(|()| attempts.publish_exit(key));
-            let state = State::Ended(written.is_err().then(|| Box::new(record.clone())));
-            return self.ended(key, record, state);
-        }
-        self.release(key);
-        self.attempts.insert(key.clone(), State::Lost);
-        self.tell(&key.store, Reply::Ended { key: key.clone(), record: None }, false);
     }
 
     /// Units that no living attempt needs.

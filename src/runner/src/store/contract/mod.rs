@@ -1,8 +1,9 @@
 //! One suite for both stores: each test is a function of a [`Subject`], run once on each.
 //!
 //! `history` drives the core's own record through random lives and holds both stores against it; `lists` holds filters and
-//! cursors against an oracle that looks at every row; `cost` measures; `rules` are those that need no chance.
+//! cursors against an oracle that looks at every row; `cost` measures; `ageing` and `rules` are those that need no chance.
 
+mod ageing;
 mod cost;
 mod history;
 mod lists;

@@ -1,0 +1,124 @@
+//! The host at a glance: counts, pools, runners, groups, pauses.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The host at a glance.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct StatusView {
+    /// Program version.
+    pub version: String,
+    /// `running`, `paused`, `draining`, `stopping` or `degraded`.
+    pub state: String,
+    /// What is wrong, in words.
+    pub problems: Vec<String>,
+    /// Jobs by state; finished ones since the store was made.
+    pub jobs: JobCounts,
+    /// Slots of all pools.
+    pub slots: SlotCounts,
+    /// Age of the oldest job that could run.
+    pub oldest_queued_seconds: Option<f64>,
+    /// Pause, if any.
+    pub paused: Option<PauseView>,
+    /// Limits of `[admission]` that are passed, in words; while there is one, nothing new starts.
+    #[serde(default)]
+    pub busy: Vec<String>,
+    /// Seconds since the daemon was ready.
+    pub uptime_seconds: f64,
+    /// Process id of the daemon.
+    pub pid: u32,
+    /// Start number of the daemon on this store.
+    pub generation: u64,
+}
+
+/// Jobs by state.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct JobCounts {
+    /// Waiting.
+    pub queued: u64,
+    /// Starting, running and stopping.
+    pub running: u64,
+    /// Finished so.
+    pub succeeded: u64,
+    /// Finished so.
+    pub failed: u64,
+    /// Finished so.
+    pub timed_out: u64,
+    /// Finished so.
+    pub cancelled: u64,
+    /// Finished so.
+    pub superseded: u64,
+    /// Finished so.
+    pub expired: u64,
+}
+
+/// Slots.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+pub struct SlotCounts {
+    /// In use.
+    pub used: u32,
+    /// In all.
+    pub total: u32,
+}
+
+/// A pause or drain.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PauseView {
+    /// Who.
+    pub by: String,
+    /// In words.
+    pub reason: String,
+    /// Since when.
+    pub since: String,
+    /// True for `drain`.
+    pub drain: bool,
+}
+
+/// A pool.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PoolInfo {
+    /// Name.
+    pub name: String,
+    /// How its attempts run.
+    pub executor: String,
+    /// Slots.
+    pub slots: u32,
+    /// In use.
+    pub used: u32,
+    /// Labels.
+    pub labels: Vec<String>,
+    /// Queued jobs that count for it.
+    pub queued: u64,
+}
+
+/// A place in a pool.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct RunnerInfo {
+    /// Pool.
+    pub pool: String,
+    /// Place, from 0.
+    pub slot: u32,
+    /// `idle`, `starting`, `running` or `stopping`.
+    pub state: String,
+    /// Its job.
+    pub job: Option<u64>,
+    /// Its attempt.
+    pub attempt: Option<u32>,
+    /// How long the attempt has been there.
+    pub run_seconds: Option<f64>,
+}
+
+/// A group with open jobs.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct GroupInfo {
+    /// Name.
+    pub name: String,
+    /// How many of it run at once.
+    pub limit: u32,
+    /// Who holds it.
+    pub holders: Vec<u64>,
+    /// How many wait for it.
+    pub waiting: u64,
+    /// Open jobs.
+    pub open: u64,
+}
