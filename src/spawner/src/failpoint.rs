@@ -4,7 +4,10 @@
 //! (from 1, the default) kill itself with SIGKILL. With `CI_RUNNER_FAIL_DIR=<dir>` the passes are counted over all
 //! processes, by the length of the file `<dir>/<point>`, so that a point fires exactly once although every shim is a new
 //! process; without it each process counts for itself. A job never sees either word: its environment is the
-//! specification's. Always compiled in; unarmed it costs one load and one branch.
+//! specification's. Unarmed it costs one load and one branch.
+//!
+//! Programs as released have none of this ([`ENABLED`]): whoever can set a variable for a service must not be able to make it
+//! break its promises.
 //!
 //! `CI_RUNNER_FAIL=spawner-takes-blindness-for-absence` kills nobody: it is the control of the tests in which the spawner
 //! runs out of descriptors, and brings the fault back that they look for. So does `spawner-ignores-stopped-shims` for the
@@ -14,6 +17,13 @@ use std::io::{Seek, Write};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Whether this program has fail points: built with debug assertions, or with the feature `fail-points`. Elsewhere nothing reads
+/// the variables, and their names are not in the program (`scripts/check-release`).
+pub const ENABLED: bool = cfg!(any(debug_assertions, feature = "fail-points"));
+
+/// The variables that arm processes, which a daemon hands on to the spawner that it starts.
+pub const VARIABLES: &[&str] = if ENABLED { &["CI_RUNNER_FAIL", "CI_RUNNER_FAIL_DIR"] } else { &[] };
 
 macro_rules! points {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
@@ -90,6 +100,9 @@ static PLAN: OnceLock<Option<Plan>> = OnceLock::new();
 
 /// Reads the plan from the environment; called once, before the first fork. A name that is no point is an error in words.
 pub(crate) fn arm_from_environment() -> Result<(), String> {
+    if !ENABLED {
+        return Ok(());
+    }
     let plan = match std::env::var("CI_RUNNER_FAIL") {
         // The daemon that starts a spawner is armed by the same variable, with points of its own.
         Ok(text) if !text.is_empty() && !text.starts_with("daemon-") => Some(parse(&text)?),
@@ -113,17 +126,20 @@ fn parse(text: &str) -> Result<Plan, String> {
 
 /// True in the control of the tests of a shortage of descriptors.
 pub(crate) fn takes_blindness_for_absence() -> bool {
-    matches!(PLAN.get(), Some(Some(plan)) if plan.point == TAKES_BLINDNESS_FOR_ABSENCE)
+    ENABLED && matches!(PLAN.get(), Some(Some(plan)) if plan.point == TAKES_BLINDNESS_FOR_ABSENCE)
 }
 
 /// True in the control of the tests with stopped shims.
 pub(crate) fn ignores_stopped_shims() -> bool {
-    matches!(PLAN.get(), Some(Some(plan)) if plan.point == IGNORES_STOPPED_SHIMS)
+    ENABLED && matches!(PLAN.get(), Some(Some(plan)) if plan.point == IGNORES_STOPPED_SHIMS)
 }
 
 /// Passes `point`: returns, or the process is dead.
 #[inline]
 pub(crate) fn hit(point: &'static str) {
+    if !ENABLED {
+        return;
+    }
     if let Some(Some(plan)) = PLAN.get() {
         plan.hit(point);
     }

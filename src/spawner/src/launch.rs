@@ -68,6 +68,7 @@ struct Orders {
     session_offset: libc::off_t,
     cgroup_procs: c_int,
     open_files: libc::rlimit,
+    cores: libc::rlimit,
     /// -1: it stays who we are.
     uid: libc::c_long,
     gid: libc::c_long,
@@ -113,6 +114,7 @@ pub(crate) fn launch(
         session_offset: libc::off_t::try_from(lock.1).unwrap_or(0),
         cgroup_procs: moves.as_ref().map_or(-1, |procs| procs.as_raw_fd()),
         open_files: libc::rlimit { rlim_cur: open_files.soft.min(open_files.hard), rlim_max: open_files.hard },
+        cores: crate::cores::of_jobs(),
         uid: user.map_or(-1, |(uid, _)| libc::c_long::from(uid)),
         gid: user.map_or(-1, |(_, gid)| libc::c_long::from(gid)),
         stage: Stage::Prepare,
@@ -143,6 +145,7 @@ pub(crate) fn become_program(program: &Program) -> (Stage, c_int) {
         session_offset: 0,
         cgroup_procs: -1,
         open_files: libc::rlimit { rlim_cur: 0, rlim_max: 0 },
+        cores: libc::rlimit { rlim_cur: 0, rlim_max: 0 },
         uid: -1,
         gid: -1,
         stage: Stage::Execute,
@@ -153,6 +156,7 @@ pub(crate) fn become_program(program: &Program) -> (Stage, c_int) {
         if libc::chdir(orders.dir) != 0 {
             return (Stage::Directory, *libc::__errno_location());
         }
+        crate::cores::give_back();
         (Stage::Execute, execute(&orders))
     }
 }
@@ -317,6 +321,7 @@ unsafe fn prepare(orders: &Orders) -> c_int {
             || libc::dup2(orders.output, 2) < 0
             || libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) < 0
             || libc::setrlimit(libc::RLIMIT_NOFILE, &orders.open_files) < 0
+            || libc::setrlimit(libc::RLIMIT_CORE, &orders.cores) < 0
         {
             return *libc::__errno_location();
         }

@@ -19,6 +19,7 @@ mod attempts;
 mod cgroup;
 pub mod client;
 pub mod clock;
+mod cores;
 pub mod failpoint;
 pub mod joblog;
 mod launch;
@@ -39,6 +40,7 @@ mod wire;
 
 /// The `ci-runner-spawner` program. The exit code: 0 a spawner listens, 1 it cannot, 3 a mistake in the command line.
 pub fn main() -> std::process::ExitCode {
+    cores::forbid();
     let words: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
     let code = match words.first().and_then(|word| word.to_str()) {
         Some(unit::HELPER_MODE) => unit::helper_main(),

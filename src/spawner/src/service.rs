@@ -75,6 +75,8 @@ pub(crate) fn upgrade(words: &[OsString], program_of: impl Fn(&str) -> Result<Pa
         }
         Ok(program) => {
             say!("asked to upgrade: executing {}", program.display());
+            // It finds the limit that we found, and jobs of both get the same.
+            crate::cores::give_back();
             let error = std::process::Command::new(&program).args(words).exec();
             // Signals may be unblocked by now: no way back.
             say!("cannot execute {}: {error}", program.display());

@@ -1,8 +1,11 @@
 //! Fail points of the daemon, for crash tests: `CI_RUNNER_FAIL=<point>[:n]` makes the daemon kill itself with SIGKILL the
 //! n-th time it passes the point. The spawner and its shims have points of their own, armed by the same variable.
 //!
+//! Programs as released have none of them (`ci_runner_spawner::failpoint::ENABLED`).
+//!
 //! `CI_RUNNER_FAIL=daemon-acknowledges-early` is the control of the durability tests: answers leave before the commit.
 
+use ci_runner_spawner::failpoint::ENABLED;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -57,11 +60,17 @@ fn plan() -> Option<&'static Plan> {
             passes: AtomicU64::new(0),
         })
     };
+    if !ENABLED {
+        return None;
+    }
     PLAN.get_or_init(read).as_ref()
 }
 
 /// What the log is to say when a plan of whichever process of ours is there: it breaks promises on purpose.
 pub fn warning() -> Option<String> {
+    if !ENABLED {
+        return None;
+    }
     let plan = std::env::var("CI_RUNNER_FAIL").ok()?;
     Some(format!(
         "CI_RUNNER_FAIL={plan}: made for tests, this daemon or its spawner kills itself or breaks a promise on purpose; unset it"

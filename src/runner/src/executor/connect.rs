@@ -63,16 +63,15 @@ pub(super) fn connect(options: &NativeOptions) -> io::Result<Connected> {
     }
 }
 
-/// All that a spawner needs of our environment: what else is there may be secret, and every job could read it of its parents.
-const KEPT_VARIABLES: [&str; 3] = ["PATH", "CI_RUNNER_FAIL", "CI_RUNNER_FAIL_DIR"];
-
-/// Starts a spawner; returns when its socket is open (it puts itself into the background).
+/// Starts a spawner; returns when its socket is open (it puts itself into the background). All that it needs of our environment
+/// is the path: what else is there may be secret, and every job could read it of its parents.
 fn launch(options: &NativeOptions) -> io::Result<()> {
     let linger = options.linger.map(|linger| ["--linger-ms".to_owned(), linger.as_millis().to_string()]);
     let open_files = options.job_open_files.map(|number| ["--job-open-files".to_owned(), number.to_string()]);
     let mut command = Command::new(&options.program);
     let kept = |name: &&str| std::env::var_os(name).map(|value| ((*name).to_owned(), value));
-    command.env_clear().envs(KEPT_VARIABLES.iter().filter_map(kept)).stdin(Stdio::null());
+    let variables = ["PATH"].iter().chain(ci_runner_spawner::failpoint::VARIABLES);
+    command.env_clear().envs(variables.filter_map(kept)).stdin(Stdio::null());
     if let Some(lifeline) = &options.lifeline {
         command.arg("--die-with-daemon").arg(&lifeline.dir).stdin(lifeline.theirs.try_clone()?);
     }

@@ -1,4 +1,5 @@
-//! The daemon's memory, through which secrets pass, is not left behind in a file; its environment goes to no other process.
+//! The memory of daemon, spawner, shims and helpers, through which secrets pass, is not left behind in a file, while jobs keep
+//! their own limit; the daemon's environment goes to no other process.
 
 use crate::support::{Host, wait_for};
 use serde_json::json;
@@ -46,6 +47,82 @@ fn a_daemon_that_dies_leaves_no_core_file() {
     host.start();
     host.stop();
     host.assert_clean();
+}
+
+/// `Max core file size` of a process: soft and hard.
+fn core_limits(pid: i32) -> (String, String) {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap().to_owned();
+    let mut words = line.split_whitespace().map(str::to_owned);
+    (words.next().unwrap(), words.next().unwrap())
+}
+
+fn parent_of(pid: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// 1 stands for "no core", to a file as to a pipe; the job has what the daemon was started with, and may still raise it.
+#[test]
+fn spawner_and_shim_have_no_core_limit_to_dump_by_and_jobs_have_theirs() {
+    let control = tempfile::tempdir().unwrap();
+    let writes_cores = machine_writes_cores(control.path());
+    let dir = tempfile::tempdir().unwrap();
+    let mut host = Host::new();
+    host.wrapper = Some("ulimit -S -c 4096 2>/dev/null; exec \"$@\"");
+    host.start();
+    let (daemons_soft, daemons_hard) = core_limits(host.pid());
+    let id = host.add(&host.shell("exec sleep 600"));
+    let job = wait_for("the job", || host.survivors().first().copied());
+    let (spawner, shim) = (host.wait_spawner(), host.wait_shim(id));
+    assert_eq!(parent_of(job), shim);
+    for (who, pid) in [("spawner", spawner), ("shim", shim)] {
+        let (soft, hard) = core_limits(pid);
+        assert!(["0", "1"].contains(&soft.as_str()), "{who} has {soft}");
+        assert_eq!(soft == "0", hard == "0", "{who}: 0 only where nothing else can be");
+        assert_eq!(hard, daemons_hard, "{who}");
+    }
+    assert_eq!(core_limits(job), (daemons_soft, daemons_hard.clone()));
+    host.post("/api/v1/jobs/cancel", &json!({ "ids": [id] }));
+    host.finish(id);
+    if writes_cores {
+        let script = format!("cd {}; ulimit -c unlimited; kill -ABRT $$", dir.path().display());
+        let id = host.add(&host.shell(&script));
+        host.finish(id);
+        assert!(has_core(dir.path()), "a job's own core file is its own affair");
+    }
+    host.stop();
+    host.assert_clean();
+}
+
+/// The helper of a unit is the same program, in a directory where it could leave a core.
+#[test]
+fn a_helper_that_dies_leaves_no_core_file() {
+    use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+    let control = tempfile::tempdir().unwrap();
+    if !machine_writes_cores(control.path()) {
+        let _ = writeln!(
+            std::io::stderr(),
+            "SKIPPED a_helper_that_dies_leaves_no_core_file: no core files on this machine"
+        );
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let program = crate::support::program().with_file_name("ci-runner-spawner");
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    let mut helper = Command::new("sh")
+        .args(["-c", "ulimit -c unlimited; exec \"$0\" --unit-helper"])
+        .arg(program)
+        .stdin(theirs)
+        .current_dir(dir.path())
+        .spawn()
+        .unwrap();
+    rustix::net::recv(&ours, &mut [0; 64], RecvFlags::empty()).expect("it asks for its job");
+    crate::support::kill(helper.id() as i32, "ABRT");
+    let status = helper.wait().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(6), "{status}");
+    assert!(!has_core(dir.path()));
 }
 
 #[test]
