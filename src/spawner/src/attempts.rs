@@ -118,6 +118,15 @@ impl Attempts {
         }
     }
 
+    /// Takes the start lock of an attempt that nobody may hold. Err: why not, in words.
+    pub(crate) fn lock_free(&self, key: &AttemptKey) -> Result<OwnedFd, String> {
+        match self.lock(key) {
+            Ok(Locked::Taken(lock)) => Ok(lock),
+            Ok(Locked::Held(_)) => Err("its lock is held by a process that this spawner does not know".to_owned()),
+            Err(error) => Err(format!("cannot lock attempt {key}: {error}")),
+        }
+    }
+
     /// Who holds (or held) the lock; None while that is not (wholly) written.
     pub(crate) fn identity(lock: &OwnedFd) -> io::Result<Option<Identity>> {
         let mut text = vec![0; IDENTITY_BYTES_MAX];

@@ -20,6 +20,7 @@ mod cgroup;
 pub mod client;
 pub mod clock;
 mod cores;
+mod daemons;
 pub mod failpoint;
 pub mod joblog;
 mod launch;

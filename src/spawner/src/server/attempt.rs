@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use crate::attempts::Identity;
+use crate::daemons::Wish;
 use crate::protocol::ExitRecord;
 
 /// One attempt.
@@ -33,15 +34,6 @@ pub(super) enum State {
     Ended(Option<Box<ExitRecord>>),
     /// Over without a record.
     Lost,
-}
-
-/// What a shim is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
-    /// SIGTERM, kill after so many milliseconds.
-    Stop(u64),
-    /// Kill.
-    Kill,
 }
 
 /// A living shim.

@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use rustix::fs::FileType;
 
 use super::Server;
-use super::attempt::Wish;
 use super::setup::Options;
+use crate::daemons::{Serve, Wish};
 use crate::protocol::AttemptKey;
 
 /// The tie.

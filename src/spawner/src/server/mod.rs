@@ -6,8 +6,6 @@
 //! A turn goes: deaths, packets, new connections, what is due, then all replies of the turn in as few packets as possible.
 
 mod attempt;
-pub(crate) mod check;
-pub(crate) mod conn;
 mod lifeline;
 pub(crate) mod requests;
 pub(crate) mod service;
@@ -23,36 +21,30 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use self::attempt::State;
-use self::conn::Connection;
 use self::lifeline::Lifeline;
 pub(crate) use self::setup::Options;
 use self::setup::{Home, NoHome, Teller};
 use crate::attempts::{Attempts, Identity};
 use crate::cgroup::Parent;
+use crate::daemons::{Daemons, Serve};
 use crate::failpoint;
-use crate::protocol::{AttemptKey, ExitRecord, Reply, Seen};
+use crate::protocol::{AttemptKey, ExitRecord};
 use crate::service::Then;
 use crate::shim::{Note, Shared};
 use crate::sys::{self, OpenFiles};
 
-/// One daemon, its successor, and a few that only look.
-const CONNECTIONS_MAX: usize = 32;
-/// Packets read from one connection in one turn.
-const PACKETS_A_TURN: usize = 64;
 /// How often to see whether the directory is still there, while a daemon is connected.
 const HOME_CHECK_MS: u64 = 5000;
 /// Longest sleep while jobs run: deadlines are on a clock that goes on while the machine sleeps, `poll`'s is not.
 const SLEEP_MS_MAX: u64 = 60_000;
 /// After the directory was removed and everything has ended, the daemon has so long to take the ends.
 const LAST_WORDS_MS: u64 = 5000;
-/// What cannot be had now is tried again after this.
-const SHORTAGE_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// The spawner.
 pub(crate) struct Server {
     linger_ms: u64,
     home: Home,
-    listener: OwnedFd,
+    daemons: Daemons,
     signals: OwnedFd,
     shared: Shared,
     /// Where shims' notes arrive.
@@ -72,7 +64,6 @@ pub(crate) struct Server {
     slots: HashMap<String, AttemptKey>,
     /// Highest generation of each store, as on the disk.
     generations: HashMap<String, u64>,
-    connections: Vec<Connection>,
     /// Why no attempt is started any more.
     closed: Option<&'static str>,
     homeless: bool,
@@ -179,7 +170,7 @@ impl Server {
         let listener = listener.map_err(|error| fault("cannot listen", error))?;
         Ok(Self {
             linger_ms: options.linger_ms,
-            listener,
+            daemons: Daemons::new(listener),
             signals,
             shared: Shared {
                 attempts,
@@ -199,7 +190,6 @@ impl Server {
             said_ended: false,
             slots: HashMap::new(),
             generations: HashMap::new(),
-            connections: Vec::new(),
             closed: None,
             homeless: false,
             idle_since_ms: None,
@@ -229,14 +219,12 @@ impl Server {
             for key in woken.adopted {
                 self.shim_gone(&key);
             }
-            for at in woken.connections {
-                self.read_connection(at);
-            }
-            if woken.listener {
-                self.accept();
-            }
+            self.serve(woken.calls);
             self.do_what_is_due();
             self.flush();
+            if std::mem::take(&mut self.said_ended) {
+                failpoint::hit(failpoint::SPAWNER_AFTER_ENDED);
+            }
         }
     }
 
@@ -245,7 +233,7 @@ impl Server {
         if self.then.is_some() {
             return true;
         }
-        let used = self.closed.is_none() && !self.connections.is_empty();
+        let used = self.closed.is_none() && !self.daemons.is_empty();
         if used || self.attempts.values().any(State::is_alive) {
             self.idle_since_ms = None;
             return false;
@@ -254,27 +242,10 @@ impl Server {
         let since = *self.idle_since_ms.get_or_insert(now);
         let patience_ms = match self.closed {
             None => self.linger_ms,
-            Some(_) if self.homeless && !self.connections.is_empty() && !self.attempts.is_empty() => LAST_WORDS_MS,
+            Some(_) if self.homeless && !self.daemons.is_empty() && !self.attempts.is_empty() => LAST_WORDS_MS,
             Some(_) => 0,
         };
         now >= since.saturating_add(patience_ms)
-    }
-
-    fn seen(&mut self, key: &AttemptKey) -> Option<Seen> {
-        Some(match self.attempts.get(key)? {
-            State::Alive(_) | State::Unidentified { .. } => Seen::Alive,
-            // `ended` follows.
-            State::Unsettled(_) | State::Leftovers(_) | State::Wiping(_) => Seen::Leftovers,
-            State::NotBegan => Seen::NotBegan,
-            State::Voided => Seen::Voided,
-            State::Ended(Some(record)) => Seen::Ended((**record).clone()),
-            State::Ended(None) => match self.record_of(key) {
-                Some(Some(record)) => Seen::Ended(record),
-                Some(None) => Seen::Lost,
-                None => Seen::Leftovers,
-            },
-            State::Lost => Seen::Lost,
-        })
     }
 
     /// The record of an attempt that has ended. The outer None: it cannot be read now; `ended` will be told once it can.
@@ -285,13 +256,6 @@ impl Server {
             self.unsettle(key, Identity::default(), None);
         }
         read.ok()
-    }
-
-    /// Tells the daemon of this attempt's store; false when it is not there.
-    fn tell(&mut self, store: &str, reply: Reply) -> bool {
-        let of_store = |conn: &&mut Connection| conn.store.as_deref() == Some(store) && !conn.closing;
-        let found = self.connections.iter_mut().find(of_store);
-        found.map(|conn| conn.say(reply)).is_some()
     }
 
     /// Something in `attempts` is due then.

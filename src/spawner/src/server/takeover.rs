@@ -10,6 +10,7 @@ use super::Server;
 use super::attempt::{Shim, State};
 use super::stopped::continue_unwatched;
 use crate::attempts::{Attempts, Identity, Locked};
+use crate::daemons::Serve;
 use crate::failpoint;
 use crate::procs;
 use crate::protocol::AttemptKey;

@@ -82,7 +82,7 @@ impl Server {
         } else if has(names::VOIDED)? {
             self.release_slot(&identity.slot, key);
             self.attempts.insert(key.clone(), State::Voided);
-            self.tell(&key.store, Reply::Voided { key: key.clone() });
+            self.daemons.tell(&key.store, Reply::Voided { key: key.clone() }, false);
         } else {
             self.not_began(key, identity, "its shim ended before it began");
         }
@@ -107,7 +107,8 @@ impl Server {
     fn ended(&mut self, key: &AttemptKey, identity: &Identity, record: ExitRecord, state: State) {
         self.release_slot(&identity.slot, key);
         self.attempts.insert(key.clone(), state);
-        self.said_ended |= self.tell(&key.store, Reply::Ended { key: key.clone(), record: Some(record) });
+        self.said_ended |=
+            self.daemons.tell(&key.store, Reply::Ended { key: key.clone(), record: Some(record) }, false);
     }
 
     fn not_began(&mut self, key: &AttemptKey, identity: &Identity, why: &str) {
@@ -118,7 +119,11 @@ impl Server {
         }
         self.attempts.insert(key.clone(), State::NotBegan);
         let why = record::shortened(why);
-        self.tell(&key.store, Reply::RefusedStart { key: key.clone(), why, voided: false, closed: false });
+        self.daemons.tell(
+            &key.store,
+            Reply::RefusedStart { key: key.clone(), why, voided: false, closed: false },
+            false,
+        );
     }
 
     /// Nobody else may start there. An empty name is of a shim that had not said which slot is its.
@@ -165,7 +170,7 @@ impl Server {
     /// Everything whose time has come.
     pub(super) fn do_what_is_due(&mut self) {
         let now = sys::boottime_ms();
-        if !self.connections.is_empty() && now >= self.home_check_ms {
+        if !self.daemons.is_empty() && now >= self.home_check_ms {
             self.check_home();
         }
         self.look_at_shims(now);
@@ -268,7 +273,7 @@ impl Server {
         if let Some(State::Wiping(identity)) = self.attempts.insert(key.clone(), State::Lost) {
             self.release_slot(&identity.slot, key);
         }
-        self.said_ended |= self.tell(&key.store, Reply::Ended { key: key.clone(), record: None });
+        self.said_ended |= self.daemons.tell(&key.store, Reply::Ended { key: key.clone(), record: None }, false);
     }
 }
 

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use super::cgroup::UnitGroup;
 use super::verdict::Ending;
+use crate::daemons::Wish;
 use crate::protocol::ExitRecord;
 
 /// What is known of an attempt.
@@ -22,15 +23,6 @@ pub(super) enum State {
     Ended(Option<Box<ExitRecord>>),
     /// Over without a record.
     Lost,
-}
-
-/// What a job is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
-    /// SIGTERM, kill after so many milliseconds.
-    Stop(u64),
-    /// Kill.
-    Kill,
 }
 
 /// What became of the call that starts the unit.

@@ -9,10 +9,11 @@
 //! is an attempt's name, its limits in time and the name of a profile. The same words as the native spawner's travel over a
 //! socket of its own, so that the daemon sees no difference.
 //!
-//! - `bus`: D-Bus without waiting. `manager`: what PID 1 is asked and told. `judge`: what its answers mean.
+//! - `bus`: D-Bus without waiting. `manager`, `names`, `properties`: what PID 1 is asked and told. `judge`: what its answers
+//!   mean.
 //! - `profile`: sandboxes as data. `policy`: who may use which. `places`: people's trees. `seals`: what is seen of a sandbox.
-//! - `server`, `requests`, `watch`: the loop, what a daemon may ask, how attempts end and are taken over.
-//! - `shim`, `handover`, `helper`, `verdict`: from a specification to a job, and from an end to a record.
+//! - `server`, `requests`, `watch`, `settle`: the loop, what a daemon may ask, how attempts are taken over and end.
+//! - `shim`, `pump`, `handover`, `helper`, `verdict`: from a specification to a job, and from an end to a record.
 //!
 //! Promises: the specification is handed out once, by the shim that holds the attempt's lock. PID 1 is the witness of the
 //! end. "Ended" is said when the unit's cgroup has no process. A unit is released only after its result is in a file.

@@ -11,7 +11,6 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::SocketFlags;
 
 use super::attempt::{Live, State};
 use super::cgroup::{self, UnitGroup};
@@ -21,17 +20,12 @@ use super::names::unit_name;
 use super::policy::Policy;
 use super::shim::{Note, Shared};
 use crate::attempts::Attempts;
+use crate::daemons::{Calls, Daemons, Serve};
 use crate::policy_file::Names;
-use crate::protocol::{AttemptKey, ExitRecord, PACKET_BYTES_MAX, Reply, Seen};
-use crate::server::conn::Connection;
+use crate::protocol::{AttemptKey, ExitRecord, Reply};
 use crate::service::{self, Then};
 use crate::sys::{self, Reaped};
-use crate::wire::{self, Received};
 
-/// One daemon, its successor, and a few that only look.
-const CONNECTIONS_MAX: usize = 32;
-/// Packets read from one connection in one turn.
-const PACKETS_A_TURN: usize = 64;
 /// Longest sleep: deadlines of ours are on a clock that goes on while the machine sleeps, `poll`'s is not.
 const SLEEP_MS_MAX: u64 = 60_000;
 /// Units that nobody looks after are looked for this often.
@@ -49,14 +43,13 @@ pub(super) struct Server {
     pub(super) shims: HashMap<i32, AttemptKey>,
     /// Notes of shims whose end is not handled yet.
     pub(super) noted: HashMap<AttemptKey, Note>,
-    pub(super) connections: Vec<Connection>,
+    pub(super) daemons: Daemons,
     /// Filters of system calls that everything here is under.
     pub(super) filters: u32,
     /// Why no attempt is started any more.
     pub(super) closed: Option<&'static str>,
     /// The last word about PID 1, so that the same trouble is said once.
     pub(super) trouble: Option<String>,
-    listener: OwnedFd,
     signals: OwnedFd,
     notes: OwnedFd,
     notes_rest: Vec<u8>,
@@ -85,11 +78,10 @@ impl Server {
             attempts: HashMap::new(),
             shims: HashMap::new(),
             noted: HashMap::new(),
-            connections: Vec::new(),
+            daemons: Daemons::new(listener),
             filters: super::seals::filters_of_init(),
             closed: None,
             trouble: None,
-            listener,
             signals,
             notes,
             notes_rest: Vec::new(),
@@ -141,12 +133,7 @@ impl Server {
         for told in told {
             self.heard(told);
         }
-        for at in woken.connections {
-            self.read_connection(at);
-        }
-        if woken.listener {
-            self.accept();
-        }
+        self.serve(woken.calls);
         self.do_what_is_due();
         if let Some(told) = self.manager.flush() {
             self.heard(told);
@@ -157,9 +144,7 @@ impl Server {
 
     fn sleep(&self) -> Woken {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::new(&self.notes, PollFlags::IN)];
-        let accepts = if self.connections.len() < CONNECTIONS_MAX { PollFlags::IN } else { PollFlags::empty() };
-        fds.push(PollFd::new(&self.listener, accepts));
-        fds.extend(self.connections.iter().map(|conn| PollFd::new(&conn.socket, conn.interest())));
+        fds.extend(self.daemons.polled());
         let manager_at = fds.len();
         if let Some((fd, writes)) = self.manager.interest() {
             let interest = if writes { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
@@ -182,8 +167,7 @@ impl Server {
         Woken {
             signals: ready[0],
             notes: ready[1],
-            listener: ready[2],
-            connections: (0..self.connections.len()).filter(|&at| ready[3 + at]).collect(),
+            calls: Calls::of(&ready[2..manager_at]),
             manager: manager_at < shims_at && ready[manager_at],
             shims: keys
                 .into_iter()
@@ -199,7 +183,7 @@ impl Server {
         let until = now.saturating_add(SLEEP_MS_MAX).min(self.sweep_ms);
         let until = self.attempts.values().filter_map(State::due_ms).fold(until, u64::min);
         let until = self.manager.due_ms().map_or(until, |at| at.min(until));
-        let until = self.connections.iter().filter_map(Connection::send_ms).fold(until, u64::min);
+        let until = self.daemons.send_ms().map_or(until, |at| at.min(until));
         until.saturating_sub(now)
     }
 
@@ -234,92 +218,10 @@ impl Server {
         self.notes_rest.drain(..end);
         for note in lines {
             match note {
-                Note::Began(key) => self.tell(&key.store.clone(), Reply::Started { key }, true),
+                Note::Began(key) => drop(self.daemons.tell(&key.store.clone(), Reply::Started { key }, true)),
                 Note::Record(record) => drop(self.noted.insert(record.key.clone(), Note::Record(record))),
                 Note::Refused(key, why) => drop(self.noted.insert(key.clone(), Note::Refused(key, why))),
             }
-        }
-    }
-
-    fn accept(&mut self) {
-        while self.connections.len() < CONNECTIONS_MAX {
-            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else { break };
-            let mut connection = Connection::new(socket);
-            match rustix::net::sockopt::socket_peercred(&connection.socket) {
-                Ok(peer) if peer.uid.is_root() || self.policy.users.contains(&peer.uid.as_raw()) => {}
-                Ok(peer) => connection.refuse(format!("user {} may not use this spawner", peer.uid.as_raw())),
-                Err(error) => connection.refuse(format!("cannot tell who connects: {error}")),
-            }
-            self.connections.push(connection);
-        }
-        // Room for the next: whoever has not said who it is goes first.
-        if self.connections.len() == CONNECTIONS_MAX
-            && let Some(silent) = self.connections.iter_mut().find(|conn| conn.store.is_none())
-        {
-            silent.closing = true;
-        }
-    }
-
-    fn read_connection(&mut self, at: usize) {
-        let mut buffer = [0; PACKET_BYTES_MAX];
-        for _ in 0..PACKETS_A_TURN {
-            if self.connections[at].closing {
-                return;
-            }
-            match wire::receive(&self.connections[at].socket, &mut buffer) {
-                Received::Nothing => return,
-                Received::Closed => self.connections[at].closing = true,
-                Received::Malformed(why) => self.connections[at].refuse(why),
-                Received::Packet(bytes, fds) => self.handle_packet(at, &buffer[..bytes], fds),
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        for at in 0..self.connections.len() {
-            self.connections[at].flush();
-            while self.connections[at].wants_listing() {
-                self.list_some(at);
-                self.connections[at].flush();
-            }
-        }
-        self.connections.retain(|conn| !conn.closing);
-    }
-
-    /// The next piece of an answer to `list`.
-    fn list_some(&mut self, at: usize) {
-        let Some(mut listing) = self.connections[at].listing.take() else { return };
-        for _ in 0..64 {
-            let Some(key) = listing.pop() else {
-                self.connections[at].say(Reply::Listed);
-                return;
-            };
-            self.check_record(&key);
-            if let Some(seen) = self.seen(&key) {
-                self.connections[at].say(Reply::Attempt { key, seen });
-            }
-        }
-        self.connections[at].listing = Some(listing);
-    }
-
-    fn seen(&self, key: &AttemptKey) -> Option<Seen> {
-        Some(match self.attempts.get(key)? {
-            State::Live(_) | State::Unidentified { .. } => Seen::Alive,
-            State::Leftovers(_) => Seen::Leftovers,
-            State::NotBegan => Seen::NotBegan,
-            State::Voided => Seen::Voided,
-            State::Ended(Some(record)) => Seen::Ended((**record).clone()),
-            State::Ended(None) => self.record_of(key).map_or(Seen::Lost, Seen::Ended),
-            State::Lost => Seen::Lost,
-        })
-    }
-
-    /// Tells the daemon of this store, if it is there; what is in no hurry waits for company.
-    pub(super) fn tell(&mut self, store: &str, reply: Reply, soon: bool) {
-        let of_store = |conn: &&mut Connection| conn.store.as_deref() == Some(store) && !conn.closing;
-        if let Some(conn) = self.connections.iter_mut().find(of_store) {
-            if soon { conn.say_soon(reply) } else { conn.say(reply) }
         }
     }
 
@@ -363,8 +265,7 @@ impl Server {
 struct Woken {
     signals: bool,
     notes: bool,
-    listener: bool,
     manager: bool,
-    connections: Vec<usize>,
+    calls: Calls,
     shims: Vec<AttemptKey>,
 }

@@ -59,7 +59,8 @@ impl Server {
             self.attempts.insert(key.clone(), State::NotBegan);
             let reply =
                 Reply::RefusedStart { key: key.clone(), why: record::shortened(&why), voided: false, closed: false };
-            return self.tell(&key.store, reply, false);
+            self.daemons.tell(&key.store, reply, false);
+            return;
         }
         let group = live.map_or_else(|| self.group(key), |live| live.group);
         say!("{key}: its shim ended without a record");
@@ -73,7 +74,7 @@ impl Server {
         hit(failpoint::UNIT_BEFORE_RELEASE);
         self.release(key);
         self.attempts.insert(key.clone(), state);
-        self.tell(&key.store, Reply::Ended { key: key.clone(), record: Some(record) }, false);
+        self.daemons.tell(&key.store, Reply::Ended { key: key.clone(), record: Some(record) }, false);
     }
 
     pub(super) fn release(&mut self, key: &AttemptKey) {
@@ -103,6 +104,6 @@ impl Server {
         }
         self.release(key);
         self.attempts.insert(key.clone(), State::Lost);
-        self.tell(&key.store, Reply::Ended { key: key.clone(), record: None }, false);
+        self.daemons.tell(&key.store, Reply::Ended { key: key.clone(), record: None }, false);
     }
 }

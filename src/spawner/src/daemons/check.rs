@@ -1,12 +1,34 @@
-//! A `start` is checked word by word before anything of it is used.
+//! `hello` and `start` are checked word by word before anything of them is used.
 
-use super::requests::MS_MAX;
-use crate::protocol::Start;
+use crate::protocol::{PROTOCOL_VERSION, Start, is_store_id};
 
+/// No deadline, grace or slot number is larger: sums stay far from overflow, and nobody means a thousand years.
+pub(super) const MS_MAX: u64 = 1000 * 365 * 24 * 3600 * 1000;
 const SLOT_MAX: u32 = 999_999;
 
+/// Whether a hello is to be taken: the highest generation that was seen so far, or why not. `highest` is asked only for a name
+/// that is a store's.
+pub(super) fn judge_hello(
+    protocol: u32,
+    store: &str,
+    generation: u64,
+    highest: impl FnOnce(&str) -> u64,
+) -> Result<u64, String> {
+    if protocol != PROTOCOL_VERSION {
+        return Err(format!("the daemon speaks protocol {protocol}, this spawner {PROTOCOL_VERSION}"));
+    }
+    if !is_store_id(store) {
+        return Err("a store id has 8 lower-case hex digits".to_owned());
+    }
+    let highest = highest(store);
+    if generation < highest {
+        return Err(format!("generation {generation} of store {store} is over: {highest} was here"));
+    }
+    Ok(highest)
+}
+
 /// Says what is wrong with a `start`.
-pub(crate) fn check_start(start: &Start, fds: usize) -> Result<(), String> {
+pub(super) fn check_start(start: &Start, fds: usize) -> Result<(), String> {
     let pool = start.pool.as_bytes();
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let good = (1..=64).contains(&pool.len())

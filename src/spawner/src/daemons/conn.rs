@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
-use crate::protocol::{AttemptKey, PROTOCOL_VERSION, Reply, is_store_id};
+use crate::protocol::{AttemptKey, Reply};
 use crate::{sys, wire};
 
 /// A daemon that leaves this much unread is dropped; it finds everything again by `list`.
@@ -116,25 +116,4 @@ impl Connection {
             self.closing = true;
         }
     }
-}
-
-/// Whether a hello is to be taken: the highest generation that was seen so far, or why not. `highest` is asked only for a name
-/// that is a store's.
-pub(crate) fn judge_hello(
-    protocol: u32,
-    store: &str,
-    generation: u64,
-    highest: impl FnOnce(&str) -> u64,
-) -> Result<u64, String> {
-    if protocol != PROTOCOL_VERSION {
-        return Err(format!("the daemon speaks protocol {protocol}, this spawner {PROTOCOL_VERSION}"));
-    }
-    if !is_store_id(store) {
-        return Err("a store id has 8 lower-case hex digits".to_owned());
-    }
-    let highest = highest(store);
-    if generation < highest {
-        return Err(format!("generation {generation} of store {store} is over: {highest} was here"));
-    }
-    Ok(highest)
 }
