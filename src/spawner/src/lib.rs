@@ -8,7 +8,7 @@
 //! here: an attempt starts at most once; its deadline holds whoever else is dead; when it is said to have ended, nothing of
 //! it is left; a result that was seen is not lost.
 //!
-//! No threads, no async runtime. `unsafe` is confined to [`sys`], [`launch`] and [`clock`].
+//! No threads, no async runtime. `unsafe` is confined to [`sys`], [`launch`], [`clock`] and [`peer`].
 
 /// A line into the spawner's log, best effort.
 macro_rules! say {
@@ -25,6 +25,7 @@ pub mod failpoint;
 pub mod joblog;
 mod launch;
 mod memfd;
+pub mod peer;
 mod policy_file;
 mod procs;
 pub mod protocol;

@@ -129,8 +129,8 @@ pub enum Refusal {
     Unknown,
 }
 
-/// A wish and where its answer goes.
-pub enum Wish {
+/// What changes the record, and so needs a store that takes commits; and where its answer goes.
+pub enum Deed {
     /// Queue jobs, all or none.
     Submit {
         /// The jobs.
@@ -178,6 +178,12 @@ pub enum Wish {
         /// Done.
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
+}
+
+/// A wish and where its answer goes.
+pub enum Wish {
+    /// Change something.
+    Do(Deed),
     /// Why a job does not run; None: it is not open.
     Explain {
         /// Which.
@@ -310,27 +316,27 @@ impl Handle {
         submitter: impl Into<Submitter>,
     ) -> Result<Vec<JobId>, Refusal> {
         let submitter = submitter.into();
-        self.ask(|reply| Wish::Submit { jobs, key, submitter, reply }).await?
+        self.ask(|reply| Wish::Do(Deed::Submit { jobs, key, submitter, reply })).await?
     }
 
     /// Does something to jobs.
     pub async fn act(&self, target: Target, action: Action, by: String) -> Result<Acted, Refusal> {
-        self.ask(|reply| Wish::Act { target, action, by, reply }).await?
+        self.ask(|reply| Wish::Do(Deed::Act { target, action, by, reply })).await?
     }
 
     /// Stops claiming (reason and drain), or goes on.
     pub async fn pause(&self, pause: Option<(String, bool)>, by: String) -> Result<(), Refusal> {
-        self.ask(|reply| Wish::Pause { pause, by, reply }).await?
+        self.ask(|reply| Wish::Do(Deed::Pause { pause, by, reply })).await?
     }
 
     /// Adds or replaces a schedule.
     pub async fn schedule(&self, row: ScheduleRow, replace: bool) -> Result<(), Refusal> {
-        self.ask(|reply| Wish::Schedule { row: Box::new(row), replace, reply }).await?
+        self.ask(|reply| Wish::Do(Deed::Schedule { row: Box::new(row), replace, reply })).await?
     }
 
     /// Removes a schedule.
     pub async fn unschedule(&self, name: String) -> Result<(), Refusal> {
-        self.ask(|reply| Wish::Unschedule { name, reply }).await?
+        self.ask(|reply| Wish::Do(Deed::Unschedule { name, reply })).await?
     }
 
     /// Why an open job does not run; None: it is not open.

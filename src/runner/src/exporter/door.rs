@@ -1,6 +1,7 @@
 //! Who may scrape: TLS, and a user or a token. Secrets come from files, are read when the exporter starts, and are kept as
 //! digests only; they have no `Debug`.
 
+use super::rebind;
 use crate::config::Protection;
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
@@ -8,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,11 +24,13 @@ pub(super) struct Door {
     /// Of `user:password`.
     users: Vec<Sum>,
     tokens: Vec<Sum>,
+    /// Names that requests to the loopback may be for.
+    hosts: Vec<String>,
 }
 
 impl Door {
     /// Reads certificate, key and secrets.
-    pub(super) fn open(protection: &Protection) -> Result<Self> {
+    pub(super) fn open(protection: &Protection, hosts: Vec<String>) -> Result<Self> {
         let tls = match (&protection.tls_certificate, &protection.tls_key) {
             (Some(certificate), Some(key)) => Some(Arc::new(tls(certificate, key)?)),
             _ => None,
@@ -39,12 +43,19 @@ impl Door {
         );
         let tokens = secrets(protection.bearer_file.as_deref())?;
         let sums = |lines: Vec<String>| lines.iter().map(|line| sum(line.as_bytes())).collect();
-        Ok(Self { tls, users: sums(users), tokens: sums(tokens) })
+        Ok(Self { tls, users: sums(users), tokens: sums(tokens), hosts })
     }
 
     /// True when nobody has to say who they are.
     pub(super) fn is_open(&self) -> bool {
         self.users.is_empty() && self.tokens.is_empty()
+    }
+
+    /// Whether a request for this `Host` may have been made by other than a web page that goes by another name. No page has a
+    /// certificate or a password.
+    pub(super) fn is_for_us(&self, local: Option<IpAddr>, host: Option<&str>) -> bool {
+        let anybody = self.tls.is_none() && self.is_open();
+        !anybody || local.is_none_or(|local| rebind::is_ours(local, host, &self.hosts))
     }
 
     /// Whether this value of `Authorization` opens it.
@@ -120,7 +131,7 @@ mod tests {
         };
         let protection =
             Protection { basic_file: file("b", basic), bearer_file: file("t", bearer), ..Protection::default() };
-        Door::open(&protection)
+        Door::open(&protection, Vec::new())
     }
 
     #[test]
@@ -152,6 +163,6 @@ mod tests {
         assert!(door(dir.path(), Some("# nobody\n"), None).is_err());
         assert!(door(dir.path(), Some("no colon\n"), None).is_err());
         let protection = Protection { bearer_file: Some(dir.path().join("none")), ..Protection::default() };
-        assert!(Door::open(&protection).is_err());
+        assert!(Door::open(&protection, Vec::new()).is_err());
     }
 }

@@ -14,6 +14,7 @@
 mod accept;
 mod door;
 mod kitchen;
+mod rebind;
 mod server;
 mod socket;
 pub mod sources;
@@ -45,12 +46,14 @@ pub struct Settings {
     pub listen: Listen,
     /// What of the host, who may ask, and the rest.
     pub exporter: ExporterConfig,
+    /// Further names of this host, which requests to the loopback may be for.
+    pub hosts: Vec<String>,
 }
 
 impl Settings {
     /// Those of a configuration.
     pub fn of(config: &Config) -> Self {
-        Self { listen: config.metrics, exporter: config.exporter.clone() }
+        Self { listen: config.metrics, exporter: config.exporter.clone(), hosts: config.http_hosts.clone() }
     }
 }
 
@@ -69,7 +72,7 @@ impl Exporter {
     pub fn start(settings: Settings, daemon: DaemonPart) -> Result<Self> {
         let mut running = Self { address: None, stops: Vec::new(), threads: Vec::new() };
         if let Listen::At(address) = settings.listen {
-            let door = Door::open(&settings.exporter.protection)?;
+            let door = Door::open(&settings.exporter.protection, settings.hosts)?;
             let listener = TcpListener::bind(address).with_context(|| format!("address {address}"))?;
             listener.set_nonblocking(true)?;
             running.address = Some(listener.local_addr()?);

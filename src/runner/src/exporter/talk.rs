@@ -28,6 +28,9 @@ pub(super) const BUSY: &str = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 
 
 const PAGE: &str = "<!doctype html><title>ci-runner</title><p><a href=\"/metrics\">/metrics</a>\n";
 
+const NOT_US: &str =
+    "on the loopback these figures are for localhost, addresses and the names in `http.hosts` of the configuration";
+
 /// A connection whose operations all end by a deadline.
 struct Timed {
     stream: TcpStream,
@@ -95,12 +98,14 @@ struct Request {
     accept: String,
     encoding: String,
     authorization: Option<String>,
+    host: Option<String>,
     /// The connection is to end, or something follows that nobody here reads.
     last: bool,
 }
 
 /// Answers until the connection ends, one way or the other.
 pub(super) fn talk(stream: TcpStream, door: &Door, kitchen: &Kitchen, seat: &Seat) {
+    let local = stream.local_addr().ok().map(|address| address.ip());
     let timed = Timed { stream, until: Instant::now() + REQUEST_TIME_MAX };
     let mut line = match &door.tls {
         None => Line::Plain(timed),
@@ -117,6 +122,10 @@ pub(super) fn talk(stream: TcpStream, door: &Door, kitchen: &Kitchen, seat: &Sea
             Ok(None) | Err(_) => return,
         };
         let stays = match request {
+            Ok(request) if !door.is_for_us(local, request.host.as_deref()) => {
+                let _ = plain(&mut line, "421 Misdirected Request", "", NOT_US, false);
+                false
+            }
             Ok(request) => {
                 let stays = !request.last && seat.may_stay();
                 answer(&mut line, &request, door, kitchen, stays).is_ok() && stays
@@ -176,6 +185,7 @@ fn parse(bytes: &mut Vec<u8>) -> Option<Result<Request, &'static str>> {
         accept: value("accept").unwrap_or_default(),
         encoding: value("accept-encoding").unwrap_or_default(),
         authorization: value("authorization"),
+        host: value("host"),
         last: has_body || connection.contains("close") || parsed.version != Some(1),
     };
     bytes.drain(..length);

@@ -3,7 +3,10 @@
 //! The kernel says which user connected. Root and the daemon's own user are admins; members of the socket's group operate;
 //! nobody else may do anything, even if somebody opened the socket's mode. A user is known by name where `/etc/passwd` has one.
 
-use std::sync::Arc;
+use ci_runner_spawner::peer::peer_groups;
+use std::io;
+use std::sync::{Arc, Once};
+use tokio::net::UnixStream;
 
 /// What a peer may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,15 +28,35 @@ pub struct Peer {
     pub role: Option<Role>,
 }
 
-/// What the kernel tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the kernel tells of a peer, as it was when it connected: nothing is looked up by a process id, which may be another's
+/// by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// User.
     pub uid: u32,
     /// Primary group.
     pub gid: u32,
-    /// Process; None where the peer is in another process id namespace.
-    pub pid: Option<u32>,
+    /// Further groups; they also tell those that come from elsewhere than `/etc/group` (LDAP). Empty where the kernel does not
+    /// tell them: then only `/etc/group` counts.
+    pub groups: Vec<u32>,
+}
+
+impl Credentials {
+    /// Of a connection's other end.
+    pub fn of(stream: &UnixStream) -> io::Result<Self> {
+        let credentials = stream.peer_cred()?;
+        let (uid, gid) = (credentials.uid(), credentials.gid());
+        let groups = peer_groups(stream).unwrap_or_else(|error| {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                log::warn!(
+                    "the kernel does not tell the groups of clients ({error}): only members in /etc/group are known"
+                );
+            });
+            Vec::new()
+        });
+        Ok(Self { uid, gid, groups })
+    }
 }
 
 /// Who may do what on the socket.
@@ -52,13 +75,15 @@ impl Access {
     }
 
     /// Tells a peer by its credentials.
-    pub fn peer(&self, credentials: Credentials) -> Peer {
-        let Credentials { uid, gid, pid } = credentials;
+    pub fn peer(&self, credentials: &Credentials) -> Peer {
+        let Credentials { uid, gid, groups } = credentials;
+        let (uid, gid) = (*uid, *gid);
         let name = user_name(uid).unwrap_or_else(|| format!("uid {uid}"));
         let role = if self.is_admin(uid) {
             Some(Role::Admin)
         } else {
-            let member = self.group.is_some_and(|group| gid == group || is_member(group, &name, pid));
+            let is_one = |group| gid == group || groups.contains(&group) || is_member(group, &name);
+            let member = self.group.is_some_and(is_one);
             member.then_some(Role::Operator)
         };
         Peer { name: name.into(), uid, role }
@@ -79,14 +104,10 @@ pub(super) fn name_of(lines: &str, id: u32) -> Option<String> {
     })
 }
 
-/// Membership by `/etc/group`, or by the groups of the process, which also knows groups from elsewhere (LDAP).
-fn is_member(group: u32, user: &str, pid: Option<u32>) -> bool {
+/// Membership by `/etc/group`, which may be newer than the process.
+fn is_member(group: u32, user: &str) -> bool {
     let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
-    if names_member(&groups, group, user) {
-        return true;
-    }
-    let status = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/status")).ok());
-    status.is_some_and(|status| has_group(&status, group))
+    names_member(&groups, group, user)
 }
 
 /// Whether a line of `/etc/group` names the user as a member.
@@ -98,12 +119,6 @@ fn names_member(groups: &str, group: u32, user: &str) -> bool {
                 .next()
                 .is_some_and(|members| members.split(',').any(|member| !member.is_empty() && member == user))
     })
-}
-
-/// Whether `Groups:` of a `/proc/PID/status` has the group.
-fn has_group(status: &str, group: u32) -> bool {
-    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
-    groups.is_some_and(|groups| groups.split_whitespace().any(|gid| gid.parse() == Ok(group)))
 }
 
 #[cfg(test)]
@@ -121,21 +136,36 @@ mod tests {
         assert!(names_member(groups, 70, "anna"));
         assert!(!names_member(groups, 70, "ann"));
         assert!(!names_member(groups, 71, ""), "an empty list has no members");
-        assert!(has_group("Name:\tx\nGroups:\t4 70 100 \n", 70));
-        assert!(!has_group("Name:\tx\nGroups:\t4 700 \n", 70));
+    }
+
+    #[tokio::test]
+    async fn groups_are_those_of_the_connection_not_of_a_process_id() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let mut told = Credentials::of(&ours).unwrap().groups;
+        let mut own: Vec<u32> = rustix::process::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
+        told.sort_unstable();
+        own.sort_unstable();
+        assert_eq!(told, own);
     }
 
     #[test]
     fn roles_follow_user_and_group() {
         let access = Access { owner_uid: 900, group: Some(70) };
-        let peer = |uid, gid| access.peer(Credentials { uid, gid, pid: None });
+        let with = |uid, gid, groups: &[u32]| access.peer(&Credentials { uid, gid, groups: groups.to_vec() });
+        let peer = |uid, gid| with(uid, gid, &[]);
         assert_eq!(peer(0, 0).role, Some(Role::Admin));
         assert_eq!(peer(900, 5).role, Some(Role::Admin));
         assert_eq!(peer(NOBODY_HAS_UID, 70).role, Some(Role::Operator));
         assert_eq!(peer(NOBODY_HAS_UID, 71).role, None);
         assert_eq!(peer(NOBODY_HAS_UID, 70).name.as_ref(), "uid 3999999999");
         assert_eq!(peer(0, 0).name.as_ref(), "root");
+        assert_eq!(
+            with(NOBODY_HAS_UID, 5, &[4, 70]).role,
+            Some(Role::Operator),
+            "a group that no file of this host names"
+        );
+        assert_eq!(with(NOBODY_HAS_UID, 5, &[4, 700]).role, None);
         let alone = Access { group: None, ..access };
-        assert_eq!(alone.peer(Credentials { uid: NOBODY_HAS_UID, gid: 70, pid: None }).role, None);
+        assert_eq!(alone.peer(&Credentials { uid: NOBODY_HAS_UID, gid: 70, groups: vec![70] }).role, None);
     }
 }

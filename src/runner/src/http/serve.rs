@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -99,7 +99,7 @@ async fn take_unix(listener: &Door, app: App, routes: Router, tasks: &TaskTracke
     let quota = Quota::default();
     while let Some(stream) = accept(shutdown, || async { Ok(listener.accept().await?.0) }).await {
         // Without credentials nobody is known: the connection is closed.
-        let Ok(credentials) = credentials_of(&stream) else { continue };
+        let Ok(credentials) = Credentials::of(&stream) else { continue };
         let held = match app.access.is_admin(credentials.uid) {
             true => None,
             false => match quota.take(credentials.uid) {
@@ -117,7 +117,7 @@ async fn take_unix(listener: &Door, app: App, routes: Router, tasks: &TaskTracke
         };
         let (app, routes, shutdown) = (app.clone(), routes.clone(), shutdown.clone());
         tasks.spawn(async move {
-            let peer = Some(app.access.peer(credentials));
+            let peer = Some(app.access.peer(&credentials));
             connection(stream, Terms { routes, peer, head_timeout: HEAD_TIMEOUT, place, shutdown }).await;
             drop(held);
         });
@@ -167,15 +167,6 @@ where
         () = shutdown.cancelled() => None,
         stream = next => Some(stream),
     }
-}
-
-fn credentials_of(stream: &UnixStream) -> io::Result<Credentials> {
-    let credentials = stream.peer_cred()?;
-    Ok(Credentials {
-        uid: credentials.uid(),
-        gid: credentials.gid(),
-        pid: credentials.pid().and_then(|pid| u32::try_from(pid).ok()),
-    })
 }
 
 async fn answer(

@@ -190,6 +190,9 @@ pub struct BackupFile {
     pub content: Vec<u8>,
 }
 
+/// A job and when it ended, in engine time; None: it is open.
+pub type JobEnd = (JobId, Option<Instant>);
+
 /// The reading side. Cheap to call; may be used from any thread.
 pub trait Reader: Send + Sync {
     /// One job.
@@ -206,6 +209,9 @@ pub trait Reader: Send + Sync {
 
     /// How a finished job ended: true for success. None: not finished, or not there.
     fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError>;
+
+    /// When the jobs with these ids and between them ended. Those that are gone are left out.
+    fn ends(&self, first: JobId, last: JobId) -> Result<Vec<JobEnd>, StoreError>;
 
     /// An idempotency key that is still kept.
     fn key(&self, key: &str, now: Instant) -> Result<Option<KeyRow>, StoreError>;

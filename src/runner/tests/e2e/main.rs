@@ -14,6 +14,7 @@ mod hostile;
 mod kill;
 mod logs;
 mod neverran;
+mod room;
 mod run;
 mod scheduling;
 mod service;

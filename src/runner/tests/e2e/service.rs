@@ -327,7 +327,7 @@ fn a_supervisor_is_told_everything() {
 }
 
 /// Submits until the disk is felt to be full: a page of the log may have had room.
-fn submit_until_full(host: &Host) -> (Vec<u64>, crate::support::Response) {
+pub fn submit_until_full(host: &Host) -> (Vec<u64>, crate::support::Response) {
     let mut taken = Vec::new();
     let until = Instant::now() + Duration::from_secs(20);
     loop {
@@ -386,53 +386,6 @@ fn a_full_disk_refuses_submissions_and_keeps_results() {
     let id = host.add(&host.shell("true"));
     assert_eq!(host.finish(id)["outcome"], "succeeded");
     kill(host.wait_spawner(), "KILL");
-    host.stop();
-    drop(host);
-}
-
-/// The mend for a full disk used to wait for the disk to have room.
-#[test]
-fn gc_makes_room_on_a_full_disk() {
-    let mount = tempfile::tempdir().unwrap();
-    let mount = mount.path().to_owned();
-    let Some(small) = Small::mount(&mount, "6m") else {
-        println!("SKIPPED gc_makes_room_on_a_full_disk: mounting is not permitted");
-        return;
-    };
-    let mut host = Host::new();
-    host.state = mount.join("state");
-    host.config = "grace = 1\n[gc]\nlog_bytes_max = \"64K\"\nfinished_max_age = \"1s\"\n".to_owned();
-    host.start();
-    let old = host.add(&host.shell("head -c 1500000 /dev/zero | tr '\\0' 'x'"));
-    host.finish(old);
-    small.fill();
-    assert_eq!(submit_until_full(&host).1.status, 507);
-    let gc = |host: &Host| {
-        let asked = Instant::now();
-        let done = host.run_cli(&["gc"]);
-        assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
-        assert!(done.status.success(), "{done:?}");
-        (String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap())
-    };
-    // The control: a young log stays, so there is no room yet, and it is said what waits.
-    let (told, note) = gc(&host);
-    assert!(told.contains("jobs: 0\nlogs: 0\n") && note.contains("as soon as the store takes commits"), "{told}{note}");
-    assert_eq!(host.call("POST", "/api/v1/jobs", Some(&host.shell("true"))).status, 507);
-    let log = host.state.join("logs").join(ci_runner_spawner::joblog::log_path(old, 1));
-    let file = fs::File::options().write(true).open(&log).unwrap();
-    file.set_modified(std::time::SystemTime::now() - Duration::from_secs(7200)).unwrap();
-    // An open file keeps its room.
-    drop(file);
-    let (told, _) = gc(&host);
-    assert!(told.contains("logs: 1\nlog bytes: 15"), "{told}");
-    let id = wait_for("a submission that is taken", || {
-        let answer = host.call("POST", "/api/v1/jobs", Some(&host.shell("true")));
-        (answer.status == 201).then(|| answer.json()["id"].as_u64().unwrap())
-    });
-    assert_eq!(host.finish(id)["outcome"], "succeeded");
-    wait_for("the removal of the finished job", || {
-        (host.call("GET", &format!("/api/v1/jobs/{old}"), None).status == 404).then_some(())
-    });
     host.stop();
     drop(host);
 }

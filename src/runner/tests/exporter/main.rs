@@ -168,7 +168,7 @@ fn scrapes_at_once_are_bounded_and_share_a_collection() {
 fn get_within(address: SocketAddr, time: Duration) -> Option<Answer> {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(time)).unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
     let mut first = [0];
     stream.read_exact(&mut first).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -181,7 +181,7 @@ fn ten_slow_scrapers_and_a_crowd_that_says_nothing_harm_nobody() {
     let slow: Vec<TcpStream> = (0..10)
         .map(|_| {
             let mut stream = TcpStream::connect(address).unwrap();
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
             // It has its answer, and does not read it.
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             stream.read_exact(&mut [0]).unwrap();

@@ -1,10 +1,11 @@
 //! TLS, users and tokens. The certificate is made by openssl's program, where it is installed.
 
-use crate::client::{ask, get};
+use crate::client::{Answer, ask, get};
 use crate::{daemon, settings};
 use ci_runner::exporter::Exporter;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -83,5 +84,30 @@ fn scrapes_go_over_tls_and_plain_ones_do_not() {
     }
     let plain = std::panic::catch_unwind(|| get(address, &[]));
     assert!(plain.is_err(), "plain HTTP gets no answer: {plain:?}");
+    exporter.stop();
+}
+
+/// A page that made its own name point to 127.0.0.1 still says that name; an address, `localhost` and configured names are ours.
+#[test]
+fn a_name_that_somebody_made_point_here_is_not_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path(), "[http]\nhosts = [\"ci.example\"]\n[metrics]\ncollectors = [\"uname\"]\n");
+    let exporter = Exporter::start(settings, daemon()).unwrap();
+    let address = exporter.address().unwrap();
+    let status = |head: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET /metrics HTTP/1.1\r\n{head}\r\n").unwrap();
+        Answer::read(&mut stream, false).status
+    };
+    for (head, expected) in [
+        ("Host: evil.example\r\n", 421),
+        ("Host: 127.0.0.1.evil.example:9100\r\n", 421),
+        ("Host: CI.example:9100\r\n", 200),
+        ("Host: 127.0.0.1:9100\r\n", 200),
+        ("Host: localhost\r\n", 200),
+        ("", 200),
+    ] {
+        assert_eq!(status(head), expected, "{head:?}");
+    }
     exporter.stop();
 }

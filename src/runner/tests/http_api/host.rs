@@ -66,6 +66,8 @@ async fn finished_jobs_are_added_up() {
     assert_eq!((&days["rows"][0]["jobs"], &days["rows"][0]["key"].as_str().unwrap().len()), (&json!(2), &10));
     let never = client.get("/api/v1/stats?until=2001-01-01T00:00:00Z").await.json();
     assert_eq!((&never["total"]["jobs"], &never["total"]["success_rate"]), (&json!(0), &Value::Null));
+    let none = client.get("/api/v1/stats?pool=default&until=2001-01-01T00:00:00Z").await.json();
+    assert_eq!(none["total"]["jobs"], 0, "a pool that is there, without such jobs");
     for (query, field) in [
         ("by=weak", "by"),
         ("timezone=Mars/Olympus", "timezone"),
@@ -73,6 +75,7 @@ async fn finished_jobs_are_added_up() {
         ("since=2030-01-01T00:00:00Z", "since"),
         ("until=soon", "until"),
         ("nmae=x", "nmae"),
+        ("pool=defualt", "pool"),
     ] {
         let refused = client.get(&format!("/api/v1/stats?{query}")).await;
         assert_eq!((refused.status, &refused.json()["field"]), (400, &json!(field)), "{query}");

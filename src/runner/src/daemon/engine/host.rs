@@ -205,14 +205,15 @@ impl Engine {
 
     /// Removes the logs of collected jobs and those beyond the limits, and answers who asked.
     fn trim(&mut self, waiting: Option<String>) {
-        let (age, bytes) = (self.host.log_max_age, self.host.log_bytes_max);
+        let limits = gc::LogLimits { max_age: self.host.log_max_age, bytes_max: self.host.log_bytes_max };
+        let (now, reader) = (self.clock.now().engine, self.reader.clone());
         let (dir, asked) = (self.host.log_dir.clone(), std::mem::take(&mut self.collect_asked));
         let running: Vec<JobId> = self.record.leases().map(|(id, _)| id).collect();
         let gone = std::mem::take(&mut self.collected_jobs);
         let own_control = self.own_control.clone();
         tokio::task::spawn_blocking(move || {
             let mut trimmed = gc::remove_logs(&dir, &gone);
-            trimmed += gc::trim_logs(&dir, age, bytes, &running);
+            trimmed += gc::trim_logs(&dir, limits, &running, now, &|first, last| reader.ends(first, last));
             let collected = Collected { jobs: gone.len(), trimmed, waiting };
             for reply in asked {
                 drop(reply.send(collected.clone()));

@@ -13,15 +13,19 @@
 
 mod admission;
 mod attempts;
+mod batch;
 mod commit;
 mod correlation;
 mod counting;
+mod hearing;
 mod host;
 mod limits;
 mod places;
 mod publish;
+mod reload;
 mod schedules;
 mod sides;
+mod start;
 mod telling;
 mod wishes;
 
@@ -35,6 +39,7 @@ use crate::metrics::Figures;
 use crate::store::{Claimed, Loaded, Reader, Store, Write};
 use crate::systemd::Notifier;
 use attempts::Watch;
+use batch::{Batch, InFlight};
 use ci_runner_core::announce::Announcement;
 use ci_runner_core::change::OpenJob;
 use ci_runner_core::id::{JobId, PoolId};
@@ -44,7 +49,6 @@ use ci_runner_core::record::Record;
 use ci_runner_core::schedule::{Permit, schedule};
 use ci_runner_core::time::{Instant, Now};
 use ci_runner_spawner::protocol::AttemptKey;
-use commit::{Batch, InFlight};
 use sides::Sides;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -54,6 +58,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use commit::{NO_POOL, chain};
 pub use host::{Collected, Control, HostSettings, PersonHost, PoolHost};
+pub use reload::{load_job, load_rest, rebuild};
 pub use sides::executor_of;
 
 /// Wishes taken in one turn: enough to share a commit, few enough to keep a turn under some milliseconds.
@@ -379,64 +384,4 @@ impl Engine {
         }
         until
     }
-
-    /// Makes the record anew from what the store told.
-    fn take_reloaded(&mut self, reloaded: Reloaded) {
-        let seq = self.record.news_seq();
-        let mut record = rebuild(self.record.settings().clone(), &reloaded.pools, &reloaded.open, &reloaded.loaded);
-        record.resume_news(seq);
-        record.advance(self.clock.now());
-        record.set_busy(self.record.busy().to_vec());
-        self.record = record;
-        self.committed_news = self.record.news_seq();
-        self.news.send_replace(self.committed_news);
-        self.finished = self.reader.totals().unwrap_or_default().into_iter().collect();
-        self.uncommitted.clear();
-        self.works.clear();
-        self.stories.clear();
-        self.watches.clear();
-        self.bulk = None;
-        self.load_schedules();
-        // Secrets are kept before the commit. Only now is it certain which jobs it did not keep.
-        self.sweep_secrets();
-        self.list_again();
-    }
-}
-
-/// The record of what a store told. Facts that cannot be are left out and logged: one bad row must not stop the rest.
-pub fn rebuild(settings: Settings, pools: &[String], open: &[OpenJob], loaded: &Loaded) -> Record {
-    let mut record = Record::new(settings);
-    let numbers: Vec<_> = pools.iter().map(|name| record.ensure_pool(name)).collect();
-    for job in open {
-        let mut job = job.clone();
-        if let Some(lease) = &mut job.lease {
-            lease.pool = numbers.get(usize::from(lease.pool.0)).copied().unwrap_or(lease.pool);
-        }
-        load_job(&mut record, &job);
-    }
-    load_rest(&mut record, loaded);
-    record
-}
-
-/// Takes an open job of a store into a new record.
-pub fn load_job(record: &mut Record, job: &OpenJob) {
-    if let Err(error) = record.load(job) {
-        log::error!(job = job.id.get(); "the store holds an impossible state: {error}");
-    }
-}
-
-/// Takes what a store told beside its jobs.
-pub fn load_rest(record: &mut Record, loaded: &Loaded) {
-    record.set_last_id(loaded.last_id);
-    record.set_paused(loaded.paused.clone());
-}
-
-/// Hands a reloading order the names of the pools.
-fn reload_order(record: &Record) -> Order {
-    Order::Reload { pools: record.pools().map(|pool| pool.name).collect() }
-}
-
-/// Where a job's secrets are, when it has some.
-fn secrets_of(host: &HostSettings, id: JobId, claimed: &Claimed) -> Option<(PathBuf, JobId)> {
-    (!claimed.spec.work.secrets.is_empty()).then(|| (host.secrets_dir.clone(), id))
 }

@@ -1,7 +1,7 @@
 //! Wishes: what users ask for becomes changes, or a refusal that says why.
 
 use super::*;
-use crate::daemon::handle::{Acted, Action, Explanation, IdempotencyKey, NewJob, Refusal, Submitter, Target};
+use crate::daemon::handle::{Acted, Action, Deed, Explanation, IdempotencyKey, NewJob, Refusal, Submitter, Target};
 use crate::store::{KeyRow, Write};
 use ci_runner_core::change::{self, Change, Pause, Submission};
 use ci_runner_core::job::Fault;
@@ -28,44 +28,36 @@ impl Bulk {
 
 impl Engine {
     pub(super) fn wish(&mut self, wish: Wish) {
-        let refusal = if self.stopping {
-            Some(Refusal::Stopping)
-        } else if self.health == Health::Good {
-            None
-        } else {
-            Some(self.refusal())
-        };
-        match (wish, refusal) {
-            (Wish::Explain { id, reply }, _) => drop(reply.send(self.explain(id))),
-            (Wish::Look { reply }, _) => self.looks.push(reply),
-            (wish, Some(refusal)) => refuse(wish, refusal),
-            (wish, None) => self.grant(wish),
+        match wish {
+            Wish::Explain { id, reply } => drop(reply.send(self.explain(id))),
+            Wish::Look { reply } => self.looks.push(reply),
+            Wish::Do(deed) if self.stopping => refuse(deed, Refusal::Stopping),
+            Wish::Do(deed) if self.health != Health::Good => refuse(deed, self.refusal()),
+            Wish::Do(deed) => self.grant(deed),
         }
     }
 
-    fn grant(&mut self, wish: Wish) {
-        match wish {
-            Wish::Submit { jobs, key, submitter, reply } => match self.submit(jobs, key.as_ref(), &submitter) {
-                Ok(ids) => self.batch.effects.push(commit::Effect::Submitted(ids, reply)),
+    fn grant(&mut self, deed: Deed) {
+        match deed {
+            Deed::Submit { jobs, key, submitter, reply } => match self.submit(jobs, key.as_ref(), &submitter) {
+                Ok(ids) => self.batch.effects.push(batch::Effect::Submitted(ids, reply)),
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
-            Wish::Act { target, action, by, reply } => self.act(target, action, by, reply),
-            Wish::Pause { pause, by, reply } => {
+            Deed::Act { target, action, by, reply } => self.act(target, action, by, reply),
+            Deed::Pause { pause, by, reply } => {
                 let since = self.clock.now();
                 let pause = pause.map(|(reason, drain)| Pause { by, reason, since, drain });
                 self.record_change(Change::Paused(pause));
-                self.batch.effects.push(commit::Effect::Done(reply));
+                self.batch.effects.push(batch::Effect::Done(reply));
             }
-            Wish::Schedule { row, replace, reply } => match self.add_schedule(*row, replace) {
-                Ok(()) => self.batch.effects.push(commit::Effect::Done(reply)),
+            Deed::Schedule { row, replace, reply } => match self.add_schedule(*row, replace) {
+                Ok(()) => self.batch.effects.push(batch::Effect::Done(reply)),
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
-            Wish::Unschedule { name, reply } => match self.remove_schedule(&name) {
-                Ok(()) => self.batch.effects.push(commit::Effect::Done(reply)),
+            Deed::Unschedule { name, reply } => match self.remove_schedule(&name) {
+                Ok(()) => self.batch.effects.push(batch::Effect::Done(reply)),
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
-            Wish::Explain { id, reply } => drop(reply.send(self.explain(id))),
-            Wish::Look { reply } => self.looks.push(reply),
         }
     }
 
@@ -73,7 +65,7 @@ impl Engine {
         let phase = self.record.phase(id)?;
         let reasons = self.record.explain(id)?;
         let trouble = self.troubles_of(id, phase);
-        let silent = [Executor::Native, Executor::Systemd].map(attempts::spawner_problem);
+        let silent = [Executor::Native, Executor::Systemd].map(hearing::spawner_problem);
         let spawner = silent.iter().find_map(|name| self.problems.get(name).cloned());
         let ahead = self.record.queued_ahead(id);
         let store = (self.health != Health::Good).then(|| {
@@ -302,7 +294,7 @@ impl Engine {
             }
         }
         if bulk.ids.len() == 0 {
-            self.batch.effects.push(commit::Effect::Acted(bulk.acted, bulk.reply));
+            self.batch.effects.push(batch::Effect::Acted(bulk.acted, bulk.reply));
         } else {
             self.bulk = Some(bulk);
         }
@@ -316,15 +308,12 @@ struct Plan {
     group_limit: Option<u32>,
 }
 
-fn refuse(wish: Wish, refusal: Refusal) {
-    match wish {
-        Wish::Submit { reply, .. } => drop(reply.send(Err(refusal))),
-        Wish::Act { reply, .. } => drop(reply.send(Err(refusal))),
-        Wish::Pause { reply, .. } | Wish::Schedule { reply, .. } | Wish::Unschedule { reply, .. } => {
+fn refuse(deed: Deed, refusal: Refusal) {
+    match deed {
+        Deed::Submit { reply, .. } => drop(reply.send(Err(refusal))),
+        Deed::Act { reply, .. } => drop(reply.send(Err(refusal))),
+        Deed::Pause { reply, .. } | Deed::Schedule { reply, .. } | Deed::Unschedule { reply, .. } => {
             drop(reply.send(Err(refusal)));
         }
-        Wish::Explain { reply, .. } => drop(reply.send(None)),
-        // Who asked takes the latest snapshot.
-        Wish::Look { reply } => drop(reply),
     }
 }

@@ -1,5 +1,6 @@
 //! Figures of finished jobs.
 
+use super::jobs::check_pool;
 use super::zoned_now;
 use crate::api::{Problem, StatsView};
 use crate::http::extract::{Params, blocking, in_time};
@@ -51,13 +52,18 @@ pub(crate) async fn stats(
     Params(params): Params<StatsParams>,
 ) -> Result<Json<StatsView>, Fail> {
     let asked = asked(params, &zoned_now())?;
+    let pool = asked.filter.pool.clone();
     let reader = app.context.handle.reader.clone();
     let counted = blocking(move || {
         let mut tally = Tally::new(asked.by, asked.zone, asked.range);
         reader.each_ended(&asked.filter, &mut |job| tally.add(job))?;
         Ok::<_, StoreError>(tally.report(asked.rows))
     });
-    Ok(Json(in_time(counted).await?))
+    let report = in_time(counted).await?;
+    if let Some(pool) = pool.filter(|_| report.total.jobs == 0) {
+        check_pool(&app.context.handle.settings.borrow(), &pool)?;
+    }
+    Ok(Json(report))
 }
 
 struct Asked {

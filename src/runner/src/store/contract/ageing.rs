@@ -38,6 +38,9 @@ fn finished_jobs_are_removed_oldest_first_and_stay_counted() {
                 subject.change(at(end), ended(number, 1, 0, succeeded()));
             }
         }
+        let ends = [(1, Some(20)), (2, Some(30)), (3, Some(10)), (4, None)];
+        assert_eq!(subject.reader.ends(id(1), id(9)).unwrap(), ends.map(|(job, end)| (id(job), end.map(Instant))));
+        assert_eq!(subject.reader.ends(id(2), id(2)).unwrap(), [(id(2), Some(Instant(30)))]);
         let before = CollectLimits::new(at(30).engine, Some(0));
         assert_eq!(subject.store.collect(&before, 1).unwrap(), [id(3)]);
         assert_eq!(subject.store.collect(&before, 9).unwrap(), [id(1)]);

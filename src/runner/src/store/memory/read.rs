@@ -2,7 +2,7 @@
 
 use super::{Shared, is_kept};
 use crate::store::{
-    AttemptRow, BackupFile, EndedFilter, EndedJob, JobFilter, JobRow, KeyRow, Reader, ScheduleRow, StoreError,
+    AttemptRow, BackupFile, EndedFilter, EndedJob, JobEnd, JobFilter, JobRow, KeyRow, Reader, ScheduleRow, StoreError,
 };
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::Outcome;
@@ -48,6 +48,10 @@ impl Reader for Shared {
         let state = self.lock();
         let finished = state.jobs.get(&id).and_then(|job| job.finished.as_ref());
         Ok(finished.map(|(_, outcome)| outcome.is_success()))
+    }
+
+    fn ends(&self, first: JobId, last: JobId) -> Result<Vec<JobEnd>, StoreError> {
+        Ok(self.lock().jobs.range(first..=last).map(|(id, job)| (*id, job.ended)).collect())
     }
 
     fn key(&self, key: &str, now: Instant) -> Result<Option<KeyRow>, StoreError> {

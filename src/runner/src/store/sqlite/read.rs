@@ -7,7 +7,7 @@ use super::load::{SPEC, spec, spec_columns};
 use super::place::{Fault, Place};
 use super::{backup, check, codec, ends, finished, list, open};
 use crate::store::{
-    AttemptRow, BackupFile, EndedFilter, EndedJob, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, ScheduleRow,
+    AttemptRow, BackupFile, EndedFilter, EndedJob, JobEnd, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, ScheduleRow,
     StoreError,
 };
 use ci_runner_core::id::{AttemptNumber, JobId};
@@ -140,6 +140,20 @@ impl Reader for SqliteReader {
             let mut statement = conn.prepare_cached("SELECT outcome = 0 FROM finished WHERE id = ?1")?;
             let mut rows = statement.query([codec::int(id.get())])?;
             Ok(rows.next()?.map(|row| row.get(0)).transpose()?)
+        })
+    }
+
+    fn ends(&self, first: JobId, last: JobId) -> Result<Vec<JobEnd>, StoreError> {
+        self.with("list ends of jobs", |conn| {
+            let sql = "SELECT job.id, finished.ended FROM job LEFT JOIN finished ON finished.id = job.id \
+                WHERE job.id BETWEEN ?1 AND ?2";
+            let mut statement = conn.prepare_cached(sql)?;
+            let mut rows = statement.query([first, last].map(|id| codec::int(id.get())))?;
+            let mut ends = Vec::new();
+            while let Some(row) = rows.next()? {
+                ends.push((codec::job_id(row.get(0)?)?, row.get::<_, Option<i64>>(1)?.map(Instant)));
+            }
+            Ok(ends)
         })
     }
 

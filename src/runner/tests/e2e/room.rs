@@ -1,0 +1,101 @@
+//! Room on the disk: what `gc` removes, by which clock, and that it does so on a full one.
+
+use crate::support::small::Small;
+use crate::support::{Host, wait_for};
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+const HOUR_MS: i64 = 3_600_000;
+
+fn log_of(host: &Host, job: u64) -> PathBuf {
+    host.state.join("logs").join(ci_runner_spawner::joblog::log_path(job, 1))
+}
+
+/// A job whose log has so many bytes.
+fn with_log(host: &Host, bytes: u32) -> u64 {
+    let id = host.add(&host.shell(&format!("head -c {bytes} /dev/zero | tr '\\0' 'x'")));
+    assert_eq!(host.finish(id)["outcome"], "succeeded");
+    id
+}
+
+/// In a store that nobody uses: so much engine time has passed since the job ended.
+fn let_pass(host: &Host, job: u64, ms: i64) {
+    let store = rusqlite::Connection::open(host.state.join("queue.db")).unwrap();
+    assert_eq!(store.execute("UPDATE finished SET ended = ended - ?1 WHERE id = ?2", (ms, job as i64)).unwrap(), 1);
+}
+
+fn reload(host: &Host, config: &str) {
+    let before = host.daemon_log().matches("configuration reloaded").count();
+    fs::write(host.path("config.toml"), config).unwrap();
+    host.signal("HUP");
+    wait_for("the reload", || (host.daemon_log().matches("configuration reloaded").count() > before).then_some(()));
+}
+
+fn gc(host: &Host) -> (String, String) {
+    let asked = Instant::now();
+    let done = host.run_cli(&["gc"]);
+    assert!(asked.elapsed() < Duration::from_secs(10), "took {:?}", asked.elapsed());
+    assert!(done.status.success(), "{done:?}");
+    (String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap())
+}
+
+/// The mend for a full disk used to wait for the disk to have room.
+#[test]
+fn gc_makes_room_on_a_full_disk() {
+    let mount = tempfile::tempdir().unwrap();
+    let mount = mount.path().to_owned();
+    let Some(small) = Small::mount(&mount, "6m") else {
+        println!("SKIPPED gc_makes_room_on_a_full_disk: mounting is not permitted");
+        return;
+    };
+    let mut host = Host::new();
+    host.state = mount.join("state");
+    host.config = "grace = 1\n[gc]\nlog_bytes_max = \"unlimited\"\nfinished_max_age = \"unlimited\"\n".to_owned();
+    host.start();
+    let old = with_log(&host, 1_500_000);
+    let young = with_log(&host, 100_000);
+    host.stop();
+    let_pass(&host, old, 2 * HOUR_MS);
+    host.start();
+    reload(&host, "grace = 1\n[gc]\nlog_bytes_max = \"64K\"\nfinished_max_age = \"1h\"\n");
+    small.fill();
+    assert_eq!(super::service::submit_until_full(&host).1.status, 507);
+    let (told, note) = gc(&host);
+    // The log and its times.
+    assert!(told.contains("jobs: 0\nlogs: 2\nlog bytes: 15"), "{told}");
+    assert!(note.contains("as soon as the store takes commits"), "{note}");
+    assert!(log_of(&host, young).is_file(), "the control: a young log stays, although all are too large");
+    let id = wait_for("a submission that is taken", || {
+        let answer = host.call("POST", "/api/v1/jobs", Some(&host.shell("true")));
+        (answer.status == 201).then(|| answer.json()["id"].as_u64().unwrap())
+    });
+    assert_eq!(host.finish(id)["outcome"], "succeeded");
+    wait_for("the removal of the finished job", || {
+        (host.call("GET", &format!("/api/v1/jobs/{old}"), None).status == 404).then_some(())
+    });
+    host.stop();
+    drop(host);
+}
+
+/// A clock set forward by a year makes every file a year older, in the eyes of the date; engine time did not move.
+#[test]
+fn logs_age_by_time_that_passed_not_by_the_date() {
+    let mut host = Host::new();
+    host.config = "grace = 1\n[gc]\nlog_max_age = \"2h\"\nlog_bytes_max = \"1K\"\n".to_owned();
+    host.start();
+    let (young, old) = (with_log(&host, 2_000), with_log(&host, 2_000));
+    let year = Duration::from_secs(365 * 24 * 3600);
+    let file = fs::File::options().write(true).open(log_of(&host, young)).unwrap();
+    file.set_modified(std::time::SystemTime::now() - year).unwrap();
+    let (told, _) = gc(&host);
+    assert!(told.contains("logs: 0\n") && log_of(&host, young).is_file(), "{told}");
+    host.stop();
+    let_pass(&host, old, 3 * HOUR_MS);
+    host.start();
+    gc(&host);
+    assert!(log_of(&host, young).is_file());
+    assert!(!log_of(&host, old).exists(), "the control: three hours did pass");
+    host.stop();
+    host.assert_clean();
+}
