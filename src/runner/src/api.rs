@@ -9,6 +9,7 @@ mod request;
 mod schedule;
 mod state;
 mod stats;
+mod usage;
 
 pub use job::{ActedView, AttemptView, JobList, JobView, PriorityRequest, ReasonRequest, ReasonView, WhyView};
 pub use log::{FoundView, LineView, SearchLine, Searched, SearchedView};
@@ -19,6 +20,7 @@ pub use request::{
 pub use schedule::{ScheduleRequest, ScheduleView};
 pub use state::{GroupInfo, JobCounts, PauseView, PoolInfo, RunnerInfo, SlotCounts, StatusView};
 pub use stats::{Percentiles, StatsFigures, StatsRow, StatsView, Timeline};
+pub use usage::{AttemptUsage, HostUsage, PressureUsage, UsageView};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

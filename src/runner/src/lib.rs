@@ -21,3 +21,4 @@ pub mod suggest;
 pub mod systemd;
 pub mod table;
 pub mod telemetry;
+pub mod usage;

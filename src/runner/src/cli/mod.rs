@@ -34,6 +34,7 @@ mod slips;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod top;
 mod verbs;
 mod wait;
 mod watch;

@@ -7,7 +7,7 @@ use super::fail::{Ended, Failure};
 use super::{
     act, add, config, daemon, doctor, exporter, generate, host, list, logs, operate, run, schedule, selftest, show,
 };
-use super::{install, stats, wait, why};
+use super::{install, stats, top, wait, why};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 /// What a leaf does.
@@ -138,6 +138,15 @@ static VERBS: &[Verb] = &[
          suggested timeout and memory limit\n\
          ci-runner stats --output json | jq '.rows[] | select(.flaky_rate > 0.1) | .key'",
         leaf!(stats::StatsArgs, stats::stats),
+    ),
+    verb(
+        "top",
+        "A live screen of the host: what runs, what waits, what ended, how busy it is",
+        "ci-runner top                      ? shows the keys, q leaves\n\
+         ci-runner top -n 5s\n\
+         ci-runner top --once               one look, also without a terminal\n\
+         ci-runner top --output json | jq '.running[] | {id, cpu_percent, memory_bytes}'",
+        leaf!(top::TopArgs, top::top),
     ),
     verb("pools", "List pools: slots, labels, queue", "ci-runner pools", leaf!(host::NoArgs, host::pools)),
     verb(

@@ -19,6 +19,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{Loaded, Reader, Store, StoreError};
 use crate::systemd::{Notifier, NotifySettings};
 use crate::telemetry::{Destination, Telemetry};
+use crate::usage;
 use anyhow::{Context, Result};
 use ci_runner_core::record::Record;
 use std::cell::RefCell;
@@ -130,6 +131,8 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         let keeper = Keeper::new(&config.state_dir, &loaded.store_id);
         let unclean = loaded.unclean;
         let generation = loaded.generation;
+        let store_id = loaded.store_id.clone();
+        let places = usage::Places { proc: "/proc".into(), store: store_id, runtime_dir: config.runtime_dir.clone() };
         let log_dir = host.log_dir.clone();
         // Before anybody is told that we are there: who then says SIGTERM means an orderly end.
         let signals = Signals::new()?;
@@ -157,6 +160,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
             hosts: config.http_hosts.clone(),
             started: std::time::Instant::now(),
             generation,
+            places,
         };
         let shutdown = CancellationToken::new();
         let mut tasks = tokio::task::JoinSet::new();

@@ -91,6 +91,8 @@ pub struct Context {
     pub generation: u64,
     /// Makes the text of the daemon's figures; blocks as long as the disk does.
     pub metrics: crate::exporter::DaemonPart,
+    /// Where running attempts are to be found.
+    pub places: crate::usage::Places,
 }
 
 /// What all requests share.
@@ -104,6 +106,8 @@ struct Shared {
     streams: Arc<Semaphore>,
     /// Places of searches in logs.
     searches: Arc<Semaphore>,
+    /// Measures what attempts use, one at a time.
+    meter: Arc<tokio::sync::Mutex<crate::usage::Meter>>,
     /// Told when the server ends: streams close.
     shutdown: CancellationToken,
     alive: health::Alive,
@@ -116,7 +120,9 @@ impl Shared {
         let body_kib = Arc::new(Semaphore::new(BODIES_BYTES_MAX / 1024));
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let searches = Arc::new(Semaphore::new(api::search::SEARCHES_MAX));
-        Arc::new(Self { context, access, body_kib, streams, searches, shutdown, alive: health::Alive::default() })
+        let meter = Arc::new(tokio::sync::Mutex::new(crate::usage::Meter::new(context.places.clone())));
+        let alive = health::Alive::default();
+        Arc::new(Self { context, access, body_kib, streams, searches, meter, shutdown, alive })
     }
 
     /// A place for something that is followed; to be held to its end.
@@ -156,6 +162,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::host::groups))
         .routes(routes!(api::host::runners))
         .routes(routes!(api::host::status))
+        .routes(routes!(api::usage::usage))
         .routes(routes!(api::host::pause))
         .routes(routes!(api::host::drain))
         .routes(routes!(api::host::resume))

@@ -179,6 +179,7 @@ fn requests(backup: &std::path::Path) -> Vec<Request> {
         plain("/api/v1/pools"),
         plain("/api/v1/groups"),
         plain("/api/v1/stats"),
+        plain("/api/v1/usage"),
         plain("/api/v1/runners"),
         plain("/api/v1/status"),
         post("/api/v1/pause", "/api/v1/pause", json!({"reason": "r"}), 204),

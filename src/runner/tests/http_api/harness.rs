@@ -13,6 +13,7 @@ use ci_runner::metrics::Figures;
 use ci_runner::store::sqlite::SqliteStore;
 use ci_runner::store::{Reader, Store};
 use ci_runner::systemd::{Notifier, NotifySettings};
+use ci_runner::usage::Places;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -184,6 +185,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
         lifeline: None,
     };
     let log_dir = places.log_dir.clone();
+    let store_id = loaded.store_id.clone();
     let record = rebuild(settings(&config).unwrap(), &pools, &open, &loaded);
     let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
     let notifier = Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap();
@@ -222,6 +224,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
         hosts: vec!["ci.example.org".to_owned()],
         started: std::time::Instant::now(),
         generation,
+        places: Places { proc: "/proc".into(), store: store_id, runtime_dir: config.runtime_dir.clone() },
         metrics: Arc::new(|_| Ok("ci_runner_build_info 1\n".to_owned())),
     };
     let shutdown = CancellationToken::new();

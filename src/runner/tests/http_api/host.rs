@@ -49,6 +49,35 @@ async fn capacity_is_shown() {
 }
 
 #[tokio::test]
+async fn what_runs_is_measured() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let nothing = client.get("/api/v1/usage").await.json();
+    assert_eq!(nothing["attempts"], json!([]));
+    assert!(nothing["host"]["cpus"].as_u64().unwrap() > 0 && nothing["host"]["load1"].as_f64().unwrap() >= 0.0);
+    let script = "i=0; while :; do i=$((i+1)); done";
+    let id = client.submit(&json!({"shell": script})).await;
+    client.wait_until(id, "running").await;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut seen = 0.0;
+    // What it used rises.
+    for _ in 0..2 {
+        seen = loop {
+            let usage = client.get("/api/v1/usage").await.json();
+            let one = &usage["attempts"][0];
+            let used = one["cpu_seconds"].as_f64().filter(|used| *used > seen);
+            if let Some(used) = used.filter(|_| one["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 0)) {
+                assert_eq!((&one["job"], &one["attempt"]), (&json!(id), &json!(1)));
+                break used;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "it stays {usage}");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        };
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn finished_jobs_are_added_up() {
     let server = Server::start().await;
     let mut client = server.connect().await;

@@ -9,6 +9,7 @@
 
 mod grep;
 mod printer;
+pub(super) mod tail;
 
 use super::client::{Client, ClientError, Response, with_query};
 use super::context::Context;
@@ -20,6 +21,7 @@ use crate::api::{AttemptView, JobView};
 use ci_runner_core::outcome::Outcome;
 use clap::Args;
 use printer::Printer;
+pub(super) use printer::bytes_of;
 use std::io::{self, Read};
 
 /// Arguments of `logs`.

@@ -8,6 +8,7 @@ pub(super) mod log;
 pub(super) mod schedules;
 pub(super) mod search;
 pub(super) mod stats;
+pub(super) mod usage;
 pub(super) mod watch;
 
 use ci_runner_core::time::WallTime;
