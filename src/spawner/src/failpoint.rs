@@ -11,7 +11,7 @@
 //!
 //! `CI_RUNNER_FAIL=spawner-takes-blindness-for-absence` kills nobody: it is the control of the tests in which the spawner
 //! runs out of descriptors, and brings the fault back that they look for. So does `spawner-ignores-stopped-shims` for the
-//! tests with stopped shims.
+//! tests with stopped shims, and `spawner-overlooks-beginnings` for those in which shims are killed.
 
 use std::io::{Seek, Write};
 use std::path::PathBuf;
@@ -88,6 +88,9 @@ points! {
 
 const TAKES_BLINDNESS_FOR_ABSENCE: &str = "spawner-takes-blindness-for-absence";
 const IGNORES_STOPPED_SHIMS: &str = "spawner-ignores-stopped-shims";
+const OVERLOOKS_BEGINNINGS: &str = "spawner-overlooks-beginnings";
+/// Switches that kill nobody.
+const CONTROLS: [&str; 3] = [TAKES_BLINDNESS_FOR_ABSENCE, IGNORES_STOPPED_SHIMS, OVERLOOKS_BEGINNINGS];
 
 struct Plan {
     point: String,
@@ -117,7 +120,7 @@ fn parse(text: &str) -> Result<Plan, String> {
         Some((point, pass)) => (point, pass.parse().map_err(|_| format!("CI_RUNNER_FAIL: `{pass}` is no number"))?),
         None => (text, 1),
     };
-    if !names().contains(&point) && ![TAKES_BLINDNESS_FOR_ABSENCE, IGNORES_STOPPED_SHIMS].contains(&point) {
+    if !names().contains(&point) && !CONTROLS.contains(&point) {
         return Err(format!("CI_RUNNER_FAIL: no fail point is named `{point}`; there are: {}", names().join(", ")));
     }
     let counter_file = std::env::var_os("CI_RUNNER_FAIL_DIR").map(|dir| PathBuf::from(dir).join(point));
@@ -126,12 +129,21 @@ fn parse(text: &str) -> Result<Plan, String> {
 
 /// True in the control of the tests of a shortage of descriptors.
 pub(crate) fn takes_blindness_for_absence() -> bool {
-    ENABLED && matches!(PLAN.get(), Some(Some(plan)) if plan.point == TAKES_BLINDNESS_FOR_ABSENCE)
+    is_on(TAKES_BLINDNESS_FOR_ABSENCE)
 }
 
 /// True in the control of the tests with stopped shims.
 pub(crate) fn ignores_stopped_shims() -> bool {
-    ENABLED && matches!(PLAN.get(), Some(Some(plan)) if plan.point == IGNORES_STOPPED_SHIMS)
+    is_on(IGNORES_STOPPED_SHIMS)
+}
+
+/// True in the control of the tests in which shims are killed: an attempt whose shim is gone counts as one that never began.
+pub(crate) fn overlooks_beginnings() -> bool {
+    is_on(OVERLOOKS_BEGINNINGS)
+}
+
+fn is_on(control: &str) -> bool {
+    ENABLED && matches!(PLAN.get(), Some(Some(plan)) if plan.point == control)
 }
 
 /// Passes `point`: returns, or the process is dead.

@@ -46,6 +46,12 @@ pub struct ScheduleView {
     pub next_at: Option<String>,
     /// Latest job it made.
     pub last_job: Option<u64>,
+    /// When its last run was refused; null when that was queued.
+    #[serde(default)]
+    pub refused_at: Option<String>,
+    /// Why it was.
+    #[serde(default)]
+    pub refused_reason: Option<String>,
     /// The job.
     pub job: JobRequest,
 }

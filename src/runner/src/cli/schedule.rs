@@ -101,7 +101,10 @@ pub fn list(context: &Context<'_>, _: NoArgs) -> Ended {
             schedule.calendar.clone(),
             schedule.timezone.clone(),
             next,
-            schedule.last_job.map(|job| job.to_string()).unwrap_or_default(),
+            match &schedule.refused_at {
+                Some(_) => "refused".to_owned(),
+                None => schedule.last_job.map(|job| job.to_string()).unwrap_or_default(),
+            },
             summary(schedule),
         ]
     };
@@ -159,6 +162,9 @@ pub fn page(schedule: &ScheduleView, look: &Look) -> String {
     field("missed", &schedule.missed);
     field("by", &schedule.by);
     field("last job", &schedule.last_job.map_or_else(|| "none".to_owned(), |job| job.to_string()));
+    if let Some((at, why)) = schedule.refused_at.as_ref().zip(schedule.refused_reason.as_ref()) {
+        field("refused", &format!("{}: {why}", local(at, look)));
+    }
     field("job", &summary(schedule));
     text
 }

@@ -3,12 +3,13 @@
 //! `http` and `run` hold a [`Handle`]; they never touch the record or the store's writing side. A wish that was answered
 //! `Ok` is on disk. The queue of wishes is bounded: a sender waits, which is the back-pressure of the API.
 
+pub use super::refusal::Refusal;
 use crate::config::Executor;
 use crate::store::{Reader, ScheduleRow};
 use ci_runner_core::announce::Announcement;
 use ci_runner_core::explain::Reason;
 use ci_runner_core::id::JobId;
-use ci_runner_core::job::{Fault, JobSpec};
+use ci_runner_core::job::JobSpec;
 use ci_runner_core::record::{Counts, GroupView, PoolView};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::{Instant, Now};
@@ -91,42 +92,6 @@ pub struct Acted {
     pub done: Vec<JobId>,
     /// Jobs that had finished before.
     pub finished: Vec<JobId>,
-}
-
-/// Why the loop said no.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// A job of the submission is wrong; nothing was queued. Index in the submission.
-    Fault {
-        /// Which job.
-        index: usize,
-        /// What is wrong.
-        fault: Fault,
-    },
-    /// The key was used with another body.
-    KeyReused {
-        /// The key.
-        key: String,
-    },
-    /// No such job.
-    NoJob(JobId),
-    /// No such schedule.
-    NoSchedule(String),
-    /// A schedule of that name is there.
-    ScheduleExists(String),
-    /// The queue is full; the limit.
-    QueueFull {
-        /// Most open jobs.
-        limit: usize,
-    },
-    /// The disk is full.
-    DiskFull,
-    /// The store failed; in words. Nothing was kept.
-    Store(String),
-    /// The daemon is going away, and has not taken it.
-    Stopping,
-    /// The daemon went away and nobody knows whether it took it.
-    Unknown,
 }
 
 /// What changes the record, and so needs a store that takes commits; and where its answer goes.

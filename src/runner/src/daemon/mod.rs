@@ -11,6 +11,7 @@ mod home;
 pub mod job_env;
 mod listeners;
 pub mod local;
+mod refusal;
 pub mod secrets;
 pub mod service;
 pub mod settings;

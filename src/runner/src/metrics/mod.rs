@@ -57,6 +57,9 @@ pub struct Figures {
     losses: [u64; LossCause::NAMES.len()],
     /// Attempts found alive at the start, by executor.
     adoptions: BTreeMap<String, u64>,
+    /// Runs of schedules that could not be queued. Not in files of earlier versions.
+    #[serde(default)]
+    schedule_refusals: u64,
     commits: Histogram,
     names: Names,
     /// Outcomes of jobs in pools that are gone; not shown, but the store counts them too.
@@ -111,6 +114,7 @@ impl Default for Figures {
             retries: Default::default(),
             losses: Default::default(),
             adoptions: BTreeMap::new(),
+            schedule_refusals: 0,
             commits: Histogram::new(Scale::Commit),
             names: Names::default(),
             gone: Default::default(),
@@ -259,6 +263,12 @@ impl Figures {
     pub fn adopted(&mut self, executor: &str) {
         self.changes += 1;
         *self.adoptions.entry(executor.to_owned()).or_default() += 1;
+    }
+
+    /// A run of a schedule could not be queued.
+    pub fn schedule_refused(&mut self) {
+        self.changes += 1;
+        self.schedule_refusals += 1;
     }
 
     /// A group commit reached the disk.

@@ -62,6 +62,8 @@ impl Figures {
         for (executor, count) in &self.adoptions {
             counter("ci_runner_adoptions_total", help, "executor", executor, *count);
         }
+        let help = "Runs of schedules that could not be queued.";
+        families.counter("ci_runner_schedule_refused_total", help).add(&[], self.schedule_refusals as f64);
         let help = "Time a group commit took to reach the disk.";
         histogram(families, "ci_runner_commit_duration_seconds", help, &[], &self.commits);
         let last = families.gauge(

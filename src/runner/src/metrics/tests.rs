@@ -59,6 +59,7 @@ fn filled() -> Figures {
     figures.retried(RetryCause::Lost);
     figures.lost(LossCause::Host);
     figures.adopted("native");
+    figures.schedule_refused();
     figures.committed(Duration::from_micros(300));
     figures.succeeded("nightly", 95_500);
     figures.succeeded("na\"me\n", 95_500);
@@ -86,6 +87,7 @@ ci_runner_job_retries_total{cause=\"lost\"} 1
 ci_runner_job_retries_total{cause=\"oom\"} 0
 ci_runner_attempts_lost_total{cause=\"host\"} 1
 ci_runner_adoptions_total{executor=\"native\"} 1
+ci_runner_schedule_refused_total 1
 ci_runner_log_records_dropped_total 3
 ci_runner_commit_duration_seconds_bucket{le=\"0.0005\"} 1
 ci_runner_commit_duration_seconds_bucket{le=\"0.00025\"} 0

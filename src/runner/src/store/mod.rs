@@ -94,6 +94,17 @@ pub struct ScheduleRow {
     pub after: WallTime,
     /// Latest job it made.
     pub last_job: Option<JobId>,
+    /// Its last run, when that could not be queued.
+    pub refused: Option<RefusedRun>,
+}
+
+/// A run of a schedule that could not be queued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRun {
+    /// When.
+    pub at: WallTime,
+    /// In words.
+    pub why: String,
 }
 
 /// What a store tells at the start.

@@ -1,8 +1,7 @@
-//! Jobs that do not want to end, and processes of ours that are killed or stopped at random: nothing survives, nothing is
-//! stuck, and nothing counts as a success that did not exit with 0.
+//! Jobs that do not want to end, processes of ours that are killed or stopped, and a runtime directory that is emptied: nothing
+//! survives, nothing is stuck, and nothing counts as a success that did not exit with 0.
 
-use crate::support::load::{Load, executed_twice, executions};
-use crate::support::{Host, Random, count_of, is_alive, kill, state, wait_for};
+use crate::support::{Host, is_alive, kill, state, wait_for};
 use serde_json::json;
 use std::fs;
 use std::time::{Duration, Instant};
@@ -89,53 +88,6 @@ fn an_end_leaves_nothing_of_any_job() {
     host.assert_clean();
 }
 
-/// What is done to a process of ours.
-fn hurt(host: &Host, random: &mut Random) {
-    match random.below(4) {
-        0 => {
-            if let Some(spawner) = host.spawner() {
-                kill(spawner, "KILL");
-            }
-        }
-        1 => {
-            if let Some(spawner) = host.spawner() {
-                kill(spawner, "STOP");
-                std::thread::sleep(random.pause(300));
-                kill(spawner, "CONT");
-            }
-        }
-        kind => {
-            let shims = host.shims();
-            if !shims.is_empty() {
-                let (_, shim) = shims[random.below(shims.len() as u64) as usize];
-                // The file may be old and the id somebody else's by now.
-                let words = fs::read(format!("/proc/{shim}/cmdline")).unwrap_or_default();
-                if crate::support::contains(&words, host.runtime().to_str().unwrap()) {
-                    kill(shim, if kind == 2 { "KILL" } else { "STOP" });
-                    std::thread::sleep(random.pause(100));
-                    kill(shim, "CONT");
-                }
-            }
-        }
-    }
-}
-
-/// Stops a shim and leaves it so; false when it was gone before.
-fn stop_for_good(host: &Host, random: &mut Random) -> bool {
-    let shims = host.shims();
-    let Some((_, shim)) = shims.get(random.below(shims.len().max(1) as u64) as usize).copied() else { return false };
-    let words = fs::read(format!("/proc/{shim}/cmdline")).unwrap_or_default();
-    if !crate::support::contains(&words, host.runtime().to_str().unwrap()) {
-        return false;
-    }
-    kill(shim, "STOP");
-    wait_for("the stop or the end", || match state(shim) {
-        Some('T') => Some(true),
-        None | Some('Z' | 'X') => Some(false),
-        Some(_) => None,
-    })
-}
-
 /// It held job and slot until the hard deadline, six hours as a rule.
 #[test]
 fn a_shim_left_stopped_holds_neither_job_nor_slot() {
@@ -161,46 +113,6 @@ fn a_shim_left_stopped_holds_neither_job_nor_slot() {
     kill(shim, "CONT");
     assert_eq!(control.finish(waiting)["outcome"], "succeeded");
     control.assert_clean();
-}
-
-#[test]
-fn spawner_and_shims_may_be_killed_or_stopped_at_random() {
-    let rounds = count_of("CI_RUNNER_TEST_CYCLES", 40);
-    let mut random = Random::announced();
-    let host = Host::started();
-    let load = Load::start(&host, &mut random, true, 20);
-    let mut left_stopped = 0;
-    for round in 0..rounds {
-        std::thread::sleep(random.pause(120));
-        hurt(&host, &mut random);
-        if round % 8 == 7 {
-            wait_for("a shim to stop", || stop_for_good(&host, &mut random).then_some(()));
-            left_stopped += 1;
-        }
-    }
-    let account = load.end();
-    host.finish_all(Duration::from_secs(120));
-    assert!(account.surprises.is_empty(), "{:?}", account.surprises);
-    assert!(account.unknown.is_empty(), "the daemon lives, so every answer comes: {:?}", account.unknown);
-    // Beside a lost attempt one that ran twice would not show in the number of lines.
-    assert_eq!(executed_twice(&host.path("ran")), Vec::<String>::new());
-    let found = executions(&host.path("ran"));
-    let (mut lost, mut jobs) = (0, 0);
-    for (token, id) in &account.acknowledged {
-        let job = host.job(*id);
-        jobs += 1;
-        assert_eq!(job["outcome"], "succeeded", "{job:#}");
-        let attempts = job["attempts"].as_array().unwrap();
-        let ended: Vec<&str> = attempts.iter().map(|attempt| attempt["result"].as_str().unwrap()).collect();
-        let (last, before) = ended.split_last().unwrap();
-        assert_eq!(*last, "exited", "{job:#}");
-        assert!(before.iter().all(|result| ["lost", "signaled", "released"].contains(result)), "{job:#}");
-        lost += before.iter().filter(|result| **result == "lost").count();
-        let executed = found.get(token).map_or(0, Vec::len);
-        assert!((1..=attempts.len()).contains(&executed), "executed {executed} times: {job:#}");
-    }
-    println!("{rounds} times hurt, {left_stopped} shims left stopped, {jobs} jobs, {lost} attempts lost");
-    host.assert_clean();
 }
 
 #[test]

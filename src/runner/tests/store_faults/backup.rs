@@ -72,6 +72,7 @@ fn a_restored_store_holds_what_was_open() {
             paused: paused.map(str::to_owned),
             after: WallTime(0),
             last_job: None,
+            refused: None,
         })
     };
     store.commit(&[schedule("nightly", None), schedule("paused", Some("me"))], &pools()).expect("commits");

@@ -140,7 +140,7 @@ fn another_database_is_damage_and_a_newer_one_is_told() {
     newer.pragma_update(None, "user_version", 99).expect("works");
     drop(newer);
     let found = store.look();
-    assert!(matches!(found, Err(StoreError::Newer { found: 99, known: 4, .. })), "{found:?}");
+    assert!(matches!(found, Err(StoreError::Newer { found: 99, known: 4.., .. })), "{found:?}");
 }
 
 /// Whatever is damaged: an error, a finding of the check, or every job is there. Never fewer.

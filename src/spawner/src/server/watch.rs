@@ -74,6 +74,9 @@ impl Server {
             }
             None => {}
         }
+        if failpoint::overlooks_beginnings() {
+            let _ = self.shared.attempts.unmark(key, names::BEGAN);
+        }
         let has = |name| self.shared.attempts.has(key, name);
         // Without its lock file there is no telling: the directory was removed.
         if has(names::BEGAN)? || !has(names::LOCK)? {

@@ -89,6 +89,7 @@ impl Engine {
             problems.push(format!("the store takes no commits: {}", trouble.text));
         }
         problems.extend(self.sides.iter().filter_map(Side::problem));
+        problems.extend(self.schedules.problems());
         Snapshot {
             now,
             counts: self.record.counts(),

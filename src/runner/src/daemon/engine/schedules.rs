@@ -1,12 +1,13 @@
 //! Schedules: when one is due, its job is queued and the schedule moves on, in one commit.
 
 use super::places::user_id;
+use super::telling::Telling;
 use super::*;
 use crate::api::{GroupField, GroupParts, JobRequest};
 use crate::cron::{self, CronSchedule, Missed, Overlap, ScheduleState};
 use crate::daemon::handle::{Refusal, Submitter};
 use crate::request::new_job;
-use crate::store::{ScheduleRow, Write};
+use crate::store::{RefusedRun, ScheduleRow, Write};
 use ci_runner_core::change::{self, Change};
 use ci_runner_core::outcome::By;
 use ci_runner_core::time::WallTime;
@@ -33,10 +34,26 @@ pub(super) struct Schedules {
 }
 
 impl Schedules {
+    /// Those whose last run could not be queued, in words.
+    pub fn problems(&self) -> impl Iterator<Item = String> {
+        let active = self.live.values().filter(|live| live.row.paused.is_none());
+        active.filter_map(|live| {
+            let refused = live.row.refused.as_ref()?;
+            Some(format!("schedule {:?}: its last run was refused: {}", live.row.name, refused.why))
+        })
+    }
+
     /// When the next one is due.
     pub fn next(&self) -> Option<WallTime> {
         self.live.values().filter_map(|live| live.next).min()
     }
+}
+
+/// What became of a run that was due and not refused.
+enum Run {
+    Queued,
+    /// The last one is not over, and the schedule's policy leaves this one out.
+    LeftOut,
 }
 
 impl Live {
@@ -140,22 +157,28 @@ impl Engine {
             return;
         }
         for _ in due.times {
-            if let Err(why) = self.queue_scheduled(live) {
-                log::error!("schedule {name:?} could not queue its job: {why}");
+            match self.queue_scheduled(live) {
+                Ok(Run::LeftOut) => {}
+                Ok(Run::Queued) => live.row.refused = None,
+                Err(why) => {
+                    self.batch.tell(Telling::Refused { schedule: name.clone(), why: why.clone() });
+                    live.row.refused = Some(RefusedRun { at: now.wall, why });
+                }
             }
         }
         live.row.after = WallTime(live.state.until_ms);
         self.batch.writes.push(Write::Schedule(live.row.clone()));
     }
 
-    fn queue_scheduled(&mut self, live: &mut Live) -> Result<(), String> {
+    /// Err: why it is refused.
+    fn queue_scheduled(&mut self, live: &mut Live) -> Result<Run, String> {
         let name = &live.row.name;
         let open = live.row.last_job.filter(|last| self.record.phase(*last).is_some());
         if let Some(last) = open {
             match live.overlap {
                 Overlap::Skip => {
                     log::info!("schedule {name:?}: job {last} is not over, this run is left out");
-                    return Ok(());
+                    return Ok(Run::LeftOut);
                 }
                 Overlap::CancelRunning => {
                     let by = By::User(format!("{SUBMITTER} {name}"));
@@ -173,9 +196,9 @@ impl Engine {
         let job = new_job(request, self.record.settings(), &jiff::Zoned::now()).map_err(|fault| fault.to_string())?;
         // In pools of people it counts as a job of whoever made the schedule.
         let submitter = Submitter { name: format!("{SUBMITTER} {name}"), uid: user_id(&live.row.by) };
-        let ids = self.submit(vec![job], None, &submitter).map_err(|refusal| format!("{refusal:?}"))?;
+        let ids = self.submit(vec![job], None, &submitter).map_err(|refusal| refusal.to_string())?;
         live.row.last_job = ids.first().copied();
-        Ok(())
+        Ok(Run::Queued)
     }
 }
 
@@ -200,6 +223,7 @@ mod tests {
             paused: None,
             after: then,
             last_job: None,
+            refused: None,
         };
         let mut live = Live::new(row).unwrap();
         assert!(live.is_due(then), "the first look of a daemon");

@@ -1,4 +1,4 @@
-//! What the log and the figures are told of jobs: once it is on disk. A fact whose commit failed comes again with the next one,
+//! What the log and the figures are told of jobs and schedules: once it is on disk. A fact whose commit failed comes again with the next one,
 //! so telling it at once would tell it twice.
 
 use super::correlation::Story;
@@ -7,7 +7,7 @@ use super::*;
 use ci_runner_core::outcome::{AttemptResult, Outcome, Receipt};
 use ci_runner_core::state::Next;
 
-/// A fact about a job.
+/// A fact about a job, or a schedule.
 #[expect(clippy::large_enum_variant, reason = "it is always behind a box of its own")]
 pub(super) enum Telling {
     /// It was queued.
@@ -24,6 +24,8 @@ pub(super) enum Telling {
     Ended { about: About, result: AttemptResult, next: Next, receipt: Option<Receipt> },
     /// It ended without an attempt.
     Dropped { id: JobId, outcome: Outcome },
+    /// A run of a schedule could not be queued.
+    Refused { schedule: String, why: String },
 }
 
 /// Whose attempt it is.
@@ -57,6 +59,10 @@ impl Engine {
             Telling::Dropped { id, outcome } => {
                 self.count_dropped(outcome);
                 log::info!(job = id.get(); "job {id} {}", outcome.word());
+            }
+            Telling::Refused { schedule, why } => {
+                self.figures.schedule_refused();
+                log::error!("schedule {schedule:?} could not queue its job: {why}");
             }
         }
     }

@@ -64,6 +64,7 @@ fn row_of(request: ScheduleRequest, by: String, app: &App) -> Result<ScheduleRow
         paused: None,
         after: wall_now(),
         last_job: None,
+        refused: None,
     })
 }
 
@@ -101,6 +102,8 @@ fn view_of(row: ScheduleRow, now: WallTime) -> ScheduleView {
         paused_by: row.paused,
         next_at: next.map(rfc3339_utc),
         last_job: row.last_job.map(|id| id.get()),
+        refused_at: row.refused.as_ref().map(|refused| rfc3339_utc(refused.at.0)),
+        refused_reason: row.refused.map(|refused| refused.why),
         job: serde_json::from_str(&row.request).unwrap_or_default(),
     }
 }

@@ -251,14 +251,20 @@ fn schedules_are_added_changed_and_removed() {
             paused: None,
             after: at(0).wall,
             last_job: None,
+            refused: None,
         };
         subject.commit(&[Write::Schedule(row("b")), Write::Schedule(row("a"))]);
-        let changed = ScheduleRow { paused: Some("root".into()), last_job: Some(id(4)), after: at(9).wall, ..row("b") };
+        let refused = Some(RefusedRun { at: at(8).wall, why: "the queue is full".into() });
+        let (paused, last_job) = (Some("root".into()), Some(id(4)));
+        let changed = ScheduleRow { paused, last_job, after: at(9).wall, refused, ..row("b") };
         subject.commit(&[Write::Schedule(changed.clone())]);
         subject.reopen();
         assert_eq!(subject.reader.schedules().unwrap(), [row("a"), changed.clone()]);
         subject.commit(&[Write::ScheduleRemoved { name: "a".into() }]);
-        assert_eq!(subject.reader.schedules().unwrap(), [changed]);
+        assert_eq!(subject.reader.schedules().unwrap(), std::slice::from_ref(&changed));
+        let well = ScheduleRow { refused: None, ..changed };
+        subject.commit(&[Write::Schedule(well.clone())]);
+        assert_eq!(subject.reader.schedules().unwrap(), [well]);
     });
 }
 

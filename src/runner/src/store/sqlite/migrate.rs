@@ -9,8 +9,13 @@ use rusqlite::{Connection, TransactionBehavior};
 use std::path::Path;
 
 /// All versions of the schema, from 1.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("0001.sql"), include_str!("0002.sql"), include_str!("0003.sql"), include_str!("0004.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("0001.sql"),
+    include_str!("0002.sql"),
+    include_str!("0003.sql"),
+    include_str!("0004.sql"),
+    include_str!("0008.sql"),
+];
 
 /// Says that a database is ours: `ci-r`.
 const APPLICATION_ID: i64 = 0x6369_2d72;

@@ -7,8 +7,8 @@ use super::load::{SPEC, spec, spec_columns};
 use super::place::{Fault, Place};
 use super::{backup, check, codec, ends, finished, list, open};
 use crate::store::{
-    AttemptRow, BackupFile, EndedFilter, EndedJob, JobEnd, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, ScheduleRow,
-    StoreError,
+    AttemptRow, BackupFile, EndedFilter, EndedJob, JobEnd, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, RefusedRun,
+    ScheduleRow, StoreError,
 };
 use ci_runner_core::id::{AttemptNumber, JobId};
 use ci_runner_core::outcome::{Measured, Outcome, Receipt};
@@ -187,7 +187,8 @@ impl Reader for SqliteReader {
     fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
         self.with("list schedules", |conn| {
             let mut statement = conn.prepare_cached(
-                "SELECT name, calendar, timezone, overlap, missed, request, by, paused, after_wall, last_job \
+                "SELECT name, calendar, timezone, overlap, missed, request, by, paused, after_wall, last_job, \
+                 refused_wall, refused_why \
                  FROM schedule ORDER BY name",
             )?;
             let mut rows = statement.query([])?;
@@ -335,5 +336,9 @@ fn schedule_row(row: &Row<'_>) -> Result<ScheduleRow, Fault> {
         paused: row.get(7)?,
         after: WallTime(row.get(8)?),
         last_job: row.get::<_, Option<i64>>(9)?.map(codec::job_id).transpose()?,
+        refused: match row.get::<_, Option<i64>>(10)? {
+            Some(at) => Some(RefusedRun { at: WallTime(at), why: row.get(11)? }),
+            None => None,
+        },
     })
 }

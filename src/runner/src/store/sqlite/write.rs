@@ -328,11 +328,16 @@ impl<'a> Batch<'a> {
     }
 
     fn schedule(&self, row: &ScheduleRow) -> Result<(), Fault> {
-        let ScheduleRow { name, calendar, timezone, overlap, missed, request, by, paused, after, last_job } = row;
+        let ScheduleRow { name, calendar, timezone, overlap, missed, request, by, paused, after, last_job, refused } =
+            row;
         let sql = "INSERT OR REPLACE INTO schedule (name, calendar, timezone, overlap, missed, request, by, paused, \
-            after_wall, last_job) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+            after_wall, last_job, refused_wall, refused_why) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
         let last_job = last_job.map(|id| codec::int(id.get()));
-        self.run(sql, params![name, calendar, timezone, overlap, missed, request, by, paused, after.0, last_job])?;
+        let (refused, why) = refused.as_ref().map(|refused| (refused.at.0, &refused.why)).unzip();
+        self.run(
+            sql,
+            params![name, calendar, timezone, overlap, missed, request, by, paused, after.0, last_job, refused, why],
+        )?;
         Ok(())
     }
 }

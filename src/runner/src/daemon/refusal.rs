@@ -1,0 +1,60 @@
+//! Why the loop said no, and how that reads where nobody waits for an answer: in the story of a schedule.
+
+use ci_runner_core::id::JobId;
+use ci_runner_core::job::Fault;
+use std::fmt;
+
+/// Why the loop said no.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A job of the submission is wrong; nothing was queued. Index in the submission.
+    Fault {
+        /// Which job.
+        index: usize,
+        /// What is wrong.
+        fault: Fault,
+    },
+    /// The key was used with another body.
+    KeyReused {
+        /// The key.
+        key: String,
+    },
+    /// No such job.
+    NoJob(JobId),
+    /// No such schedule.
+    NoSchedule(String),
+    /// A schedule of that name is there.
+    ScheduleExists(String),
+    /// The queue is full; the limit.
+    QueueFull {
+        /// Most open jobs.
+        limit: usize,
+    },
+    /// The disk is full.
+    DiskFull,
+    /// The store failed; in words. Nothing was kept.
+    Store(String),
+    /// The daemon is going away, and has not taken it.
+    Stopping,
+    /// The daemon went away and nobody knows whether it took it.
+    Unknown,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fault { index: _, fault } => write!(f, "{fault}"),
+            Self::KeyReused { key } => write!(f, "the key {key:?} was used for another job"),
+            Self::NoJob(id) => write!(f, "there is no job {id}"),
+            Self::NoSchedule(name) => write!(f, "there is no schedule {name:?}"),
+            Self::ScheduleExists(name) => write!(f, "there is a schedule {name:?} already"),
+            Self::QueueFull { limit } => {
+                write!(f, "the queue is full: {limit} open jobs are the limit (`queue_jobs_max`)")
+            }
+            Self::DiskFull => write!(f, "the disk of the state directory is full"),
+            Self::Store(why) => write!(f, "the store failed: {why}"),
+            Self::Stopping => write!(f, "the daemon is going away"),
+            Self::Unknown => write!(f, "the daemon went away before the answer"),
+        }
+    }
+}
