@@ -11,13 +11,23 @@ use super::{DEFAULT_POOL, Executor, POOLS_MAX, PoolConfig, SLOTS_MAX, Source};
 /// As a job may ask for.
 const GROUP_LIMIT_MAX: i64 = group::GROUP_LIMIT_MAX as i64;
 
+/// What pools have that do not say otherwise.
+pub(super) struct Above<'a> {
+    /// Slots of the default pool.
+    pub max_parallel_jobs: u32,
+    /// How attempts run.
+    pub executor: Executor,
+    /// `PATH` of jobs.
+    pub job_path: &'a str,
+    /// Whether what they print goes into the journal.
+    pub journal: bool,
+}
+
 impl Resolver<'_> {
     pub(super) fn pools(
         &mut self,
         mut files: BTreeMap<String, PoolFile>,
-        max_parallel_jobs: u32,
-        executor: Executor,
-        job_path: &str,
+        above: &Above<'_>,
     ) -> BTreeMap<String, PoolConfig> {
         files.entry(DEFAULT_POOL.to_owned()).or_default();
         if files.len() > POOLS_MAX {
@@ -28,14 +38,14 @@ impl Resolver<'_> {
         files
             .into_iter()
             .map(|(name, file)| {
-                let pool = self.pool(&name, file, (max_parallel_jobs, executor, job_path));
+                let pool = self.pool(&name, file, above);
                 (name, pool)
             })
             .collect()
     }
 
-    fn pool(&mut self, name: &str, file: PoolFile, above: (u32, Executor, &str)) -> PoolConfig {
-        let (max_parallel_jobs, executor, job_path) = above;
+    fn pool(&mut self, name: &str, file: PoolFile, above: &Above<'_>) -> PoolConfig {
+        let Above { max_parallel_jobs, executor, job_path, journal } = *above;
         if let Err(problem) = check::pool_name(name) {
             self.file_problem(&["pools", name], problem);
         }
@@ -94,6 +104,7 @@ impl Resolver<'_> {
             submitters: own.submitters,
             labels: self.labels(name, file.labels),
             path: file.path.unwrap_or_else(|| job_path.to_owned()),
+            journal: file.journal.unwrap_or(journal),
         }
     }
 

@@ -88,6 +88,8 @@ pub struct Config {
     pub queue_jobs_max: u64,
     /// `PATH` of jobs.
     pub job_path: String,
+    /// Whether what jobs print goes into the journal too, where their pool does not say otherwise.
+    pub journal: bool,
     /// By name; always holds [`DEFAULT_POOL`].
     pub pools: BTreeMap<String, PoolConfig>,
     /// Limits of concurrency groups by name.
@@ -176,6 +178,8 @@ pub struct PoolConfig {
     pub labels: Vec<String>,
     /// `PATH` of jobs here.
     pub path: String,
+    /// Whether what they print goes into the journal too.
+    pub journal: bool,
     /// The sandbox of jobs here, where the executor has any; None: the first that the spawner's policy allows.
     pub profile: Option<String>,
     /// Sandboxes that jobs may choose; empty: whichever the spawner's policy allows.

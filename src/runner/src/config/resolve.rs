@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::capacity::Above;
 use super::check;
 use super::document::Document;
 use super::file::{AdmissionFile, ConfigFile, GcFile, HttpFile, MetricsFile};
@@ -85,7 +86,9 @@ impl Resolver<'_> {
         let log_max = self.log_max(&file);
         let queue_jobs_max = self.whole("queue_jobs_max", (None, file.queue_jobs_max, 2_000_000), 1..=QUEUE_JOBS_MAX);
         let job_path = self.job_path(file.job_path.take());
-        let pools = self.pools(std::mem::take(&mut file.pools), max_parallel_jobs, executor, &job_path);
+        let journal = self.choose("journal", None, file.journal).unwrap_or(false);
+        let above = Above { max_parallel_jobs, executor, job_path: &job_path, journal };
+        let pools = self.pools(std::mem::take(&mut file.pools), &above);
         Config {
             file: self.document.as_ref().map(|document| document.path.clone()),
             state_dir,
@@ -109,6 +112,7 @@ impl Resolver<'_> {
             log_max,
             queue_jobs_max: queue_jobs_max as u64,
             job_path,
+            journal,
             pools,
             groups: self.groups(std::mem::take(&mut file.groups)),
             gc: self.gc(&file.gc),

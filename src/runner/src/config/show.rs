@@ -33,6 +33,7 @@ pub(super) fn show(config: &Config) -> String {
         ("log_max", quoted(&exact_size(config.log_max))),
         ("queue_jobs_max", config.queue_jobs_max.to_string()),
         ("job_path", quoted(&config.job_path)),
+        ("journal", config.journal.to_string()),
     ] {
         line(&mut text, &format!("{key} = {value}  # {}", config.source(key)));
     }
@@ -64,6 +65,7 @@ pub(super) fn show(config: &Config) -> String {
         line(&mut text, &format!("executor = {}", quoted(pool.executor.name())));
         line(&mut text, &format!("labels = {}", list(&pool.labels)));
         line(&mut text, &format!("path = {}", quoted(&pool.path)));
+        line(&mut text, &format!("journal = {}", pool.journal));
         if let Some(profile) = &pool.profile {
             line(&mut text, &format!("profile = {}", quoted(profile)));
         }

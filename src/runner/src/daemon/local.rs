@@ -220,6 +220,7 @@ fn parts(
         host,
         notifier: Notifier::silent(),
         figures: Figures::default(),
+        output: None,
     };
     Ok((parts, reader))
 }

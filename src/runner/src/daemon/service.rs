@@ -18,6 +18,7 @@ use crate::metrics::{Figures, Keeper};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Loaded, Reader, Store, StoreError};
 use crate::systemd::{Notifier, NotifySettings};
+use crate::telemetry::output::{CURSORS_NAME, JOURNAL_SOCKET, Options as OutputOptions, Output};
 use crate::telemetry::{Destination, Telemetry};
 use crate::usage;
 use anyhow::{Context, Result};
@@ -39,6 +40,8 @@ use tokio_util::sync::CancellationToken;
 const LOG_FLUSH: Duration = Duration::from_secs(2);
 /// The port of the metrics is waited for so long before the line that says it is open.
 const METRICS_PATIENCE: Duration = Duration::from_millis(500);
+/// At the end lines of jobs that are in their logs go into the journal, for so long.
+const OUTPUT_PATIENCE: Duration = Duration::from_millis(500);
 /// Exit code: somebody else holds what we need; try again later.
 const TEMPORARY: u8 = 2;
 
@@ -118,6 +121,13 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
     engine::load_rest(&mut record, &loaded);
     let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
     let sides = sides(&config, &host, &record, &loaded)?;
+    let output = OutputOptions {
+        log_dir: host.log_dir.clone(),
+        cursors: config.state_dir.join(CURSORS_NAME),
+        store: loaded.store_id.clone(),
+        socket: JOURNAL_SOCKET.into(),
+        dropped: telemetry.output_dropped(),
+    };
     let native = record.leases().filter(|(_, lease)| engine::executor_of(&lease.epoch) == Executor::Native);
     home::note_runtime_dir(&config, native.count());
     log::info!("ci-runner {} starts: {} open jobs, start {}", version(), record.len(), loaded.generation);
@@ -136,6 +146,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         let log_dir = host.log_dir.clone();
         // Before anybody is told that we are there: who then says SIGTERM means an orderly end.
         let signals = Signals::new()?;
+        let output = Output::start(output)?;
         let notifier = Notifier::new(&NotifySettings::of_process()).context("cannot reach the service manager")?;
         let parts = Parts {
             store: Box::new(store),
@@ -147,6 +158,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
             host,
             notifier,
             figures,
+            output: Some(output.clone()),
         };
         let (handle, control, engine) = start_engine(parts).await?;
         let shown = Arc::new(Shown::new(&config, keeper, handle.clone(), telemetry.clone()));
@@ -187,7 +199,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         watch_signals(signals, origin, &config, telemetry, &control, engine).await?;
         shutdown.cancel();
         beside.stop();
-        tokio::task::spawn_blocking(move || shown.keep()).await.ok();
+        tokio::task::spawn_blocking(move || (shown.keep(), output.stop(OUTPUT_PATIENCE))).await.ok();
         tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await.ok();
         home::remove(&config.socket, home.await?);
         Ok(())

@@ -137,6 +137,7 @@ pub fn host_settings(config: &Config) -> HostSettings {
 fn pool_host(pool: &PoolConfig) -> PoolHost {
     PoolHost {
         path: pool.path.clone(),
+        journal: pool.journal,
         executor: pool.executor,
         profile: pool.profile.clone(),
         profiles: pool.profiles.clone(),

@@ -10,6 +10,7 @@
 //! Key-values of a record become fields: `log::info!(job = 7, attempt = 1, pool = "default"; "job 7 started")`
 //! is found by `journalctl CI_RUNNER_JOB_ID=7`.
 
+pub mod output;
 mod queue;
 mod record;
 mod sink;
@@ -18,6 +19,7 @@ mod tests;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use log::{LevelFilter, Log, Metadata, Record};
@@ -53,6 +55,8 @@ pub enum TelemetryError {
 pub struct Telemetry {
     queue: Arc<Queue>,
     destination: Destination,
+    /// Lines of jobs that did not come into the journal.
+    output_dropped: Arc<AtomicU64>,
 }
 
 struct Logger {
@@ -69,7 +73,7 @@ impl Telemetry {
         let queue = Queue::start(sink).map_err(TelemetryError::Start)?;
         log::set_boxed_logger(Box::new(Logger { queue: Arc::clone(&queue) }))?;
         log::set_max_level(level);
-        Ok(Telemetry { queue, destination })
+        Ok(Telemetry { queue, destination, output_dropped: Arc::default() })
     }
 
     /// Changes the level of what is written from now on.
@@ -82,9 +86,15 @@ impl Telemetry {
         self.destination
     }
 
-    /// Records lost since the start: the queue was full, or the destination refused them.
+    /// Records lost since the start, of the daemon's own (the queue was full, or the destination refused them) and of
+    /// [`output`].
     pub fn dropped_records(&self) -> u64 {
-        self.queue.dropped()
+        self.queue.dropped() + self.output_dropped.load(Ordering::Relaxed)
+    }
+
+    /// Where [`output`] counts what did not come.
+    pub fn output_dropped(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.output_dropped)
     }
 
     /// Waits until all that was logged before is written, at most `timeout`. False where time ran out.

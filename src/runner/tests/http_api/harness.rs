@@ -205,6 +205,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
                 host: places,
                 notifier,
                 figures,
+                output: None,
             };
             let (engine, handle, control) = Engine::new(parts).unwrap();
             assert!(ready.send((handle, control)).is_ok());

@@ -29,6 +29,8 @@ pub struct Collected {
 pub struct PoolHost {
     /// `PATH`
     pub path: String,
+    /// Whether what they print goes into the journal too.
+    pub journal: bool,
     /// By whom.
     pub executor: Executor,
     /// In which sandbox; None: the spawner's policy says.

@@ -19,6 +19,7 @@ mod correlation;
 mod counting;
 mod hearing;
 mod host;
+mod journal;
 mod limits;
 mod places;
 mod publish;
@@ -38,6 +39,7 @@ use crate::executor::native::{Event as Heard, Native};
 use crate::metrics::Figures;
 use crate::store::{Claimed, Loaded, Reader, Store, Write};
 use crate::systemd::Notifier;
+use crate::telemetry::output::Output;
 use attempts::Watch;
 use batch::{Batch, InFlight};
 use ci_runner_core::announce::Announcement;
@@ -88,6 +90,8 @@ pub struct Parts {
     pub notifier: Notifier,
     /// What is counted, as far as earlier daemons came.
     pub figures: Figures,
+    /// Where what jobs print goes into the journal; None: nowhere.
+    pub output: Option<Output>,
 }
 
 /// How well the store takes commits.
@@ -127,6 +131,7 @@ pub struct Engine {
     job_host: Host,
     notifier: Notifier,
     figures: Figures,
+    output: Option<Output>,
     batch: Batch,
     in_flight: Option<InFlight>,
     flushed: Option<std::time::Instant>,
@@ -214,6 +219,7 @@ impl Engine {
             job_host,
             notifier: parts.notifier,
             figures: parts.figures,
+            output: parts.output,
             batch: Batch::default(),
             in_flight: None,
             flushed: None,
@@ -259,6 +265,7 @@ impl Engine {
     /// Runs until told to stop; everything that was acknowledged is on disk when it returns.
     pub async fn run(mut self) {
         self.load_schedules();
+        self.journal_known();
         self.sweep_secrets();
         // With the first commit the store knows this boot's clock, however this daemon ends.
         self.batch.writes.push(Write::Clock { base: self.clock.base().clone(), now: self.clock.now() });

@@ -48,12 +48,14 @@ impl Engine {
             }
             Telling::Began { about, begin } => {
                 self.count_start(&about.pool, begin);
+                self.journal_began(about);
                 let About { id, attempt, pool, story, .. } = about;
                 log::info!(job = id.get(), attempt = *attempt, pool = pool.as_str(), correlation = story.correlation.as_str();
                     "job {id} runs (attempt {attempt}, pool {pool})");
             }
             Telling::Ended { about, result, next, receipt } => {
                 self.count_end(about, result, next, *receipt);
+                self.journal_ended(about);
                 tell_end(about, result, next);
             }
             Telling::Dropped { id, outcome } => {
