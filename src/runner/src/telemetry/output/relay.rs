@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::budget::{Budget, LINES_PER_SECOND};
 use super::cursors::{self, Cursor};
@@ -18,6 +18,8 @@ use super::{LOOK_EVERY, Options, Source, Word};
 const BEHIND_BYTES_MAX: u64 = 256 * 1024;
 /// Logs that are followed or not yet read to their end. More can only come together while journald is away for long.
 const TAILS_MAX: usize = 16 * 1024;
+/// The daemon's own words about a new attempt are written by another thread: so they come first as a rule.
+const LATER_THAN_THE_LOG: Duration = Duration::from_millis(30);
 /// Two parts of a line are in it, so that a line's end is seen.
 const BUFFER_BYTES: usize = 2 * PART_BYTES_MAX;
 
@@ -33,6 +35,8 @@ pub(super) struct Relay {
     /// Logs that the cursors named and nobody has spoken of since the start.
     unspoken: Vec<Key>,
     buffer: Vec<u8>,
+    /// There is an attempt that was not there before.
+    fresh: bool,
     /// Cursors are not on disk.
     dirty: bool,
     written: Option<Instant>,
@@ -60,6 +64,7 @@ impl Relay {
             tails,
             unspoken,
             buffer: vec![0; BUFFER_BYTES],
+            fresh: false,
             dirty: false,
             written: None,
             complained: false,
@@ -82,6 +87,9 @@ impl Relay {
             while let Some(word) = next {
                 stop = stop.or(self.take(word));
                 next = words.try_recv().ok();
+            }
+            if std::mem::take(&mut self.fresh) && stop.is_none() {
+                std::thread::sleep(LATER_THAN_THE_LOG);
             }
             self.hand_over();
             if let Some(done) = stop {
@@ -127,6 +135,7 @@ impl Relay {
             // Those that an older version or a lost store row left without are named now.
             tail.cursor.source = source;
         } else if self.tails.len() < TAILS_MAX {
+            self.fresh = true;
             self.tails.insert(key, Tail::new(Cursor { source, offset: 0, ended }));
         } else {
             self.count(1);
