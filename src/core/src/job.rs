@@ -30,6 +30,8 @@ pub const LOG_BYTES_MIN: u64 = 4 * 1024;
 pub const LOG_BYTES_MAX: u64 = 1 << 40;
 /// Most secrets of one job.
 pub const SECRETS_MAX: usize = 64;
+/// Most notifiers that one job names.
+pub const NOTIFY_MAX: usize = 16;
 /// Longest correlation id, idempotency key or submitter's name.
 pub const TOKEN_BYTES_MAX: usize = 200;
 
@@ -137,6 +139,8 @@ pub struct Work {
     pub profile: Option<String>,
     /// User id of whoever submitted it on this host, as the kernel told it; None: nobody in particular.
     pub submitter_uid: Option<u32>,
+    /// Notifiers that are told when the job ends, each once.
+    pub notify: Vec<String>,
 }
 
 /// What scheduling needs.

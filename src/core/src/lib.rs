@@ -22,3 +22,4 @@ pub mod retry;
 pub mod schedule;
 pub mod state;
 pub mod time;
+pub mod watch;

@@ -66,6 +66,8 @@ pub struct Settings {
     pub log_bytes_max: u64,
     /// What the host gives to attempts; what they declare is reserved against it.
     pub budget: Budget,
+    /// Names of the notifiers that a job may ask to be told.
+    pub notifiers: Vec<String>,
 }
 
 impl Default for Settings {
@@ -86,6 +88,7 @@ impl Default for Settings {
             max_timeout_ms: None,
             log_bytes_max: 64 * 1024 * 1024,
             budget: Budget::default(),
+            notifiers: Vec::new(),
         }
     }
 }

@@ -43,6 +43,7 @@ fn submission(number: u64) -> Write {
             secrets: Vec::new(),
             profile: None,
             submitter_uid: None,
+            notify: Vec::new(),
         },
         terms: Terms {
             pool: None,

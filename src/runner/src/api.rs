@@ -3,6 +3,7 @@
 //! Times are RFC 3339 UTC, durations seconds, sizes bytes, and the unit is part of the name. A request refuses unknown keys.
 //! What a field means and its limits are in `ci_runner_core::job`; this module only carries.
 
+mod health;
 mod job;
 mod log;
 mod request;
@@ -10,7 +11,9 @@ mod schedule;
 mod state;
 mod stats;
 mod usage;
+mod watch;
 
+pub use health::{ComponentView, HealthView};
 pub use job::{ActedView, AttemptView, JobList, JobView, PriorityRequest, ReasonRequest, ReasonView, WhyView};
 pub use log::{FoundView, LineView, SearchLine, Searched, SearchedView};
 pub use request::{
@@ -21,6 +24,7 @@ pub use schedule::{ScheduleRequest, ScheduleView};
 pub use state::{GroupInfo, JobCounts, PauseView, PoolInfo, RunnerInfo, SlotCounts, StatusView};
 pub use stats::{Percentiles, StatsFigures, StatsRow, StatsView, Timeline};
 pub use usage::{AttemptUsage, HostUsage, PressureUsage, UsageView};
+pub use watch::{AlarmView, JobEnded, NotifierTested, NotifierView, WatchesView};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

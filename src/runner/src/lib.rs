@@ -12,6 +12,7 @@ pub mod exporter;
 pub mod http;
 pub mod install;
 pub mod metrics;
+pub mod notify;
 pub mod quantity;
 pub mod request;
 pub mod stats;

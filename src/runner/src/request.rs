@@ -69,6 +69,7 @@ pub fn new_job(mut request: JobRequest, settings: &Settings, now: &Zoned) -> Res
         secrets: secrets.iter().map(|(name, _)| name.clone()).collect(),
         profile: request.profile.take().map(parse_profile).transpose()?,
         submitter_uid: None,
+        notify: parse_notify(std::mem::take(&mut request.notify)),
     };
     let spec = JobSpec { name, correlation, work, terms }.validate(settings)?;
     Ok(NewJob { spec, key, secrets, caller_dir })
@@ -110,6 +111,13 @@ fn own_key(request: &mut JobRequest) -> Result<Option<IdempotencyKey>, Fault> {
     let Some(key) = request.key.take() else { return Ok(None) };
     check_key("key", &key)?;
     Ok(Some(IdempotencyKey { key, body: body_hash(std::slice::from_ref(request)) }))
+}
+
+/// Each once; who is told first does not matter.
+fn parse_notify(mut names: Vec<String>) -> Vec<String> {
+    names.sort();
+    names.dedup();
+    names
 }
 
 fn parse_profile(name: String) -> Result<String, Fault> {

@@ -88,6 +88,9 @@ struct Sums {
     longest_good_run: f32,
     queue_seconds: Vec<f32>,
     run_seconds: Vec<f32>,
+    /// Whether the job that was judged before succeeded.
+    last_good: Option<bool>,
+    changes: u64,
 }
 
 impl Tally {
@@ -182,6 +185,10 @@ impl Sums {
         self.tries += u64::from(job.tries);
         self.cpu_us = self.cpu_us.saturating_add(job.cpu_us);
         self.peak = self.peak.max(job.peak_memory_bytes);
+        if matches!(Outcome::WORDS.get(job.outcome), Some(&("succeeded" | "failed" | "timed_out"))) {
+            let before = self.last_good.replace(job.succeeded());
+            self.changes += u64::from(before.is_some_and(|before| before != job.succeeded()));
+        }
         self.queue_seconds.extend(job.queue_ms.map(|ms| (ms as f64 / 1e3) as f32));
         let run = job.run_us.map(|us| (us as f64 / 1e6) as f32);
         self.run_seconds.extend(run);
@@ -209,6 +216,7 @@ impl Sums {
             expired,
             success_rate: part(succeeded, succeeded + failed + timed_out),
             flaky_rate: part(self.flaky, succeeded),
+            changes: self.changes,
             tries: self.tries,
             queue_seconds: percentiles(self.queue_seconds),
             run_seconds: percentiles(self.run_seconds),

@@ -154,6 +154,7 @@ fn work() -> Work {
         secrets: Vec::new(),
         profile: None,
         submitter_uid: None,
+        notify: Vec::new(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     AFTER_MAX, Command, DURATION_MS_MAX, ENV_MAX, Fault, JobSpec, LOG_BYTES_MAX, LOG_BYTES_MIN, NAME_BYTES_MAX,
-    PRIORITY_MAX, SECRETS_MAX, TOKEN_BYTES_MAX, Terms, WORD_BYTES_MAX, WORK_BYTES_MAX, Work,
+    NOTIFY_MAX, PRIORITY_MAX, SECRETS_MAX, TOKEN_BYTES_MAX, Terms, WORD_BYTES_MAX, WORK_BYTES_MAX, Work,
 };
 use crate::group::{GROUP_LIMIT_MAX, GROUP_NAME_BYTES_MAX, GroupSpec};
 use crate::labels::LABELS_MAX;
@@ -53,7 +53,20 @@ impl Work {
             let why = format!("{} bytes; between {LOG_BYTES_MIN} and {LOG_BYTES_MAX}", self.log_bytes_max);
             return fault("log_max", why);
         }
+        self.check_notify(settings)?;
         self.check_times(settings)
+    }
+
+    fn check_notify(&self, settings: &Settings) -> Result<(), Fault> {
+        if self.notify.len() > NOTIFY_MAX {
+            return fault("notify", format!("{} notifiers, at most {NOTIFY_MAX}", self.notify.len()));
+        }
+        let Some(unknown) = self.notify.iter().find(|name| !settings.notifiers.contains(name)) else { return Ok(()) };
+        let known = match settings.notifiers.as_slice() {
+            [] => "the daemon's configuration has none; add a table [notifiers.NAME]".to_owned(),
+            names => format!("there is {}", names.join(", ")),
+        };
+        fault("notify", format!("there is no notifier {unknown:?}; {known}"))
     }
 
     fn check_command(&self) -> Result<usize, Fault> {

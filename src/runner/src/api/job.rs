@@ -67,6 +67,9 @@ pub struct JobView {
     /// How its memory grows after an attempt that was out of it.
     #[serde(default)]
     pub oom_memory_factor: Option<f64>,
+    /// Notifiers that are told when it ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<String>,
     /// Correlation id.
     pub correlation: String,
     /// Who submitted it.

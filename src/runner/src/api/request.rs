@@ -107,6 +107,9 @@ pub struct JobRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<SizeSchema>)]
     pub log_max: Option<SizeField>,
+    /// Notifiers of the daemon's configuration that are told when the job ends.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<String>,
     /// Correlation id; made when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation: Option<String>,

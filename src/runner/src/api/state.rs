@@ -1,6 +1,8 @@
 //! The host at a glance: counts, pools, runners, groups, pauses.
 
+use super::{AlarmView, ComponentView};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// The host at a glance.
@@ -23,6 +25,12 @@ pub struct StatusView {
     /// Limits of `[admission]` that are passed, in words; while there is one, nothing new starts.
     #[serde(default)]
     pub busy: Vec<String>,
+    /// Alarms of the watches that are active.
+    #[serde(default)]
+    pub watches: Vec<AlarmView>,
+    /// Parts of the daemon that are not as they should be, by name, with the reason; what the parts are is told by `/health`.
+    #[serde(default)]
+    pub components: BTreeMap<String, ComponentView>,
     /// Seconds since the daemon was ready.
     pub uptime_seconds: f64,
     /// Process id of the daemon.

@@ -57,6 +57,9 @@ pub struct StatsFigures {
     pub success_rate: Option<f64>,
     /// Those of `succeeded` that needed more than one try, from 0 to 1; null when there are none.
     pub flaky_rate: Option<f64>,
+    /// How often a success was followed by a failure (or timeout), or the other way round.
+    #[serde(default)]
+    pub changes: u64,
     /// Tries that ended.
     pub tries: u64,
     /// From submission to the first start.

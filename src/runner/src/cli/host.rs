@@ -122,6 +122,17 @@ pub fn status_page(status: &StatusView, look: &Look) -> String {
     for problem in &status.problems {
         text.push_str(&format!("  {} {}\n", look.paint(state_style("failed"), "!"), visible(problem)));
     }
+    for (name, part) in &status.components {
+        let told = part.detail.as_deref().unwrap_or_default();
+        // What is told above in other words is not told twice.
+        if !status.problems.iter().any(|problem| told.contains(problem.as_str())) {
+            text.push_str(&format!("  {} {}: {}\n", look.paint(state_style("failed"), "!"), name, visible(told)));
+        }
+    }
+    for alarm in &status.watches {
+        let sign = look.paint(state_style("paused"), "!");
+        text.push_str(&format!("  {sign} {}: {}\n", visible(&alarm.watch), visible(&alarm.text)));
+    }
     let mut field = |name: &str, value: String| text.push_str(&status_field(name, &value, look));
     if let Some(pause) = &status.paused {
         let what = if pause.drain { "draining" } else { "paused" };

@@ -100,6 +100,9 @@ pub struct JobOptions {
     /// Keep at most so much of its output
     #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     pub log_max: Option<SizeField>,
+    /// Tell this notifier of the daemon's configuration when the job ends, however it does; may be repeated
+    #[arg(long, value_name = "NOTIFIER")]
+    pub notify: Vec<String>,
     /// Correlation id [default: a new one]
     #[arg(long, value_name = "ID")]
     pub correlation: Option<String>,
@@ -179,6 +182,7 @@ impl JobOptions {
             pids: self.pids,
             oom_memory_factor: self.oom_memory_factor,
             log_max: self.log_max,
+            notify: self.notify,
             correlation: self.correlation,
             ..JobRequest::default()
         };

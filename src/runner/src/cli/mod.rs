@@ -24,6 +24,7 @@ mod jobs_file;
 mod list;
 mod logs;
 mod look;
+mod notify;
 mod operate;
 mod receipt;
 pub mod run;

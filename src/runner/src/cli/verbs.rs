@@ -5,7 +5,8 @@
 use super::context::{Context, Globals};
 use super::fail::{Ended, Failure};
 use super::{
-    act, add, config, daemon, doctor, exporter, generate, host, list, logs, operate, run, schedule, selftest, show,
+    act, add, config, daemon, doctor, exporter, generate, host, list, logs, notify, operate, run, schedule, selftest,
+    show,
 };
 use super::{install, stats, top, wait, why};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
@@ -46,6 +47,7 @@ static VERBS: &[Verb] = &[
         "Queue a job and print its id once it is safe on disk",
         "ci-runner add -- make -j4 test\n\
          ci-runner add --shell 'make && make install' --timeout 30m --retry 2\n\
+         ci-runner add --notify ops -- ./nightly          tell notifier ops when it ends\n\
          ci-runner add --name deploy --group prod:1 --after 7 --env STAGE=prod -- ./deploy\n\
          ci-runner add -f jobs.jsonl        one JSON object a line; all or none",
         leaf!(add::AddArgs, add::add),
@@ -148,6 +150,14 @@ static VERBS: &[Verb] = &[
          ci-runner top --output json | jq '.running[] | {id, cpu_percent, memory_bytes}'",
         leaf!(top::TopArgs, top::top),
     ),
+    verb(
+        "watches",
+        "What is, and lately was, not as it should be: stuck and slow jobs, failures, a queue that waits, flapping jobs",
+        "ci-runner watches\n\
+         ci-runner watches --output json | jq '.active[].text'",
+        leaf!(host::NoArgs, notify::watches),
+    ),
+    verb("notify", "Who is told of alarms and ends of jobs", "", Shape::Family(NOTIFY)),
     verb("pools", "List pools: slots, labels, queue", "ci-runner pools", leaf!(host::NoArgs, host::pools)),
     verb(
         "groups",
@@ -224,6 +234,16 @@ static VERBS: &[Verb] = &[
         "Print the OpenAPI document of the HTTP API",
         "ci-runner openapi > openapi.json",
         leaf!(host::NoArgs, generate::openapi),
+    ),
+];
+
+static NOTIFY: &[Verb] = &[
+    verb("list", "List notifiers, and how they do", "ci-runner notify list", leaf!(host::NoArgs, notify::list)),
+    verb(
+        "test",
+        "Tell a notifier of a test event now; exit 1 when it does not take it",
+        "ci-runner notify test ops",
+        leaf!(notify::TestArgs, notify::test),
     ),
 ];
 

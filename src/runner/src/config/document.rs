@@ -6,7 +6,9 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::file::{AdmissionFile, ConfigFile, GcFile, GroupFile, HttpFile, MetricsFile, PoolFile};
+use super::file::{
+    AdmissionFile, ConfigFile, GcFile, GroupFile, HttpFile, MetricsFile, NotifierFile, PoolFile, WatchFile,
+};
 use super::problem::{ConfigError, Problem};
 use crate::suggest::{did_you_mean, fields_of};
 
@@ -131,6 +133,8 @@ fn complain_if_unknown(key: &[String]) -> Option<String> {
         ["groups", _, name] => (name, fields_of::<GroupFile>(), &[]),
         ["gc", name] => (name, fields_of::<GcFile>(), &[]),
         ["admission", name] => (name, fields_of::<AdmissionFile>(), &[]),
+        ["watch", name] => (name, fields_of::<WatchFile>(), &[]),
+        ["notifiers", _, name] => (name, fields_of::<NotifierFile>(), &[]),
         ["http", name] => (name, fields_of::<HttpFile>(), &[]),
         ["metrics", name] => (name, fields_of::<MetricsFile>(), &[]),
         ["metrics", "include" | "exclude", name] => (name, &ci_runner_hostmetrics::FILTERS, &[]),
@@ -161,5 +165,7 @@ fn plain_words(message: &str) -> String {
         .replace("expected struct GcFile", "expected a table [gc]")
         .replace("expected struct AdmissionFile", "expected a table [admission]")
         .replace("expected struct MetricsFile", "expected a table [metrics]")
+        .replace("expected struct WatchFile", "expected a table [watch]")
+        .replace("expected struct NotifierFile", "expected a table like [notifiers.NAME]")
         .replace("expected f64", "expected a number")
 }

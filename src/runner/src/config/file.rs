@@ -41,6 +41,8 @@ pub(super) struct ConfigFile {
     pub groups: BTreeMap<String, GroupFile>,
     pub gc: GcFile,
     pub admission: AdmissionFile,
+    pub watch: WatchFile,
+    pub notifiers: BTreeMap<String, NotifierFile>,
 }
 
 /// `[pools.NAME]`
@@ -99,6 +101,47 @@ pub(super) struct AdmissionFile {
     pub memory_reserve: Option<SizeField>,
     pub cpu_total: Option<f64>,
     pub cpu_reserve: Option<f64>,
+}
+
+/// `[watch]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct WatchFile {
+    pub every: Option<DurationField>,
+    pub window: Option<DurationField>,
+    pub history: Option<DurationField>,
+    pub calm: Option<DurationField>,
+    pub stuck_factor: Option<f64>,
+    pub stuck_after: Option<LimitField<DurationField>>,
+    pub slow_factor: Option<f64>,
+    pub failure_rate_max: Option<f64>,
+    pub failure_jobs_min: Option<i64>,
+    pub queue_age_max: Option<LimitField<DurationField>>,
+    pub flapping_changes_max: Option<i64>,
+}
+
+/// `[notifiers.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct NotifierFile {
+    pub kind: Option<String>,
+    pub command: Vec<String>,
+    pub url: Option<String>,
+    pub secret_file: Option<String>,
+    pub secret_credential: Option<String>,
+    pub ca_file: Option<String>,
+    pub to: Vec<String>,
+    pub from: Option<String>,
+    pub sendmail: Vec<String>,
+    pub watches: Option<WordsField>,
+    pub outcomes: Option<WordsField>,
+    pub names: Vec<String>,
+    pub pools: Vec<String>,
+    pub labels: Vec<String>,
+    pub timeout: Option<DurationField>,
+    pub rate_max: Option<i64>,
+    pub tries_max: Option<i64>,
+    pub queue_max: Option<i64>,
 }
 
 /// `[metrics]`

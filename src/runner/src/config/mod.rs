@@ -19,6 +19,8 @@ mod resolve;
 mod show;
 #[cfg(test)]
 mod tests;
+mod watching;
+mod watching_show;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,6 +33,7 @@ pub use host::Host;
 pub use limits::{BudgetConfig, PoolLimits};
 pub use metrics::{ExporterConfig, Protection};
 pub use problem::{ConfigError, Problem};
+pub use watching::{JobFilter, NotifierConfig, NotifierKind, SecretPlace, WatchConfig};
 
 /// The name of the API's socket in the runtime directory.
 pub const SOCKET_NAME: &str = "api.sock";
@@ -100,6 +103,10 @@ pub struct Config {
     pub admission: AdmissionConfig,
     /// What the host gives to attempts.
     pub budget: BudgetConfig,
+    /// What is watched for.
+    pub watch: WatchConfig,
+    /// Who is told, by name.
+    pub notifiers: BTreeMap<String, NotifierConfig>,
     sources: BTreeMap<&'static str, Source>,
 }
 

@@ -118,6 +118,8 @@ impl Resolver<'_> {
             gc: self.gc(&file.gc),
             admission: self.admission(&file.admission),
             budget: self.budget(&file.admission),
+            watch: self.watch(&file.watch),
+            notifiers: self.notifiers(std::mem::take(&mut file.notifiers)),
             sources: BTreeMap::new(),
         }
     }

@@ -88,6 +88,7 @@ pub(super) fn show(config: &Config) -> String {
     for (name, limit) in &config.groups {
         line(&mut text, &format!("\n[groups.{}]\nlimit = {limit}", quoted(name)));
     }
+    super::watching_show::show(config, &mut text);
     text
 }
 

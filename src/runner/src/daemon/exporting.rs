@@ -4,6 +4,7 @@
 
 use super::engine::Control;
 use super::handle::Handle;
+use super::watching::Watching;
 use crate::config::{Config, Listen};
 use crate::exporter::{DaemonPart, Exporter, Settings, SocketEnded, metrics_socket, serve_socket};
 use crate::http;
@@ -26,14 +27,21 @@ pub(super) struct Shown {
     keeper: Keeper,
     handle: Handle,
     telemetry: Arc<Telemetry>,
+    watching: Watching,
     state_dir: PathBuf,
     log_dir: PathBuf,
 }
 
 impl Shown {
-    pub(super) fn new(config: &Config, keeper: Keeper, handle: Handle, telemetry: Arc<Telemetry>) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        keeper: Keeper,
+        handle: Handle,
+        telemetry: Arc<Telemetry>,
+        watching: Watching,
+    ) -> Self {
         let (state_dir, log_dir) = (config.state_dir.clone(), config.log_dir.clone());
-        Self { keeper, handle, telemetry, state_dir, log_dir }
+        Self { keeper, handle, telemetry, watching, state_dir, log_dir }
     }
 
     /// Writes the counters down; gives the figures that may be shown now.
@@ -52,7 +60,9 @@ impl Shown {
                 log_dir: Some(&self.log_dir),
             };
             let mut text = String::with_capacity(32 << 10);
-            figures.families(super::service::version(), &scrape).write(format, &mut text);
+            let mut families = figures.families(super::service::version(), &scrape);
+            self.watching.families(&mut families);
+            families.write(format, &mut text);
             Ok(text)
         })
     }

@@ -211,10 +211,27 @@ pub struct Snapshot {
     pub executor_up: bool,
     /// Who runs the jobs of each pool.
     pub executors: BTreeMap<String, Executor>,
+    /// The spawners in use.
+    pub sides: Vec<SideView>,
+    /// What is wrong, by a fixed name.
+    pub troubles: BTreeMap<&'static str, String>,
     /// A commit failed and none succeeded since.
     pub store_failing: bool,
     /// What was counted up to then.
     pub figures: Arc<crate::metrics::Figures>,
+}
+
+/// One spawner.
+#[derive(Clone, Debug)]
+pub struct SideView {
+    /// Whose jobs it starts.
+    pub executor: Executor,
+    /// It is there.
+    pub connected: bool,
+    /// It starts what it is told to.
+    pub takes_starts: bool,
+    /// Why not.
+    pub problem: Option<String>,
 }
 
 /// One open attempt.

@@ -15,4 +15,5 @@ mod refusal;
 pub mod secrets;
 pub mod service;
 pub mod settings;
+pub mod watching;
 pub mod writer;

@@ -9,7 +9,8 @@ use super::exporting::{self, Shown};
 use super::handle::Handle;
 use super::home::{self, Home};
 use super::listeners::{Listeners, Taken};
-use super::settings::{host_settings, settings};
+use super::settings::{host_settings, settings, watch_settings};
+use super::watching::{WatchParts, Watching};
 use crate::activation::Passed;
 use crate::config::{Config, ConfigOverrides, Executor};
 use crate::executor::native::{Native, NativeOptions};
@@ -147,6 +148,8 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         // Before anybody is told that we are there: who then says SIGTERM means an orderly end.
         let signals = Signals::new()?;
         let output = Output::start(output)?;
+        let watch_clock = clock.clone();
+        let (store_id, host_name) = (loaded.store_id.clone(), host.name.clone());
         let notifier = Notifier::new(&NotifySettings::of_process()).context("cannot reach the service manager")?;
         let parts = Parts {
             store: Box::new(store),
@@ -161,7 +164,16 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
             output: Some(output.clone()),
         };
         let (handle, control, engine) = start_engine(parts).await?;
-        let shown = Arc::new(Shown::new(&config, keeper, handle.clone(), telemetry.clone()));
+        let watching = Watching::start(WatchParts {
+            handle: handle.clone(),
+            clock: watch_clock,
+            state_dir: config.state_dir.clone(),
+            store_id,
+            host: host_name,
+            settings: watch_settings(&config),
+        });
+        let shown = Shown::new(&config, keeper, handle.clone(), telemetry.clone(), watching.clone());
+        let shown = Arc::new(shown);
         let context = http::Context {
             metrics: shown.clone().render(),
             handle: handle.clone(),
@@ -173,6 +185,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
             started: std::time::Instant::now(),
             generation,
             places,
+            watching: watching.clone(),
         };
         let shutdown = CancellationToken::new();
         let mut tasks = tokio::task::JoinSet::new();
@@ -196,7 +209,8 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
                 log::error!("the API stopped: {error:#}");
             }
         });
-        watch_signals(signals, origin, &config, telemetry, &control, engine).await?;
+        watch_signals(signals, origin, (&config, telemetry, &watching), &control, engine).await?;
+        watching.stop();
         shutdown.cancel();
         beside.stop();
         tokio::task::spawn_blocking(move || (shown.keep(), output.stop(OUTPUT_PATIENCE))).await.ok();
@@ -356,8 +370,7 @@ impl Signals {
 async fn watch_signals(
     signals: Signals,
     origin: &Origin,
-    config: &Config,
-    telemetry: &Telemetry,
+    reloaded: (&Config, &Telemetry, &Watching),
     control: &mpsc::Sender<Control>,
     mut engine: tokio::sync::oneshot::Receiver<()>,
 ) -> Result<()> {
@@ -369,7 +382,7 @@ async fn watch_signals(
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = hangup.recv() => {
-                reload(origin, config, telemetry, control).await;
+                reload(origin, reloaded, control).await;
                 continue;
             }
         }
@@ -382,7 +395,11 @@ async fn watch_signals(
     }
 }
 
-async fn reload(origin: &Origin, old: &Config, telemetry: &Telemetry, control: &mpsc::Sender<Control>) {
+async fn reload(
+    origin: &Origin,
+    (old, telemetry, watching): (&Config, &Telemetry, &Watching),
+    control: &mpsc::Sender<Control>,
+) {
     let read = || -> Result<_> {
         let config = origin.load()?;
         let settings = settings(&config)?;
@@ -395,6 +412,7 @@ async fn reload(origin: &Origin, old: &Config, telemetry: &Telemetry, control: &
                 log::warn!("these changes need a restart of the daemon: {}", restart.join(", "));
             }
             telemetry.set_level(config.log_level);
+            watching.reload(watch_settings(&config));
             Control::Reload(Box::new((settings, host_settings(&config))))
         }
         Err(error) => Control::ReloadFailed(format!("{error:#}")),

@@ -1,6 +1,7 @@
 //! From the configuration to what the loop needs.
 
 use super::engine::{HostSettings, PersonHost, PoolHost};
+use super::watching::WatchSettings;
 use crate::config::{AdmissionConfig, Backoff, BudgetConfig, Config, GcConfig, PoolConfig};
 use crate::request::parse_rules;
 use ci_runner_core::job::Fault;
@@ -55,6 +56,7 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
         max_timeout_ms: config.max_timeout.map(milliseconds),
         log_bytes_max: config.log_max,
         budget: budget(&config.budget),
+        notifiers: config.notifiers.keys().cloned().collect(),
     })
 }
 
@@ -74,6 +76,11 @@ fn host_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
+}
+
+/// What is watched for, and who is told.
+pub fn watch_settings(config: &Config) -> WatchSettings {
+    WatchSettings { watch: config.watch.clone(), notifiers: config.notifiers.clone() }
 }
 
 /// For `ci-runner run`: one pool, nothing is tried again unless the job says so, and no deadline: somebody watches.

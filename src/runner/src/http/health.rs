@@ -3,50 +3,22 @@
 //! *Live* means that the loop answers; a full disk or a lost executor is a degraded daemon, and restarting it would mend
 //! nothing. *Ready* means that a submission would be taken now.
 
+use super::components::components;
 use super::extract::in_time;
 use super::{App, Fail};
+use crate::api::{ComponentView, HealthView};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use ci_runner_core::id::JobId;
-use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::timeout;
-use utoipa::ToSchema;
 
 /// A loop that does not answer within this is stuck.
 const ALIVE_WITHIN: Duration = Duration::from_secs(5);
 /// An answer of the loop is worth so much time: probes do not become load.
 const FRESH_MS: u64 = 500;
-
-/// One part of the daemon.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct ComponentView {
-    /// `ok`, or `failing`.
-    pub status: String,
-    /// In words, where it is failing.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub detail: Option<String>,
-}
-
-/// Health.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct HealthView {
-    /// `ok`, `degraded`, `stopping` or `dead`.
-    pub status: String,
-    /// Program version.
-    pub version: String,
-    /// The loop that decides.
-    #[serde(rename = "loop")]
-    pub engine: ComponentView,
-    /// Where the truth is kept.
-    pub store: ComponentView,
-    /// What runs attempts.
-    pub executor: ComponentView,
-    /// What is wrong, in words.
-    pub problems: Vec<String>,
-}
 
 /// When the loop answered last.
 #[derive(Debug, Default)]
@@ -76,28 +48,29 @@ impl Alive {
 async fn look(app: &App) -> HealthView {
     let alive = app.alive.check(app).await;
     let snapshot = app.context.handle.snapshot();
-    let component = |fine: bool, detail: &str| ComponentView {
-        status: if fine { "ok" } else { "failing" }.to_owned(),
-        detail: (!fine).then(|| detail.to_owned()),
+    let engine = match alive {
+        true => ComponentView::ok(),
+        false => ComponentView::failing("no_answer", format!("no answer within {} s", ALIVE_WITHIN.as_secs())),
     };
+    let mut parts = components(app, &snapshot);
+    parts.insert("loop".to_owned(), engine.clone());
+    let is_degraded = !snapshot.problems.is_empty() || parts.values().any(|part| !part.is_ok());
     let status = match (alive, snapshot.stopping) {
         (false, _) => "dead",
         (true, true) => "stopping",
-        (true, false) if is_degraded(&snapshot) => "degraded",
+        (true, false) if is_degraded => "degraded",
         (true, false) => "ok",
     };
+    let part = |name: &str| parts.get(name).cloned().unwrap_or_else(ComponentView::ok);
     HealthView {
         status: status.to_owned(),
         version: super::VERSION.to_owned(),
-        engine: component(alive, &format!("no answer within {} s", ALIVE_WITHIN.as_secs())),
-        store: component(!snapshot.store_failing, "the last commit failed"),
-        executor: component(snapshot.executor_up, "the spawner is not connected"),
+        engine,
+        store: part("store"),
+        executor: part("spawners"),
+        components: parts,
         problems: snapshot.problems.clone(),
     }
-}
-
-fn is_degraded(snapshot: &crate::daemon::handle::Snapshot) -> bool {
-    !snapshot.problems.is_empty() || !snapshot.executor_up || snapshot.store_failing
 }
 
 type Health = (StatusCode, Json<HealthView>);
@@ -126,7 +99,8 @@ pub(super) async fn livez(State(app): State<App>) -> Result<Health, Fail> {
     responses((status = 200, body = HealthView), (status = 503, body = HealthView, description = "not now")))]
 pub(super) async fn readyz(State(app): State<App>) -> Result<Health, Fail> {
     let view = in_time(async { Ok(look(&app).await) }).await?;
-    let ready = matches!(view.status.as_str(), "ok" | "degraded") && view.store.status == "ok";
+    // A part that is merely worse than it could be refuses nobody.
+    let ready = matches!(view.status.as_str(), "ok" | "degraded") && view.store.status != "failing";
     Ok(answer(ready, view))
 }
 

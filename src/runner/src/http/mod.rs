@@ -12,6 +12,7 @@
 //! `docs/reference/http-api.md` tells the same for people, `/api/v1/openapi.json` for programs.
 
 mod api;
+mod components;
 mod door;
 mod explain;
 mod extract;
@@ -31,7 +32,6 @@ pub use api::act::CancelRequest;
 pub use api::host::CollectedView;
 pub use door::Door;
 pub use explain::why;
-pub use health::{ComponentView, HealthView};
 pub use peer::{Access, Credentials, Peer, Role};
 pub use problem::Fail;
 pub use quota::USER_CONNECTIONS_MAX;
@@ -42,6 +42,7 @@ pub use view::job_view;
 
 use crate::daemon::engine::Control;
 use crate::daemon::handle::Handle;
+use crate::daemon::watching::Watching;
 use axum::Router;
 use axum::http::{StatusCode, header};
 use std::path::PathBuf;
@@ -89,6 +90,8 @@ pub struct Context {
     pub started: std::time::Instant,
     /// Start number of the daemon on this store.
     pub generation: u64,
+    /// Alarms and notifiers.
+    pub watching: Watching,
     /// Makes the text of the daemon's figures; blocks as long as the disk does.
     pub metrics: crate::exporter::DaemonPart,
     /// Where running attempts are to be found.
@@ -176,6 +179,9 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(api::events::events))
         .routes(routes!(api::stats::stats))
         .routes(routes!(api::search::search))
+        .routes(routes!(api::watches::watches))
+        .routes(routes!(api::watches::notifiers))
+        .routes(routes!(api::watches::test))
         .routes(routes!(openapi));
     let router = OpenApiRouter::with_openapi(Document::openapi()).merge(health_routes()).merge(status_routes());
     router.routes(routes!(metrics::metrics)).nest("/api/v1", api)

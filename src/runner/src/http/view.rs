@@ -68,6 +68,7 @@ pub fn job_view(row: JobRow, since: Option<WallTime>, now: WallTime) -> JobView 
         cpu: terms.limits.cpu_milli.map(cores),
         pids: terms.limits.pids.map(u64::from),
         oom_memory_factor: terms.retry.oom_factor.map(|hundredths| f64::from(hundredths) / 100.0),
+        notify: work.notify,
         correlation: row.spec.correlation,
         submitter: row.submitter,
         held_by: row.held.map(|(by, _)| by),

@@ -52,6 +52,7 @@ pub fn request_of(spec: &JobSpec, submitted: WallTime) -> JobRequest {
         expires: expires.map(duration),
         hold: terms.hold,
         log_max: Some(SizeField(spec.work.log_bytes_max)),
+        notify: spec.work.notify.clone(),
         correlation: Some(spec.correlation.clone()),
         memory: terms.limits.memory_bytes.map(SizeField),
         cpu: terms.limits.cpu_milli.map(|milli| f64::from(milli) / 1000.0),

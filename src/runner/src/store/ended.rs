@@ -2,7 +2,7 @@
 
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::Outcome;
-use ci_runner_core::time::WallTime;
+use ci_runner_core::time::{Instant, WallTime};
 
 /// Which finished jobs are counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,23 @@ pub struct EndedFilter {
     pub name: Option<String>,
     /// Pool that it ran in or, if it never ran, named.
     pub pool: Option<String>,
+}
+
+/// The end of a job, for those who tell of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndMark {
+    /// Its id.
+    pub id: JobId,
+    /// When it got its outcome.
+    pub at: Instant,
+    /// Index of its outcome in [`Outcome::WORDS`].
+    pub outcome: usize,
+    /// Its name.
+    pub name: Option<String>,
+    /// Pool that it ran in or, if it never ran, named.
+    pub pool: Option<String>,
+    /// False: it names no notifier.
+    pub may_notify: bool,
 }
 
 /// A finished job.

@@ -20,7 +20,7 @@ use ci_runner_core::outcome::{AttemptResult, Outcome, Receipt};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::{ClockBase, Instant, Now, WallTime};
 
-pub use ended::{EndedFilter, EndedJob};
+pub use ended::{EndMark, EndedFilter, EndedJob};
 pub use filter::JobFilter;
 
 /// One thing to keep. A batch of them is kept whole or not at all.
@@ -217,6 +217,9 @@ pub trait Reader: Send + Sync {
 
     /// Gives finished jobs that match to `each`, the last that finished first, until it says stop (false).
     fn each_ended(&self, filter: &EndedFilter, each: &mut dyn FnMut(EndedJob<'_>) -> bool) -> Result<(), StoreError>;
+
+    /// Jobs that got their outcome at this engine time or later, by it, at most so many.
+    fn ends_since(&self, from: Instant, most: usize) -> Result<Vec<EndMark>, StoreError>;
 
     /// How a finished job ended: true for success. None: not finished, or not there.
     fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError>;

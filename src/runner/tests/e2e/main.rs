@@ -15,6 +15,7 @@ mod hurt;
 mod kill;
 mod logs;
 mod neverran;
+mod notices;
 mod room;
 mod run;
 mod schedules;

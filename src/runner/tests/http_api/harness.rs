@@ -5,7 +5,8 @@ use ci_runner::config::{Config, ConfigOverrides, Host};
 use ci_runner::daemon::clock::Clock;
 use ci_runner::daemon::engine::{Control, Engine, Parts, rebuild};
 use ci_runner::daemon::handle::Handle;
-use ci_runner::daemon::settings::{host_settings, settings};
+use ci_runner::daemon::settings::{host_settings, settings, watch_settings};
+use ci_runner::daemon::watching::{WatchParts, Watching};
 use ci_runner::daemon::writer::pool_number;
 use ci_runner::executor::native::{Native, NativeOptions};
 use ci_runner::http;
@@ -30,9 +31,11 @@ pub struct Options {
     pub public_status: bool,
 }
 
+const CONFIG: &str = "max_parallel_jobs = 4\n[notifiers.ops]\nkind = \"command\"\ncommand = [\"/bin/sh\", \"-c\", \"cat > /dev/null\"]\n";
+
 impl Default for Options {
     fn default() -> Self {
-        Self { config: "max_parallel_jobs = 4\n".to_owned(), public_status: false }
+        Self { config: CONFIG.to_owned(), public_status: false }
     }
 }
 
@@ -188,6 +191,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
     let store_id = loaded.store_id.clone();
     let record = rebuild(settings(&config).unwrap(), &pools, &open, &loaded);
     let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
+    let watch_clock = clock.clone();
     let notifier = Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap();
     let figures = Figures::default();
     let (ready, started) = tokio::sync::oneshot::channel();
@@ -213,6 +217,14 @@ async fn start(dir: &Path, options: &Options) -> Life {
         });
     });
     let (handle, control) = started.await.unwrap();
+    let watched = WatchParts {
+        handle: handle.clone(),
+        clock: watch_clock,
+        state_dir: config.state_dir.clone(),
+        store_id: store_id.clone(),
+        host: "host".to_owned(),
+        settings: watch_settings(&config),
+    };
     let unix = http::bind_unix(&config.socket).unwrap();
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
@@ -226,6 +238,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
         started: std::time::Instant::now(),
         generation,
         places: Places { proc: "/proc".into(), store: store_id, runtime_dir: config.runtime_dir.clone() },
+        watching: Watching::start(watched),
         metrics: Arc::new(|_| Ok("ci_runner_build_info 1\n".to_owned())),
     };
     let shutdown = CancellationToken::new();

@@ -52,6 +52,7 @@ fn submission(number: u64, name: &str, text: &str) -> Write {
             secrets: Vec::new(),
             profile: None,
             submitter_uid: None,
+            notify: Vec::new(),
         },
         terms: Terms {
             pool: None,

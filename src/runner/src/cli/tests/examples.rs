@@ -67,7 +67,8 @@ fn refused(words: &[String], jobs: &Path) -> Option<String> {
             let request =
                 AddArgs::from_arg_matches(inner).map_err(super::Failure::from).and_then(AddArgs::into_request);
             request.map_err(tell).and_then(|request| {
-                let job = new_job(request, &Settings::default(), &jiff::Zoned::now());
+                let settings = Settings { notifiers: ["ops", "me"].map(str::to_owned).into(), ..Settings::default() };
+                let job = new_job(request, &settings, &jiff::Zoned::now());
                 job.map(|_| ()).map_err(|fault| fault.to_string())
             })
         }

@@ -1,6 +1,9 @@
 //! What people see, for fixed jobs at a fixed time, at several widths.
 
-use crate::api::{AfterParts, AttemptView, GroupParts, JobCounts, JobView, PauseView, SlotCounts, StatusView};
+use crate::api::{
+    AfterParts, AlarmView, AttemptView, ComponentView, GroupParts, JobCounts, JobView, PauseView, SlotCounts,
+    StatusView,
+};
 use crate::cli::host::status_page;
 use crate::cli::list::lines;
 use crate::cli::look::Look;
@@ -44,6 +47,7 @@ fn job(id: u64, summary: &str) -> JobView {
         timeout_seconds: Some(21_600.0),
         soft_timeout_seconds: None,
         retry: 3,
+        notify: Vec::new(),
         correlation: "0193-c".to_owned(),
         submitter: "anna".to_owned(),
         held_by: None,
@@ -241,6 +245,14 @@ fn the_host_is_one_screen() {
             drain: false,
         }),
         busy: vec!["the load is 9.00 for each CPU (load_max = 2.00)".to_owned()],
+        watches: vec![AlarmView {
+            watch: "stuck_job".to_owned(),
+            text: "job 7 (build) runs for 1h; beyond 10m it counts as stuck".to_owned(),
+            ..AlarmView::default()
+        }],
+        components: [("metrics", "metrics: 127.0.0.1:9100 is in use"), ("disk", "9.0 MiB are free")]
+            .map(|(name, detail)| (name.to_owned(), ComponentView::degraded("x", detail)))
+            .into(),
         uptime_seconds: 3_720.0,
         pid: 42,
         generation: 5,
@@ -250,6 +262,8 @@ fn the_host_is_one_screen() {
         "\
 ci-runner 0.1.0  paused
   ! metrics: 127.0.0.1:9100 is in use
+  ! disk: 9.0 MiB are free
+  ! stuck_job: job 7 (build) runs for 1h; beyond 10m it counts as stuck
   paused    by anna, 2026-11-21 12:00:00 (1h ago): kernel update
   busy      nothing more starts for now: the load is 9.00 for each CPU (load_max
             = 2.00)
@@ -259,6 +273,7 @@ ci-runner 0.1.0  paused
   daemon    up 1h 02m, process 42, start number 5
 "
     );
+    let status = StatusView { watches: Vec::new(), components: [].into(), ..status };
     let narrow = status_page(&status, &look(20));
     assert!(narrow.contains("\nfinished\n  10 succeeded,\n  1 failed,\n  1 timed out\n"), "{narrow}");
     let long = narrow.lines().skip(2).filter(|line| line.chars().count() > 20).count();

@@ -52,6 +52,8 @@ fn status() -> StatusView {
         slots: SlotCounts { used: 0, total: 4 },
         oldest_queued_seconds: None,
         paused: None,
+        watches: Vec::new(),
+        components: [].into(),
         busy: Vec::new(),
         uptime_seconds: 11_000.0,
         pid: 1,

@@ -104,6 +104,8 @@ impl Engine {
             stopping: self.stopping,
             executor_up: self.sides.all_up(),
             executors: self.executors(),
+            sides: self.sides.iter().map(Side::view).collect(),
+            troubles: self.problems.clone(),
             store_failing: self.health != Health::Good,
             figures: Arc::default(),
         }

@@ -5,6 +5,7 @@
 //! while its own side has not told what it has.
 
 use crate::config::Executor;
+use crate::daemon::handle::SideView;
 use crate::executor::native::{Event, Native};
 use ci_runner_core::id::Epoch;
 use ci_runner_spawner::protocol::{Enforces, Request};
@@ -47,6 +48,12 @@ impl Side {
     /// Whether it takes starts.
     pub(super) fn takes_starts(&self) -> bool {
         self.listed && self.closed.is_none()
+    }
+
+    /// As it is shown.
+    pub(super) fn view(&self) -> SideView {
+        let (connected, takes_starts) = (self.epoch.is_some(), self.takes_starts());
+        SideView { executor: self.executor, connected, takes_starts, problem: self.problem() }
     }
 
     /// What people read while it starts nothing.

@@ -109,7 +109,9 @@ fn all_runners(snapshot: &Snapshot) -> Vec<RunnerInfo> {
 #[utoipa::path(get, path = "/status", tag = "host", responses((status = 200, body = StatusView)))]
 pub(crate) async fn status(State(app): State<App>) -> Json<StatusView> {
     let snapshot = app.context.handle.fresh_snapshot().await;
-    let degraded = !snapshot.problems.is_empty() || !snapshot.executor_up || snapshot.store_failing;
+    let mut components = crate::http::components::components(&app, &snapshot);
+    components.retain(|_, part| !part.is_ok());
+    let degraded = !snapshot.problems.is_empty() || !components.is_empty();
     let state = match &snapshot.paused {
         _ if snapshot.stopping => "stopping",
         _ if degraded => "degraded",
@@ -133,6 +135,8 @@ pub(crate) async fn status(State(app): State<App>) -> Json<StatusView> {
             drain: pause.drain,
         }),
         busy: snapshot.busy.iter().map(gauges::words).collect(),
+        watches: app.context.watching.board().active.clone(),
+        components,
         uptime_seconds: app.context.started.elapsed().as_secs_f64(),
         pid: std::process::id(),
         generation: app.context.generation,

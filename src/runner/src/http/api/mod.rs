@@ -10,12 +10,13 @@ pub(super) mod search;
 pub(super) mod stats;
 pub(super) mod usage;
 pub(super) mod watch;
+pub(super) mod watches;
 
 use ci_runner_core::time::WallTime;
 use jiff::Zoned;
 
 /// The wall clock, for rows that are shown.
-fn wall_now() -> WallTime {
+pub(super) fn wall_now() -> WallTime {
     WallTime(jiff::Timestamp::now().as_millisecond())
 }
 

@@ -131,6 +131,34 @@ fn finished_jobs_are_given_the_last_first_with_their_figures() {
     }
 }
 
+#[test]
+fn ends_are_given_from_a_time_on_in_their_order() {
+    for seed in 300..303 {
+        let mut world = World::new(seed);
+        for _ in 0..400 {
+            world.step();
+        }
+        world.commit();
+        let reader = |at: usize| world.subjects[at].reader.as_ref();
+        let all = reader(0).ends_since(Instant(i64::MIN), usize::MAX).unwrap();
+        let rows = reader(0).jobs(&JobFilter::all(usize::MAX)).unwrap();
+        assert_eq!(all.len(), rows.iter().filter(|row| row.finished.is_some()).count());
+        assert!(all.is_sorted_by_key(|mark| (mark.at, mark.id)) && !all.is_empty());
+        for mark in &all {
+            let row = reader(0).job(mark.id).unwrap().unwrap();
+            assert_eq!(mark.may_notify, !row.spec.work.notify.is_empty());
+            assert_eq!(Some(Outcome::WORDS[mark.outcome]), row.outcome.as_ref().map(Outcome::word));
+        }
+        for from in [all[0].at, all[all.len() / 2].at, all[all.len() - 1].at, Instant(i64::MAX)] {
+            let expected: Vec<_> = all.iter().filter(|mark| mark.at >= from).cloned().collect();
+            for at in 0..world.subjects.len() {
+                assert_eq!(reader(at).ends_since(from, usize::MAX).unwrap(), expected);
+                assert_eq!(reader(at).ends_since(from, 2).unwrap(), expected[..expected.len().min(2)]);
+            }
+        }
+    }
+}
+
 /// Each job as text; times fall.
 fn ended(reader: &dyn Reader, filter: &EndedFilter) -> Vec<String> {
     let (mut list, mut last) = (Vec::new(), i64::MAX);

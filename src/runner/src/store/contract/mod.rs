@@ -117,6 +117,7 @@ fn spec() -> JobSpec {
             secrets: Vec::new(),
             profile: None,
             submitter_uid: None,
+            notify: Vec::new(),
         },
         terms: Terms {
             pool: None,

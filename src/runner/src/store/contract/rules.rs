@@ -16,6 +16,7 @@ pub(super) fn rich_spec() -> JobSpec {
         secrets: vec!["TOKEN".into()],
         profile: Some("strict".into()),
         submitter_uid: Some(1000),
+        notify: vec!["ops".to_owned()],
     };
     spec.terms.labels = vec![Label::parse("arch=arm64").unwrap(), Label::parse("gpu").unwrap()];
     spec.terms.limits = Limits { memory_bytes: Some(1 << 40), cpu_milli: Some(10), pids: None };

@@ -1,6 +1,6 @@
 //! One job of the store in memory.
 
-use crate::store::{AttemptRow, EndedJob, JobRow};
+use crate::store::{AttemptRow, EndMark, EndedJob, JobRow};
 use ci_runner_core::change::{Lease, OpenJob, Wish};
 use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};
 use ci_runner_core::job::{Condition, JobSpec};
@@ -155,6 +155,19 @@ impl Job {
             queue_ms: self.started.map(|at| at.engine.since_ms(self.submitted.engine)),
             run_us: ended.and_then(|row| row.receipt).map(|receipt| receipt.run_us),
         }
+    }
+
+    /// Its end; None while it is open.
+    pub(super) fn as_mark(&self, id: JobId) -> Option<EndMark> {
+        let ended = self.as_ended(id)?;
+        Some(EndMark {
+            id,
+            at: self.ended?,
+            outcome: ended.outcome,
+            name: ended.name.map(str::to_owned),
+            pool: ended.pool.map(str::to_owned),
+            may_notify: !self.spec.work.notify.is_empty(),
+        })
     }
 
     /// For statistics; None while it is open.

@@ -2,7 +2,8 @@
 
 use super::{Shared, is_kept};
 use crate::store::{
-    AttemptRow, BackupFile, EndedFilter, EndedJob, JobEnd, JobFilter, JobRow, KeyRow, Reader, ScheduleRow, StoreError,
+    AttemptRow, BackupFile, EndMark, EndedFilter, EndedJob, JobEnd, JobFilter, JobRow, KeyRow, Reader, ScheduleRow,
+    StoreError,
 };
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::Outcome;
@@ -27,6 +28,15 @@ impl Reader for Shared {
         };
         let mut ids = state.jobs.keys();
         Ok(if filter.ascending { rows(&mut ids) } else { rows(&mut ids.rev()) })
+    }
+
+    fn ends_since(&self, from: Instant, most: usize) -> Result<Vec<EndMark>, StoreError> {
+        let state = self.lock();
+        let mut marks: Vec<EndMark> = state.jobs.iter().filter_map(|(id, job)| job.as_mark(*id)).collect();
+        marks.retain(|mark| mark.at >= from);
+        marks.sort_by_key(|mark| (mark.at, mark.id));
+        marks.truncate(most);
+        Ok(marks)
     }
 
     fn each_ended(&self, filter: &EndedFilter, each: &mut dyn FnMut(EndedJob<'_>) -> bool) -> Result<(), StoreError> {

@@ -82,6 +82,8 @@ struct WorkOut<'a> {
     profile: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     submitter_uid: Option<u32>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    notify: &'a [String],
 }
 
 #[derive(Deserialize)]
@@ -99,6 +101,8 @@ struct WorkIn {
     secrets: Vec<String>,
     profile: Option<String>,
     submitter_uid: Option<u32>,
+    #[serde(default)]
+    notify: Vec<String>,
 }
 
 /// As JSON.
@@ -118,6 +122,7 @@ pub(super) fn work_text(work: &Work) -> Result<String, StoreError> {
         secrets: &work.secrets,
         profile: work.profile.as_deref(),
         submitter_uid: work.submitter_uid,
+        notify: &work.notify,
     };
     serde_json::to_string(&out).map_err(|_| bad("job's work"))
 }
@@ -140,6 +145,7 @@ pub(super) fn work(text: &str) -> Result<Work, StoreError> {
         secrets: read.secrets,
         profile: read.profile,
         submitter_uid: read.submitter_uid,
+        notify: read.notify,
     })
 }
 

@@ -3,10 +3,10 @@
 use super::codec;
 use super::list::name_demand;
 use super::place::Fault;
-use crate::store::{EndedFilter, EndedJob};
-use ci_runner_core::time::WallTime;
+use crate::store::{EndMark, EndedFilter, EndedJob};
+use ci_runner_core::time::{Instant, WallTime};
 use rusqlite::types::Value;
-use rusqlite::{Connection, params_from_iter};
+use rusqlite::{Connection, params, params_from_iter};
 
 const ENDED: &str = "SELECT j.name, coalesce(j.pool, f.ran_in), f.outcome, f.finished_wall, f.tries, f.queue_ms, \
     (SELECT run_us FROM attempt WHERE job = f.id AND result IS NOT NULL ORDER BY number DESC LIMIT 1), \
@@ -64,4 +64,27 @@ pub(super) fn each(
         }
     }
     Ok(())
+}
+
+/// Notifiers stand in the job's work; that its text has the word says that they may.
+const MARKS: &str = "SELECT f.id, f.ended, f.outcome, j.name, coalesce(j.pool, f.ran_in), instr(j.work, '\"notify\":[') > 0 \
+    FROM finished AS f INDEXED BY finished_ended CROSS JOIN job AS j ON j.id = f.id WHERE f.ended >= ?1 \
+    ORDER BY f.ended, f.id LIMIT ?2";
+
+/// Ends from an engine time on.
+pub(super) fn marks(conn: &Connection, from: Instant, most: usize) -> Result<Vec<EndMark>, Fault> {
+    let mut statement = conn.prepare_cached(MARKS)?;
+    let mut rows = statement.query(params![from.0, i64::try_from(most).unwrap_or(i64::MAX)])?;
+    let mut marks = Vec::new();
+    while let Some(row) = rows.next()? {
+        marks.push(EndMark {
+            id: codec::job_id(row.get(0)?)?,
+            at: Instant(row.get(1)?),
+            outcome: usize::from(row.get::<_, u8>(2)?),
+            name: row.get(3)?,
+            pool: row.get(4)?,
+            may_notify: row.get(5)?,
+        });
+    }
+    Ok(marks)
 }

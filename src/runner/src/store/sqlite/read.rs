@@ -7,7 +7,7 @@ use super::load::{SPEC, spec, spec_columns};
 use super::place::{Fault, Place};
 use super::{backup, check, codec, ends, finished, list, open};
 use crate::store::{
-    AttemptRow, BackupFile, EndedFilter, EndedJob, JobEnd, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, RefusedRun,
+    AttemptRow, BackupFile, EndMark, EndedFilter, EndedJob, JobEnd, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, RefusedRun,
     ScheduleRow, StoreError,
 };
 use ci_runner_core::id::{AttemptNumber, JobId};
@@ -133,6 +133,10 @@ impl Reader for SqliteReader {
 
     fn each_ended(&self, filter: &EndedFilter, each: &mut dyn FnMut(EndedJob<'_>) -> bool) -> Result<(), StoreError> {
         self.with("read finished jobs", |conn| finished::each(conn, filter, each))
+    }
+
+    fn ends_since(&self, from: Instant, most: usize) -> Result<Vec<EndMark>, StoreError> {
+        self.with("read ends of jobs", |conn| finished::marks(conn, from, most))
     }
 
     fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError> {

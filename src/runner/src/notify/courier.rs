@@ -1,0 +1,280 @@
+//! One thread a notifier: takes what is due, tries, notes how it went.
+
+use super::{Event, Outbox, Secret, Waiting, mail, post, program, signature};
+use crate::config::{NotifierConfig, NotifierKind};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Without anything to do a courier still looks this often.
+const IDLE_LOOK: Duration = Duration::from_secs(30);
+/// Pause before the second try; it doubles up to the longest.
+const PAUSE_MS: i64 = 1_000;
+const PAUSE_MS_MAX: i64 = 3_600_000;
+/// After the database failed.
+const OUTBOX_PAUSE: Duration = Duration::from_secs(5);
+const MINUTE: Duration = Duration::from_secs(60);
+/// Standard Webhooks: who answers this wants no more of it.
+const GONE: u16 = 410;
+
+/// How a notifier does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// By result: `delivered`, `failed` (a try), `given_up`, `dropped`.
+    pub counts: BTreeMap<String, u64>,
+    /// Deliveries that wait.
+    pub waiting: u64,
+    /// What went wrong last, unless something went right since.
+    pub last_error: Option<String>,
+    /// When something was delivered last, Unix milliseconds.
+    pub last_delivered_ms: Option<i64>,
+}
+
+/// Why a try failed, and when the next one may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// In words; no secret is in it.
+    pub why: String,
+    /// The peer said when.
+    retry_after: Option<Duration>,
+    /// It will never be taken.
+    permanent: bool,
+}
+
+impl From<String> for Failed {
+    fn from(why: String) -> Self {
+        Self { why, retry_after: None, permanent: false }
+    }
+}
+
+/// Whose events these are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Name of this host.
+    pub host: String,
+    /// Short id of the store.
+    pub store: String,
+}
+
+/// Tries once to tell an event. Blocks as long as the notifier's time-out at most, beside the resolver of names.
+pub fn deliver(config: &NotifierConfig, event: &Event, source: &Source, now_ms: i64) -> Result<(), Failed> {
+    let timeout = config.timeout;
+    let mark = (event.id.as_str(), source.store.as_str());
+    match &config.kind {
+        NotifierKind::Command { argv } => Ok(program::run(argv, mark, &event.body(), timeout)?),
+        NotifierKind::Email { to, from, sendmail } => {
+            Ok(program::run(sendmail, mark, &mail::message(to, from.as_deref(), event, &source.host), timeout)?)
+        }
+        NotifierKind::Http { url, secret, ca_file } => {
+            let body = event.body();
+            let timestamp = now_ms / 1_000;
+            let mut headers = vec![("webhook-id", event.id.clone()), ("webhook-timestamp", timestamp.to_string())];
+            if let Some(place) = secret {
+                headers.push(("webhook-signature", signature(&Secret::read(place)?, &event.id, timestamp, &body)));
+            }
+            let answer = post::post(url, ca_file.as_deref(), &headers, &body, timeout)?;
+            let why = match answer.status {
+                200..300 => return Ok(()),
+                status @ 300..400 => format!("the peer answered {status}; redirects are not followed"),
+                GONE => "the peer answered 410: it wants no more of this".to_owned(),
+                status => format!("the peer answered {status}"),
+            };
+            Err(Failed { why, retry_after: answer.retry_after, permanent: answer.status == GONE })
+        }
+    }
+}
+
+/// All couriers.
+pub struct Couriers {
+    outbox: Arc<Outbox>,
+    source: Source,
+    wall_ms: fn() -> i64,
+    running: BTreeMap<String, Running>,
+}
+
+struct Running {
+    config: NotifierConfig,
+    stop: Arc<AtomicBool>,
+    news: Arc<Mutex<(Option<String>, Option<i64>)>>,
+}
+
+impl Couriers {
+    /// None yet, and none that an earlier daemon left. `wall_ms` is the clock.
+    pub fn new(outbox: Arc<Outbox>, source: Source, wall_ms: fn() -> i64) -> Self {
+        program::kill_all_of(&source.store);
+        Self { outbox, source, wall_ms, running: BTreeMap::new() }
+    }
+
+    /// Makes it so that exactly these work. One whose settings changed is replaced after the try it is at.
+    pub fn set(&mut self, notifiers: &BTreeMap<String, NotifierConfig>) {
+        self.running.retain(|name, running| {
+            let stays = notifiers.get(name) == Some(&running.config);
+            running.stop.store(!stays, Ordering::Relaxed);
+            stays
+        });
+        let names: Vec<&str> = notifiers.keys().map(String::as_str).collect();
+        match self.outbox.forget_others(&names, (self.wall_ms)()) {
+            Ok(0) => {}
+            Ok(count) => {
+                log::warn!("{count} notices waited for notifiers that are configured no more; they are dropped")
+            }
+            Err(error) => log::warn!("{error}"),
+        }
+        for (name, config) in notifiers {
+            if !self.running.contains_key(name) {
+                self.start(name, config);
+            }
+        }
+        self.outbox.ring();
+    }
+
+    fn start(&mut self, name: &str, config: &NotifierConfig) {
+        let running = Running { config: config.clone(), stop: Arc::default(), news: Arc::default() };
+        let courier = Courier {
+            name: name.to_owned(),
+            config: config.clone(),
+            outbox: self.outbox.clone(),
+            source: self.source.clone(),
+            wall_ms: self.wall_ms,
+            stop: running.stop.clone(),
+            news: running.news.clone(),
+            sent: VecDeque::new(),
+        };
+        let thread = std::thread::Builder::new().name("notifier".to_owned()).spawn(move || courier.work());
+        match thread {
+            Ok(_) => drop(self.running.insert(name.to_owned(), running)),
+            Err(error) => log::error!("notifier {name} does not work: no thread: {error}"),
+        }
+    }
+
+    /// How each does.
+    pub fn tallies(&self) -> BTreeMap<String, Tally> {
+        let tally = |(name, running): (&String, &Running)| {
+            let (last_error, last_delivered_ms) = running.news.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let (counts, waiting) = self.outbox.counts(name).unwrap_or_default();
+            (name.clone(), Tally { counts: counts.into_iter().collect(), waiting, last_error, last_delivered_ms })
+        };
+        self.running.iter().map(tally).collect()
+    }
+
+    /// Tells all to end, and kills what they run. They are not waited for: what they are at is told again after the next start.
+    pub fn stop(&mut self) {
+        self.running.values().for_each(|running| running.stop.store(true, Ordering::Relaxed));
+        self.outbox.ring();
+        program::kill_all_of(&self.source.store);
+    }
+}
+
+struct Courier {
+    name: String,
+    config: NotifierConfig,
+    outbox: Arc<Outbox>,
+    source: Source,
+    wall_ms: fn() -> i64,
+    stop: Arc<AtomicBool>,
+    news: Arc<Mutex<(Option<String>, Option<i64>)>>,
+    /// Tries of the last minute.
+    sent: VecDeque<Instant>,
+}
+
+impl Courier {
+    fn work(mut self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            let heard = self.outbox.rung();
+            let now_ms = (self.wall_ms)();
+            let pause = match self.outbox.due(&self.name, now_ms) {
+                Ok(Ok(waiting)) => match self.rate_pause() {
+                    None => {
+                        self.attempt(&waiting);
+                        continue;
+                    }
+                    Some(pause) => pause,
+                },
+                Ok(Err(next)) => {
+                    let left = next.map_or(IDLE_LOOK, |next| {
+                        Duration::from_millis(u64::try_from(next.saturating_sub(now_ms)).unwrap_or(0))
+                    });
+                    left.clamp(Duration::from_millis(1), IDLE_LOOK)
+                }
+                Err(error) => {
+                    log::warn!("notifier {}: {error}", self.name);
+                    OUTBOX_PAUSE
+                }
+            };
+            self.outbox.wait(heard, pause);
+        }
+    }
+
+    /// How long it must keep still.
+    fn rate_pause(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        while self.sent.front().is_some_and(|at| now.duration_since(*at) >= MINUTE) {
+            self.sent.pop_front();
+        }
+        let most = usize::try_from(self.config.rate_max).unwrap_or(usize::MAX);
+        let first = self.sent.front().filter(|_| self.sent.len() >= most)?;
+        Some(MINUTE.saturating_sub(now.duration_since(*first)).min(IDLE_LOOK))
+    }
+
+    fn attempt(&mut self, waiting: &Waiting) {
+        self.sent.push_back(Instant::now());
+        let done = deliver(&self.config, &waiting.event, &self.source, (self.wall_ms)());
+        if done.is_err() && self.stop.load(Ordering::Relaxed) {
+            // It was killed because the daemon ends: that is no try.
+            return;
+        }
+        let now_ms = (self.wall_ms)();
+        let name = &self.name;
+        let tries = waiting.tries + 1;
+        let title = &waiting.event.title;
+        let (result, next) = match &done {
+            Ok(()) => ("delivered", None),
+            Err(failed) if failed.permanent || tries >= self.config.tries_max => {
+                log::error!("notifier {name}: given up after {tries} tries, of {title:?}: {}", failed.why);
+                ("given_up", None)
+            }
+            Err(failed) => {
+                let pause = pause_ms(tries, failed.retry_after, &waiting.event.id);
+                log::warn!("notifier {name}: try {tries} failed, the next in {} s: {}", pause / 1_000, failed.why);
+                ("failed", Some(now_ms.saturating_add(pause)))
+            }
+        };
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        match done {
+            Ok(()) => *news = (None, Some(now_ms)),
+            Err(failed) => news.0 = Some(failed.why),
+        }
+        drop(news);
+        if let Err(error) = self.outbox.tried(name, waiting.number, result, next, now_ms) {
+            log::warn!("notifier {name}: {error}; it may be told twice");
+            // The disk is full, say: the same one is due again, and must not be sent in a circle.
+            std::thread::sleep(OUTBOX_PAUSE);
+        }
+    }
+}
+
+/// Doubles from try to try; a tenth depends on the event, so that not all come back at once.
+fn pause_ms(tries: u32, retry_after: Option<Duration>, id: &str) -> i64 {
+    let pause = PAUSE_MS
+        .saturating_mul(1_i64.checked_shl(tries.saturating_sub(1)).filter(|factor| *factor > 0).unwrap_or(i64::MAX));
+    let pause = pause.min(PAUSE_MS_MAX);
+    let share = id.bytes().fold(0_i64, |sum, byte| (sum * 31 + i64::from(byte)) % 1_000);
+    let asked = retry_after.map_or(0, |after| i64::try_from(after.as_millis()).unwrap_or(PAUSE_MS_MAX));
+    (pause + pause / 10 * share / 1_000).max(asked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound() {
+        let pauses: Vec<i64> = (1..40).map(|tries| pause_ms(tries, None, "")).collect();
+        assert_eq!(&pauses[..4], [1_000, 2_000, 4_000, 8_000]);
+        assert!(pauses.is_sorted() && pauses[38] == PAUSE_MS_MAX, "{pauses:?}");
+        assert_eq!(pause_ms(u32::MAX, None, ""), PAUSE_MS_MAX);
+        assert_eq!(pause_ms(1, Some(Duration::from_secs(60)), ""), 60_000);
+        assert!((1..20).all(|tries| pause_ms(tries, None, "some-event") <= PAUSE_MS_MAX * 11 / 10));
+    }
+}
