@@ -15,5 +15,6 @@ mod refusal;
 pub mod secrets;
 pub mod service;
 pub mod settings;
+mod signals;
 pub mod watching;
 pub mod writer;

@@ -10,6 +10,7 @@ use super::handle::Handle;
 use super::home::{self, Home};
 use super::listeners::{Listeners, Taken};
 use super::settings::{host_settings, settings, watch_settings};
+use super::signals::{Signals, watch_signals};
 use super::watching::{WatchParts, Watching};
 use crate::activation::Passed;
 use crate::config::{Config, ConfigOverrides, Executor};
@@ -33,7 +34,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -56,7 +56,8 @@ pub struct Origin {
 }
 
 impl Origin {
-    fn load(&self) -> Result<Config> {
+    /// Reads it.
+    pub(super) fn load(&self) -> Result<Config> {
         Ok(Config::load(self.file.as_deref(), &self.overrides)?)
     }
 }
@@ -348,74 +349,4 @@ fn announce_ready(config: &Config, tcp: Option<&TcpListener>, metrics: Option<So
     if !(log == Destination::TerminalStderr && std::io::stdout().is_terminal()) {
         log::info!("{}", line.trim_end());
     }
-}
-
-/// What the process is told by signals.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    /// From now on they do what [`watch_signals`] says.
-    fn new() -> std::io::Result<Self> {
-        let [terminate, interrupt, hangup] =
-            [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
-        Ok(Self { terminate: terminate?, interrupt: interrupt?, hangup: hangup? })
-    }
-}
-
-/// SIGTERM and SIGINT end, a second one ends at once, SIGHUP reads the configuration again.
-async fn watch_signals(
-    signals: Signals,
-    origin: &Origin,
-    reloaded: (&Config, &Telemetry, &Watching),
-    control: &mpsc::Sender<Control>,
-    mut engine: tokio::sync::oneshot::Receiver<()>,
-) -> Result<()> {
-    let Signals { mut terminate, mut interrupt, mut hangup } = signals;
-    let mut stopping = false;
-    loop {
-        tokio::select! {
-            _ = &mut engine => return if stopping { Ok(()) } else { Err(anyhow::anyhow!("the loop ended by itself")) },
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = hangup.recv() => {
-                reload(origin, reloaded, control).await;
-                continue;
-            }
-        }
-        if stopping {
-            log::warn!("told to stop a second time: ending at once; nothing acknowledged is lost");
-            return Ok(());
-        }
-        stopping = true;
-        control.send(Control::Stop).await.ok();
-    }
-}
-
-async fn reload(
-    origin: &Origin,
-    (old, telemetry, watching): (&Config, &Telemetry, &Watching),
-    control: &mpsc::Sender<Control>,
-) {
-    let read = || -> Result<_> {
-        let config = origin.load()?;
-        let settings = settings(&config)?;
-        Ok((config, settings))
-    };
-    let message = match read() {
-        Ok((config, settings)) => {
-            let restart = old.needs_restart(&config);
-            if !restart.is_empty() {
-                log::warn!("these changes need a restart of the daemon: {}", restart.join(", "));
-            }
-            telemetry.set_level(config.log_level);
-            watching.reload(watch_settings(&config));
-            Control::Reload(Box::new((settings, host_settings(&config))))
-        }
-        Err(error) => Control::ReloadFailed(format!("{error:#}")),
-    };
-    control.send(message).await.ok();
 }

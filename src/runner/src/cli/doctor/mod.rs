@@ -4,6 +4,7 @@
 
 mod checks;
 mod repair;
+mod surroundings;
 
 use super::client::{Client, ClientError};
 use super::context::{Context, print};
@@ -50,6 +51,9 @@ pub struct Finding {
     pub check: &'static str,
     /// What is so.
     pub text: String,
+    /// Why it matters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub matters: Option<&'static str>,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mend: Option<String>,
@@ -57,15 +61,27 @@ pub struct Finding {
 
 impl Finding {
     pub(super) fn ok(check: &'static str, text: impl Into<String>) -> Finding {
-        Finding { grade: Grade::Ok, check, text: text.into(), mend: None }
+        Finding { grade: Grade::Ok, check, text: text.into(), matters: None, mend: None }
     }
 
     pub(super) fn warn(check: &'static str, text: impl Into<String>, mend: impl Into<String>) -> Finding {
-        Finding { grade: Grade::Warn, check, text: text.into(), mend: Some(mend.into()) }
+        Finding {
+            grade: Grade::Warn,
+            matters: surroundings::matters(check),
+            check,
+            text: text.into(),
+            mend: Some(mend.into()),
+        }
     }
 
     pub(super) fn fail(check: &'static str, text: impl Into<String>, mend: impl Into<String>) -> Finding {
-        Finding { grade: Grade::Fail, check, text: text.into(), mend: Some(mend.into()) }
+        Finding {
+            grade: Grade::Fail,
+            matters: surroundings::matters(check),
+            check,
+            text: text.into(),
+            mend: Some(mend.into()),
+        }
     }
 }
 
@@ -76,8 +92,13 @@ pub fn doctor(context: &Context<'_>, args: DoctorArgs) -> Ended {
     let status = context.client.get::<StatusView>("/api/v1/status");
     // Where the daemon's runtime directory is, if one runs: that of its socket.
     let socket = status.is_ok().then(|| context.client.connect().ok()).flatten();
-    let runs = socket.map(|connection| connection.path().parent().unwrap_or(Path::new("/")).to_owned());
+    let socket = socket.map(|connection| connection.path().to_owned());
+    let runs = socket.as_ref().map(|socket| socket.parent().unwrap_or(Path::new("/")).to_owned());
     findings.extend(daemon(&context.client, &status));
+    findings.extend(status.iter().flat_map(surroundings::components));
+    findings.extend(socket.as_deref().and_then(surroundings::permissions));
+    findings.push(surroundings::limits(status.as_ref().ok().map(|status| status.pid)));
+    findings.push(surroundings::systemd(config.as_ref().ok()));
     findings.extend(checks::programs());
     match config {
         Ok(config) => findings.extend(host(&config, runs.as_deref())),
@@ -107,6 +128,7 @@ fn host(config: &Config, runs: Option<&Path>) -> Vec<Finding> {
     findings.extend(checks::lingering(&crate::config::Host::of_process()));
     findings.push(checks::port("http", config.http, daemon_runs));
     findings.push(checks::port("metrics", config.metrics, daemon_runs));
+    findings.extend(surroundings::notifiers(config));
     findings
 }
 
@@ -157,6 +179,9 @@ pub fn lines(findings: &[Finding], look: &Look) -> String {
         };
         let word = look.paint(style, &format!("{word:<5}"));
         text.push_str(&format!("{word} {:<13} {}\n", finding.check, visible(&finding.text)));
+        if let Some(matters) = finding.matters {
+            text.push_str(&format!("      {:<13}   {matters}\n", ""));
+        }
         if let Some(mend) = &finding.mend {
             text.push_str(&format!("      {:<13} → {}\n", "", visible(mend)));
         }

@@ -30,7 +30,7 @@ pub(super) fn repair(config: Option<&Config>) -> Vec<Finding> {
         }
     }
     findings.extend(repairs.into_iter().map(|repair| match repair.failed {
-        None => Finding { grade: Grade::Repaired, check: "repair", text: repair.what, mend: None },
+        None => Finding { grade: Grade::Repaired, check: "repair", text: repair.what, matters: None, mend: None },
         Some(why) => failed(&repair.what, &why),
     }));
     if findings.is_empty() {

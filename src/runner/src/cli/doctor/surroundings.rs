@@ -1,0 +1,208 @@
+//! Checks of `doctor` around the daemon: limits of the process, systemd, who may use the socket, notifiers, and the parts
+//! that the daemon itself calls less than well.
+
+use super::Finding;
+use crate::api::StatusView;
+use crate::config::Config;
+use crate::notify;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+/// Each follower, attempt and connection takes descriptors; below this a busy daemon runs out of them.
+const OPEN_FILES_LEAST: u64 = 4_096;
+/// The oldest systemd with `DelegateSubgroup=`, without which native jobs have no limits.
+const SYSTEMD_LEAST: u32 = 254;
+
+/// Why a check matters: what does not work, or is worse, where it is not fulfilled.
+pub fn matters(check: &str) -> Option<&'static str> {
+    Some(match check {
+        "daemon" => "without a daemon nothing is queued and nothing starts",
+        "configuration" => "a daemon refuses to start with it, and a reload keeps the old one",
+        "programs" => "the daemon starts jobs through the spawner, and both must speak one language",
+        "state" | "disk" => "what was queued is kept there: without room or rights nothing more is taken in",
+        "runtime" => "sockets and running attempts are there; what empties it cuts the daemon off from them",
+        "lingering" => "queued jobs wait until you log in again",
+        "http" | "metrics" => "load balancers, Prometheus and alerts look there",
+        "kernel" | "cgroup" => "what a job starts is killed whole, and limits hold, only with them",
+        "sandbox" => "jobs under the profiles that need it fail to start",
+        "clock" => "dates of jobs, schedules, certificates and signatures depend on it",
+        "limits" => "a daemon without descriptors refuses connections, one without processes starts no job",
+        "systemd" => "limits of native jobs and the executor `systemd` need it",
+        "permissions" => "who may not open the socket can neither queue nor look",
+        "notifier" | "notifiers" => "nobody is told of alarms and ends of jobs",
+        "watches" => "stuck and slow jobs are not noticed",
+        "store" => "nothing is taken in while the store takes no commits",
+        "spawners" | "executors" => "queued jobs of its pools wait",
+        _ => return None,
+    })
+}
+
+/// The parts that the daemon calls less than well.
+pub fn components(status: &StatusView) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (name, part) in &status.components {
+        let text = part.detail.clone().unwrap_or_default();
+        if status.problems.iter().any(|problem| text.contains(problem.as_str())) {
+            continue;
+        }
+        let (check, mend) = match name.as_str() {
+            "store" => ("store", "see `journalctl -u ci-runner`; where it is damaged, `ci-runner restore` a backup"),
+            "spawners" => (
+                "spawners",
+                "`systemctl status ci-runner-spawner ci-runner-jobs`; by hand the daemon starts its own again",
+            ),
+            "executors" => ("executors", "wait for the jobs that run, or restart the spawner"),
+            "disk" => ("disk", "make room; `ci-runner gc` removes old logs, [gc] in the configuration keeps less"),
+            "metrics" => {
+                ("metrics", "stop what uses the port (`ss -ltnp`), or choose another one: --metrics ADDR:PORT")
+            }
+            "clock" => ("clock", "set the clock: `timedatectl set-ntp true`"),
+            "watches" => ("watches", "see `journalctl -u ci-runner`, and whether the disk of the state hangs"),
+            "notifiers" => ("notifiers", "`ci-runner notify list` says more, `ci-runner notify test NAME` tries one"),
+            _ => ("daemon", "see `journalctl -u ci-runner`"),
+        };
+        findings.push(match part.status.as_str() {
+            "failing" => Finding::fail(check, text, mend),
+            _ => Finding::warn(check, text, mend),
+        });
+    }
+    for alarm in &status.watches {
+        findings.push(Finding::warn(
+            "watches",
+            alarm.text.clone(),
+            "`ci-runner watches`; for a job `ci-runner why ID`",
+        ));
+    }
+    findings
+}
+
+/// Each notifier, as far as can be seen without telling anybody.
+pub fn notifiers(config: &Config) -> Vec<Finding> {
+    let look = |(name, notifier): (&String, &crate::config::NotifierConfig)| match notify::check(notifier) {
+        Ok(()) => Finding::ok("notifier", format!("{name} ({}) can be used", notifier.kind.word())),
+        Err(why) => Finding::fail(
+            "notifier",
+            format!("{name} ({}): {why}", notifier.kind.word()),
+            format!("mend [notifiers.{name}], then `ci-runner notify test {name}`"),
+        ),
+    };
+    config.notifiers.iter().map(look).collect()
+}
+
+/// Limits of the daemon's process where one runs and may be looked at, else of this one.
+pub fn limits(pid: Option<u32>) -> Finding {
+    let of_daemon = pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/limits")).ok());
+    let text = of_daemon.or_else(|| std::fs::read_to_string("/proc/self/limits").ok()).unwrap_or_default();
+    limits_of(&text)
+}
+
+fn limits_of(text: &str) -> Finding {
+    let hard = |name: &str| {
+        let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let word = rest.split_whitespace().nth(1)?;
+        if word == "unlimited" { Some(u64::MAX) } else { word.parse().ok() }
+    };
+    match hard("Max open files") {
+        None => Finding::warn("limits", "the limits of the process cannot be read", "mount /proc"),
+        Some(files) if files < OPEN_FILES_LEAST => Finding::warn(
+            "limits",
+            format!("{files} open files at most, fewer than {OPEN_FILES_LEAST}"),
+            "LimitNOFILE=524288 in the unit, or `ulimit -Hn` where it is started by hand",
+        ),
+        Some(files) => Finding::ok("limits", format!("{files} open files")),
+    }
+}
+
+/// Whether systemd runs this host, and is new enough.
+pub fn systemd(config: Option<&Config>) -> Finding {
+    let needed = config.is_some_and(|config| config.uses(crate::config::Executor::Systemd));
+    if !Path::new("/run/systemd/system").is_dir() {
+        let text = "systemd does not run this host";
+        return match needed {
+            true => Finding::fail("systemd", text, "use executor = \"native\", or a host that systemd runs"),
+            false => Finding::ok("systemd", format!("{text}; native jobs do not need it")),
+        };
+    }
+    let output = std::process::Command::new("systemctl").arg("--version").stdin(std::process::Stdio::null()).output();
+    systemd_of(&output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default())
+}
+
+fn systemd_of(text: &str) -> Finding {
+    let version = text.split_whitespace().nth(1).and_then(|word| word.parse::<u32>().ok());
+    match version {
+        None => Finding::warn("systemd", "its version cannot be told", "install systemctl where it is found"),
+        Some(version) if version < SYSTEMD_LEAST => Finding::warn(
+            "systemd",
+            format!("version {version} has no DelegateSubgroup=: native jobs have no limits"),
+            format!("update to {SYSTEMD_LEAST} or newer, or use executor = \"systemd\""),
+        ),
+        Some(version) => Finding::ok("systemd", format!("version {version}")),
+    }
+}
+
+/// Who may open the socket.
+pub fn permissions(socket: &Path) -> Option<Finding> {
+    let metadata = std::fs::metadata(socket).ok()?;
+    let shown = socket.display();
+    Some(match metadata.mode() & 0o007 {
+        0 => Finding::ok(
+            "permissions",
+            format!("{shown} is open to user {} and group {}", metadata.uid(), metadata.gid()),
+        ),
+        _ => Finding::fail(
+            "permissions",
+            format!("{shown} is open to everybody (mode {:o}): anybody here can run jobs", metadata.mode() & 0o777),
+            format!("chmod o= {shown}"),
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Grade;
+    use super::*;
+    use crate::api::{AlarmView, ComponentView, JobCounts, SlotCounts};
+
+    #[test]
+    fn limits_and_versions_are_judged() {
+        let limits = |files: &str| {
+            limits_of(&format!("Limit  Soft  Hard\nMax open files            1024   {files}   files\n")).grade
+        };
+        assert_eq!([limits("1024"), limits("524288"), limits("unlimited")], [Grade::Warn, Grade::Ok, Grade::Ok]);
+        assert_eq!(limits_of("").grade, Grade::Warn);
+        let systemd = |text: &str| systemd_of(text).grade;
+        assert_eq!(
+            [systemd("systemd 257 (257.9)"), systemd("systemd 252"), systemd("")],
+            [Grade::Ok, Grade::Warn, Grade::Warn]
+        );
+    }
+
+    #[test]
+    fn parts_and_alarms_are_told_once_with_a_mend_and_a_reason() {
+        let status = StatusView {
+            version: String::new(),
+            state: "degraded".to_owned(),
+            problems: vec!["metrics are not served: taken".to_owned()],
+            jobs: JobCounts::default(),
+            slots: SlotCounts { used: 0, total: 1 },
+            oldest_queued_seconds: None,
+            paused: None,
+            busy: Vec::new(),
+            watches: vec![AlarmView { text: "job 7 runs for 1h".to_owned(), ..AlarmView::default() }],
+            components: [
+                ("metrics", ComponentView::degraded("not_served", "metrics are not served: taken")),
+                ("disk", ComponentView::failing("full", "1 MiB are free")),
+                ("notifiers", ComponentView::degraded("undelivered", "ops: refused")),
+            ]
+            .map(|(name, part)| (name.to_owned(), part))
+            .into(),
+            uptime_seconds: 0.0,
+            pid: 1,
+            generation: 1,
+        };
+        let found = components(&status);
+        let told: Vec<_> = found.iter().map(|finding| (finding.check, finding.grade)).collect();
+        assert_eq!(told, [("disk", Grade::Fail), ("notifiers", Grade::Warn), ("watches", Grade::Warn)]);
+        assert!(found.iter().all(|finding| finding.mend.is_some() && matters(finding.check).is_some()));
+    }
+}
