@@ -84,7 +84,9 @@ static VERBS: &[Verb] = &[
         "Print the output of a job, or search in that of many",
         "ci-runner logs 7\n\
          ci-runner logs -f 7                follow it, through retries and restarts of the daemon\n\
+         ci-runner logs -f --name 'build*'    all that run and those that start later, until Ctrl-C\n\
          ci-runner logs 7 --attempt 1 --tail 50 --times\n\
+         ci-runner logs 7 --since 14:00 --until 14:05\n\
          ci-runner logs --grep 'error|warning' --name 'build*' --since 24h\n\
          ci-runner logs --grep 'No space left' -F --outcome failed | cut -f1    in a pipe: JOB.ATTEMPT, a tab, the line",
         leaf!(logs::LogsArgs, logs::logs),

@@ -66,14 +66,14 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Opens the stream: everything about these jobs from now on is told.
+    /// Opens the stream: everything about these jobs from now on is told; without any, about all.
     ///
     /// # Errors
     /// As [`Client::stream`].
     pub fn open(client: &Client, ids: &[u64]) -> Result<Watch, ClientError> {
         // Many ids would make a long request line; then all is told and chosen from here.
-        let only =
-            (ids.len() <= FILTER_IDS_MAX).then(|| ("id", ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",")));
+        let only = ((1..=FILTER_IDS_MAX).contains(&ids.len()))
+            .then(|| ("id", ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",")));
         let pairs: Vec<_> = only.into_iter().collect();
         let body = client.stream(&with_query("/api/v1/events", &pairs))?.body;
         Ok(Watch { body, ahead: Vec::new(), event: String::new(), data: String::new() })

@@ -221,3 +221,89 @@ fn metrics_agree_with_what_happened() {
         }
     }
 }
+
+/// Lines by job, in the order in which they came.
+fn by_job(text: &str) -> std::collections::BTreeMap<u64, Vec<String>> {
+    let mut found = std::collections::BTreeMap::<u64, Vec<String>>::new();
+    for line in text.lines() {
+        let (prefix, rest) = line.split_once('\t').unwrap();
+        let job = prefix.split('.').next().unwrap().parse().unwrap();
+        found.entry(job).or_default().push(rest.to_owned());
+    }
+    found
+}
+
+#[test]
+fn many_are_followed_at_once_and_no_line_is_lost_or_repeated_while_the_daemon_is_killed() {
+    let mut host = Host::started();
+    let count = 600;
+    let script = format!(
+        "i=0; while [ $i -lt {count} ]; do echo line $i; i=$((i+1)); [ $((i % 30)) -eq 0 ] && sleep 0.05; done"
+    );
+    let named = |host: &Host, name: &str, script: &str| host.add(&host.shell_with(script, json!({ "name": name })));
+    let first = named(&host, "build-0", &script);
+    let other = named(&host, "other", &script);
+    host.wait_state(first, "running");
+    let mut follower = host.cli(&["logs", "-f", "--name", "build*"]);
+    let mut follower = follower.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut wanted = vec![first];
+    for kills in 0..3 {
+        wanted.push(named(&host, &format!("build-{kills}"), &script));
+        // One that begins and ends at once.
+        wanted.push(named(&host, "build-short", "echo line 0"));
+        wait_for("more lines", || (host.log(first).lines().count() > kills * 100 + 100).then_some(()));
+        host.kill();
+        host.start();
+    }
+    for id in wanted.iter().chain([&other]) {
+        assert_eq!(host.finish(*id)["outcome"], "succeeded");
+    }
+    // It goes on until it is told to end; all of it must have come before.
+    let mut pipe = follower.stdout.take().unwrap();
+    let (sender, lines) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        use std::io::BufRead;
+        std::io::BufReader::new(&mut pipe).lines().map_while(Result::ok).for_each(|line| sender.send(line).unwrap());
+    });
+    let total = 4 * count + 3;
+    let mut text = String::new();
+    for _ in 0..total {
+        let line = lines.recv_timeout(crate::support::PATIENCE).unwrap_or_else(|_| {
+            crate::support::kill(follower.id() as i32, "INT");
+            let mut told = String::new();
+            std::io::Read::read_to_string(follower.stderr.as_mut().unwrap(), &mut told).unwrap();
+            panic!("another line is missing; it said: {told}")
+        });
+        text.push_str(&line);
+        text.push('\n');
+    }
+    crate::support::kill(follower.id() as i32, "INT");
+    let ended = follower.wait().unwrap();
+    reader.join().unwrap();
+    text.extend(lines.try_iter().map(|line| line + "\n"));
+    assert_eq!(ended.code(), Some(130));
+    let found = by_job(&text);
+    assert_eq!(found.keys().copied().collect::<Vec<_>>(), wanted);
+    for (job, lines) in found {
+        let expected: Vec<String> = (0..lines.len()).map(|number| format!("line {number}")).collect();
+        assert_eq!(lines, expected, "job {job}");
+    }
+    assert_eq!(text.lines().count(), total);
+}
+
+#[test]
+fn named_jobs_are_followed_to_the_last_one_s_end() {
+    let host = Host::started();
+    let ids: Vec<u64> = (0..70).map(|number| host.add(&host.shell(&format!("echo from {number}")))).collect();
+    let words: Vec<String> =
+        ["logs", "-f"].map(str::to_owned).into_iter().chain(ids.iter().map(u64::to_string)).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = host.run_cli(&words);
+    assert!(done.status.success(), "{done:?}");
+    let found = by_job(&String::from_utf8(done.stdout).unwrap());
+    let expected: Vec<(u64, Vec<String>)> =
+        ids.iter().zip(0..).map(|(id, n)| (*id, vec![format!("from {n}")])).collect();
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+    assert_eq!(host.run_cli(&["logs", "-f", "7", "999"]).status.code(), Some(1));
+    assert_eq!(host.run_cli(&["logs", "--name", "x"]).status.code(), Some(3));
+}

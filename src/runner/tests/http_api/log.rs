@@ -222,3 +222,87 @@ async fn a_reader_that_does_not_read_holds_nobody_up() {
     tokio::time::timeout(PATIENCE, server.stop()).await.expect("it ends with an unread stream");
     drop((unread, lazy));
 }
+
+/// The parts of a log that has ended, and of one that grows.
+#[tokio::test]
+async fn parts_are_sent_by_range() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let done = client.submit(&json!({"shell": "printf 0123456789"})).await;
+    client.wait_until(done, "finished").await;
+    let path = format!("/api/v1/jobs/{done}/log");
+    let all = client.get(&path).await;
+    assert_eq!((all.header("accept-ranges"), all.header("content-length")), ("bytes", "10"));
+    let tag = all.header("etag").to_owned();
+    let mut part = async |range: &str, condition: &str| {
+        let headers = [("range", range), ("if-range", condition)];
+        let headers = if condition.is_empty() { &headers[..1] } else { &headers[..] };
+        client.ask("GET", &path, headers, "").await
+    };
+    let middle = part("bytes=2-5", "").await;
+    assert_eq!((middle.status, middle.bytes.as_ref()), (206, &b"2345"[..]));
+    assert_eq!((middle.header("content-range"), middle.header("content-length")), ("bytes 2-5/10", "4"));
+    assert_eq!((middle.header("ci-runner-log-offset"), middle.header("etag")), ("2", tag.as_str()));
+    assert_eq!(part("bytes=-3", &tag).await.bytes, "789");
+    assert_eq!(part("bytes=8-999", &tag).await.bytes, "89");
+    let other = part("bytes=8-", "\"other\"").await;
+    assert_eq!((other.status, other.bytes.as_ref()), (200, &b"0123456789"[..]));
+    let several = part("bytes=0-1,4-5", "").await;
+    assert_eq!((several.status, several.bytes.len()), (200, 10));
+    let beyond = part("bytes=10-", "").await;
+    beyond.expect_problem(416, None, "has 10 bytes");
+    assert_eq!(beyond.header("content-range"), "bytes */10");
+    let same = client.ask("GET", &path, &[("if-none-match", &tag)], "").await;
+    assert_eq!((same.status, same.bytes.len()), (304, 0));
+    let head = client.ask("HEAD", &path, &[], "").await;
+    assert_eq!((head.status, head.header("content-length"), head.bytes.len()), (200, "10", 0));
+    let offset = client.ask("GET", &format!("{path}?offset=4"), &[("range", "bytes=0-0")], "").await;
+    assert_eq!((offset.status, offset.bytes.as_ref()), (200, &b"456789"[..]), "an offset is not a part");
+
+    // While it grows the tag is another one with every byte, and what was there stays.
+    let gate = server.dir().join("gate");
+    let script = format!("printf before; while [ ! -e {} ]; do sleep 0.02; done; printf after", gate.display());
+    let growing = client.submit(&json!({"shell": script})).await;
+    let path = format!("/api/v1/jobs/{growing}/log");
+    let mut follower = server.connect().await;
+    let mut body = follower.open("GET", &format!("{path}?follow=true"), &[], "").await.unwrap().into_body();
+    while next_piece(&mut body).await.unwrap().unwrap() != "before" {}
+    drop((body, follower));
+    let before = client.get(&path).await;
+    assert_eq!(before.bytes, "before");
+    std::fs::write(&gate, "").unwrap();
+    client.wait_until(growing, "finished").await;
+    let rest = client.ask("GET", &path, &[("range", "bytes=6-")], "").await;
+    assert_eq!((rest.status, rest.bytes.as_ref()), (206, &b"after"[..]));
+    let headers = [("range", "bytes=6-"), ("if-range", before.header("etag"))];
+    let changed = client.ask("GET", &path, &headers, "").await;
+    assert_eq!((changed.status, changed.bytes.as_ref()), (200, &b"beforeafter"[..]), "the tag was of the shorter one");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_range_of_time_has_two_ends() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let id = client.submit(&json!({"shell": "echo one; sleep 0.3; echo two; sleep 0.3; echo three"})).await;
+    client.wait_until(id, "finished").await;
+    let path = format!("/api/v1/jobs/{id}/log");
+    let all = lines(&client.get(&format!("{path}?format=ndjson")).await.bytes);
+    let at = |index: usize| all[index]["at"].as_str().unwrap().replace('+', "%2B");
+    for (query, expected) in [
+        (format!("until={}", at(1)), "one\n"),
+        (format!("since={}&until={}", at(1), at(2)), "two\n"),
+        (format!("since={}&until={}", at(2), at(1)), ""),
+        (format!("offset=4&until={}", at(2)), "two\n"),
+    ] {
+        assert_eq!(client.get(&format!("{path}?{query}")).await.bytes, expected, "{query}");
+    }
+    for (query, why) in [("until=x", "until"), ("until=1h&follow=true", "follow"), ("until=1h&tail=3", "tail")] {
+        client.get(&format!("{path}?{query}")).await.expect_problem(
+            400,
+            Some("until"),
+            if why == "until" { "" } else { why },
+        );
+    }
+    server.stop().await;
+}

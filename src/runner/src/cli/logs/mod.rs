@@ -7,7 +7,9 @@
 //! On a terminal the output is defused (it cannot move the cursor or set the title) unless `--raw`; in a pipe every byte is
 //! as the job wrote it.
 
+mod discover;
 mod grep;
+mod many;
 mod printer;
 pub(super) mod tail;
 
@@ -27,10 +29,12 @@ use std::io::{self, Read};
 /// Arguments of `logs`.
 #[derive(Args, Debug)]
 pub struct LogsArgs {
-    /// The job; with --grep any number of them [default there: all jobs]
-    #[arg(value_name = "ID", value_parser = super::job_options::job_id, required_unless_present = "grep")]
+    /// The job; with --grep or -f any number of them [default with --grep: all jobs]
+    #[arg(value_name = "ID", value_parser = super::job_options::job_id,
+        required_unless_present_any = ["grep", "name", "pool", "label", "group"])]
     ids: Vec<u64>,
-    /// Go on until the job has finished, through retries and restarts of the daemon
+    /// Go on until the job has finished, through retries and restarts of the daemon; with --name, --pool, --label or --group
+    /// all jobs that run or start later, until Ctrl-C
     #[arg(short, long)]
     follow: bool,
     /// This attempt [default: the latest; with -f, from the latest on]
@@ -65,17 +69,23 @@ struct Pattern {
     /// Upper and lower case are the same
     #[arg(short, long, requires = "grep")]
     ignore_case: bool,
-    /// Only jobs of this name, or whose name begins so: 'build*'
-    #[arg(long, value_name = "NAME", requires = "grep")]
+    /// With --grep or -f: only jobs of this name, or whose name begins so: 'build*'
+    #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Only jobs of this pool
-    #[arg(long, value_name = "POOL", requires = "grep")]
+    /// With --grep or -f: only jobs of this pool
+    #[arg(long, value_name = "POOL")]
     pool: Option<String>,
+    /// With -f: only jobs with this label
+    #[arg(long, value_name = "KEY[=VALUE]", conflicts_with = "grep")]
+    label: Option<String>,
+    /// With -f: only jobs of this group
+    #[arg(long, value_name = "GROUP", conflicts_with = "grep")]
+    group: Option<String>,
     /// Only jobs that ended so: succeeded, failed, timed_out, cancelled, superseded, expired
     #[arg(long, value_name = "OUTCOME,…", value_delimiter = ',', requires = "grep", value_parser = Outcome::WORDS)]
     outcome: Vec<String>,
     /// Only what was written before: a time, or how long ago
-    #[arg(long, value_name = "TIME", requires = "grep")]
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["follow", "tail"])]
     until: Option<String>,
     /// At most so many lines [default: 1000]
     #[arg(long, value_name = "N", requires = "grep", value_parser = clap::value_parser!(u64).range(1..=100_000), allow_negative_numbers = true)]
@@ -94,8 +104,17 @@ pub fn logs(context: &Context<'_>, args: LogsArgs) -> Ended {
     if let Some(pattern) = &args.pattern.grep {
         return grep::grep(context, &args, pattern);
     }
+    let chosen = &args.pattern;
+    let by_filter = [&chosen.name, &chosen.pool, &chosen.label, &chosen.group].into_iter().any(Option::is_some);
+    if args.follow && (by_filter || args.ids.len() > 1) {
+        return many::follow(context, &args);
+    }
+    if by_filter {
+        let why = "--name, --pool, --label and --group choose jobs to follow (-f) or to search in (--grep)";
+        return Err(Failure::Usage(why.to_owned()));
+    }
     let [id] = args.ids[..] else {
-        let why = "logs shows one job at a time; several can be searched, with --grep";
+        let why = "logs shows one job at a time; several can be followed, with -f, or searched, with --grep";
         return Err(Failure::Usage(why.to_owned()));
     };
     let mut printer = Printer::new(context, args.times, args.raw);
@@ -105,6 +124,8 @@ pub fn logs(context: &Context<'_>, args: LogsArgs) -> Ended {
     first.extend(args.attempt.map(|attempt| ("attempt", attempt.to_string())));
     first.extend(args.tail.map(|tail| ("tail", tail.to_string())));
     first.extend(since.map(|since| ("since", since)));
+    let until = args.pattern.until.as_deref().map(|text| point("--until", text)).transpose()?;
+    first.extend(until.map(|until| ("until", until)));
     let reading = Reading { context, id, lines: printer.wants_lines() };
     if !args.follow {
         return reading.once(first, &mut printer);

@@ -33,14 +33,23 @@ pub enum Told {
     Failed(String),
 }
 
+/// Where to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// With the first line of the first attempt.
+    First,
+    /// With the latest attempt: its last so many lines, or all.
+    Latest(Option<u64>),
+}
+
 /// Follows one job.
 pub struct Tail {
     /// The way to the daemon.
     pub client: Client,
     /// The job.
     pub id: u64,
-    /// Only so many lines of what is there at the beginning; None: all, from the first attempt on.
-    pub tail: Option<u64>,
+    /// Where to begin.
+    pub begin: Begin,
     /// Set by somebody else to end it.
     pub stop: Arc<AtomicBool>,
 }
@@ -77,9 +86,9 @@ impl Tail {
     }
 
     fn follow(&self, tell: Tell<'_>) -> Result<(), ClientError> {
-        let mut position = match self.tail {
-            Some(_) => None,
-            None => match self.next_attempt(0, tell)? {
+        let mut position = match self.begin {
+            Begin::Latest(_) => None,
+            Begin::First => match self.next_attempt(0, tell)? {
                 Some(attempt) => Some(Position { attempt, offset: 0 }),
                 None => return Ok(()),
             },
@@ -116,9 +125,10 @@ impl Tail {
     /// The stream, and whether its end is the attempt's; None: there is nothing to follow, which was told.
     fn open(&self, position: Option<Position>, tell: Tell<'_>) -> Result<Option<(Response, bool)>, ClientError> {
         let mut pairs = vec![("format", "ndjson".to_owned())];
-        match (position, self.tail) {
+        match (position, self.begin) {
             (Some(at), _) => pairs.extend([("attempt", at.attempt.to_string()), ("offset", at.offset.to_string())]),
-            (None, tail) => pairs.extend(tail.map(|lines| ("tail", lines.to_string()))),
+            (None, Begin::Latest(Some(lines))) => pairs.push(("tail", lines.to_string())),
+            (None, Begin::Latest(None) | Begin::First) => {}
         }
         let path = format!("/api/v1/jobs/{}/log", self.id);
         let followed: Vec<_> = pairs.iter().cloned().chain([("follow", "true".to_owned())]).collect();

@@ -18,7 +18,7 @@ mod ui;
 use super::client::Client;
 use super::context::{Context, print};
 use super::fail::{EXIT_DONE, Ended, Failure};
-use super::logs::tail::{Tail, Told};
+use super::logs::tail::{Begin, Tail, Told};
 use crate::api::{ActedView, LineView, WhyView};
 use crate::quantity::parse_duration;
 use crate::style::visible;
@@ -279,7 +279,7 @@ impl Top {
                 self.close_log();
                 let stop = Arc::new(AtomicBool::new(false));
                 self.log = Some(stop.clone());
-                let tail = Tail { client: self.client.clone(), id, tail: Some(LOG_TAIL), stop };
+                let tail = Tail { client: self.client.clone(), id, begin: Begin::Latest(Some(LOG_TAIL)), stop };
                 let news = self.news.clone();
                 spawn("log", move || follow(&tail, &news))?;
             }

@@ -12,7 +12,7 @@ use crate::quantity::{parse_duration, parse_time};
 use crate::store::AttemptRow;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ci_runner_core::id::JobId;
 use ci_runner_core::state::Phase;
@@ -25,6 +25,7 @@ use utoipa::IntoParams;
 mod follow;
 mod growth;
 mod lines;
+mod range;
 
 use follow::{Follow, Shape};
 pub(super) use lines::next_line_view;
@@ -49,6 +50,8 @@ pub(crate) struct LogParams {
     tail: Option<u64>,
     /// From the first line that is not older: RFC 3339, a local time, or an age such as `10m`.
     since: Option<String>,
+    /// Up to the first line that is not older; not with `follow` or `tail`.
+    until: Option<String>,
     /// Goes on until the attempt has ended; waits for one that is still to come while the job is open.
     follow: Option<bool>,
     /// `raw` (bytes as they are) or `ndjson`.
@@ -69,23 +72,37 @@ enum Start {
 struct Wanted {
     attempt: Option<u32>,
     start: Start,
+    /// Milliseconds since 1970.
+    until: Option<i64>,
     follow: bool,
     shape: Shape,
+    /// All of it is asked for, as it is: then a part may be too.
+    whole: bool,
 }
 
 /// The log of one attempt. Followed, it ends when the attempt has ended and every byte was sent.
-#[utoipa::path(get, path = "/jobs/{id}/log", tag = "jobs", operation_id = "job_log", params(("id" = u64, Path), LogParams),
+#[utoipa::path(get, path = "/jobs/{id}/log", tag = "jobs", operation_id = "job_log", 
+    params(("id" = u64, Path), LogParams,
+        ("Range" = Option<String>, Header, description = "One range of bytes; not with `offset`, `tail`, `since`, `until`, `follow` or `ndjson`"),
+        ("If-Range" = Option<String>, Header, description = "The part only if the log still has this `ETag`, else all of it"),
+        ("If-None-Match" = Option<String>, Header, description = "304 if the log still has this `ETag`")),
     responses(
         (status = 200, body = String, content_type = "application/octet-stream",
             headers(("CI-Runner-Attempt" = u32, description = "Which attempt"),
                 ("CI-Runner-Log-Offset" = u64, description = "Offset of the first byte; with the bytes received it is the cursor to go on")),
-            description = "Bytes, or with `format=ndjson` one `LineView` a line (`application/x-ndjson`)"),
+            description = "Bytes, or with `format=ndjson` one `LineView` a line (`application/x-ndjson`). The whole log as bytes has `ETag`, `Accept-Ranges` and `Content-Length`"),
+        (status = 206, body = String, content_type = "application/octet-stream",
+            headers(("Content-Range" = String, description = "Which bytes, and of how many")),
+            description = "The part that `Range` asks for"),
+        (status = 304, description = "It has not grown"),
+        (status = 416, body = Problem, description = "The log has no such bytes; `Content-Range` tells how many it has"),
         (status = 400, body = Problem), (status = 404, body = Problem, description = "No such job or attempt"),
         (status = 410, body = Problem, description = "The log was removed"),
         (status = 503, body = Problem, description = "To follow: too many streams are open; with `Retry-After`")))]
 pub(crate) async fn log(
     State(app): State<App>,
     Id(id): Id,
+    headers: HeaderMap,
     Params(params): Params<LogParams>,
 ) -> Result<Response, Fail> {
     let wanted = check(params)?;
@@ -94,9 +111,22 @@ pub(crate) async fn log(
     let attempt = choose(&app, id, &wanted, &mut watch).await?;
     let number = attempt.number.0;
     let dir = app.context.log_dir.clone();
-    let (start, follow) = (wanted.start, wanted.follow);
-    let opened = blocking(move || open(&dir, id, &attempt, start, follow)).await?;
+    let (start, until, follow) = (wanted.start, wanted.until, wanted.follow);
+    let claimed = attempt.claimed.0;
+    let mut opened = blocking(move || open(&dir, id, &attempt, (start, until), follow)).await?;
     let shape = wanted.shape;
+    let part = if wanted.whole {
+        let tag = range::tag(id.get(), number, claimed, opened.end);
+        Some(match range::answer(&headers, &tag, opened.end) {
+            Ok(part) => part,
+            Err(other) => return Ok(*other),
+        })
+    } else {
+        None
+    };
+    if let Some(part) = &part {
+        (opened.offset, opened.end) = (part.begin, part.end);
+    }
     let offset = opened.offset;
     let stream = Follow::new(app, id, number, opened, shape, wanted.follow.then_some(watch));
     let pieces = try_unfold((stream, place), |(stream, place)| async {
@@ -110,6 +140,9 @@ pub(crate) async fn log(
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(ATTEMPT, HeaderValue::from(number));
     headers.insert(OFFSET, HeaderValue::from(offset));
+    if let Some(part) = part {
+        part.describe(&mut response);
+    }
     Ok(response)
 }
 
@@ -119,7 +152,7 @@ fn check(params: LogParams) -> Result<Wanted, Fail> {
         (Some(offset), None, None) => Start::Offset(offset),
         (None, Some(lines), None) if lines <= TAIL_MAX => Start::Tail(lines),
         (None, Some(lines), None) => return Err(Fail::field("tail", format!("{lines} lines, at most {TAIL_MAX}"))),
-        (None, None, Some(text)) => Start::Since(since_ms(text)?),
+        (None, None, Some(text)) => Start::Since(time_ms("since", text)?),
         (_, Some(_), _) => return Err(Fail::field("tail", "give one of offset, tail and since")),
         (_, None, _) => return Err(Fail::field("since", "give one of offset, tail and since")),
     };
@@ -131,10 +164,17 @@ fn check(params: LogParams) -> Result<Wanted, Fail> {
     if params.attempt == Some(0) {
         return Err(Fail::field("attempt", "attempts begin with 1"));
     }
-    Ok(Wanted { attempt: params.attempt, start, follow: params.follow.unwrap_or(false), shape })
+    let follow = params.follow.unwrap_or(false);
+    let until = params.until.as_deref().map(|text| time_ms("until", text)).transpose()?;
+    if until.is_some() && (follow || params.tail.is_some()) {
+        return Err(Fail::field("until", "goes neither with follow nor with tail"));
+    }
+    let from_the_first = params.offset.is_none() && params.tail.is_none() && params.since.is_none();
+    let whole = from_the_first && until.is_none() && !follow && shape == Shape::Raw;
+    Ok(Wanted { attempt: params.attempt, start, until, follow, shape, whole })
 }
 
-fn since_ms(text: &str) -> Result<i64, Fail> {
+fn time_ms(field: &str, text: &str) -> Result<i64, Fail> {
     let now = super::zoned_now();
     if let Ok(age) = parse_duration(text) {
         let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
@@ -142,7 +182,7 @@ fn since_ms(text: &str) -> Result<i64, Fail> {
     }
     match parse_time(text, &now) {
         Ok(at) => Ok(at.as_millisecond()),
-        Err(error) => Err(Fail::field("since", error.to_string())),
+        Err(error) => Err(Fail::field(field, error.to_string())),
     }
 }
 
@@ -194,17 +234,27 @@ struct Opened {
     path: std::path::PathBuf,
 }
 
-fn open(dir: &std::path::Path, id: JobId, attempt: &AttemptRow, start: Start, follow: bool) -> Result<Opened, Fail> {
+fn open(
+    dir: &std::path::Path,
+    id: JobId,
+    attempt: &AttemptRow,
+    (start, until): (Start, Option<i64>),
+    follow: bool,
+) -> Result<Opened, Fail> {
     let failed = |error: &dyn std::error::Error| Fail::internal(&format!("read the log of job {id}"), error);
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
     let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(|error| failed(&error))?;
     let started = attempt.started.unwrap_or(attempt.claimed);
     let mut reader = LogReader::new(fd, id.get(), attempt.number.0, started.0);
-    let end = reader.size().map_err(|error| failed(&error))?;
+    let mut end = reader.size().map_err(|error| failed(&error))?;
     let kept = attempt.receipt.as_ref().map_or(0, |receipt| receipt.log_bytes);
     if end == 0 && kept > 0 {
         let why = format!("the log of attempt {} of job {id} ({kept} bytes) was removed", attempt.number);
         return Err(Fail::new(StatusCode::GONE, "log-gone", why));
+    }
+    if let Some(until) = until {
+        reader.seek_since(until).map_err(|error| failed(&error))?;
+        end = end.min(reader.offset());
     }
     match start {
         Start::Offset(offset) if offset > end && !follow => {
