@@ -11,6 +11,7 @@ pub mod executor;
 pub mod exporter;
 pub mod http;
 pub mod install;
+pub mod joblog;
 pub mod metrics;
 pub mod notify;
 pub mod quantity;

@@ -84,6 +84,7 @@ pub(super) struct GroupFile {
 pub(super) struct GcFile {
     pub finished_max_age: Option<LimitField<DurationField>>,
     pub log_max_age: Option<LimitField<DurationField>>,
+    pub log_archive_after: Option<LimitField<DurationField>>,
     pub log_bytes_max: Option<LimitField<SizeField>>,
 }
 

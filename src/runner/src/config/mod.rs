@@ -208,6 +208,8 @@ pub struct GcConfig {
     pub finished_max_age: Option<Duration>,
     /// Logs older than this are removed.
     pub log_max_age: Option<Duration>,
+    /// Logs older than this are archived.
+    pub log_archive_after: Option<Duration>,
     /// The oldest logs go when all together are larger.
     pub log_bytes_max: Option<u64>,
 }

@@ -48,6 +48,7 @@ pub(super) fn show(config: &Config) -> String {
     line(&mut text, "\n[gc]");
     line(&mut text, &format!("finished_max_age = {}", age(config.gc.finished_max_age)));
     line(&mut text, &format!("log_max_age = {}", age(config.gc.log_max_age)));
+    line(&mut text, &format!("log_archive_after = {}", age(config.gc.log_archive_after)));
     line(&mut text, &format!("log_bytes_max = {}", limit(config.gc.log_bytes_max.map(exact_size))));
     let shown: Vec<_> = admission(&config.admission).into_iter().chain(limits::shown_budget(&config.budget)).collect();
     if !shown.is_empty() {

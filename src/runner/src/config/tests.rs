@@ -77,6 +77,7 @@ limit = 1
 [gc]
 finished_max_age = "7d"
 log_max_age = "unlimited"
+log_archive_after = "2d"
 log_bytes_max = "1G"
 "#;
 
@@ -104,7 +105,14 @@ fn every_key_counts() {
     assert_eq!(config.pools[DEFAULT_POOL].path, "/bin");
     assert_eq!(config.groups["deploy site"], 1);
     let week = Some(Duration::from_secs(604_800));
-    assert_eq!(config.gc, GcConfig { finished_max_age: week, log_max_age: None, log_bytes_max: Some(1 << 30) });
+    let two_days = Some(Duration::from_secs(172_800));
+    let gc = GcConfig {
+        finished_max_age: week,
+        log_max_age: None,
+        log_archive_after: two_days,
+        log_bytes_max: Some(1 << 30),
+    };
+    assert_eq!(config.gc, gc);
     assert_eq!(config.source("grace"), Source::File(14));
 }
 

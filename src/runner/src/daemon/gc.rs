@@ -14,9 +14,10 @@ use std::time::{Duration, SystemTime};
 /// Logs of jobs that ended since then are left alone whatever the limits say: somebody may be about to read them.
 const YOUNG: Duration = Duration::from_secs(3600);
 
-struct LogFile {
-    path: PathBuf,
-    bytes: u64,
+/// A file of a log.
+pub(super) struct LogFile {
+    pub(super) path: PathBuf,
+    pub(super) bytes: u64,
     modified: SystemTime,
 }
 
@@ -44,7 +45,7 @@ pub fn log_bytes(dir: &Path) -> u64 {
 }
 
 impl LogFile {
-    fn is_of(&self, jobs: &HashSet<JobId>) -> bool {
+    pub(super) fn is_of(&self, jobs: &HashSet<JobId>) -> bool {
         job_of(&self.path).is_some_and(|job| jobs.contains(&job))
     }
 }
@@ -122,7 +123,7 @@ pub fn trim_logs(dir: &Path, limits: LogLimits, running: &[JobId], now: Instant,
 }
 
 /// How old a log is; None: its job is open.
-fn age(file: &LogFile, ends: &HashMap<JobId, Option<Instant>>, now: Instant) -> Option<Duration> {
+pub(super) fn age(file: &LogFile, ends: &HashMap<JobId, Option<Instant>>, now: Instant) -> Option<Duration> {
     match job_of(&file.path).and_then(|job| ends.get(&job)) {
         Some(ended) => ended.map(|ended| Duration::from_millis(now.since_ms(ended))),
         None => Some(SystemTime::now().duration_since(file.modified).unwrap_or_default()),
@@ -130,7 +131,7 @@ fn age(file: &LogFile, ends: &HashMap<JobId, Option<Instant>>, now: Instant) -> 
 }
 
 /// What the store knows of the jobs of a directory's files.
-fn ends_of(files: &[LogFile], ends: &Ends<'_>) -> Result<HashMap<JobId, Option<Instant>>, StoreError> {
+pub(super) fn ends_of(files: &[LogFile], ends: &Ends<'_>) -> Result<HashMap<JobId, Option<Instant>>, StoreError> {
     let jobs = || files.iter().filter_map(|file| job_of(&file.path));
     let Some((first, last)) = jobs().min().zip(jobs().max()) else { return Ok(HashMap::new()) };
     Ok(ends(first, last)?.into_iter().collect())
@@ -152,12 +153,12 @@ fn remove(path: &Path) -> bool {
     removed.is_ok()
 }
 
-fn directories_in(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn directories_in(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
-fn files_in(dir: &Path) -> Vec<LogFile> {
+pub(super) fn files_in(dir: &Path) -> Vec<LogFile> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let file = |entry: std::fs::DirEntry| {
         let data = entry.metadata().ok().filter(std::fs::Metadata::is_file)?;

@@ -1,5 +1,6 @@
 //! The service: one loop that owns the record, and what it needs around it.
 
+pub mod archiving;
 pub mod clock;
 pub mod engine;
 mod exporting;

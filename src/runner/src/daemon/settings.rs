@@ -110,6 +110,7 @@ impl HostSettings {
             jobs_have_users: false,
             finished_max_age_ms: None,
             log_max_age: None,
+            log_archive_after: None,
             log_bytes_max: None,
             admission: AdmissionConfig::default(),
         }
@@ -122,7 +123,7 @@ fn host_name() -> String {
 
 /// Where things are, and what jobs find.
 pub fn host_settings(config: &Config) -> HostSettings {
-    let GcConfig { finished_max_age, log_max_age, log_bytes_max } = &config.gc;
+    let GcConfig { finished_max_age, log_max_age, log_archive_after, log_bytes_max } = &config.gc;
     let (user, home) = user_and_home();
     HostSettings {
         log_dir: config.log_dir.clone(),
@@ -136,6 +137,7 @@ pub fn host_settings(config: &Config) -> HostSettings {
         jobs_have_users: config.jobs_socket.is_some(),
         finished_max_age_ms: finished_max_age.map(milliseconds),
         log_max_age: *log_max_age,
+        log_archive_after: *log_archive_after,
         log_bytes_max: *log_bytes_max,
         admission: config.admission.clone(),
     }

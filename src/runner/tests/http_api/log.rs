@@ -306,3 +306,28 @@ async fn a_range_of_time_has_two_ends() {
     }
     server.stop().await;
 }
+
+#[tokio::test]
+async fn an_archived_log_is_served_as_before() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let script = "i=0; while [ $i -lt 1000 ]; do echo line $i; i=$((i+1)); done";
+    let id = client.submit(&json!({"shell": script})).await;
+    client.wait_until(id, "finished").await;
+    let path = format!("/api/v1/jobs/{id}/log");
+    let before = client.get(&path).await;
+    let file = server.log_dir().join(format!("0/{id}-1.log"));
+    ci_runner::joblog::archive(&file, &mut |_| Ok(())).unwrap();
+    assert!(!file.exists(), "the control: it is archived");
+    let after = client.get(&path).await;
+    assert_eq!((after.bytes.len(), after.header("etag")), (before.bytes.len(), before.header("etag")));
+    assert_eq!(after.bytes, before.bytes);
+    let headers = [("range", "bytes=-9"), ("if-range", before.header("etag"))];
+    let part = client.ask("GET", &path, &headers, "").await;
+    assert_eq!((part.status, part.bytes.as_ref()), (206, &b"line 999\n"[..]));
+    assert_eq!(client.get(&format!("{path}?tail=1")).await.bytes, "line 999\n");
+    assert_eq!(client.get(&format!("{path}?follow=true&offset=8881")).await.bytes, "line 999\n");
+    let found = lines(&client.get("/api/v1/logs?grep=line+777").await.bytes);
+    assert_eq!((&found[0]["text"], &found[1]["searched"]["logs"]), (&json!("line 777"), &json!(1)));
+    server.stop().await;
+}

@@ -78,6 +78,23 @@ impl LogReader {
         }
     }
 
+    /// A reader of a log whose bytes are in `file`, wherever that came from; its times are below `dir`, as for [`Self::new`].
+    pub fn over(dir: OwnedFd, job: u64, attempt: u32, start_wall_ms: i64, file: File) -> Self {
+        Self { file: Some(file), ..Self::new(dir, job, attempt, start_wall_ms) }
+    }
+
+    /// Another reader of the same log, at its beginning.
+    pub fn sibling(&self) -> io::Result<Self> {
+        let Place { dir, job, attempt } = &self.place;
+        let file = self.file.as_ref().map(File::try_clone).transpose()?;
+        Ok(Self { file, ..Self::new(dir.try_clone()?, *job, *attempt, self.start_wall_ms) })
+    }
+
+    /// Whether there is a log.
+    pub fn is_there(&mut self) -> io::Result<bool> {
+        Ok(self.open()?.is_some())
+    }
+
     /// The cursor: where the next line begins, or the rest of one. [`Self::seek`] there to go on another time.
     pub fn offset(&self) -> u64 {
         self.offset

@@ -189,6 +189,8 @@ impl Discovery<'_> {
                 News::Job(event) if event.state == "queued" || seen.contains(&event.id) => {}
                 News::Job(event) => {
                     match job(self.client, event.id) {
+                        // Its claim was given back: it starts another time.
+                        Ok(job) if job.state == "queued" => continue,
                         Ok(job) => {
                             if !self.offer(job, Begin::First) {
                                 return Ok(None);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::{AdmissionConfig, PoolLimits};
+use crate::daemon::archiving;
 use crate::daemon::gauges::Look;
 use crate::daemon::gc::{self, Trimmed};
 use crate::daemon::job_env;
@@ -79,6 +80,8 @@ pub struct HostSettings {
     pub finished_max_age_ms: Option<u64>,
     /// Logs older than this go.
     pub log_max_age: Option<Duration>,
+    /// Logs older than this are archived.
+    pub log_archive_after: Option<Duration>,
     /// The oldest logs go when all together are larger.
     pub log_bytes_max: Option<u64>,
     /// Limits of the host beyond which nothing new starts.
@@ -212,13 +215,21 @@ impl Engine {
         let (dir, asked) = (self.host.log_dir.clone(), std::mem::take(&mut self.collect_asked));
         let running: Vec<JobId> = self.record.leases().map(|(id, _)| id).collect();
         let gone = std::mem::take(&mut self.collected_jobs);
-        let own_control = self.own_control.clone();
+        let (own_control, archive_after) = (self.own_control.clone(), self.host.log_archive_after);
         tokio::task::spawn_blocking(move || {
+            let ends = |first, last| reader.ends(first, last);
             let mut trimmed = gc::remove_logs(&dir, &gone);
-            trimmed += gc::trim_logs(&dir, limits, &running, now, &|first, last| reader.ends(first, last));
+            trimmed += gc::trim_logs(&dir, limits, &running, now, &ends);
             let collected = Collected { jobs: gone.len(), trimmed, waiting };
             for reply in asked {
                 drop(reply.send(collected.clone()));
+            }
+            if let Some(after) = archive_after {
+                let archived = archiving::archive_logs(&dir, after, &running, now, &ends);
+                if archived.logs > 0 {
+                    let archiving::Archived { logs, before_bytes, after_bytes } = archived;
+                    log::info!("archived {logs} logs: {before_bytes} bytes became {after_bytes}");
+                }
             }
             if let Some(control) = own_control.upgrade() {
                 // A loop that is ending does not want to know.

@@ -8,6 +8,7 @@ use super::watch::Watch;
 use crate::api::Problem;
 use crate::http::extract::{Id, Params, blocking};
 use crate::http::{App, Fail};
+use crate::joblog;
 use crate::quantity::{parse_duration, parse_time};
 use crate::store::AttemptRow;
 use axum::body::Body;
@@ -245,7 +246,8 @@ fn open(
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
     let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(|error| failed(&error))?;
     let started = attempt.started.unwrap_or(attempt.claimed);
-    let mut reader = LogReader::new(fd, id.get(), attempt.number.0, started.0);
+    let opened = joblog::open(fd, id.get(), attempt.number.0, started.0);
+    let mut reader = opened.map_err(|error| failed(&error))?;
     let mut end = reader.size().map_err(|error| failed(&error))?;
     let kept = attempt.receipt.as_ref().map_or(0, |receipt| receipt.log_bytes);
     if end == 0 && kept > 0 {

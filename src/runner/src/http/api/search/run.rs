@@ -8,6 +8,7 @@ use super::grep::Finder;
 use crate::api::{FoundView, Searched, SearchedView};
 use crate::http::App;
 use crate::http::api::log::next_line_view;
+use crate::joblog;
 use crate::store::{AttemptRow, JobFilter, JobRow, Reader, StoreError};
 use bytes::Bytes;
 use ci_runner_core::id::JobId;
@@ -173,8 +174,8 @@ impl Search {
     /// False: stopped before the end.
     fn attempt(&mut self, job: &JobRow, attempt: &AttemptRow) -> io::Result<bool> {
         let started = attempt.started.unwrap_or(attempt.claimed);
-        let log = |dir: OwnedFd| LogReader::new(dir, job.id.get(), attempt.number.0, started.0);
-        let (lines, mut log) = (log(self.dir.try_clone()?), log(self.dir.try_clone()?));
+        let mut log = joblog::open(self.dir.try_clone()?, job.id.get(), attempt.number.0, started.0)?;
+        let lines = log.sibling()?;
         if log.size()? == 0 {
             let kept = attempt.receipt.as_ref().map_or(0, |receipt| receipt.log_bytes);
             self.searched.removed += u64::from(kept > 0);

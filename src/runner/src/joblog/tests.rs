@@ -1,0 +1,99 @@
+//! An archived log reads as the plain one did, whatever it was interrupted by.
+
+use super::*;
+use ci_runner_spawner::joblog::{LogOptions, LogWriter, Partial, times_path};
+
+const JOB: u64 = 1_234;
+const START: i64 = 1_000_000;
+
+fn dir_fd(dir: &tempfile::TempDir) -> OwnedFd {
+    File::open(dir.path()).unwrap().into()
+}
+
+/// A log of many lines, written over some seconds.
+fn written() -> (tempfile::TempDir, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LogOptions { job: JOB, attempt: 2, start_wall_ms: START, bytes_max: u64::MAX, masker: None };
+    let mut writer = LogWriter::new(dir_fd(&dir), options);
+    let mut all = Vec::new();
+    for number in 0..2_000_u64 {
+        let line = format!("line {number} of a log that repeats itself\n");
+        writer.write(number * 20, line.as_bytes());
+        all.extend_from_slice(line.as_bytes());
+    }
+    writer.finish(40_000);
+    (dir, all)
+}
+
+fn whole(reader: &mut LogReader) -> Vec<u8> {
+    let mut bytes = vec![0; usize::try_from(reader.size().unwrap()).unwrap()];
+    let read = reader.read_at(&mut bytes, 0).unwrap();
+    assert_eq!(read, bytes.len());
+    bytes
+}
+
+fn reader(dir: &tempfile::TempDir) -> LogReader {
+    open(dir_fd(dir), JOB, 2, START).unwrap()
+}
+
+#[test]
+fn an_archived_log_reads_as_before() {
+    let (dir, all) = written();
+    let path = dir.path().join(log_path(JOB, 2));
+    let modified = path.metadata().unwrap().modified().unwrap();
+    // Whoever reads it meanwhile reads on.
+    let mut earlier = reader(&dir);
+    assert_eq!(whole(&mut earlier), all);
+    let bytes = archive(&path, &mut |_| Ok(())).unwrap();
+    assert!(bytes * 5 < all.len() as u64, "{bytes} of {}", all.len());
+    let packed = dir.path().join(archive_path(JOB, 2));
+    assert_eq!(packed.metadata().unwrap().modified().unwrap(), modified);
+    assert!(!path.exists() && dir.path().join(times_path(JOB, 2)).exists());
+    assert_eq!(whole(&mut earlier), all);
+    let mut later = reader(&dir);
+    assert_eq!(whole(&mut later), all);
+    later.seek_tail(1).unwrap();
+    let line = later.next_line(Partial::Give).unwrap().unwrap();
+    assert_eq!((line.bytes, line.wall_ms), (&b"line 1999 of a log that repeats itself"[..], START + 1_999 * 20));
+    later.seek_since(START + 1_000 * 20).unwrap();
+    assert_eq!(later.next_line(Partial::Give).unwrap().unwrap().bytes, b"line 1000 of a log that repeats itself");
+    let mut sibling = later.sibling().unwrap();
+    assert_eq!(whole(&mut sibling), all);
+    assert_eq!(open(dir_fd(&dir), JOB, 3, START).unwrap().size().unwrap(), 0, "one that is not there is empty");
+}
+
+#[test]
+fn a_crash_after_any_step_loses_nothing() {
+    for died in [Step::Written, Step::Renamed, Step::Removed] {
+        let (dir, all) = written();
+        let path = dir.path().join(log_path(JOB, 2));
+        let crash = |step| if step == died { Err(io::Error::other("killed")) } else { Ok(()) };
+        archive(&path, &mut { crash }).unwrap_err();
+        assert_eq!(whole(&mut reader(&dir)), all, "{died:?}");
+        assert_eq!(path.exists(), died != Step::Removed, "the control: it did die there");
+        if path.exists() {
+            archive(&path, &mut |_| Ok(())).unwrap();
+        }
+        assert_eq!(whole(&mut reader(&dir)), all, "{died:?}, then again");
+        let shard = path.parent().unwrap();
+        let names: Vec<_> = std::fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "archive and times: {names:?}");
+    }
+}
+
+#[test]
+fn a_damaged_archive_is_an_error_and_no_shorter_log() {
+    let (dir, _) = written();
+    archive(&dir.path().join(log_path(JOB, 2)), &mut |_| Ok(())).unwrap();
+    let packed = dir.path().join(archive_path(JOB, 2));
+    let mut bytes = std::fs::read(&packed).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    std::fs::write(&packed, &bytes).unwrap();
+    assert!(open(dir_fd(&dir), JOB, 2, START).is_err());
+    std::fs::write(&packed, &bytes[..middle]).unwrap();
+    assert!(open(dir_fd(&dir), JOB, 2, START).is_err());
+    std::fs::remove_file(&packed).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", &packed).unwrap();
+    assert!(open(dir_fd(&dir), JOB, 2, START).is_err(), "no link is followed");
+}
