@@ -7,8 +7,8 @@ use super::load::{SPEC, spec, spec_columns};
 use super::place::{Fault, Place};
 use super::{backup, check, codec, ends, finished, list, open};
 use crate::store::{
-    AttemptRow, BackupFile, EndMark, EndedFilter, EndedJob, JobEnd, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader, RefusedRun,
-    ScheduleRow, StoreError,
+    AttemptRow, BackupFile, EndMark, EndedFilter, EndedJob, JobEnd, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader,
+    RefusedRun, ScheduleRow, StoreError,
 };
 use ci_runner_core::id::{AttemptNumber, JobId};
 use ci_runner_core::outcome::{Measured, Outcome, Receipt};
