@@ -181,6 +181,12 @@ fn parse_terms(request: &mut JobRequest, settings: &Settings, now: &Zoned) -> Re
         Some(0) => return fault("expires", "is zero: it could never run; give a positive time, as in 2h"),
         expires => expires.map(|ms| wall.plus_ms(ms)),
     };
+    let delay_ms = request.delay.map(|delay| delay.millis());
+    if let (Some(delay_ms), Some(expires)) = (delay_ms, expires)
+        && expires <= wall.plus_ms(delay_ms)
+    {
+        return fault("expires", "is not after `in`: it could never run");
+    }
     Ok(Terms {
         pool: request.pool.take(),
         labels: parse_labels(&request.labels)?,
@@ -189,7 +195,7 @@ fn parse_terms(request: &mut JobRequest, settings: &Settings, now: &Zoned) -> Re
         group: request.group.take().map(parse_group).transpose()?,
         after: parse_after(std::mem::take(&mut request.after))?,
         at,
-        delay_ms: request.delay.map(|delay| delay.millis()),
+        delay_ms,
         expires,
         hold: request.hold,
         limits: limits::parse(request)?,

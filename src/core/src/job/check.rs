@@ -9,6 +9,16 @@ use crate::labels::LABELS_MAX;
 use crate::policy::{Settings, is_pool_name};
 use crate::retry::{RETRIES_MAX, RETRY_DELAY_MS_MAX, RULES_MAX};
 
+/// What a text takes in a specification, which travels as JSON: quotes, a comma or colon, and each character as it is escaped.
+fn json_bytes(text: &str) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    3 + text.bytes().map(escaped).sum::<usize>()
+}
+
 /// A [`Fault`] in the making.
 pub(super) fn fault<T>(field: impl Into<String>, why: impl Into<String>) -> Result<T, Fault> {
     Err(Fault { field: field.into(), why: why.into() })
@@ -34,7 +44,9 @@ impl Work {
         if bytes > WORK_BYTES_MAX {
             return fault(
                 "command",
-                format!("command and environment have {bytes} bytes, at most {WORK_BYTES_MAX}; put data into a file"),
+                format!(
+                    "command and environment have {bytes} bytes as JSON, at most {WORK_BYTES_MAX}; put data into a file"
+                ),
             );
         }
         if let Some(dir) = &self.dir {
@@ -78,14 +90,14 @@ impl Work {
                 for (index, word) in words.iter().enumerate() {
                     check_word(&format!("command[{index}]"), word)?;
                 }
-                Ok(words.iter().map(|word| word.len() + 1).sum())
+                Ok(words.iter().map(|word| json_bytes(word)).sum())
             }
             Command::Shell(text) => {
                 if text.trim().is_empty() {
                     return fault("shell", "is empty; give a command, as in \"make test\"");
                 }
                 check_word("shell", text)?;
-                Ok(text.len() + 1)
+                Ok(json_bytes(text))
             }
         }
     }
@@ -103,7 +115,7 @@ impl Work {
             if length > WORD_BYTES_MAX {
                 return fault(field, format!("has {length} bytes, at most {WORD_BYTES_MAX}; put data into a file"));
             }
-            bytes += length + 1;
+            bytes += json_bytes(name) + json_bytes(value);
         }
         Ok(bytes)
     }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Options every verb takes.
 #[derive(Args, Clone, Debug)]
 pub struct Globals {
-    /// The daemon's socket [env: CI_RUNNER_SOCKET] [default: the first of the usual places that answers]
+    /// The daemon's socket [env, of clients: CI_RUNNER_SOCKET] [default: the first of the usual places that answers]
     #[arg(long, value_name = "PATH", global = true, help_heading = "Common options")]
     pub socket: Option<PathBuf>,
     /// How to print: for people (a table on a terminal, plain lines in a pipe) or as JSON

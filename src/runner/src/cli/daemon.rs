@@ -72,5 +72,12 @@ impl DaemonArgs {
 
 /// Runs the service; the process ends with what it returns.
 pub fn daemon(context: &Context<'_>, args: DaemonArgs) -> Ended {
+    // A job may start a daemon of its own: the variable names the one it was started by, whose socket is not to be taken.
+    if context.socket().is_none()
+        && let Some(path) = std::env::var_os("CI_RUNNER_SOCKET")
+    {
+        let path = path.to_string_lossy();
+        eprintln!("ci-runner: $CI_RUNNER_SOCKET ({path}) is for clients; a daemon listens where --socket says");
+    }
     Ok((context.hooks.daemon)(args.origin(context.socket())))
 }

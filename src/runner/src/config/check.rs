@@ -3,13 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use super::{Backoff, Executor, Listen};
+use crate::request::parse_rules;
 use crate::suggest::did_you_mean;
+use ci_runner_core::policy::is_pool_name;
 
 /// Executors that other versions have.
 const OTHER_EXECUTORS: [&str; 5] = ["docker", "podman", "kubernetes", "remote", "wasm"];
-
-/// Words a retry rule starts with.
-pub(super) const RETRY_KINDS: [&str; 6] = ["exit", "signal", "lost", "timeout", "oom", "start"];
 
 pub(super) fn listen(text: &str) -> Result<Listen, String> {
     let text = text.trim();
@@ -63,28 +62,9 @@ pub(super) fn backoff(text: &str) -> Result<Backoff, String> {
     }
 }
 
-/// Checks the words of a retry rule: `exit`, `exit:2`, `signal:KILL`, `lost`, `timeout`, `oom`, `start`.
+/// Checks the words of a retry rule, by what will read them.
 pub(super) fn retry_rule(rule: &str) -> Result<(), String> {
-    let (kind, detail) = match rule.split_once(':') {
-        Some((kind, detail)) => (kind, Some(detail)),
-        None => (rule, None),
-    };
-    match (kind, detail) {
-        ("exit", Some(code)) => match code.parse::<u8>() {
-            Ok(1..) => Ok(()),
-            _ => Err(format!("{rule:?}: an exit code is 1 to 255; write it like exit:2")),
-        },
-        ("signal", Some(name)) => {
-            let fits =
-                !name.is_empty() && name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'+');
-            fits.then_some(()).ok_or_else(|| format!("{rule:?}: write a signal like signal:KILL or signal:9"))
-        }
-        (kind, None) if RETRY_KINDS.contains(&kind) => Ok(()),
-        (kind, Some(_)) if RETRY_KINDS.contains(&kind) => {
-            Err(format!("{rule:?}: {kind:?} takes nothing after a colon"))
-        }
-        _ => Err(format!("{rule:?} is not a retry rule; {}", did_you_mean(kind, RETRY_KINDS))),
-    }
+    parse_rules(&[rule]).map(drop).map_err(|fault| fault.why)
 }
 
 /// Sandboxes of the systemd executor.
@@ -97,11 +77,10 @@ pub(super) fn profile(text: &str) -> Result<String, String> {
 
 /// Names of pools stand in paths, unit names and metrics.
 pub(super) fn pool_name(name: &str) -> Result<(), String> {
-    let fits = name.len() <= 63
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    fits.then_some(()).ok_or_else(|| {
-        format!("{name:?} cannot name a pool: use 1 to 63 letters, digits, '-', '_', '.', the first a letter or digit")
+    is_pool_name(name).then_some(()).ok_or_else(|| {
+        format!(
+            "{name:?} cannot name a pool: use 1 to 64 lower-case letters, digits, '-' or '_', the first a letter or digit"
+        )
     })
 }
 

@@ -55,7 +55,7 @@ max_parallel_jobs = 8
 retry_attempts = 0
 retry_delay = 1.5
 retry_backoff = "exponential"
-retry_on = "exit:2, signal:KILL,oom"
+retry_on = "!exit:7, exit:2, signal:KILL,oom"
 log_level = "debug"
 executor = "native"
 default_timeout = "30m"
@@ -295,12 +295,14 @@ fn values_out_of_bounds_are_named_with_limit_and_mend() {
         ("executor = \"nativ\"", ["\"nativ\" is not an executor", "did you mean \"native\"?"]),
         ("retry_backoff = \"linear\"", ["\"linear\" is not a backoff", "exponential"]),
         ("retry_on = [\"exit:0\"]", ["an exit code is 1 to 255", "exit:2"]),
-        ("retry_on = \"signal:kill\"", ["write a signal like", "signal:KILL"]),
+        ("retry_on = \"signal:BOGUS\"", ["there is no signal \"BOGUS\"", "signal:KILL"]),
         ("retry_on = \"lost:1\"", ["takes nothing after a colon", "lost"]),
         ("retry_on = \"tiemout\"", ["not a retry rule", "did you mean \"timeout\"?"]),
         ("[pools.a]\nslots = 0", ["c.toml:2: pools.a.slots: 0 is out of range", "1 to 1024"]),
         ("[pools.a]", ["c.toml:1: pools.a.slots: is missing", "how many"]),
         ("[pools.\"a b\"]\nslots = 1", ["\"a b\" cannot name a pool", "letters"]),
+        ("[pools.GPU]\nslots = 1", ["\"GPU\" cannot name a pool", "lower-case"]),
+        ("[pools.\"gpu.a\"]\nslots = 1", ["\"gpu.a\" cannot name a pool", "lower-case"]),
         ("[pools.a]\nslots = 1\nlabels = [\"a b\"]", ["c.toml:3: pools.a.labels: \"a b\" is not a label", "key=value"]),
         ("[pools.a]\nslots = 1\nexecutor = \"docker\"", ["c.toml:3: pools.a.executor", "not in this version"]),
         ("max_parallel_jobs = 4\n[pools.default]\nslots = 5", ["c.toml:3: pools.default.slots: 5 differs", "keep one"]),

@@ -121,6 +121,7 @@ fn faults_name_the_field_and_the_mend() {
         (job(r#""at":"10m""#), "at", "--in"),
         (job(r#""at":"03:00","in":5"#), "in", "one of them"),
         (job(r#""expires":0"#), "expires", "is zero"),
+        (job(r#""in":300,"expires":60"#), "expires", "is not after `in`"),
         (job(r#""at":"tomorrow 03:00","expires":60"#), "expires", "never run"),
         (job(r#""key":"""#), "key", "1 to 200 bytes"),
         (job(r#""memory":0"#), "memory", "between 4M and 1024T"),

@@ -16,6 +16,7 @@ mod kill;
 mod logs;
 mod neverran;
 mod notices;
+mod rollback;
 mod room;
 mod run;
 mod schedules;

@@ -115,13 +115,14 @@ impl Engine {
             log::warn!(job = id.get(); "attempt {key} is of job {id}, of which the store holds an impossible state: left alone");
             return;
         }
+        if self.is_beyond(id, key.attempt).is_some() {
+            return;
+        }
         let observation = Observation { seen, same_epoch: true, settled: true };
         match reconcile(&self.record, id, key.attempt, &observation, self.clock.now()) {
             Step::Forget => self.sides.send(executor, Request::Forget(key.clone())),
             Step::Kill => self.sides.send(executor, Request::Kill(key.clone())),
-            Step::Report => {
-                log::warn!(job = id.get(); "attempt {key} is of our store, but no job knows it: left alone")
-            }
+            Step::Report => self.saw_beyond(id, key),
             Step::Leave | Step::Record(_) | Step::Start | Step::Void | Step::Signal { .. } => {}
         }
     }

@@ -14,6 +14,7 @@
 mod admission;
 mod attempts;
 mod batch;
+mod beyond;
 mod commit;
 mod correlation;
 mod counting;
@@ -144,6 +145,8 @@ pub struct Engine {
     watches: HashMap<JobId, Watch>,
     /// Attempts that are not the open ones of their jobs, seen while something of those was not on disk.
     strangers: Vec<(Executor, AttemptKey, Seen)>,
+    /// Jobs that the store does not know to have come so far, with their highest attempt.
+    beyond: HashMap<JobId, u32>,
     bulk: Option<wishes::Bulk>,
     schedules: schedules::Schedules,
     health: Health,
@@ -229,6 +232,7 @@ impl Engine {
             counted_adoptions: Vec::new(),
             watches: HashMap::new(),
             strangers: Vec::new(),
+            beyond: HashMap::new(),
             bulk: None,
             schedules: schedules::Schedules::default(),
             health: Health::Good,

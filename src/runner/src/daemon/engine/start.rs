@@ -91,6 +91,9 @@ impl Engine {
     fn order(&self, id: JobId, attempt: u32) -> Result<StartOrder, NoOrder> {
         let claimed = self.works.get(&id).ok_or(NoOrder::Unknown)?;
         let lease = self.record.lease(id).ok_or(NoOrder::Unknown)?;
+        if let Some(why) = self.is_beyond(id, attempt) {
+            return Err(NoOrder::Never(why));
+        }
         let secrets = self.secrets_of(id, claimed)?;
         let pool = self.record.pool_name(lease.pool).to_owned();
         let executor = executor_of(&lease.epoch);

@@ -44,7 +44,7 @@ impl Engine {
         self.changed = true;
         match telling {
             Telling::Queued { id, correlation, submitter, what } => {
-                log::info!(job = id.get(), correlation_id = correlation.as_str(); "job {id} queued by {submitter}: {what}");
+                log::info!(job = id.get(), correlation = correlation.as_str(); "job {id} queued by {submitter}: {what}");
             }
             Telling::Began { about, begin } => {
                 self.count_start(&about.pool, begin);

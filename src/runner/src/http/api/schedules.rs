@@ -80,6 +80,10 @@ fn check_job(job: &JobRequest, app: &App) -> Result<(), Fail> {
     if job.at.is_some() {
         return Err(Fail::field("job.at", "the schedule says when; leave it out"));
     }
+    if !job.after.is_empty() {
+        let why = "every run would wait for the same jobs, which end once; leave it out, or give the runs a group";
+        return Err(Fail::field("job.after", why));
+    }
     let settings = app.context.handle.settings.borrow().clone();
     match new_job(job.clone(), &settings, &zoned_now()) {
         Ok(_) => Ok(()),
