@@ -4,6 +4,9 @@ use ci_runner_core::id::JobId;
 use ci_runner_core::job::Fault;
 use std::fmt;
 
+/// Jobs that a message names.
+const NAMED_MAX: usize = 20;
+
 /// Why the loop said no.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -34,6 +37,13 @@ pub enum Refusal {
     DiskFull,
     /// The store failed; in words. Nothing was kept.
     Store(String),
+    /// Running attempts are told to end, but that is not recorded, because of the other refusal: a daemon that ends now forgets it.
+    StopUnrecorded {
+        /// Whose.
+        jobs: Vec<JobId>,
+        /// Why it could not be recorded.
+        why: Box<Refusal>,
+    },
     /// The daemon is going away, and has not taken it.
     Stopping,
     /// The daemon went away and nobody knows whether it took it.
@@ -53,6 +63,17 @@ impl fmt::Display for Refusal {
             }
             Self::DiskFull => write!(f, "the disk of the state directory is full"),
             Self::Store(why) => write!(f, "the store failed: {why}"),
+            Self::StopUnrecorded { jobs, why } => {
+                let more = jobs.len().saturating_sub(NAMED_MAX);
+                let mut named: Vec<String> = jobs.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+                named.extend((more > 0).then(|| format!("and {more} more")));
+                write!(
+                    f,
+                    "{why}; ended all the same: {}. They count as cancelled as soon as that can be recorded; if the daemon \
+                     ends before, as ended by a signal, and their retry policy decides. Nothing else was done",
+                    named.join(", ")
+                )
+            }
             Self::Stopping => write!(f, "the daemon is going away"),
             Self::Unknown => write!(f, "the daemon went away before the answer"),
         }

@@ -111,6 +111,10 @@ impl Fail {
                 "store",
                 format!("the store failed: {why}; nothing was kept"),
             ),
+            Refusal::StopUnrecorded { ref why, .. } => {
+                let detail = refusal.to_string();
+                Self { detail, kind: "stop-unrecorded", ..Self::of_refusal(why.as_ref().clone(), many) }
+            }
             Refusal::Stopping => {
                 unavailable("stopping", STOPPING_RETRY_SECONDS, "the daemon is going away; try again".to_owned())
             }

@@ -83,7 +83,7 @@ fn spawner_and_shims_may_be_killed_or_stopped_at_random() {
     let rounds = count_of("CI_RUNNER_TEST_CYCLES", 40);
     let mut random = Random::announced();
     let host = Host::started();
-    let load = Load::start(&host, &mut random, true, 20);
+    let load = Load::lingering(&host, &mut random);
     let mut left_stopped = 0;
     for round in 0..rounds {
         std::thread::sleep(random.pause(120));
@@ -111,10 +111,11 @@ fn a_spawner_that_overlooks_beginnings_is_found_out() {
     let mut host = Host::new();
     host.env.push(("CI_RUNNER_FAIL".to_owned(), "spawner-overlooks-beginnings".to_owned()));
     host.start();
-    let load = Load::start(&host, &mut random, true, 20);
+    let load = Load::lingering(&host, &mut random);
     let until = Instant::now() + Duration::from_secs(60);
     while executed_twice(&host.path("ran")).is_empty() {
         assert!(Instant::now() < until, "nothing that breaks the promise was found");
+        std::thread::sleep(random.pause(120));
         hurt(&host, &mut random);
     }
     let account = load.end();

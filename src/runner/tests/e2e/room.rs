@@ -1,7 +1,8 @@
-//! Room on the disk: what `gc` removes, by which clock, and that it does so on a full one.
+//! Room on the disk: what `gc` removes, by which clock, and that it does so on a full one; a cancel while there is none.
 
 use crate::support::small::Small;
 use crate::support::{Host, wait_for};
+use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -98,4 +99,66 @@ fn logs_age_by_time_that_passed_not_by_the_date() {
     assert!(!log_of(&host, old).exists(), "the control: three hours did pass");
     host.stop();
     host.assert_clean();
+}
+
+/// Fills the disk under a running job and cancels it.
+fn cancelled_without_room(host: &Host, small: &Small<'_>, script: &str) -> u64 {
+    let script = format!("F={}; {script}", host.path("told").display());
+    let id = host.add(&host.shell_with(&script, json!({ "retry": 3, "retry_delay": 0 })));
+    host.wait_state(id, "running");
+    wait_for("the job", || (!host.survivors().is_empty()).then_some(()));
+    small.fill();
+    super::service::submit_until_full(host);
+    let answer = host.call("POST", "/api/v1/jobs/cancel", Some(&json!({ "ids": [id] })));
+    assert_eq!(answer.status, 507, "{}", answer.text());
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains(&format!("ended all the same: {id}.")), "{detail}");
+    let done = host.run_cli(&["cancel", &id.to_string()]);
+    assert_eq!(done.status.code(), Some(2), "it is not done: {done:?}");
+    id
+}
+
+/// It used to run on: the stop could not be recorded.
+#[test]
+fn a_cancel_ends_a_running_job_while_the_disk_is_full() {
+    let mount = tempfile::tempdir().unwrap();
+    let mount = mount.path().to_owned();
+    let Some(small) = Small::mount(&mount, "4m") else {
+        println!("SKIPPED a_cancel_ends_a_running_job_while_the_disk_is_full: mounting is not permitted");
+        return;
+    };
+    let mut host = Host::new();
+    host.state = mount.join("state");
+    host.config = "grace = 5\n".to_owned();
+    host.start();
+    // Some programs take a second signal for impatience: when the stop is recorded, none is sent.
+    let id = cancelled_without_room(
+        &host,
+        &small,
+        "trap 'echo told >>$F' TERM; echo runs >>$F; while :; do sleep 0.05; done",
+    );
+    host.wait_lines("told", 2);
+    small.free();
+    assert_eq!(host.finish(id)["outcome"], "cancelled");
+    assert_eq!(host.wait_lines("told", 2), ["runs", "told"]);
+    let id = cancelled_without_room(&host, &small, "exec sleep 600");
+    wait_for("the end of the job", || host.survivors().is_empty().then_some(()));
+    small.free();
+    let job = host.finish(id);
+    assert_eq!((job["outcome"].as_str(), job["attempts"].as_array().unwrap().len()), (Some("cancelled"), 1), "{job:#}");
+    // The control, and what is said: a daemon that dies before it is recorded forgets who asked, so the job is tried again.
+    let id = cancelled_without_room(&host, &small, "exec sleep 600");
+    wait_for("the end of the job", || host.survivors().is_empty().then_some(()));
+    host.kill();
+    small.free();
+    host.start();
+    let job = wait_for("the second attempt", || {
+        Some(host.job(id)).filter(|job| job["attempts"].as_array().unwrap().len() > 1)
+    });
+    assert_eq!(job["attempts"][0]["result"], "signaled", "{job:#}");
+    host.post("/api/v1/jobs/cancel", &json!({ "ids": [id] }));
+    assert_eq!(host.finish(id)["outcome"], "cancelled");
+    host.stop();
+    host.assert_clean();
+    drop(host);
 }

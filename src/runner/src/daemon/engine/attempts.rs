@@ -68,6 +68,7 @@ impl Engine {
             return;
         }
         let seen = self.blame_the_host(id, seen);
+        let was_sent = self.was_sent_unrecorded(id, key.attempt);
         let watch = self.watches.entry(id).or_insert_with(|| Watch::new(key.attempt, Seen::Absent));
         if watch.attempt != key.attempt {
             *watch = Watch::new(key.attempt, Seen::Absent);
@@ -75,6 +76,8 @@ impl Engine {
         watch.seen = seen;
         watch.settled = true;
         watch.receipt = receipt.or(watch.receipt);
+        watch.signalled |= was_sent;
+        self.send_unrecorded(id);
         self.consider(id);
     }
 

@@ -18,7 +18,12 @@ pub(super) enum Haste {
 /// What waits for a batch to be on disk.
 pub(super) enum Effect {
     Submitted(Vec<JobId>, oneshot::Sender<Result<Vec<JobId>, Refusal>>),
-    Acted(Acted, oneshot::Sender<Result<Acted, Refusal>>),
+    Acted {
+        acted: Acted,
+        /// Who, when it was a cancel.
+        cancelled_by: Option<String>,
+        reply: oneshot::Sender<Result<Acted, Refusal>>,
+    },
     Done(oneshot::Sender<Result<(), Refusal>>),
     /// An attempt's end is kept: its directory may go.
     Forget(Executor, JobId, AttemptKey),

@@ -220,18 +220,18 @@ impl Engine {
         }
         self.trouble = Some(trouble);
         self.changed = true;
+        if matches!(self.health, Health::Probing { .. }) {
+            self.health = Health::Probing { at: self.clock.now().engine.plus_ms(PROBE_MS) };
+        } else {
+            self.health = Health::Reloading;
+            self.writer.order(reload_order(&self.record));
+        }
         let later = std::mem::take(&mut self.batch);
         for effect in flight.effects.into_iter().chain(later.effects) {
             self.refuse_effect(effect);
         }
         if let Some(bulk) = self.bulk.take() {
             bulk.refuse(self.refusal());
-        }
-        if matches!(self.health, Health::Probing { .. }) {
-            self.health = Health::Probing { at: self.clock.now().engine.plus_ms(PROBE_MS) };
-        } else {
-            self.health = Health::Reloading;
-            self.writer.order(reload_order(&self.record));
         }
     }
 
@@ -250,7 +250,7 @@ impl Engine {
             // A client that went away does not want its answer; what it asked for stands.
             match effect {
                 Effect::Submitted(ids, reply) => drop(reply.send(Ok(ids))),
-                Effect::Acted(acted, reply) => drop(reply.send(Ok(acted))),
+                Effect::Acted { acted, reply, .. } => drop(reply.send(Ok(acted))),
                 Effect::Done(reply) => drop(reply.send(Ok(()))),
                 Effect::Forget(executor, id, key) => {
                     self.watches.remove(&id);
@@ -270,10 +270,14 @@ impl Engine {
         }
     }
 
-    fn refuse_effect(&self, effect: Effect) {
+    fn refuse_effect(&mut self, effect: Effect) {
         match effect {
             Effect::Submitted(_, reply) => drop(reply.send(Err(self.refusal()))),
-            Effect::Acted(_, reply) => drop(reply.send(Err(self.refusal()))),
+            Effect::Acted { acted, cancelled_by: Some(by), reply } => {
+                let refusal = self.stop_unrecorded(acted.done, &by);
+                drop(reply.send(Err(refusal)));
+            }
+            Effect::Acted { reply, .. } => drop(reply.send(Err(self.refusal()))),
             Effect::Done(reply) => drop(reply.send(Err(self.refusal()))),
             Effect::Forget(..) | Effect::Sweep(..) | Effect::Finished(_) | Effect::Tell(_) => {}
         }

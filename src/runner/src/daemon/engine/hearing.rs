@@ -58,6 +58,7 @@ impl Engine {
                 side.lists = 0;
                 side.enforces = Some(enforces);
                 self.tell_enforced();
+                self.send_unrecorded_again();
                 self.list_side(executor);
             }
             Heard::Down { why } => {

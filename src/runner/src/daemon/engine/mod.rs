@@ -5,7 +5,8 @@
 //!
 //! - **Record first, act second.** A decision changes the record in memory at once and goes into the batch. Whatever
 //!   leaves this process because of it (an answer, a `start`, a `forget`) waits for the batch to be on disk.
-//!   `uncommitted` counts the changes of a job that are not; no command is sent for such a job.
+//!   `uncommitted` counts the changes of a job that are not; no command is sent for such a job. One exception has a file of
+//!   its own: a cancel while nothing can be recorded (`unrecorded.rs`).
 //! - **After a failed commit, re-read.** Nothing of it was kept, so the record is made anew from the store, and nothing
 //!   is taken in until a commit succeeds again.
 //!
@@ -29,6 +30,7 @@ mod schedules;
 mod sides;
 mod start;
 mod telling;
+mod unrecorded;
 mod wishes;
 
 use super::clock::Clock;
@@ -148,6 +150,8 @@ pub struct Engine {
     /// Jobs that the store does not know to have come so far, with their highest attempt.
     beyond: HashMap<JobId, u32>,
     bulk: Option<wishes::Bulk>,
+    /// Attempts that were told to end while nothing could be recorded.
+    unrecorded: BTreeMap<JobId, unrecorded::Unrecorded>,
     schedules: schedules::Schedules,
     health: Health,
     trouble: Option<StoreTrouble>,
@@ -234,6 +238,7 @@ impl Engine {
             strangers: Vec::new(),
             beyond: HashMap::new(),
             bulk: None,
+            unrecorded: BTreeMap::new(),
             schedules: schedules::Schedules::default(),
             health: Health::Good,
             trouble: None,
@@ -313,6 +318,7 @@ impl Engine {
             self.collect(now);
         }
         if self.health == Health::Good {
+            self.record_stops();
             self.go_on_with_bulk();
             if !self.stopping {
                 self.run_schedules(now);

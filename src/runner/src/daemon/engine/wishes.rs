@@ -32,7 +32,10 @@ impl Engine {
             Wish::Explain { id, reply } => drop(reply.send(self.explain(id))),
             Wish::Look { reply } => self.looks.push(reply),
             Wish::Do(deed) if self.stopping => refuse(deed, Refusal::Stopping),
-            Wish::Do(deed) if self.health != Health::Good => refuse(deed, self.refusal()),
+            Wish::Do(deed) if self.health != Health::Good => {
+                let refusal = self.refusal_of(&deed);
+                refuse(deed, refusal);
+            }
             Wish::Do(deed) => self.grant(deed),
         }
     }
@@ -294,7 +297,8 @@ impl Engine {
             }
         }
         if bulk.ids.len() == 0 {
-            self.batch.effects.push(batch::Effect::Acted(bulk.acted, bulk.reply));
+            let cancelled_by = matches!(bulk.action, Action::Cancel).then_some(bulk.by);
+            self.batch.effects.push(batch::Effect::Acted { acted: bulk.acted, cancelled_by, reply: bulk.reply });
         } else {
             self.bulk = Some(bulk);
         }

@@ -60,7 +60,8 @@ pub(super) fn check_reason(reason: &str) -> Result<(), Fail> {
 
 /// Ends several jobs, or all.
 #[utoipa::path(post, path = "/jobs/cancel", tag = "jobs", operation_id = "cancel_jobs", request_body = CancelRequest,
-    responses((status = 200, body = ActedView), (status = 400, body = Problem), (status = 404, body = Problem)))]
+    responses((status = 200, body = ActedView), (status = 400, body = Problem), (status = 404, body = Problem),
+        (status = 507, body = Problem, description = "The disk is full; running ones may have been told to end, without a record")))]
 pub(crate) async fn cancel_many(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<ActedView>, Fail> {
     let request: CancelRequest = body.json()?;
     let target = match (request.ids, request.all) {

@@ -50,6 +50,8 @@ struct Shared {
     sent: AtomicUsize,
     account: Mutex<Account>,
     retry: u32,
+    /// After a job has told that it runs.
+    then: &'static str,
 }
 
 /// Eight clients.
@@ -61,6 +63,15 @@ pub struct Load {
 impl Load {
     /// Starts the clients. `stubborn` ones go on after a broken connection. `retry`: tries each job may have more.
     pub fn start(host: &Host, random: &mut Random, stubborn: bool, retry: u32) -> Self {
+        Self::of_jobs(host, random, stubborn, retry, "")
+    }
+
+    /// The same with stubborn clients, whose jobs stay a moment after they told that they run, so that a shim that is hurt has one.
+    pub fn lingering(host: &Host, random: &mut Random) -> Self {
+        Self::of_jobs(host, random, true, 20, "; sleep 0.03")
+    }
+
+    fn of_jobs(host: &Host, random: &mut Random, stubborn: bool, retry: u32, then: &'static str) -> Self {
         let shared = Arc::new(Shared {
             client: host.client(),
             file: host.path("ran"),
@@ -69,6 +80,7 @@ impl Load {
             sent: AtomicUsize::new(lines(&host.path("ran")).len()),
             account: Mutex::default(),
             retry,
+            then,
         });
         let threads = (0..8)
             .map(|number| {
@@ -151,7 +163,8 @@ impl Shared {
     }
 
     fn job(&self, token: &str) -> Value {
-        let script = format!("echo {token} $CI_RUNNER_JOB_ID $CI_RUNNER_ATTEMPT >>{}", self.file.display());
+        let script =
+            format!("echo {token} $CI_RUNNER_JOB_ID $CI_RUNNER_ATTEMPT >>{}{}", self.file.display(), self.then);
         json!({ "shell": script, "retry": self.retry, "retry_delay": 0, "env": { "E2E_MARKER": self.marker } })
     }
 }
