@@ -19,6 +19,8 @@ use std::time::Duration;
 const ENDED_KEPT: i64 = 200;
 /// A delivery that is done is remembered so long, so that the same event is not taken twice. Milliseconds.
 const DONE_KEPT_MS: i64 = 24 * 3_600 * 1_000;
+/// No pause between two tries is longer. Milliseconds.
+const FAR_MS: i64 = 2 * 3_600 * 1_000;
 /// Starts of alarms are counted under this in place of a notifier's name.
 const NOBODY: &str = "";
 /// Schema version.
@@ -233,7 +235,8 @@ impl Outbox {
                 Ok((Waiting { number: row.get(0)?, event, tries: row.get(6)? }, row.get::<_, i64>(7)?))
             };
             Ok(match statement.query_row([notifier], row).optional()? {
-                Some((waiting, next)) if next <= now_ms => Ok(waiting),
+                // Beyond any pause: the clock was set back meanwhile.
+                Some((waiting, next)) if next <= now_ms || next > now_ms.saturating_add(FAR_MS) => Ok(waiting),
                 Some((_, next)) => Err(Some(next)),
                 None => Err(None),
             })

@@ -183,7 +183,9 @@ fn a_stuck_job_is_one_alarm_with_a_start_and_an_end_over_a_restart() {
     let metrics = host.call("GET", "/metrics", None).text();
     assert!(metrics.contains("ci_runner_watch_active{watch=\"stuck_job\"} 1"), "{metrics}");
     let line = format!("watch stuck_job started: job {id} (slow) runs for");
-    assert!(host.daemon_log().contains(&line), "{}", host.daemon_log());
+    // The log is written by a thread of its own.
+    wait_for("the line in the log", || host.daemon_log().contains(&line).then_some(()));
+    assert!(host.why(id).iter().any(|(kind, _)| kind == "stuck_job"), "{:?}", host.why(id));
     host.stop();
     host.start();
     wait_for("a look", || (host.get("/api/v1/watches")["active"][0]["job"] == json!(id)).then_some(()));

@@ -50,7 +50,7 @@ pub struct RunArgs {
 }
 
 /// Options of jobs that mean nothing here. They are refused with the reason, in the lines of a file as well.
-const REFUSED: [&str; 4] = ["hold", "key", "after", "label"];
+const REFUSED: [&str; 5] = ["hold", "key", "after", "notify", "label"];
 
 /// Leaves what is refused anyhow out of the help.
 pub fn hide_refused(command: Command) -> Command {

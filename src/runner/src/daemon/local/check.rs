@@ -38,6 +38,7 @@ fn refuse(job: &JobRequest) -> Result<(), Fault> {
         ("hold", job.hold, "`run` ends with its jobs: nobody could release it"),
         ("key", job.key.is_some(), "`run` keeps nothing by which a second call could be known"),
         ("after", !job.after.is_empty(), "`run` knows no other jobs"),
+        ("notify", !job.notify.is_empty(), "`run` tells nobody but you"),
         ("labels", !job.labels.is_empty(), "`run` has one pool, and that has no labels"),
     ];
     match faults.into_iter().find(|(_, given, _)| *given) {

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Ends that are looked at in one go.
 const ENDS_PER_LOOK: usize = 2_000;
 /// Facts of one turn of the loop may carry times that are not in their order: so far back is looked at again. Milliseconds.
-const OVERLAP_MS: i64 = 1_000;
+const OVERLAP_MS: i64 = 100;
 
 /// How far the ends of jobs were looked at.
 pub(super) struct Ends {

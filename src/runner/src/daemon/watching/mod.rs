@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 
 /// After the first end of a job others are waited for, so that a busy host does not wake us a thousand times a second.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(250);
 /// What failed is tried again after this.
 const AGAIN: Duration = Duration::from_secs(5);
 

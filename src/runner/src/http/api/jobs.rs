@@ -302,7 +302,13 @@ pub(crate) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<JobV
         let overdue = overdue(&app, since, timeout_ms, now);
         view.reason = explanation.map(|explanation| {
             let why = explain::why(id, &explanation, &TimeZone::system());
-            why.reasons.into_iter().chain(overdue).map(|reason| reason.text).collect::<Vec<_>>().join("; ")
+            why.reasons
+                .into_iter()
+                .chain(overdue)
+                .chain(alarms(&app, id))
+                .map(|reason| reason.text)
+                .collect::<Vec<_>>()
+                .join("; ")
         });
         Ok(Json(view))
     })
@@ -313,6 +319,13 @@ pub(crate) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<JobV
 fn overdue(app: &App, since: Option<WallTime>, timeout_ms: Option<u64>, now: WallTime) -> Option<ReasonView> {
     let grace_ms = app.context.handle.settings.borrow().grace_ms;
     explain::overdue(u64::try_from(now.0 - since?.0).ok()?, timeout_ms?, grace_ms)
+}
+
+/// What the watches say of a job.
+fn alarms(app: &App, id: JobId) -> Vec<ReasonView> {
+    let board = app.context.watching.board();
+    let of_job = board.active.iter().filter(|alarm| alarm.job == Some(id.get()));
+    of_job.map(|alarm| ReasonView { kind: alarm.watch.clone(), text: alarm.text.clone(), jobs: Vec::new() }).collect()
 }
 
 fn both(reader: &Arc<dyn Reader>, id: JobId) -> Result<(JobRow, Vec<crate::store::AttemptRow>), Fail> {
@@ -333,6 +346,7 @@ pub(crate) async fn why(State(app): State<App>, Id(id): Id) -> Result<Json<WhyVi
                 let since = attempts.last().filter(|_| running(&row)).and_then(|attempt| attempt.started);
                 why.reasons.extend(overdue(&app, since, row.spec.work.timeout_ms, wall_now()));
             }
+            why.reasons.extend(alarms(&app, id));
             return Ok(Json(why));
         }
         let row = row_of(&app, id).await?;
