@@ -23,4 +23,5 @@ pub mod suggest;
 pub mod systemd;
 pub mod table;
 pub mod telemetry;
+pub mod trace;
 pub mod usage;

@@ -87,7 +87,8 @@ fn add_one(client: &Client, mut request: JobRequest) -> Result<SubmittedOne, Fai
     }
     let keyed = request.key.is_some();
     let body = Some(to_json(&request)?);
-    let request = Request { method: "POST", path: JOBS, body, ..Request::default() };
+    let headers: Vec<String> = trace_header().into_iter().collect();
+    let request = Request { method: "POST", path: JOBS, headers: &headers, body };
     client.call_on(connection, &request).map_err(|error| unsure(error, keyed))
 }
 
@@ -112,7 +113,7 @@ fn add_file(context: &Context<'_>, path: &str, options: JobOptions) -> Ended {
         }
     }
     let keyed = key.is_some() || file.jobs.iter().all(|job| job.key.is_some());
-    let headers: Vec<String> = key.map(|key| key_header(&key)).transpose()?.into_iter().collect();
+    let headers: Vec<String> = key.map(|key| key_header(&key)).transpose()?.into_iter().chain(trace_header()).collect();
     let body = Some(to_json(&file.jobs)?);
     let request = Request { method: "POST", path: JOBS, headers: &headers, body };
     let submitted: SubmittedMany = context.client.call_on(connection, &request).map_err(|error| match error {
@@ -135,6 +136,12 @@ fn add_file(context: &Context<'_>, path: &str, options: JobOptions) -> Ended {
         let _ = writeln!(text, "{id}");
     }
     print(&text)
+}
+
+/// The caller's trace goes on in its jobs, where it has one.
+fn trace_header() -> Option<String> {
+    let parent = std::env::var("TRACEPARENT").ok()?;
+    crate::trace::trace_of(&parent).map(|_| format!("traceparent: {parent}"))
 }
 
 fn key_header(key: &str) -> Result<String, Failure> {

@@ -37,6 +37,9 @@ pub struct DaemonArgs {
     /// error, warn, info or debug [default: info]
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
+    /// How the log looks: text, or json: one object a line on standard error [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
     /// How jobs of the default pool run [default: native]
     #[arg(long, value_name = "NAME")]
     executor: Option<String>,
@@ -63,6 +66,7 @@ impl DaemonArgs {
             retry_attempts: self.retry_attempts,
             retry_delay: self.retry_delay,
             log_level: self.log_level,
+            log_format: self.log_format,
             executor: self.executor,
             exporter: Default::default(),
         };

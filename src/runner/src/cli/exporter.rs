@@ -75,6 +75,7 @@ pub fn exporter(context: &Context<'_>, args: ExporterArgs) -> Ended {
 fn serve(config: &Config, settings: Settings, daemon: DaemonPart) -> Ended {
     let failure = |error: anyhow::Error| Failure::Error(format!("{error:#}"));
     let telemetry = Telemetry::init(config.log_level).map_err(|error| failure(error.into()))?;
+    telemetry.set_format(config.log_format);
     let exporter = Exporter::start(settings, daemon).map_err(|error| match error.root_cause().downcast_ref() {
         Some(cause) if std::io::Error::kind(cause) == std::io::ErrorKind::AddrInUse => {
             Failure::Temporary(format!("{error:#}; stop its owner or choose another with --listen"))

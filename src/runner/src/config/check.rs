@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use super::{Backoff, Executor, Listen};
 use crate::request::parse_rules;
 use crate::suggest::did_you_mean;
+use crate::telemetry::Format;
 use ci_runner_core::policy::is_pool_name;
 
 /// Executors that other versions have.
@@ -28,6 +29,12 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
         None => "it is not an address".to_owned(),
     };
     Err(format!("{text:?}: {problem}; write ADDRESS:PORT like 127.0.0.1:8080 or [::1]:8080, or off"))
+}
+
+pub(super) fn log_format(text: &str) -> Result<Format, String> {
+    let known = [Format::Text, Format::Json];
+    let found = known.into_iter().find(|format| format.word() == text.trim());
+    found.ok_or_else(|| format!("{text:?} is no format of the log; {}", did_you_mean(text, known.map(Format::word))))
 }
 
 pub(super) fn log_level(text: &str) -> Result<log::LevelFilter, String> {

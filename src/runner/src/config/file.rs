@@ -29,6 +29,7 @@ pub(super) struct ConfigFile {
     pub retry_backoff: Option<String>,
     pub retry_on: Option<WordsField>,
     pub log_level: Option<String>,
+    pub log_format: Option<String>,
     pub executor: Option<String>,
     pub default_timeout: Option<DurationField>,
     pub max_timeout: Option<LimitField<DurationField>>,

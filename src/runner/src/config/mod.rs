@@ -77,6 +77,8 @@ pub struct Config {
     pub retry: RetryDefaults,
     /// Records above it are not written.
     pub log_level: log::LevelFilter,
+    /// How the log of the daemon looks.
+    pub log_format: crate::telemetry::Format,
     /// The default pool's executor.
     pub executor: Executor,
     /// The hard timeout of jobs that name none.
@@ -237,6 +239,8 @@ pub struct ConfigOverrides {
     pub retry_delay: Option<String>,
     /// `--log-level`
     pub log_level: Option<String>,
+    /// `--log-format`
+    pub log_format: Option<String>,
     /// `--executor`
     pub executor: Option<String>,
 }

@@ -77,6 +77,8 @@ impl Resolver<'_> {
         ) as u32;
         let level = (overrides.log_level.clone(), file.log_level.take(), "info");
         let log_level = self.word("log_level", level, check::log_level).unwrap_or(log::LevelFilter::Info);
+        let format = (overrides.log_format.clone(), file.log_format.take(), "text");
+        let log_format = self.word("log_format", format, check::log_format).unwrap_or_default();
         let executor = (overrides.executor.clone(), file.executor.take(), "native");
         let executor = self.word("executor", executor, check::executor).unwrap_or(Executor::Native);
         let retry = self.retry(&mut file, overrides);
@@ -105,6 +107,7 @@ impl Resolver<'_> {
             max_parallel_jobs: pools[DEFAULT_POOL].slots,
             retry,
             log_level,
+            log_format,
             executor,
             default_timeout,
             max_timeout,

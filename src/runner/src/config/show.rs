@@ -26,6 +26,7 @@ pub(super) fn show(config: &Config) -> String {
         ("retry_backoff", quoted(config.retry.backoff.name())),
         ("retry_on", list(&config.retry.on)),
         ("log_level", quoted(&config.log_level.to_string().to_lowercase())),
+        ("log_format", quoted(config.log_format.word())),
         ("executor", quoted(config.executor.name())),
         ("default_timeout", duration(config.default_timeout)),
         ("max_timeout", age(config.max_timeout)),

@@ -57,6 +57,7 @@ retry_delay = 1.5
 retry_backoff = "exponential"
 retry_on = "!exit:7, exit:2, signal:KILL,oom"
 log_level = "debug"
+log_format = "json"
 executor = "native"
 default_timeout = "30m"
 max_timeout = "2h"
@@ -95,7 +96,7 @@ fn every_key_counts() {
         on: ["exit:2", "signal:KILL", "oom"].map(str::to_owned).to_vec(),
     };
     assert_eq!(config.retry, retry);
-    assert_eq!(config.log_level, log::LevelFilter::Debug);
+    assert_eq!((config.log_level, config.log_format.word()), (log::LevelFilter::Debug, "json"));
     assert_eq!(config.default_timeout, Duration::from_secs(1800));
     assert_eq!(config.max_timeout, Some(Duration::from_secs(7200)));
     assert_eq!((config.grace, config.log_max), (Duration::from_secs(3), 1 << 20));
@@ -113,7 +114,7 @@ fn every_key_counts() {
         log_bytes_max: Some(1 << 30),
     };
     assert_eq!(config.gc, gc);
-    assert_eq!(config.source("grace"), Source::File(14));
+    assert_eq!(config.source("grace"), Source::File(15));
 }
 
 #[test]
@@ -174,7 +175,7 @@ fn what_is_shown_reads_back() {
         assert_eq!(config.pools, again.pools);
         assert!(config.needs_restart(&again).is_empty());
     }
-    assert!(resolve(FULL).unwrap().show().contains("grace = \"3s\"  # line 14"));
+    assert!(resolve(FULL).unwrap().show().contains("grace = \"3s\"  # line 15"));
 }
 
 #[test]
@@ -185,6 +186,7 @@ fn the_command_line_wins() {
         max_parallel_jobs: Some(2),
         retry_delay: Some("1m".to_owned()),
         log_level: Some("error".to_owned()),
+        log_format: Some("text".to_owned()),
         ..ConfigOverrides::default()
     };
     let config = Config::resolve(&host(), Some((Path::new("c.toml"), FULL)), &overrides).unwrap();
@@ -307,6 +309,7 @@ fn values_out_of_bounds_are_named_with_limit_and_mend() {
         ("[pools.a]\nslots = 1\nexecutor = \"docker\"", ["c.toml:3: pools.a.executor", "not in this version"]),
         ("max_parallel_jobs = 4\n[pools.default]\nslots = 5", ["c.toml:3: pools.default.slots: 5 differs", "keep one"]),
         ("[groups.a]\nlimit = 0", ["c.toml:2: groups.a.limit: 0 is out of range", "1 to 10000"]),
+        ("log_format = \"jsno\"", ["is no format of the log", "did you mean \"json\"?"]),
         ("log_level = \"trace\"", ["is not a log level", "debug"]),
         ("[groups.a]", ["groups.a.limit: is missing", "how many"]),
         ("[groups.\"\"]\nlimit = 1", ["cannot name a group", "128"]),

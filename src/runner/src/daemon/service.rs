@@ -100,6 +100,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<()> {
     let config = origin.load()?;
     telemetry.set_level(config.log_level);
+    telemetry.set_format(config.log_format);
     // Secrets of jobs pass through this memory: it is not written to a core file, and no other process of its user reads it.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .context("cannot forbid core files of this process")?;

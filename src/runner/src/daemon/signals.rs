@@ -72,6 +72,7 @@ async fn reload(
                 log::warn!("these changes need a restart of the daemon: {}", restart.join(", "));
             }
             telemetry.set_level(config.log_level);
+            telemetry.set_format(config.log_format);
             watching.reload(watch_settings(&config));
             Control::Reload(Box::new((settings, host_settings(&config))))
         }

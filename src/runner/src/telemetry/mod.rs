@@ -19,14 +19,14 @@ mod tests;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use log::{LevelFilter, Log, Metadata, Record};
 
 use queue::Queue;
 use record::OwnedRecord;
-use sink::{JournalSink, LineStyle, Sink, StderrSink};
+use sink::{EitherSink, JournalSink, LineStyle, Sink, StderrSink};
 
 /// Where records go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,26 @@ pub enum Destination {
     PrefixedStderr,
     /// Coloured lines with the time on standard error.
     TerminalStderr,
+}
+
+/// How records look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// As the destination likes them.
+    #[default]
+    Text,
+    /// One JSON object a line on standard error, wherever that goes.
+    Json,
+}
+
+impl Format {
+    /// As in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Format::Text => "text",
+            Format::Json => "json",
+        }
+    }
 }
 
 /// Why logging could not be set up.
@@ -55,6 +75,7 @@ pub enum TelemetryError {
 pub struct Telemetry {
     queue: Arc<Queue>,
     destination: Destination,
+    json: Arc<AtomicBool>,
     /// Lines of jobs that did not come into the journal.
     output_dropped: Arc<AtomicU64>,
 }
@@ -70,15 +91,23 @@ impl Telemetry {
     /// A logger is installed already, or the thread could not be started.
     pub fn init(level: LevelFilter) -> Result<Telemetry, TelemetryError> {
         let (destination, sink) = open_destination().map_err(TelemetryError::Start)?;
-        let queue = Queue::start(sink).map_err(TelemetryError::Start)?;
+        let json = Arc::new(AtomicBool::new(false));
+        let lines = own_stderr().map_err(TelemetryError::Start)?;
+        let sink = EitherSink { json: json.clone(), lines: StderrSink::new(lines, LineStyle::Json), usual: sink };
+        let queue = Queue::start(Box::new(sink)).map_err(TelemetryError::Start)?;
         log::set_boxed_logger(Box::new(Logger { queue: Arc::clone(&queue) }))?;
         log::set_max_level(level);
-        Ok(Telemetry { queue, destination, output_dropped: Arc::default() })
+        Ok(Telemetry { queue, destination, json, output_dropped: Arc::default() })
     }
 
     /// Changes the level of what is written from now on.
     pub fn set_level(&self, level: LevelFilter) {
         log::set_max_level(level);
+    }
+
+    /// Changes how what is written from now on looks.
+    pub fn set_format(&self, format: Format) {
+        self.json.store(format == Format::Json, Ordering::Relaxed);
     }
 
     /// Where records go.
@@ -121,14 +150,18 @@ impl Log for Logger {
     }
 }
 
+/// A descriptor of our own: std's lock on standard error would let us block a panic message.
+fn own_stderr() -> std::io::Result<std::fs::File> {
+    Ok(std::io::stderr().as_fd().try_clone_to_owned()?.into())
+}
+
 fn open_destination() -> std::io::Result<(Destination, Box<dyn Sink>)> {
     let stderr = std::io::stderr();
     let journal = std::env::var("JOURNAL_STREAM").is_ok_and(|stream| is_journal_stream(&stream, stderr.as_fd()));
     if journal && let Ok(sink) = JournalSink::open() {
         return Ok((Destination::Journal, Box::new(sink)));
     }
-    // A descriptor of our own: std's lock on standard error would let us block a panic message.
-    let file = stderr.as_fd().try_clone_to_owned()?.into();
+    let file = own_stderr()?;
     if std::io::IsTerminal::is_terminal(&stderr) {
         let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let style = LineStyle::Terminal { colour, zone: jiff::tz::TimeZone::system() };

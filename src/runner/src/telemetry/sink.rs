@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anstyle::{AnsiColor, Style};
 use jiff::tz::TimeZone;
@@ -58,6 +60,21 @@ pub(super) enum LineStyle {
     Prefixed,
     /// `12:00:00 INFO message key=value` for people.
     Terminal { colour: bool, zone: TimeZone },
+    /// One object a line, its fields named as in the journal.
+    Json,
+}
+
+/// The usual destination, or lines of JSON on standard error: whichever is asked for at the moment.
+pub(super) struct EitherSink {
+    pub json: Arc<AtomicBool>,
+    pub lines: StderrSink,
+    pub usual: Box<dyn Sink>,
+}
+
+impl Sink for EitherSink {
+    fn write(&mut self, record: &OwnedRecord) -> std::io::Result<()> {
+        if self.json.load(Ordering::Relaxed) { self.lines.write(record) } else { self.usual.write(record) }
+    }
 }
 
 /// Lines to a descriptor.
@@ -82,6 +99,7 @@ impl Sink for StderrSink {
 pub(super) fn line(record: &OwnedRecord, style: &LineStyle) -> String {
     let mut text = String::new();
     let (dim, reset) = match style {
+        LineStyle::Json => return json(record),
         LineStyle::Prefixed => {
             push(&mut text, format_args!("<{}>", record.priority()));
             (String::new(), "")
@@ -111,6 +129,23 @@ pub(super) fn line(record: &OwnedRecord, style: &LineStyle) -> String {
         }
         text.push_str(reset);
     }
+    text.push('\n');
+    text
+}
+
+/// `{"time":…,"level":"info","PRIORITY":6,"MESSAGE":…,"TARGET":…,"CI_RUNNER_JOB_ID":"7"}`; values of fields are texts.
+fn json(record: &OwnedRecord) -> String {
+    let time = jiff::Timestamp::try_from(record.time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    let mut object = serde_json::Map::new();
+    for (key, value) in &record.fields {
+        object.insert(journal_field(key), value.as_str().into());
+    }
+    object.insert("time".to_owned(), crate::quantity::rfc3339_utc(time.as_millisecond()).into());
+    object.insert("level".to_owned(), record.level.as_str().to_ascii_lowercase().into());
+    object.insert("PRIORITY".to_owned(), record.priority().into());
+    object.insert("MESSAGE".to_owned(), record.message.as_str().into());
+    object.insert("TARGET".to_owned(), record.target.as_str().into());
+    let mut text = serde_json::Value::Object(object).to_string();
     text.push('\n');
     text
 }

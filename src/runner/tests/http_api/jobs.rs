@@ -348,3 +348,37 @@ async fn a_full_queue_knows_the_keys_of_its_jobs() {
     assert_eq!(client.get("/api/v1/jobs").await.json()["jobs"].as_array().map(Vec::len), Some(2));
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_callers_trace_goes_on_in_its_job() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let body = json!({"shell": "echo $TRACEPARENT $CI_RUNNER_CORRELATION_ID"}).to_string();
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let headers = [("traceparent", parent), ("x-request-id", "not this")];
+    let answer = client.ask("POST", "/api/v1/jobs", &headers, body.clone()).await;
+    let trace = "0af76519-16cd-43dd-8448-eb211c80319c";
+    assert_eq!((answer.status, answer.header("ci-runner-correlation-id")), (201, trace));
+    let id = answer.json()["id"].as_u64().unwrap();
+    let job = client.wait_until(id, "finished").await;
+    assert_eq!(job["correlation"], trace);
+    let told = format!("00-0af7651916cd43dd8448eb211c80319c-{id:016x}-01 {trace}\n");
+    assert_eq!(client.get(&format!("/api/v1/jobs/{id}/log")).await.bytes, told);
+    // Without a valid trace the request's id, and without a valid one of these one of our own.
+    for (headers, expected) in [
+        (vec![("traceparent", "00-nonsense"), ("x-request-id", "req:7")], Some("req:7")),
+        (vec![("x-request-id", "bad id")], None),
+        (vec![("traceparent", parent), ("traceparent", parent)], None),
+    ] {
+        let answer = client.ask("POST", "/api/v1/jobs", &headers, body.clone()).await;
+        let given = answer.header("ci-runner-correlation-id").to_owned();
+        assert!(
+            expected.is_none_or(|expected| expected == given) && !given.contains("bad") && given != trace,
+            "{given}"
+        );
+    }
+    let own = json!({"shell": "true", "correlation": "own"}).to_string();
+    let answer = client.ask("POST", "/api/v1/jobs", &[("traceparent", parent)], own).await;
+    assert_eq!(answer.header("ci-runner-correlation-id"), "own", "what the job says itself counts");
+    server.stop().await;
+}

@@ -10,9 +10,10 @@ use crate::quantity::{parse_time, rfc3339_utc};
 use crate::request::{ReadFault, body_hash, check_key, new_job, read_job, read_jobs};
 use crate::store::{JobFilter, JobRow, Reader, StoreError};
 use crate::suggest::did_you_mean;
+use crate::trace;
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ci_runner_core::id::JobId;
 use ci_runner_core::job::Command;
@@ -28,6 +29,8 @@ use utoipa::IntoParams;
 
 /// Name of the header that makes a submission safe to repeat.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Name of the answer's header that names the correlation id of one new job.
+const CORRELATION: &str = "ci-runner-correlation-id";
 /// Jobs on a page unless told otherwise.
 const PAGE: usize = 100;
 /// Most jobs on a page.
@@ -47,10 +50,15 @@ struct Submission {
 /// Queues one job, or several: all or none. What was acknowledged is on disk.
 #[utoipa::path(post, path = "/jobs", tag = "jobs", operation_id = "submit_jobs",
     params(("Idempotency-Key" = Option<String>, Header,
-        description = "Makes it safe to repeat: within 24 h the same key and jobs give the same ids; with other jobs 422.")),
+        description = "Makes it safe to repeat: within 24 h the same key and jobs give the same ids; with other jobs 422."),
+        ("traceparent" = Option<String>, Header,
+            description = "W3C trace context: its trace is the correlation id of jobs that name none. One that is not valid is ignored."),
+        ("X-Request-Id" = Option<String>, Header,
+            description = "The same without a valid `traceparent`: 1 to 128 letters, digits and `-_.:/+=`, else ignored.")),
     request_body(content = Submit, description = "One job, or an array of at most 100,000; 64 MiB"),
     responses(
-        (status = 201, body = SubmittedOne, description = "Queued; for an array a `SubmittedMany`"),
+        (status = 201, body = SubmittedOne, description = "Queued; for an array a `SubmittedMany`",
+            headers(("CI-Runner-Correlation-Id" = String, description = "Of one job, without an idempotency key"))),
         (status = 400, body = Problem, description = "A field is wrong; nothing was queued"),
         (status = 413, body = Problem), (status = 422, body = Problem, description = "The key was used with other jobs"),
         (status = 503, body = Problem, description = "The queue is full; with `Retry-After`"),
@@ -63,11 +71,15 @@ pub(crate) async fn submit(
 ) -> Result<Response, Fail> {
     let key = header_key(&headers)?;
     let settings = app.context.handle.settings.borrow().clone();
+    let said = Said { key, correlation: correlation(&headers) };
     let Submission { jobs, key, many } = if body.bytes.len() <= BODY_BYTES_SMALL {
-        parse(&body.bytes, key, &settings, &zoned_now())?
+        parse(&body.bytes, said, &settings, &zoned_now())?
     } else {
-        blocking(move || parse(&body.bytes, key, &settings, &zoned_now())).await?
+        blocking(move || parse(&body.bytes, said, &settings, &zoned_now())).await?
     };
+    // With a key it may be an earlier job that is answered.
+    let one = jobs.first().filter(|job| !many && key.is_none() && job.key.is_none());
+    let correlation = one.and_then(|job| HeaderValue::from_str(&job.spec.correlation).ok());
     let submitted = app.context.handle.submit(jobs, key, caller.submitter());
     let ids = in_time(async { submitted.await.map_err(|refusal| Fail::of_refusal(refusal, many)) }).await?;
     match ids.first() {
@@ -75,7 +87,11 @@ pub(crate) async fn submit(
             let ids = ids.iter().map(|id| id.get()).collect();
             Ok((StatusCode::CREATED, Json(SubmittedMany { ids })).into_response())
         }
-        Some(id) => Ok(submitted_one(*id)),
+        Some(id) => {
+            let mut response = submitted_one(*id);
+            response.headers_mut().extend(correlation.map(|value| (HeaderName::from_static(CORRELATION), value)));
+            Ok(response)
+        }
         None => Err(Fail::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the job got no id")),
     }
 }
@@ -98,14 +114,33 @@ pub(super) fn header_key(headers: &HeaderMap) -> Result<Option<String>, Fail> {
     Ok(Some(key.to_owned()))
 }
 
-fn parse(json: &[u8], key: Option<String>, settings: &Settings, now: &Zoned) -> Result<Submission, Fail> {
+/// What the request's headers say of its jobs.
+struct Said {
+    key: Option<String>,
+    correlation: Option<String>,
+}
+
+/// The correlation id that the request's headers give; a header that is not valid, or there twice, is ignored.
+fn correlation(headers: &HeaderMap) -> Option<String> {
+    let only = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
+    };
+    only("traceparent").and_then(trace::trace_of).or_else(|| only("x-request-id").and_then(trace::request_id))
+}
+
+fn parse(json: &[u8], said: Said, settings: &Settings, now: &Zoned) -> Result<Submission, Fail> {
     let many = json.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let requests = if many { read_jobs(json, JOBS_MAX)? } else { vec![read_job(json)?] };
     if requests.is_empty() {
         return Err(Fail::field("", "the array is empty; give at least one job"));
     }
+    let Said { key, correlation } = said;
     let key = key.map(|key| IdempotencyKey { key, body: body_hash(&requests) });
-    let made = |(index, request): (usize, JobRequest)| {
+    let made = |(index, mut request): (usize, JobRequest)| {
+        if request.correlation.is_none() {
+            request.correlation.clone_from(&correlation);
+        }
         let at = |fault| ReadFault { index: many.then_some(index), fault };
         new_job(request, settings, now).map_err(at)
     };
