@@ -6,6 +6,7 @@ mod follower;
 mod masker;
 mod rest;
 mod running;
+mod search;
 mod start;
 
 use crate::home::Home;
@@ -30,6 +31,7 @@ pub const MEASUREMENTS: &[(&str, &str, Measure)] = &[
     ("running", "memory of 100 running jobs, and their adoption", running::running),
     ("masker", "secrets masked, bytes a second", masker::masker),
     ("follower", "delay of a followed log while another job floods", follower::follower),
+    ("search", "bytes of plain text searched a second by `logs --grep`", search::search),
 ];
 
 /// What all measurements share.
