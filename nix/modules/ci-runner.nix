@@ -73,7 +73,8 @@ let
       unchecked = toml.generate "ci-runner.toml" (lib.recursiveUpdate cfg.settings units);
     in
     if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
-      pkgs.runCommand "ci-runner-checked.toml" { } ''
+      # Time zones of schedules are looked up there.
+      pkgs.runCommand "ci-runner-checked.toml" { TZDIR = "${pkgs.tzdata}/share/zoneinfo"; } ''
         ${lib.getExe cfg.package} config check ${unchecked}
         cp ${unchecked} $out
       ''
@@ -403,6 +404,99 @@ in
       );
     };
 
+    schedules = mkOption {
+      default = { };
+      example = {
+        nightly = {
+          calendar = "30 2 * * *";
+          timezone = "Europe/Berlin";
+          command = [
+            "make"
+            "-C"
+            "/srv/project"
+            "nightly"
+          ];
+          job.timeout = "2h";
+        };
+      };
+      description = ''
+        Jobs at fixed times. They belong to the configuration: `ci-runner schedule rm` refuses them, what is removed here is gone
+        with the next switch; a pause (`ci-runner schedule pause`) is remembered.
+      '';
+      type = types.attrsOf (
+        types.submodule {
+          options = {
+            calendar = mkOption {
+              type = types.nonEmptyStr;
+              example = "Mon..Fri 03:00";
+              description = ''
+                When: five to seven fields of cron, or systemd's words for calendars. Checked while the system is built.
+              '';
+            };
+
+            timezone = mkOption {
+              type = types.nullOr types.nonEmptyStr;
+              default = null;
+              example = "Europe/Berlin";
+              description = "Time zone of {option}`calendar`; `null` is the host's.";
+            };
+
+            command = mkOption {
+              type = types.nullOr (types.nonEmptyListOf types.str);
+              default = null;
+              example = [
+                "make"
+                "nightly"
+              ];
+              description = "Program and arguments, run without a shell.";
+            };
+
+            shell = mkOption {
+              type = types.nullOr types.nonEmptyStr;
+              default = null;
+              example = "cd /srv/project && make nightly";
+              description = "A text for `sh -c`, in place of {option}`command`.";
+            };
+
+            overlap = mkOption {
+              type = types.enum [
+                "skip"
+                "queue"
+                "cancel"
+                "allow"
+              ];
+              default = "skip";
+              description = ''
+                What is done when it is time and the last job is not over: leave this run out, queue it behind, cancel the last
+                one, or let both run.
+              '';
+            };
+
+            missed = mkOption {
+              type = types.enum [
+                "skip"
+                "once"
+                "all"
+              ];
+              default = "once";
+              description = "What becomes of runs that were missed while the machine was off: none, one, or all of them.";
+            };
+
+            job = mkOption {
+              type = toml.type;
+              default = { };
+              example = {
+                pool = "default";
+                timeout = "2h";
+                retry = 1;
+              };
+              description = "More about its jobs: the keys that a job has in the HTTP API.";
+            };
+          };
+        }
+      );
+    };
+
     slotUsers = mkOption {
       type = types.bool;
       default = false;
@@ -519,6 +613,20 @@ in
         '';
       }
       {
+        assertion = lib.all (schedule: (schedule.command == null) != (schedule.shell == null)) (
+          lib.attrValues cfg.schedules
+        );
+        message = ''
+          services.ci-runner.schedules: ${
+            lib.concatStringsSep ", " (
+              lib.attrNames (
+                lib.filterAttrs (_: schedule: (schedule.command == null) == (schedule.shell == null)) cfg.schedules
+              )
+            )
+          }: a schedule needs either command or shell, and not both.
+        '';
+      }
+      {
         assertion = lib.all (name: lib.stringLength name <= 31) slotUsers;
         message = ''
           services.ci-runner.slotUsers: ${
@@ -539,6 +647,9 @@ in
       max_parallel_jobs = cfg.maxParallelJobs;
       executor = lib.mkIf (cfg.executor != "native") cfg.executor;
       pools = lib.mapAttrs (_: lib.filterAttrs (key: value: value != null && key != "degrade")) cfg.pools;
+      schedules = lib.mapAttrs (
+        _: lib.filterAttrs (_: value: value != null && value != { })
+      ) cfg.schedules;
       retry_attempts = cfg.retryAttempts;
       retry_delay = cfg.retryDelay;
       default_timeout = cfg.defaultTimeout;

@@ -90,6 +90,23 @@ in
       users.users.ada.isNormalUser = true;
     };
 
+    schedules = ciRunner {
+      schedules.nightly = {
+        calendar = "30 2 * * *";
+        timezone = "Europe/Berlin";
+        command = [
+          "make"
+          "nightly"
+        ];
+        overlap = "queue";
+        job.timeout = "2h";
+      };
+      schedules.tidy = {
+        calendar = "daily";
+        shell = "rm -rf /var/cache/thing/*";
+      };
+    };
+
     writable-tree = {
       imports = [ (ciRunner { }) ];
       systemd.services.ci-runner.serviceConfig.ReadWritePaths = [ "/srv/tree" ];
@@ -125,6 +142,26 @@ in
         slots = 1;
         user = "ada";
         paths = [ "/home/ada/src" ];
+      };
+    };
+    schedule-without-command = refused "services.ci-runner.schedules: nightly: a schedule needs" {
+      schedules.nightly.calendar = "daily";
+    };
+    schedule-with-both = refused "services.ci-runner.schedules: nightly: a schedule needs" {
+      schedules.nightly = {
+        calendar = "daily";
+        command = [ "true" ];
+        shell = "true";
+      };
+    };
+    schedule-without-calendar = refused "services.ci-runner.schedules.nightly.calendar" {
+      schedules.nightly.shell = "true";
+    };
+    schedule-with-odd-policy = refused "services.ci-runner.schedules.nightly.overlap" {
+      schedules.nightly = {
+        calendar = "daily";
+        shell = "true";
+        overlap = "wait";
       };
     };
     unknown-profile = refused "services.ci-runner.pools.default.profiles" {

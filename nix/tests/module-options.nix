@@ -21,6 +21,14 @@ pkgs.testers.runNixOSTest {
       };
       openFirewall = true;
       extraPackages = [ pkgs.gcc ];
+      schedules.often = {
+        calendar = "*/2 * * * * *";
+        timezone = "Europe/Berlin";
+        shell = "echo on time";
+        overlap = "queue";
+        missed = "skip";
+        job.retry = 0;
+      };
       settings = {
         http = "127.0.0.1:8087";
         grace = 4;

@@ -58,6 +58,23 @@ with subtest("settings.http, metrics.port and metrics.listenAddress"):
     machine.wait_until_succeeds("curl -fsS http://127.0.0.1:9107/metrics | grep ^ci_runner_build_info", timeout=30)
     machine.succeed("ss -ltn | grep -q '0.0.0.0:9107'")
 
+with subtest("schedules: they run, belong to the configuration, and a pause is remembered"):
+    shown = json.loads(machine.succeed("ci-runner schedule show often --output json"))
+    assert (shown["source"], shown["overlap"], shown["missed"], shown["timezone"]) == (
+        "configuration",
+        "queue",
+        "skip",
+        "Europe/Berlin",
+    ), shown
+    machine.wait_until_succeeds("ci-runner list --all --output json | grep -q '\"name\":\"often\"'", timeout=60)
+    told = machine.fail("ci-runner schedule rm often 2>&1")
+    assert "[schedules.often]" in told and "services.ci-runner.schedules" in told, told
+    machine.succeed("ci-runner schedule pause often")
+    machine.succeed("systemctl reload ci-runner && systemctl restart ci-runner", timeout=60)
+    machine.wait_until_succeeds("ci-runner status", timeout=30)
+    assert "paused" in machine.succeed("ci-runner schedule list"), machine.succeed("ci-runner schedule list")
+    assert "configuration" in machine.succeed("ci-runner schedule list")
+
 with subtest("units that give way to a machine's own values"):
     assert machine.get_unit_property("ci-runner.service", "WatchdogUSec") == "20s"
     assert machine.get_unit_property("ci_runner.slice", "MemoryMin") == str(64 * 1024 * 1024)

@@ -116,6 +116,7 @@ let
     "rustc"
     "rustfmt"
     "systemd"
+    "tzdata"
     "util-linux"
     "xz"
   ] fake

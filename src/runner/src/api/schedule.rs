@@ -40,6 +40,9 @@ pub struct ScheduleView {
     pub missed: String,
     /// Who added it.
     pub by: String,
+    /// `configuration`: declared there, and changed and removed there only; else `command`.
+    #[serde(default)]
+    pub source: String,
     /// Who paused it, if so.
     pub paused_by: Option<String>,
     /// Next run; null when paused or never.

@@ -87,6 +87,7 @@ pub fn list(context: &Context<'_>, _: NoArgs) -> Ended {
         Column::left("WHEN"),
         Column::left("ZONE").importance(1),
         Column::left("NEXT"),
+        Column::left("SOURCE").importance(2),
         Column::right("LAST JOB").importance(2),
         Column::left("JOB").importance(3).shrinks_to(12),
     ];
@@ -101,6 +102,7 @@ pub fn list(context: &Context<'_>, _: NoArgs) -> Ended {
             schedule.calendar.clone(),
             schedule.timezone.clone(),
             next,
+            schedule.source.clone(),
             match &schedule.refused_at {
                 Some(_) => "refused".to_owned(),
                 None => schedule.last_job.map(|job| job.to_string()).unwrap_or_default(),
@@ -161,6 +163,7 @@ pub fn page(schedule: &ScheduleView, look: &Look) -> String {
     field("overlap", &schedule.overlap);
     field("missed", &schedule.missed);
     field("by", &schedule.by);
+    field("source", &schedule.source);
     field("last job", &schedule.last_job.map_or_else(|| "none".to_owned(), |job| job.to_string()));
     if let Some((at, why)) = schedule.refused_at.as_ref().zip(schedule.refused_reason.as_ref()) {
         field("refused", &format!("{}: {why}", local(at, look)));

@@ -7,7 +7,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::file::{
-    AdmissionFile, ConfigFile, GcFile, GroupFile, HttpFile, MetricsFile, NotifierFile, PoolFile, WatchFile,
+    AdmissionFile, ConfigFile, GcFile, GroupFile, HttpFile, MetricsFile, NotifierFile, PoolFile, ScheduleFile,
+    WatchFile,
 };
 use super::problem::{ConfigError, Problem};
 use crate::suggest::{did_you_mean, fields_of};
@@ -130,6 +131,7 @@ fn complain_if_unknown(key: &[String]) -> Option<String> {
     let (name, known, later): (&str, &[&str], &[&str]) = match names.as_slice() {
         [name] => (name, fields_of::<ConfigFile>(), &LATER_TOP_KEYS),
         ["pools", _, name] => (name, fields_of::<PoolFile>(), &[]),
+        ["schedules", _, name] => (name, fields_of::<ScheduleFile>(), &[]),
         ["groups", _, name] => (name, fields_of::<GroupFile>(), &[]),
         ["gc", name] => (name, fields_of::<GcFile>(), &[]),
         ["admission", name] => (name, fields_of::<AdmissionFile>(), &[]),
@@ -161,6 +163,7 @@ fn plain_words(message: &str) -> String {
         .replace("expected a boolean", "expected true or false")
         .replace("expected a sequence", "expected a list in brackets")
         .replace("expected struct PoolFile", "expected a table like [pools.NAME]")
+        .replace("expected struct ScheduleFile", "expected a table like [schedules.NAME]")
         .replace("expected struct GroupFile", "expected a table like [groups.NAME]")
         .replace("expected struct GcFile", "expected a table [gc]")
         .replace("expected struct AdmissionFile", "expected a table [admission]")

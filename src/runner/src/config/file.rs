@@ -40,6 +40,7 @@ pub(super) struct ConfigFile {
     pub journal: Option<bool>,
     pub pools: BTreeMap<String, PoolFile>,
     pub groups: BTreeMap<String, GroupFile>,
+    pub schedules: BTreeMap<String, ScheduleFile>,
     pub gc: GcFile,
     pub admission: AdmissionFile,
     pub watch: WatchFile,
@@ -77,6 +78,20 @@ pub(super) struct PoolFile {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct GroupFile {
     pub limit: Option<i64>,
+}
+
+/// `[schedules.NAME]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ScheduleFile {
+    pub calendar: Option<String>,
+    pub timezone: Option<String>,
+    pub overlap: Option<String>,
+    pub missed: Option<String>,
+    pub command: Option<Vec<String>>,
+    pub shell: Option<String>,
+    /// Keys of the API's job request, read where the file is resolved.
+    pub job: toml::Table,
 }
 
 /// `[gc]`

@@ -16,6 +16,7 @@ mod metrics;
 mod people;
 mod problem;
 mod resolve;
+mod schedules;
 mod show;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ pub use host::Host;
 pub use limits::{BudgetConfig, PoolLimits};
 pub use metrics::{ExporterConfig, Protection};
 pub use problem::{ConfigError, Problem};
+pub use schedules::{ScheduleConfig, schedule_job_fault, schedule_name_fault};
 pub use watching::{JobFilter, NotifierConfig, NotifierKind, SecretPlace, WatchConfig};
 
 /// The name of the API's socket in the runtime directory.
@@ -99,6 +101,8 @@ pub struct Config {
     pub pools: BTreeMap<String, PoolConfig>,
     /// Limits of concurrency groups by name.
     pub groups: BTreeMap<String, u32>,
+    /// Schedules that are declared here, by name.
+    pub schedules: BTreeMap<String, ScheduleConfig>,
     /// What is kept of finished jobs.
     pub gc: GcConfig,
     /// When the host is too busy for more.

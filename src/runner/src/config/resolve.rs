@@ -118,6 +118,7 @@ impl Resolver<'_> {
             journal,
             pools,
             groups: self.groups(std::mem::take(&mut file.groups)),
+            schedules: self.schedules(std::mem::take(&mut file.schedules)),
             gc: self.gc(&file.gc),
             admission: self.admission(&file.admission),
             budget: self.budget(&file.admission),

@@ -87,6 +87,7 @@ pub(super) fn show(config: &Config) -> String {
             line(&mut text, &format!("{key} = {value}"));
         }
     }
+    super::schedules::show(config, &mut text);
     for (name, limit) in &config.groups {
         line(&mut text, &format!("\n[groups.{}]\nlimit = {limit}", quoted(name)));
     }

@@ -28,6 +28,8 @@ pub enum Refusal {
     NoSchedule(String),
     /// A schedule of that name is there.
     ScheduleExists(String),
+    /// The configuration declares it: it is changed and removed there.
+    ScheduleDeclared(String),
     /// The queue is full; the limit.
     QueueFull {
         /// Most open jobs.
@@ -58,6 +60,7 @@ impl fmt::Display for Refusal {
             Self::NoJob(id) => write!(f, "there is no job {id}"),
             Self::NoSchedule(name) => write!(f, "there is no schedule {name:?}"),
             Self::ScheduleExists(name) => write!(f, "there is a schedule {name:?} already"),
+            Self::ScheduleDeclared(name) => write!(f, "the configuration declares the schedule {name:?}"),
             Self::QueueFull { limit } => {
                 write!(f, "the queue is full: {limit} open jobs are the limit (`queue_jobs_max`)")
             }

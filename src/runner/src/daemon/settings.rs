@@ -1,14 +1,17 @@
 //! From the configuration to what the loop needs.
 
-use super::engine::{HostSettings, PersonHost, PoolHost};
+use super::engine::{DECLARED, HostSettings, PersonHost, PoolHost};
 use super::watching::WatchSettings;
-use crate::config::{AdmissionConfig, Backoff, BudgetConfig, Config, GcConfig, PoolConfig};
-use crate::request::parse_rules;
+use crate::config::{AdmissionConfig, Backoff, BudgetConfig, Config, GcConfig, PoolConfig, ScheduleConfig};
+use crate::cron::CronSchedule;
+use crate::request::{new_job, parse_rules};
+use crate::store::ScheduleRow;
 use ci_runner_core::job::Fault;
 use ci_runner_core::labels::Label;
 use ci_runner_core::limits::Budget;
 use ci_runner_core::policy::{DEFAULT_POOL, GroupLimit, Pool, Settings};
 use ci_runner_core::retry::{self, RetryPolicy};
+use ci_runner_core::time::WallTime;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -20,7 +23,7 @@ fn milliseconds(duration: Duration) -> u64 {
 /// What the pure functions need.
 ///
 /// # Errors
-/// A rule or label that the configuration let pass; names the key.
+/// A rule, a label or a schedule's job that the configuration let pass; names the key.
 pub fn settings(config: &Config) -> Result<Settings, Fault> {
     let mut pools = Vec::with_capacity(config.pools.len());
     for (name, pool) in &config.pools {
@@ -37,7 +40,7 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
         });
     }
     let rules = if config.retry.on.is_empty() { RetryPolicy::default_rules() } else { parse_rules(&config.retry.on)? };
-    Ok(Settings {
+    let settings = Settings {
         pools,
         groups: config.groups.iter().map(|(name, limit)| GroupLimit { name: name.clone(), limit: *limit }).collect(),
         grace_ms: milliseconds(config.grace),
@@ -57,7 +60,19 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
         log_bytes_max: config.log_max,
         budget: budget(&config.budget),
         notifiers: config.notifiers.keys().cloned().collect(),
-    })
+    };
+    for (name, schedule) in &config.schedules {
+        let field = |field: &str| format!("schedules.{name}.{}{field}", if is_beside(field) { "" } else { "job." });
+        if let Err(Fault { field: at, why }) = new_job(schedule.job.clone(), &settings, &jiff::Zoned::now()) {
+            return Err(Fault { field: field(&at), why });
+        }
+    }
+    Ok(settings)
+}
+
+/// Keys of a job that stand in the schedule's own table.
+fn is_beside(field: &str) -> bool {
+    ["command", "shell"].iter().any(|key| field.starts_with(key))
 }
 
 /// What the host gives to attempts: what it has, or is said to have, less what is kept for everything else.
@@ -113,6 +128,7 @@ impl HostSettings {
             log_archive_after: None,
             log_bytes_max: None,
             admission: AdmissionConfig::default(),
+            schedules: Vec::new(),
         }
     }
 }
@@ -140,7 +156,27 @@ pub fn host_settings(config: &Config) -> HostSettings {
         log_archive_after: *log_archive_after,
         log_bytes_max: *log_bytes_max,
         admission: config.admission.clone(),
+        schedules: config.schedules.iter().filter_map(|(name, schedule)| schedule_row(name, schedule)).collect(),
     }
+}
+
+/// A declared schedule as it is stored. Its calendar was checked.
+fn schedule_row(name: &str, schedule: &ScheduleConfig) -> Option<ScheduleRow> {
+    let cron = CronSchedule::parse(&schedule.calendar, schedule.timezone.as_deref()).ok()?;
+    Some(ScheduleRow {
+        name: name.to_owned(),
+        calendar: cron.expression().to_owned(),
+        // A host whose zone has no name has none: its time is UTC.
+        timezone: schedule.timezone.as_deref().or(cron.time_zone_name()).unwrap_or("UTC").to_owned(),
+        overlap: schedule.overlap.name().to_owned(),
+        missed: schedule.missed.name().to_owned(),
+        request: serde_json::to_string(&schedule.job).ok()?,
+        by: DECLARED.to_owned(),
+        paused: None,
+        after: WallTime(0),
+        last_job: None,
+        refused: None,
+    })
 }
 
 fn pool_host(pool: &PoolConfig) -> PoolHost {

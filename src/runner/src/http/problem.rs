@@ -94,6 +94,15 @@ impl Fail {
                     ),
                 )
             },
+            Refusal::ScheduleDeclared(name) => Self::new(
+                StatusCode::CONFLICT,
+                "schedule-declared",
+                format!(
+                    "the schedule {name:?} is declared in the configuration ([schedules.{name}], on NixOS \
+                     services.ci-runner.schedules): change or remove it there and reload; `ci-runner schedule pause {name}` \
+                     stops it until then"
+                ),
+            ),
             Refusal::QueueFull { limit } => unavailable(
                 "queue-full",
                 QUEUE_FULL_RETRY_SECONDS,

@@ -7,6 +7,7 @@
 mod activation;
 mod adoption;
 mod cores;
+mod declared;
 mod exporter;
 mod failpoints;
 mod floods;

@@ -7,7 +7,7 @@ use crate::daemon::gauges::Look;
 use crate::daemon::gc::{self, Trimmed};
 use crate::daemon::job_env;
 use crate::daemon::secrets;
-use crate::store::{CollectLimits, StoreError};
+use crate::store::{CollectLimits, ScheduleRow, StoreError};
 
 /// Old jobs are looked for this often.
 const COLLECT_EVERY_MS: u64 = 10 * 60 * 1000;
@@ -86,6 +86,8 @@ pub struct HostSettings {
     pub log_bytes_max: Option<u64>,
     /// Limits of the host beyond which nothing new starts.
     pub admission: AdmissionConfig,
+    /// Schedules that the configuration declares.
+    pub schedules: Vec<ScheduleRow>,
 }
 
 impl HostSettings {
@@ -151,6 +153,7 @@ impl Engine {
                 let HostSettings { log_dir, tmp_dir, secrets_dir, jobs_have_users, .. } = self.host.clone();
                 self.host = HostSettings { log_dir, tmp_dir, secrets_dir, jobs_have_users, ..host };
                 self.settings.send_replace(Arc::new(settings));
+                self.declare_schedules(self.clock.now());
                 self.tell_enforced();
                 log::info!("configuration reloaded");
                 self.notifier.ready();

@@ -64,6 +64,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use commit::{NO_POOL, chain};
 pub use host::{Collected, Control, HostSettings, PersonHost, PoolHost};
 pub use reload::{load_job, load_rest, rebuild};
+pub use schedules::DECLARED;
 pub use sides::executor_of;
 
 /// Wishes taken in one turn: enough to share a commit, few enough to keep a turn under some milliseconds.
@@ -274,6 +275,7 @@ impl Engine {
     /// Runs until told to stop; everything that was acknowledged is on disk when it returns.
     pub async fn run(mut self) {
         self.load_schedules();
+        self.declare_schedules(self.clock.now());
         self.journal_known();
         self.sweep_secrets();
         // With the first commit the store knows this boot's clock, however this daemon ends.

@@ -1,5 +1,9 @@
 //! Schedules: when one is due, its job is queued and the schedule moves on, in one commit.
 
+mod declared;
+
+pub use declared::DECLARED;
+
 use super::places::user_id;
 use super::telling::Telling;
 use super::*;
@@ -14,6 +18,8 @@ use ci_runner_core::time::WallTime;
 
 /// Who submits the jobs of a schedule.
 const SUBMITTER: &str = "schedule";
+/// Whoever writes the configuration decides who may submit where: schedules in it count as root's.
+const ROOT: u32 = 0;
 
 /// A schedule with what its texts mean.
 struct Live {
@@ -107,6 +113,9 @@ impl Engine {
 
     pub(super) fn add_schedule(&mut self, mut row: ScheduleRow, replace: bool) -> Result<(), Refusal> {
         if let Some(present) = self.schedules.live.get(&row.name) {
+            if present.row.by == DECLARED && row.by != DECLARED {
+                return Err(Refusal::ScheduleDeclared(row.name));
+            }
             if !replace {
                 return Err(Refusal::ScheduleExists(row.name));
             }
@@ -123,6 +132,9 @@ impl Engine {
     }
 
     pub(super) fn remove_schedule(&mut self, name: &str) -> Result<(), Refusal> {
+        if self.schedules.live.get(name).is_some_and(|live| live.row.by == DECLARED) {
+            return Err(Refusal::ScheduleDeclared(name.to_owned()));
+        }
         if self.schedules.live.remove(name).is_none() {
             return Err(Refusal::NoSchedule(name.to_owned()));
         }
@@ -195,7 +207,8 @@ impl Engine {
         }
         let job = new_job(request, self.record.settings(), &jiff::Zoned::now()).map_err(|fault| fault.to_string())?;
         // In pools of people it counts as a job of whoever made the schedule.
-        let submitter = Submitter { name: format!("{SUBMITTER} {name}"), uid: user_id(&live.row.by) };
+        let uid = if live.row.by == DECLARED { Some(ROOT) } else { user_id(&live.row.by) };
+        let submitter = Submitter { name: format!("{SUBMITTER} {name}"), uid };
         let ids = self.submit(vec![job], None, &submitter).map_err(|refusal| refusal.to_string())?;
         live.row.last_job = ids.first().copied();
         Ok(Run::Queued)

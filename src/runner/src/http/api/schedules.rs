@@ -4,7 +4,9 @@ use super::act::{Nothing, deed_key, known_deed};
 use super::jobs::submitted_one;
 use super::{wall_now, zoned_now};
 use crate::api::{JobRequest, Problem, ScheduleRequest, ScheduleView, SubmittedOne};
+use crate::config::{schedule_job_fault, schedule_name_fault};
 use crate::cron::{CronSchedule, Missed, Overlap};
+use crate::daemon::engine::DECLARED;
 use crate::http::extract::{Body, Caller, Name, blocking, in_time};
 use crate::http::{App, Fail};
 use crate::quantity::rfc3339_utc;
@@ -17,22 +19,11 @@ use axum::response::{IntoResponse, Response};
 use ci_runner_core::time::WallTime;
 use jiff::tz::TimeZone;
 
-/// Longest name.
-const NAME_BYTES_MAX: usize = 64;
-
-fn check_name(name: &str) -> Result<(), Fail> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    let starts = name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
-    if name.len() > NAME_BYTES_MAX || !starts || !name.bytes().all(allowed) {
-        let why = format!("{name:?} is no schedule name: 1 to {NAME_BYTES_MAX} letters, digits, `.`, `_`, `-`");
-        return Err(Fail::field("name", why));
-    }
-    Ok(())
-}
-
 /// A valid row. Runs are due from now on.
 fn row_of(request: ScheduleRequest, by: String, app: &App) -> Result<ScheduleRow, Fail> {
-    check_name(&request.name)?;
+    if let Some(why) = schedule_name_fault(&request.name) {
+        return Err(Fail::field("name", why));
+    }
     let refuse = |field: &str, why: String| Fail::field(field, why);
     if let Some(Err(_)) = request.timezone.as_deref().map(TimeZone::get) {
         let name = request.timezone.unwrap_or_default();
@@ -70,15 +61,8 @@ fn row_of(request: ScheduleRequest, by: String, app: &App) -> Result<ScheduleRow
 
 /// The job must be one that could be submitted now, many times.
 fn check_job(job: &JobRequest, app: &App) -> Result<(), Fail> {
-    if !job.secrets.is_empty() {
-        let why = "a schedule cannot hold secrets: it is kept in the store, where their values never go";
-        return Err(Fail::field("job.secrets", why));
-    }
-    if job.key.is_some() {
-        return Err(Fail::field("job.key", "every run would be the same job; leave it out"));
-    }
-    if job.at.is_some() {
-        return Err(Fail::field("job.at", "the schedule says when; leave it out"));
+    if let Some((field, why)) = schedule_job_fault(job) {
+        return Err(Fail::field(format!("job.{field}"), why));
     }
     if !job.after.is_empty() {
         let why = "every run would wait for the same jobs, which end once; leave it out, or give the runs a group";
@@ -102,6 +86,7 @@ fn view_of(row: ScheduleRow, now: WallTime) -> ScheduleView {
         timezone: row.timezone,
         overlap: row.overlap,
         missed: row.missed,
+        source: if row.by == DECLARED { "configuration" } else { "command" }.to_owned(),
         by: row.by,
         paused_by: row.paused,
         next_at: next.map(rfc3339_utc),

@@ -1,0 +1,82 @@
+//! Schedules that the configuration declares: they come, run, change and go with it, and with it only.
+
+use crate::support::{Host, wait_for};
+use serde_json::{Value, json};
+use std::fs;
+
+const BASE: &str = "grace = 1\n";
+
+fn declared(calendar: &str, text: &str) -> String {
+    format!(
+        "{BASE}[schedules.tick]\ncalendar = {calendar:?}\ntimezone = \"UTC\"\nshell = {text:?}\njob = {{ retry = 0 }}\n"
+    )
+}
+
+fn schedule(host: &Host, name: &str) -> Option<Value> {
+    let response = host.call("GET", &format!("/api/v1/schedules/{name}"), None);
+    (response.status == 200).then(|| response.json())
+}
+
+fn reload(host: &Host, config: &str) {
+    let count = || host.daemon_log().matches("configuration reloaded").count();
+    let before = count();
+    fs::write(host.path("config.toml"), config).unwrap();
+    host.signal("HUP");
+    wait_for("the reload", || (count() > before).then_some(()));
+}
+
+fn jobs_of(host: &Host, name: &str) -> usize {
+    host.all_jobs().iter().filter(|job| job["name"] == name).count()
+}
+
+#[test]
+fn a_declared_schedule_comes_and_goes_with_the_configuration() {
+    let mut host = Host::new();
+    host.config = declared("* * * * * *", "true");
+    host.start();
+    let shown = schedule(&host, "tick").expect("it is there");
+    assert_eq!((&shown["source"], &shown["calendar"]), (&json!("configuration"), &json!("* * * * * *")));
+    wait_for("a run", || (jobs_of(&host, "tick") > 0).then_some(()));
+
+    // Only the configuration changes or removes it, and says so.
+    for (method, path, body) in [
+        ("DELETE", "/api/v1/schedules/tick", None),
+        ("PUT", "/api/v1/schedules/tick", Some(json!({"name": "tick", "calendar": "daily", "job": {"shell": "x"}}))),
+        ("POST", "/api/v1/schedules", Some(json!({"name": "tick", "calendar": "daily", "job": {"shell": "x"}}))),
+    ] {
+        let refused = host.call(method, path, body.as_ref());
+        assert_eq!(refused.status, 409, "{method}: {}", refused.text());
+        assert!(refused.text().contains("[schedules.tick]"), "{method}: {}", refused.text());
+    }
+    // The control: one of a person's goes.
+    host.post("/api/v1/schedules", &json!({"name": "mine", "calendar": "daily", "job": {"shell": "true"}}));
+    assert_eq!(schedule(&host, "mine").unwrap()["source"], "command");
+    assert!(host.call("DELETE", "/api/v1/schedules/mine", None).status < 300);
+
+    // A pause is remembered over a change and a restart.
+    host.post("/api/v1/schedules/tick/pause", &json!({}));
+    reload(&host, &declared("* * * * * *", "echo other"));
+    let shown = schedule(&host, "tick").unwrap();
+    assert_eq!((&shown["job"]["shell"], shown["paused_by"].is_string()), (&json!("echo other"), true), "{shown}");
+    host.stop();
+    host.config = declared("* * * * * *", "echo other");
+    host.start();
+    assert!(schedule(&host, "tick").unwrap()["paused_by"].is_string());
+    let paused = jobs_of(&host, "tick");
+    host.post("/api/v1/schedules/tick/resume", &json!({}));
+    wait_for("a run after the pause", || (jobs_of(&host, "tick") > paused).then_some(()));
+
+    // A bad one leaves everything as it is.
+    fs::write(host.path("config.toml"), declared("61 * * * *", "true")).unwrap();
+    host.signal("HUP");
+    wait_for("words about the calendar", || host.daemon_log().contains("schedules.tick.calendar").then_some(()));
+    assert!(schedule(&host, "tick").is_some());
+
+    // Declared no more, it is gone, after a restart too.
+    reload(&host, BASE);
+    assert!(schedule(&host, "tick").is_none());
+    host.stop();
+    host.config = BASE.to_owned();
+    host.start();
+    assert!(schedule(&host, "tick").is_none());
+}
