@@ -290,10 +290,10 @@ in
 
     executor = mkOption {
       type = executors;
-      default = "native";
+      default = "systemd";
       description = ''
-        How jobs of the pool `default` run: as processes of the user ci-runner, or each as a transient
-        unit with a user and a sandbox of its own. Other pools say it by {option}`executor` in
+        How jobs of the pool `default` run: each as a transient unit with a user, a cgroup and a sandbox of
+        its own, or (`native`) as processes of the user ci-runner. Other pools say it by {option}`executor` in
         {option}`services.ci-runner.settings.pools`.
       '';
     };

@@ -130,6 +130,7 @@ in
       };
     };
     person-with-native-jobs = refused "needs both, and executor = \"systemd\"" {
+      executor = "native";
       pools.ada = {
         slots = 1;
         user = "ada";

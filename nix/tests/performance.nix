@@ -6,7 +6,10 @@ pkgs.testers.runNixOSTest {
 
   nodes.machine = {
     imports = [ self.nixosModules.default ];
-    services.ci-runner.enable = true;
+    services.ci-runner = {
+      enable = true;
+      executor = "native";
+    };
     virtualisation.cores = 2;
   };
 

@@ -7,6 +7,7 @@ pkgs.testers.runNixOSTest {
     imports = [ self.nixosModules.default ];
     services.ci-runner = {
       enable = true;
+      executor = "native";
       maxParallelJobs = 10;
     };
   };

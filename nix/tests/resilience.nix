@@ -8,6 +8,7 @@ pkgs.testers.runNixOSTest {
     imports = [ self.nixosModules.default ];
     services.ci-runner = {
       enable = true;
+      executor = "native";
       maxParallelJobs = 60;
     };
     systemd.services.ci-runner.serviceConfig.WatchdogSec = "5s";

@@ -7,6 +7,7 @@ pkgs.testers.runNixOSTest {
     imports = [ self.nixosModules.default ];
     services.ci-runner = {
       enable = true;
+      executor = "native";
       slotUsers = true;
       maxParallelJobs = 8;
       retryAttempts = 0;
