@@ -143,7 +143,7 @@ fn faults_name_the_field_and_the_mend() {
         (job(r#""secrets":{"CI":"hunter22"}"#), "secrets.CI", "every job is given"),
         (job(r#""secrets":{"CI_JOB_ID":"hunter22"}"#), "secrets.CI_JOB_ID", "give it another name"),
         (job(r#""secrets":{"CI_RUNNER_ATTEMPT":"hunter22"}"#), "secrets.CI_RUNNER_ATTEMPT", "every job is given"),
-    ] as [(String, &str, &str); 72]
+    ] as [(String, &str, &str); 73]
     {
         let fault = made(&json).err().unwrap_or_else(|| panic!("{json} was taken"));
         assert_eq!(fault.field, field, "{json}: {fault}");

@@ -1,7 +1,7 @@
 //! Stops that could not be recorded.
 //!
 //! While the store takes no commits, a running attempt that somebody cancels is told to end all the same: what hurts (a full disk, as
-//! a rule) may be its doing. This is the one command that leaves before its record, on purpose: decision 0014. It is what anybody
+//! a rule) may be its doing. This is the one command that leaves before its record, on purpose: decision 0012. It is what anybody
 //! could do with `kill`, so nothing that was acknowledged depends on it; and whoever asked is told that it is not recorded.
 //!
 //! Who asked is kept in memory. The first thing that is recorded when commits succeed again is the stop, before the end of the

@@ -14,7 +14,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("0002.sql"),
     include_str!("0003.sql"),
     include_str!("0004.sql"),
-    include_str!("0008.sql"),
+    include_str!("0005.sql"),
 ];
 
 /// Says that a database is ours: `ci-r`.
