@@ -9,7 +9,6 @@ use crate::http;
 use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init, remove_watch};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,9 +26,6 @@ const LOOK_OFTEN: Duration = Duration::from_secs(5);
 const SETTLE: Duration = Duration::from_millis(100);
 /// The name of the problem in the status.
 const PROBLEM: &str = "socket";
-
-/// In the state directory: the runtime directory of the last daemon.
-const RUNTIME_DIR_NOTE: &str = "runtime-dir";
 
 /// Device and inode of a socket's file.
 pub(super) type Place = (u64, u64);
@@ -164,28 +160,6 @@ pub(super) fn remove(socket: &Path, own: Option<Place>) {
 fn place_of(socket: &Path) -> Option<Place> {
     let file = std::fs::symlink_metadata(socket).ok()?;
     Some((file.dev(), file.ino()))
-}
-
-/// Jobs run in the runtime directory of the daemon that started them. Where that is another one than ours nobody finds them, and
-/// they are called lost with the host: who changed the setting is told what became of them.
-pub(super) fn note_runtime_dir(config: &Config, running: usize) {
-    let path = config.state_dir.join(RUNTIME_DIR_NOTE);
-    let own = config.runtime_dir.as_os_str().as_bytes();
-    let before = std::fs::read(&path).unwrap_or_default();
-    if before == own {
-        return;
-    }
-    if running > 0 && !before.is_empty() {
-        let (before, now) = (String::from_utf8_lossy(&before).into_owned(), config.runtime_dir.display());
-        log::error!(
-            "the runtime directory was {before} and is {now} now: the {running} attempts that were open there cannot be found \
-             and will be called lost, though they may still run; next time let them end before it is changed"
-        );
-    }
-    // A full disk is no reason not to start.
-    if let Err(error) = std::fs::write(&path, own) {
-        log::warn!("cannot note the runtime directory in {}: {error}", path.display());
-    }
 }
 
 /// Changes in one directory.

@@ -13,6 +13,7 @@ pub mod job_env;
 mod listeners;
 pub mod local;
 mod refusal;
+mod runtime_dir;
 pub mod secrets;
 pub mod service;
 pub mod settings;

@@ -9,6 +9,7 @@ use super::exporting::{self, Shown};
 use super::handle::Handle;
 use super::home::{self, Home};
 use super::listeners::{Listeners, Taken};
+use super::runtime_dir;
 use super::settings::{host_settings, settings, watch_settings};
 use super::signals::{Signals, watch_signals};
 use super::watching::{WatchParts, Watching};
@@ -88,7 +89,7 @@ pub fn run(origin: Origin) -> ExitCode {
 /// 2 where waiting or another address helps, 3 for a configuration that cannot be, else 1.
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let held = matches!(error.downcast_ref(), Some(StoreError::Held { .. } | StoreError::Full));
-    if held || error.is::<Taken>() {
+    if held || error.is::<Taken>() || error.is::<runtime_dir::OutOfReach>() {
         ExitCode::from(TEMPORARY)
     } else if error.is::<crate::config::ConfigError>() || error.is::<ci_runner_core::job::Fault>() {
         ExitCode::from(3)
@@ -123,7 +124,10 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
     let mut record = record.into_inner();
     engine::load_rest(&mut record, &loaded);
     let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
-    let sides = sides(&config, &host, &record, &loaded)?;
+    let native =
+        record.leases().map(|(_, lease)| &lease.epoch).filter(|epoch| engine::executor_of(epoch) == Executor::Native);
+    let runtime_dir = runtime_dir::choose(&config, native)?;
+    let sides = sides(&config, &runtime_dir.dir, &host, &record, &loaded)?;
     let output = OutputOptions {
         log_dir: host.log_dir.clone(),
         cursors: config.state_dir.join(CURSORS_NAME),
@@ -131,8 +135,6 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         socket: JOURNAL_SOCKET.into(),
         dropped: telemetry.output_dropped(),
     };
-    let native = record.leases().filter(|(_, lease)| engine::executor_of(&lease.epoch) == Executor::Native);
-    home::note_runtime_dir(&config, native.count());
     log::info!("ci-runner {} starts: {} open jobs, start {}", version(), record.len(), loaded.generation);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
     runtime.block_on(async {
@@ -145,7 +147,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         let unclean = loaded.unclean;
         let generation = loaded.generation;
         let store_id = loaded.store_id.clone();
-        let places = usage::Places { proc: "/proc".into(), store: store_id, runtime_dir: config.runtime_dir.clone() };
+        let places = usage::Places { proc: "/proc".into(), store: store_id, runtime_dir: runtime_dir.dir };
         let log_dir = host.log_dir.clone();
         // Before anybody is told that we are there: who then says SIGTERM means an orderly end.
         let signals = Signals::new()?;
@@ -198,6 +200,9 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         if unclean {
             check_store(reader, control.clone());
         }
+        if let Some(problem) = runtime_dir.problem {
+            control.send(Control::Problem(runtime_dir::PROBLEM, Some(problem))).await.ok();
+        }
         control.send(Control::Ready).await.ok();
         // A collector may hang, and that is no reason not to be ready.
         let metrics = tokio::time::timeout(METRICS_PATIENCE, metrics).await.ok().and_then(Result::ok).flatten();
@@ -223,7 +228,13 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
 }
 
 /// The ways to the spawners that are needed: by configured pools, and by attempts that are open.
-fn sides(config: &Config, host: &HostSettings, record: &Record, loaded: &Loaded) -> Result<Vec<(Executor, Native)>> {
+fn sides(
+    config: &Config,
+    runtime_dir: &Path,
+    host: &HostSettings,
+    record: &Record,
+    loaded: &Loaded,
+) -> Result<Vec<(Executor, Native)>> {
     let open: Vec<Executor> = record.leases().map(|(_, lease)| engine::executor_of(&lease.epoch)).collect();
     let needed = |executor: &Executor| config.uses(*executor) || open.contains(executor);
     let job_open_files = raise_open_files();
@@ -231,7 +242,7 @@ fn sides(config: &Config, host: &HostSettings, record: &Record, loaded: &Loaded)
     for executor in Executor::ALL.into_iter().filter(needed) {
         let options = NativeOptions {
             program: spawner_program()?,
-            runtime_dir: config.runtime_dir.clone(),
+            runtime_dir: runtime_dir.to_owned(),
             log_dir: host.log_dir.clone(),
             tmp_dir: host.tmp_dir.clone(),
             store: loaded.store_id.clone(),

@@ -276,25 +276,6 @@ fn the_loss_of_a_passed_socket_is_told() {
     assert!(!answers(&host));
 }
 
-/// They used to be lost "with the host", and nothing said why.
-#[test]
-fn a_changed_runtime_directory_is_told_to_whoever_lost_jobs_by_it() {
-    let mut host = Host::started();
-    let id = host.add(&host.shell_with("sleep 600", json!({ "retry": 0 })));
-    host.wait_state(id, "running");
-    let told = |host: &Host| host.daemon_log().contains("the runtime directory was ");
-    host.kill();
-    host.start();
-    host.wait_state(id, "running");
-    assert!(!told(&host), "the control: it is the same one");
-    host.kill();
-    let other = host.path("other").display().to_string();
-    host.words = vec!["--runtime-dir".to_owned(), other, "--socket".to_owned(), host.socket().display().to_string()];
-    host.start();
-    assert_eq!(host.finish(id)["attempts"][0]["result"], "lost");
-    assert!(told(&host));
-}
-
 /// Times the process went to sleep by itself.
 fn sleeps_of(pid: i32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();

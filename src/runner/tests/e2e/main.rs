@@ -8,6 +8,7 @@ mod activation;
 mod adoption;
 mod cores;
 mod declared;
+mod dirs;
 mod exporter;
 mod failpoints;
 mod floods;

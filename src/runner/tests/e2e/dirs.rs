@@ -1,0 +1,100 @@
+//! Directories that change while jobs run: the jobs go on where they began, once, and everything of them is found.
+
+use crate::support::{Host, wait_for};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+
+/// A job that says that it began, and ends when the gate is opened.
+fn gated(host: &Host, gate: &str) -> Value {
+    let (began, gate) = (host.path("began"), host.path(gate));
+    let script =
+        format!("echo $CI_RUNNER_ATTEMPT >>{}; echo before; read x <{}; echo after", began.display(), gate.display());
+    host.shell_with(&script, json!({ "retry": 3, "retry_delay": 0 }))
+}
+
+/// The next daemons have this runtime directory; the API stays where it was.
+fn move_runtime_dir(host: &mut Host, dir: &Path) {
+    let socket = host.socket();
+    let words = ["--runtime-dir", dir.to_str().unwrap(), "--socket", socket.to_str().unwrap()];
+    host.words = words.map(str::to_owned).to_vec();
+}
+
+fn problems(host: &Host) -> String {
+    host.get("/api/v1/status")["problems"].to_string()
+}
+
+/// Such a job used to be called lost, was killed, and ran again.
+#[test]
+fn jobs_go_on_in_the_runtime_directory_that_they_began_in() {
+    let mut host = Host::started();
+    let gate = host.gate("gate");
+    let id = host.add(&gated(&host, "gate"));
+    wait_for("its beginning", || host.path("began").exists().then_some(()));
+    host.kill();
+    let other = host.path("other");
+    move_runtime_dir(&mut host, &other);
+    for _ in 0..2 {
+        host.start();
+        host.wait_state(id, "running");
+        let told = problems(&host);
+        assert!(told.contains("runtime directory") && told.contains(other.to_str().unwrap()), "{told}");
+        host.kill();
+    }
+    host.start();
+    drop(gate);
+    let ended = host.finish(id);
+    assert_eq!((&ended["outcome"], ended["attempts"].as_array().unwrap().len()), (&json!("succeeded"), 1), "{ended:#}");
+    assert_eq!(fs::read_to_string(host.path("began")).unwrap().lines().count(), 1);
+    assert_eq!(host.log(id), "before\nafter\n");
+    assert!(!other.join("spawner").exists());
+    // Without open attempts the new one is used.
+    host.stop();
+    host.start();
+    assert_eq!(problems(&host), "[]");
+    let next = host.add(&host.shell("true"));
+    assert_eq!(host.finish(next)["outcome"], "succeeded");
+    assert!(other.join("spawner/epoch").exists());
+}
+
+/// The control: where nothing is left there is nothing to go on with. They used to be lost "with the host", and nothing said why.
+#[test]
+fn a_runtime_directory_that_is_gone_is_told_to_whoever_lost_jobs_by_it() {
+    let mut host = Host::started();
+    let id = host.add(&host.shell_with("sleep 600", json!({ "retry": 0 })));
+    host.wait_state(id, "running");
+    let told = |host: &Host| host.daemon_log().contains("the runtime directory was ");
+    host.kill();
+    host.start();
+    host.wait_state(id, "running");
+    assert!(!told(&host), "the control: it is the same one");
+    host.kill();
+    let other = host.path("other");
+    move_runtime_dir(&mut host, &other);
+    fs::remove_dir_all(host.runtime().join("spawner")).unwrap();
+    host.start();
+    assert_eq!(host.finish(id)["attempts"][0]["result"], "lost");
+    assert!(told(&host));
+}
+
+#[test]
+fn a_runtime_directory_that_cannot_be_looked_at_is_no_reason_to_run_jobs_again() {
+    let mut host = Host::started();
+    let gate = host.gate("gate");
+    let id = host.add(&gated(&host, "gate"));
+    host.wait_state(id, "running");
+    host.kill();
+    let (epoch, aside) = (host.runtime().join("spawner/epoch"), host.runtime().join("spawner/epoch.aside"));
+    fs::rename(&epoch, &aside).unwrap();
+    fs::create_dir(&epoch).unwrap();
+    let other = host.path("other");
+    move_runtime_dir(&mut host, &other);
+    let (status, text) = host.refused();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains("jobs may still run") && text.contains(host.runtime().to_str().unwrap()), "{text}");
+    fs::remove_dir(&epoch).unwrap();
+    fs::rename(&aside, &epoch).unwrap();
+    host.start();
+    drop(gate);
+    assert_eq!(host.finish(id)["attempts"].as_array().unwrap().len(), 1);
+}
