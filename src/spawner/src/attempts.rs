@@ -29,8 +29,8 @@ const SMALL_ASIDE: &str = "small.tmp";
 /// An identity never exceeds this: its only long part is a cgroup's path.
 const IDENTITY_BYTES_MAX: usize = 8 * 1024;
 
-/// What the `lock` file says, for a spawner that did not fork this shim. Lines: `<shim pid> <descriptor of the lock>`, slot
-/// name, backstop deadline (CLOCK_BOOTTIME, ms) or `-`, parent cgroup or `-`, and, once the job's process is there, its
+/// What the `lock` file says, for a spawner that did not fork this shim. Lines: `<shim pid> <descriptor of the lock>`, slot,
+/// backstop deadline (CLOCK_BOOTTIME, ms) or `-`, parent cgroup or `-`, and, once the job's process is there, its
 /// session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -38,7 +38,7 @@ pub(crate) struct Identity {
     pub(crate) pid: i32,
     /// The shim's descriptor of the lock: proves that a process with this id really is the shim.
     pub(crate) lock_fd: RawFd,
-    /// `<pool>-<slot>`.
+    /// Path of the slot's directory; of a service, and of older shims, its name.
     pub(crate) slot: String,
     /// When the spawner steps in, if the shim has not ended the job by then.
     pub(crate) backstop_ms: Option<u64>,

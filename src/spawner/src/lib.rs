@@ -21,6 +21,7 @@ pub mod client;
 pub mod clock;
 mod cores;
 mod daemons;
+pub mod dirs;
 pub mod failpoint;
 pub mod joblog;
 mod launch;

@@ -8,6 +8,7 @@
 //! daemon                                   spawner
 //!   hello{store, generation}       ──▶      drops every older connection unread, refuses a lower generation
 //!                                  ◀──      welcome{epoch, …} or refused{highest}
+//!   dirs{log_dir, tmp_dir}         ──▶      a private spawner keeps them for this connection
 //!   list                           ──▶
 //!                                  ◀──      attempt{…}*  listed
 //!   start{…} + memfd(s)            ──▶      takes the start lock, forks a shim
@@ -107,6 +108,14 @@ pub enum Request {
     List,
     /// The end is committed: remove the directory. Ignored while the attempt is alive.
     Forget(AttemptKey),
+    /// Attempts of my store that start from now on have their logs and the directories of their slots there. Unanswered, and
+    /// only for a spawner whose `welcome` says [`Reply::Welcome::dirs`].
+    Dirs {
+        /// Absolute.
+        log_dir: String,
+        /// Absolute.
+        tmp_dir: String,
+    },
     /// Answered by `pong`: are you there? Only for a spawner whose `welcome` says [`Reply::Welcome::pings`].
     Ping,
 }
@@ -117,7 +126,7 @@ pub enum Request {
 pub struct Start {
     /// Which attempt.
     pub key: AttemptKey,
-    /// Pool name, `[a-z0-9][a-z0-9_-]{0,63}`: with `slot` it names the `TMPDIR` and, under root, the user.
+    /// Pool name, `[a-z0-9][a-z0-9_-]{0,63}`: with store and `slot` it names the `TMPDIR` and, under root, the user.
     pub pool: String,
     /// Slot in the pool, from 0.
     pub slot: u32,
@@ -179,6 +188,9 @@ pub enum Reply {
         /// True when it answers a `ping`.
         #[serde(default)]
         pings: bool,
+        /// True when it takes `dirs`. One that does not uses those of its command line or its policy.
+        #[serde(default)]
+        dirs: bool,
         /// Which limits attempts can be made to keep to.
         #[serde(default)]
         enforces: Enforces,

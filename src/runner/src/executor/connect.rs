@@ -3,8 +3,12 @@
 use super::options::NativeOptions;
 use super::pulse::Pulse;
 use ci_runner_spawner::client::Client;
+use ci_runner_spawner::dirs::can_be_told;
 use ci_runner_spawner::protocol::{Enforces, PROTOCOL_VERSION, Reply, Request, names};
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -15,6 +19,8 @@ pub(super) struct Connected {
     pub(super) cgroup: bool,
     pub(super) enforces: Enforces,
     pub(super) pulse: Pulse,
+    /// Where it puts logs instead, as far as can be seen, when it is too old to be told where.
+    pub(super) logs_elsewhere: Option<PathBuf>,
 }
 
 /// A spawner that does not say hello within this is treated as gone.
@@ -49,8 +55,10 @@ pub(super) fn connect(options: &NativeOptions) -> io::Result<Connected> {
             Ok(replies) => {
                 for reply in replies {
                     match reply {
-                        Reply::Welcome { epoch, cgroup, pid, pings, enforces, .. } => {
-                            return Ok(Connected { client, epoch, cgroup, enforces, pulse: Pulse::new(pid, pings) });
+                        Reply::Welcome { epoch, cgroup, pid, pings, dirs, enforces, .. } => {
+                            let logs_elsewhere = tell_dirs(&mut client, options, dirs, pid)?;
+                            let pulse = Pulse::new(pid, pings);
+                            return Ok(Connected { client, epoch, cgroup, enforces, pulse, logs_elsewhere });
                         }
                         Reply::Refused { why } => return Err(io::Error::other(why)),
                         _ => {}
@@ -61,6 +69,23 @@ pub(super) fn connect(options: &NativeOptions) -> io::Result<Connected> {
             Err(error) => return Err(error),
         }
     }
+}
+
+/// A private spawner may have been started for other directories than ours. One of an earlier version cannot be told: then, where
+/// it puts logs, if that is elsewhere.
+fn tell_dirs(client: &mut Client, options: &NativeOptions, takes: bool, pid: u32) -> io::Result<Option<PathBuf>> {
+    if options.service.is_some() {
+        return Ok(None);
+    }
+    let path = |path: &Path| path.to_str().filter(|path| can_be_told(path)).map(str::to_owned);
+    if let (true, Some(log_dir), Some(tmp_dir)) = (takes, path(&options.log_dir), path(&options.tmp_dir)) {
+        client.send(&[Request::Dirs { log_dir, tmp_dir }])?;
+        return Ok(None);
+    }
+    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = words.split(|byte| *byte == 0);
+    let theirs = words.find(|word| *word == b"--log-dir").and_then(|_| words.next());
+    Ok(theirs.map(|path| PathBuf::from(OsStr::from_bytes(path))).filter(|path| *path != options.log_dir))
 }
 
 /// Starts a spawner; returns when its socket is open (it puts itself into the background). All that it needs of our environment

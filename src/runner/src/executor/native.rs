@@ -192,17 +192,17 @@ impl Native {
     }
 
     fn connected(&mut self, done: io::Result<Connected>) {
-        let made = done.and_then(|Connected { client, epoch, cgroup, enforces, pulse }| {
+        let made = done.and_then(|Connected { client, epoch, cgroup, enforces, pulse, logs_elsewhere }| {
             // SAFETY: the client owns its socket and gives out the same one until it is dropped.
             let watched = unsafe { AsyncFd::register(Watched(client)) }?;
-            Ok((watched, epoch, cgroup, enforces, pulse))
+            Ok((watched, Event::Up { epoch, cgroup, enforces, logs_elsewhere }, pulse))
         });
         match made {
-            Ok((client, epoch, cgroup, enforces, pulse)) => {
+            Ok((client, up, pulse)) => {
                 self.link = Link::Up(client);
                 self.pulse = pulse;
                 self.pause = RECONNECT_MIN;
-                self.events.push_back(Event::Up { epoch, cgroup, enforces });
+                self.events.push_back(up);
             }
             Err(error) => self.lose(&error.to_string()),
         }

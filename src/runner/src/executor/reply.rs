@@ -5,6 +5,7 @@ use ci_runner_core::reconcile::Seen;
 use ci_runner_core::time::WallTime;
 use ci_runner_spawner::protocol::{self, AttemptKey, Enforces, ExitRecord, ExitResult, Reply, Used};
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What the loop is told.
@@ -18,6 +19,8 @@ pub enum Event {
         cgroup: bool,
         /// Which limits attempts can be made to keep to.
         enforces: Enforces,
+        /// It puts logs there, not where we look, and is too old to be told.
+        logs_elsewhere: Option<PathBuf>,
     },
     /// The connection is lost; a new one is on its way.
     Down {

@@ -55,6 +55,7 @@ impl Spawner {
             pid: 1,
             cgroup: false,
             pings: false,
+            dirs: false,
             enforces,
         }]);
         self

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
+use crate::dirs::Dirs;
 use crate::protocol::{AttemptKey, Reply};
 use crate::{sys, wire};
 
@@ -22,6 +23,8 @@ pub(crate) struct Connection {
     pub(crate) socket: OwnedFd,
     /// Whose it is, after `hello`.
     pub(crate) store: Option<String>,
+    /// Where its attempts' logs and slots are, if it said so.
+    pub(crate) dirs: Option<Dirs>,
     /// Attempts that `list` has still to tell, last first.
     pub(crate) listing: Option<Vec<AttemptKey>>,
     /// To be closed at the end of this turn; nothing more is read.
@@ -38,6 +41,7 @@ impl Connection {
         Self {
             socket,
             store: None,
+            dirs: None,
             listing: None,
             closing: false,
             replies: Vec::new(),

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use super::check::{MS_MAX, check_start, judge_hello};
 use super::{Calls, Connection, Daemons};
 use crate::attempts::Attempts;
+use crate::dirs::Dirs;
 use crate::failpoint::{self, hit};
 use crate::protocol::{AttemptKey, Enforces, PACKET_BYTES_MAX, PROTOCOL_VERSION, Reply, Request, Seen, Start, names};
 use crate::wire::{self, Received};
@@ -43,6 +44,8 @@ pub(crate) struct Introduction {
     pub(crate) epoch: String,
     /// Attempts have a cgroup each.
     pub(crate) cgroup: bool,
+    /// Daemons may say where logs and slots are.
+    pub(crate) dirs: bool,
     /// Which limits jobs can be made to keep to.
     pub(crate) enforces: Enforces,
 }
@@ -154,6 +157,7 @@ pub(crate) trait Serve {
             (_, None) => self.conn(at).refuse("the first message is not hello"),
             (Request::Start(_), _) => self.conn(at).refuse("a start shares its packet"),
             (Request::Ping, _) => self.conn(at).say(Reply::Pong),
+            (Request::Dirs { log_dir, tmp_dir }, _) => self.take_dirs(at, &log_dir, &tmp_dir),
             (Request::List, Some(store)) => {
                 let mut keys = self.of_store(&store);
                 keys.sort_unstable_by(|a, b| b.cmp(a));
@@ -199,7 +203,7 @@ pub(crate) trait Serve {
                 conn.closing = true;
             }
         }
-        let Introduction { epoch, cgroup, enforces } = self.introduction();
+        let Introduction { epoch, cgroup, dirs, enforces } = self.introduction();
         let conn = self.conn(at);
         conn.store = Some(store);
         conn.say(Reply::Welcome {
@@ -209,8 +213,20 @@ pub(crate) trait Serve {
             pid: std::process::id(),
             cgroup,
             pings: true,
+            dirs,
             enforces,
         });
+    }
+
+    /// Where the daemon's attempts have their logs and slots. A spawner of root believes its policy alone.
+    fn take_dirs(&mut self, at: usize, log_dir: &str, tmp_dir: &str) {
+        if !self.introduction().dirs {
+            return self.conn(at).refuse("the directories of this spawner are in its policy");
+        }
+        match Dirs::told(log_dir, tmp_dir) {
+            Ok(dirs) => self.conn(at).dirs = Some(dirs),
+            Err(why) => self.conn(at).refuse(format!("dirs: {why}")),
+        }
     }
 
     /// A start that came with its descriptors.

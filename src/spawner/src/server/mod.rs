@@ -27,6 +27,7 @@ use self::setup::{Home, NoHome, Teller};
 use crate::attempts::{Attempts, Identity};
 use crate::cgroup::Parent;
 use crate::daemons::{Daemons, Serve};
+use crate::dirs::Dirs;
 use crate::failpoint;
 use crate::protocol::{AttemptKey, ExitRecord};
 use crate::service::Then;
@@ -176,8 +177,7 @@ impl Server {
                 attempts,
                 cgroup,
                 notes: shims_notes,
-                log_dir: options.log_dir.clone(),
-                tmp_dir: options.tmp_dir.clone(),
+                dirs: Dirs { log_dir: options.log_dir.clone(), tmp_dir: options.tmp_dir.clone() },
                 job_open_files: OpenFiles { soft: options.job_open_files.unwrap_or(open_files.soft), ..open_files },
             },
             notes,

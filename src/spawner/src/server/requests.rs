@@ -12,6 +12,7 @@ use super::setup;
 use crate::attempts::{Attempts, Identity};
 use crate::cgroup::Leaf;
 use crate::daemons::{Daemons, Introduction, Serve, Standing, Wish};
+use crate::dirs::Dirs;
 use crate::failpoint::{self, hit};
 use crate::policy_file::User;
 use crate::protocol::{AttemptKey, Enforces, Reply, SPEC_BYTES_MAX, Seen, Start, is_store_id, names};
@@ -52,6 +53,7 @@ impl Serve for Server {
         Introduction {
             epoch: self.home.epoch.clone(),
             cgroup: cgroup.is_some(),
+            dirs: self.service.is_none(),
             enforces: cgroup.map_or_else(none, |parent| parent.enforces().clone()),
         }
     }
@@ -92,7 +94,8 @@ impl Serve for Server {
 
     fn start_asked(&mut self, at: usize, start: Start, fds: Vec<OwnedFd>) {
         let key = start.key.clone();
-        match self.start(start, fds) {
+        let dirs = self.conn(at).dirs.clone();
+        match self.start(start, dirs, fds) {
             Ok(()) => self.conn(at).say_soon(Reply::Started { key }),
             Err(why) => {
                 let why = crate::record::shortened(&why);
@@ -190,7 +193,7 @@ impl Server {
     }
 
     /// Forks a shim. Err: nothing runs, and why.
-    pub(super) fn start(&mut self, start: Start, mut fds: Vec<OwnedFd>) -> Result<(), String> {
+    pub(super) fn start(&mut self, start: Start, dirs: Option<Dirs>, mut fds: Vec<OwnedFd>) -> Result<(), String> {
         if let Some(why) = self.closed {
             return Err(why.to_owned());
         }
@@ -201,7 +204,8 @@ impl Server {
             memfd::check(secrets, "secrets file", SPEC_BYTES_MAX)?;
         }
         let key = start.key.clone();
-        let (slot, user) = self.choose_slot(&start)?;
+        let dirs = dirs.unwrap_or_else(|| self.shared.dirs.clone());
+        let (slot, user) = self.choose_slot(&start, &dirs)?;
         let lock = self.take_lock(&key)?;
         let deadline_ms = start.timeout_ms.map(|ms| sys::boottime_ms() + ms + start.grace_ms + BACKSTOP_MS);
         let identity = Identity {
@@ -212,7 +216,7 @@ impl Server {
             cgroup_parent: self.shared.cgroup.as_ref().map(|parent| parent.path().to_owned()),
             session: None,
         };
-        let order = Order { start, lock, spec, secrets, identity, user };
+        let order = Order { start, lock, spec, secrets, identity, dirs, user };
         let pid = match sys::fork() {
             Ok(Some(pid)) => pid,
             Ok(None) => shim::run(&self.shared, order),
@@ -232,15 +236,15 @@ impl Server {
     }
 
     /// The slot of a start and, for a service of root, its user.
-    fn choose_slot(&self, start: &Start) -> Result<(String, Option<User>), String> {
+    fn choose_slot(&self, start: &Start, dirs: &Dirs) -> Result<(String, Option<User>), String> {
         if let Some(policy) = &self.service {
             let slot = policy.choose(start, |slot| self.slots.contains_key(slot))?;
             let user = policy.user_of(&slot).cloned();
             return Ok((slot, user));
         }
-        let slot = format!("{}-{}", start.pool, start.slot);
+        let slot = dirs.slot_of(start);
         match self.slots.get(&slot) {
-            Some(holder) => Err(format!("slot {slot} is still in use by attempt {holder}")),
+            Some(holder) => Err(format!("slot {}-{} is still in use by attempt {holder}", start.pool, start.slot)),
             None => Ok((slot, None)),
         }
     }

@@ -171,7 +171,7 @@ mod tests {
             limits: crate::protocol::Limits::default(),
         };
         let spec = memfd::sealed("spec", b"{}").expect("sealed");
-        server.start(start, vec![spec]).expect_err("refused")
+        server.start(start, None, vec![spec]).expect_err("refused")
     }
 
     #[test]
@@ -179,9 +179,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let mut server = server(dir.path());
         let [dead, next] = ["0123abcd-1-1", "0123abcd-2-1"].map(|key| key.parse::<AttemptKey>().expect("a key"));
-        drop(began(&server, &dead, "default-0"));
+        let slot = dir.path().join("tmp/0123abcd-default-0").display().to_string();
+        drop(began(&server, &dead, &slot));
         // No start gets further than this lock.
-        let _held = began(&server, &next, "default-0");
+        let _held = began(&server, &next, &slot);
         server.look_at(&dead);
         assert!(matches!(server.attempts.get(&dead), Some(State::Leftovers(_))));
         let why = refusal(&mut server, &next);

@@ -12,6 +12,7 @@ use super::requests::KILL_PATIENCE_MS;
 use super::sweep::{Look, sweep};
 use crate::attempts::Identity;
 use crate::cgroup::Leaf;
+use crate::dirs::slot_place;
 use crate::failpoint::{self, hit};
 use crate::policy_file::User;
 use crate::procs;
@@ -222,7 +223,7 @@ impl Server {
         for (key, state) in &mut self.attempts {
             let State::Leftovers(leftovers) = state else { continue };
             let swept = match &look {
-                Ok(look) => sweep(key, leftovers, look, &self.shared.tmp_dir).unwrap_or(false),
+                Ok(look) => sweep(key, leftovers, look, &self.shared.dirs.tmp_dir).unwrap_or(false),
                 Err(_) => {
                     leftovers.clean_looks = 0;
                     failpoint::takes_blindness_for_absence()
@@ -255,7 +256,7 @@ impl Server {
         let wiper = match is_holder.then(sys::fork) {
             Some(Ok(None)) => {
                 let user = self.service.as_ref().and_then(|policy| policy.user_of(&identity.slot));
-                wipe_and_end(&self.shared.tmp_dir, &identity.slot, user)
+                wipe_and_end(&self.shared.dirs.tmp_dir, &identity.slot, user)
             }
             Some(Ok(Some(pid))) => Some(pid),
             Some(Err(error)) => {
@@ -286,7 +287,8 @@ fn wipe_and_end(tmp_dir: &std::path::Path, slot: &str, user: Option<&User>) -> !
     let _ = rustix::thread::set_name(c"ci-wiper");
     let wiped = std::panic::catch_unwind(|| {
         user.map_or(Ok(()), crate::remains::remove)?;
-        crate::tmpdir::wipe_slot(tmp_dir, slot, user)
+        let (root, name) = slot_place(tmp_dir, slot);
+        crate::tmpdir::wipe_slot(&root, &name, user)
     });
     match wiped {
         Ok(Ok(())) => sys::exit_now(0),

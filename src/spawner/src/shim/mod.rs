@@ -15,7 +15,7 @@ pub(crate) mod spec;
 mod watch;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attempts::{Attempts, Identity};
 use crate::cgroup::{Leaf, Parent};
+use crate::dirs::{Dirs, slot_place};
 use crate::failpoint::{self, hit};
 use crate::joblog::{LogOptions, LogWriter};
 use crate::launch::{self, Program, Stage};
@@ -49,10 +50,8 @@ pub(crate) struct Shared {
     pub(crate) cgroup: Option<Parent>,
     /// A pipe to the spawner, for what cannot be written to the attempt's directory.
     pub(crate) notes: OwnedFd,
-    /// Logs of jobs.
-    pub(crate) log_dir: PathBuf,
-    /// Directories of slots.
-    pub(crate) tmp_dir: PathBuf,
+    /// The spawner's own directories, for stores whose daemon named none.
+    pub(crate) dirs: Dirs,
     /// Limits of open files of jobs.
     pub(crate) job_open_files: OpenFiles,
 }
@@ -69,6 +68,8 @@ pub(crate) struct Order {
     pub(crate) secrets: Option<OwnedFd>,
     /// What to write into the lock file, but who we are.
     pub(crate) identity: Identity,
+    /// Where its log goes.
+    pub(crate) dirs: Dirs,
     /// Whom the job becomes; None: it stays who we are.
     pub(crate) user: Option<User>,
 }
@@ -125,8 +126,8 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
             return Ok(());
         }
     };
-    let log_dir =
-        open_dir(&shared.log_dir).map_err(|error| describe("open the log directory", &shared.log_dir, error))?;
+    let log_dir = &order.dirs.log_dir;
+    let log_dir = open_dir(log_dir).map_err(|error| describe("open the log directory", log_dir, error))?;
     let (output, job_output) = output_pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
     let leaf = match &shared.cgroup {
         Some(parent) => Some(Leaf::make(parent, &start.key).map_err(|error| format!("cannot make a cgroup: {error}"))?),
@@ -239,11 +240,12 @@ fn identify(order: &Order) -> Result<u64, String> {
     }
 }
 
-fn open_slot(shared: &Shared, name: &str, user: Option<&User>) -> Result<SlotDir, String> {
-    let root = open_dir(&shared.tmp_dir)
-        .map_err(|error| describe("open the directory for temporary files", &shared.tmp_dir, error))?;
-    SlotDir::prepare(root.as_fd(), &shared.tmp_dir, name, user)
-        .map_err(|error| describe("prepare TMPDIR", &shared.tmp_dir.join(name), error))
+fn open_slot(shared: &Shared, slot: &str, user: Option<&User>) -> Result<SlotDir, String> {
+    let (tmp_dir, name) = slot_place(&shared.dirs.tmp_dir, slot);
+    let root =
+        open_dir(&tmp_dir).map_err(|error| describe("open the directory for temporary files", &tmp_dir, error))?;
+    SlotDir::prepare(root.as_fd(), &tmp_dir, &name, user)
+        .map_err(|error| describe("prepare TMPDIR", &tmp_dir.join(&name), error))
 }
 
 /// Opened anew for each job, so that a directory which was replaced meanwhile is found; made if it is missing.

@@ -16,6 +16,8 @@ use crate::record::shortened_name;
 
 /// Where programs are looked for when the job has no `PATH`: the C library's default.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
+/// Names the working directory of a job that asked for none.
+const WORKSPACE: &[u8] = b"CI_RUNNER_WORKSPACE=";
 
 /// A specification that passed.
 pub(crate) struct Loaded {
@@ -28,15 +30,19 @@ pub(crate) struct Loaded {
 }
 
 impl Loaded {
-    /// What only we know of a job with a user of its own: who that is, and where its directory is. The job's own words win.
+    /// What only we know of a job: where its directory is and, if it has a user of its own, who that is. The job's own words
+    /// win.
     pub(crate) fn for_user(mut self, user: Option<&User>, tmpdir: &Path) -> Self {
+        let env = &mut self.program.env;
+        if self.program.dir.as_bytes() == tmpdir.as_os_str().as_bytes() {
+            let workspace = env.iter_mut().find(|word| word.to_bytes().starts_with(WORKSPACE));
+            let word = CString::new([WORKSPACE, tmpdir.as_os_str().as_bytes()].concat());
+            if let (Some(workspace), Ok(word)) = (workspace, word) {
+                *workspace = word;
+            }
+        }
         let Some(user) = user else { return self };
         let tmpdir = tmpdir.display();
-        let env = &mut self.program.env;
-        if self.program.dir.to_string_lossy() == tmpdir.to_string() {
-            env.retain(|word| !word.to_bytes().starts_with(b"CI_RUNNER_WORKSPACE="));
-            env.extend(CString::new(format!("CI_RUNNER_WORKSPACE={tmpdir}")));
-        }
         for (name, value) in [("HOME", tmpdir.to_string()), ("USER", user.name.clone()), ("LOGNAME", user.name.clone())]
         {
             let prefix = format!("{name}=");

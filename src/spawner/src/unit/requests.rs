@@ -39,7 +39,7 @@ impl Serve for Server {
     }
 
     fn introduction(&self) -> Introduction {
-        Introduction { epoch: self.home.epoch.clone(), cgroup: true, enforces: self.enforces() }
+        Introduction { epoch: self.home.epoch.clone(), cgroup: true, dirs: false, enforces: self.enforces() }
     }
 
     fn directory(&self) -> &Attempts {

@@ -92,7 +92,7 @@ fn nothing_of_the_spawners_surroundings_leaks_in() {
         host.wrapper = Some(MESS);
         host.environment = vec![("CI_RUNNER_FAIL".to_owned(), "spawner-amid-forget:99".to_owned())];
         host.connect();
-        let tmpdir = host.path("tmp/default-1");
+        let tmpdir = host.slot_dir(1);
         let environment = host.output(1, &host.spec(&["cat", "/proc/self/environ"]));
         let words: BTreeSet<&str> = environment.split_terminator('\0').collect();
         let marker = format!("MARKER={}", host.marker);
@@ -116,7 +116,7 @@ fn nothing_of_the_spawners_surroundings_leaks_in() {
         }
         let spec = Spec { umask: 0o137, ..host.script("umask; touch f; stat -c %a f; pwd") };
         let text = host.output(5, &spec);
-        assert_eq!(text, format!("0137\n640\n{}\n", host.path("tmp/default-5").display()));
+        assert_eq!(text, format!("0137\n640\n{}\n", host.slot_dir(5).display()));
 
         // Session leader, no terminal, not in the shim's process group.
         let ids = host.output(6, &host.script("echo $$ $(cut -d' ' -f5,6,7 /proc/$$/stat)"));
@@ -213,13 +213,13 @@ fn tmpdir_is_private_and_wiped() {
         host.start_as(request(&host, job), &script, None);
         assert_eq!(host.record(job).result, ExitResult::Exited { code: 0 }, "{}", host.log(job));
         assert_eq!(host.log(job), "700\n", "wiped and private each time");
-        let dir = host.path("tmp/default-3");
+        let dir = host.slot_dir(3);
         assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
         assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o7777, 0o700);
     }
     assert_eq!(fs::read_to_string(precious.join("file")).unwrap(), "x");
     // What is there before a job (a shim was killed) is not there for the job.
-    fs::write(host.path("tmp/default-3/left"), "x").unwrap();
+    fs::write(host.slot_dir(3).join("left"), "x").unwrap();
     host.start_as(request(&host, 4), &script, None);
     assert_eq!(host.record(4).result, ExitResult::Exited { code: 0 });
     assert_eq!(host.log(4), "700\n");
@@ -228,7 +228,7 @@ fn tmpdir_is_private_and_wiped() {
         let script = host.script(script);
         host.start_as(request(&host, job), &script, None);
         assert_eq!(host.record(job).result, ExitResult::Exited { code: 0 });
-        assert!(host.path("tmp/default-3").symlink_metadata().is_ok_and(|meta| meta.is_dir()));
+        assert!(host.slot_dir(3).symlink_metadata().is_ok_and(|meta| meta.is_dir()));
     }
 }
 

@@ -103,6 +103,11 @@ impl Host {
         self.subdirectory.as_deref().unwrap_or(self.dir.path()).join(name)
     }
 
+    /// What jobs of a slot have as `TMPDIR`.
+    pub fn slot_dir(&self, slot: u32) -> PathBuf {
+        self.path(&format!("tmp/{}-default-{slot}", self.store))
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.path("run/spawner/socket")
     }

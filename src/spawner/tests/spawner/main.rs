@@ -6,6 +6,7 @@ mod basics;
 mod chaos;
 mod common;
 mod daemon;
+mod dirs;
 mod failpoints;
 mod fork_loop;
 mod kill;

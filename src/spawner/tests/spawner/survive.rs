@@ -168,7 +168,7 @@ fn what_a_dead_shims_job_left_on_the_disk_is_removed() {
         let spec = host.script(&format!("echo ready > $TMPDIR/../ready; {script}"));
         host.start(1, &spec);
         host.wait_file(&host.path("tmp/ready"));
-        let dir = host.path("tmp/default-1");
+        let dir = host.slot_dir(1);
         let entries = || fs::read_dir(&dir).unwrap().count();
         wait_for("the file", || (entries() == 1).then_some(()));
         let shim = host.shim_pid(1);

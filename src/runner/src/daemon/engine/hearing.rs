@@ -19,6 +19,17 @@ pub(super) fn spawner_problem(executor: Executor) -> &'static str {
     }
 }
 
+/// The name of the problem that logs go elsewhere.
+const LOGS_PROBLEM: &str = "logs elsewhere";
+
+fn logs_elsewhere_text(dir: &std::path::Path) -> String {
+    format!(
+        "the spawner is of an earlier version and was started for other directories: output of jobs goes to {} until it ends, \
+         which it does a moment after its last job when no daemon is connected; restart the daemon when no job runs",
+        dir.display()
+    )
+}
+
 impl Engine {
     /// Asks the spawner what there is; until it has told, nothing is claimed or commanded.
     pub(super) fn list_again(&mut self) {
@@ -48,8 +59,14 @@ impl Engine {
         self.changed = true;
         let Some(side) = self.sides.get_mut(executor) else { return };
         match heard {
-            Heard::Up { epoch, cgroup, enforces } => {
+            Heard::Up { epoch, cgroup, enforces, logs_elsewhere } => {
                 self.problems.remove(spawner_problem(executor));
+                self.problems.remove(LOGS_PROBLEM);
+                if let Some(dir) = logs_elsewhere {
+                    let text = logs_elsewhere_text(&dir);
+                    log::warn!("{text}");
+                    self.problems.insert(LOGS_PROBLEM, text);
+                }
                 let what = if cgroup { "cgroups" } else { "sessions only" };
                 log::info!("{} spawner connected, attempts have {what}", executor.name());
                 side.epoch = Some(side.named_epoch(&epoch));

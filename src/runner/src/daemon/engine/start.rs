@@ -98,6 +98,7 @@ impl Engine {
         let pool = self.record.pool_name(lease.pool).to_owned();
         let executor = executor_of(&lease.epoch);
         let tmp = match executor {
+            // A spawner that names it otherwise says so to the job: this is what the first ones did.
             Executor::Native => self.host.tmp_dir.join(format!("{pool}-{}", lease.slot)),
             Executor::Systemd => PathBuf::from(UNIT_WORKSPACE),
         };
