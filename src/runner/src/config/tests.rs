@@ -93,7 +93,7 @@ fn every_key_counts() {
         attempts: 0,
         delay: Duration::from_millis(1500),
         backoff: Backoff::Exponential,
-        on: ["exit:2", "signal:KILL", "oom"].map(str::to_owned).to_vec(),
+        on: ["!exit:7", "exit:2", "signal:KILL", "oom"].map(str::to_owned).to_vec(),
     };
     assert_eq!(config.retry, retry);
     assert_eq!((config.log_level, config.log_format.word()), (log::LevelFilter::Debug, "json"));
@@ -299,7 +299,7 @@ fn values_out_of_bounds_are_named_with_limit_and_mend() {
         ("retry_on = [\"exit:0\"]", ["an exit code is 1 to 255", "exit:2"]),
         ("retry_on = \"signal:BOGUS\"", ["there is no signal \"BOGUS\"", "signal:KILL"]),
         ("retry_on = \"lost:1\"", ["takes nothing after a colon", "lost"]),
-        ("retry_on = \"tiemout\"", ["not a retry rule", "did you mean \"timeout\"?"]),
+        ("retry_on = \"tiemout\"", ["is no rule", "did you mean \"timeout\"?"]),
         ("[pools.a]\nslots = 0", ["c.toml:2: pools.a.slots: 0 is out of range", "1 to 1024"]),
         ("[pools.a]", ["c.toml:1: pools.a.slots: is missing", "how many"]),
         ("[pools.\"a b\"]\nslots = 1", ["\"a b\" cannot name a pool", "letters"]),

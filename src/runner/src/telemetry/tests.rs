@@ -314,7 +314,7 @@ fn a_line_of_json_has_the_journals_names_and_is_one_line() {
     let record = OwnedRecord {
         level: log::Level::Warn,
         time: std::time::UNIX_EPOCH + std::time::Duration::from_millis(1_250),
-        target: "ci_runner::daemon".to_owned(),
+        target: "ci_runner::telemetry".to_owned(),
         message: "two\nlines \"quoted\"\x1b".to_owned(),
         fields: vec![("job".to_owned(), "7".to_owned()), ("correlation".to_owned(), "c".to_owned())],
     };
@@ -323,7 +323,7 @@ fn a_line_of_json_has_the_journals_names_and_is_one_line() {
     let object: serde_json::Value = serde_json::from_str(&text).unwrap();
     let expected = serde_json::json!({
         "time": "1970-01-01T00:00:01.250Z", "level": "warn", "PRIORITY": 4, "MESSAGE": record.message,
-        "TARGET": "ci_runner::daemon", "CI_RUNNER_JOB_ID": "7", "CI_RUNNER_CORRELATION_ID": "c",
+        "TARGET": "ci_runner::telemetry", "CI_RUNNER_JOB_ID": "7", "CI_RUNNER_CORRELATION_ID": "c",
     });
     assert_eq!(object, expected);
 }

@@ -7,6 +7,7 @@ mod search;
 mod server;
 
 use server::{Answer, Asked, Fake, Then, event, job, problem};
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Output, Stdio};
@@ -42,6 +43,26 @@ fn ids_are_printed_after_the_answer_and_exit_codes_are_kept() {
     let (code, _, err) = text(&fake.run(&["add", "--", "true"]));
     assert_eq!(code, 2);
     assert!(err.contains("api.sock: there is no socket") && err.contains("ci-runner daemon"), "{err}");
+}
+
+#[test]
+fn who_waits_for_a_silent_daemon_is_told_so() {
+    let answers = Arc::new(AtomicBool::new(false));
+    let gate = Arc::clone(&answers);
+    let fake = Fake::new(move |asked| {
+        while !gate.load(Ordering::Acquire) {
+            std::thread::park_timeout(std::time::Duration::from_millis(10));
+        }
+        created(asked)
+    });
+    let mut command = fake.command(&["add", "--", "true"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("has not answered for 3 s") && line.contains("up to 57 s more"), "{line}");
+    answers.store(true, Ordering::Release);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"7\n".as_slice()));
 }
 
 #[test]

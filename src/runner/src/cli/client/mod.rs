@@ -13,6 +13,7 @@ use crate::api::Problem;
 use crate::config::Host;
 pub use body::Body;
 pub use error::ClientError;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -33,6 +34,9 @@ const ANSWER_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// How long the daemon may take to accept, to read a request and to answer it. A commit on a slow disk takes seconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A person is told after this that the answer is still to come.
+const SILENCE_TOLD: Duration = Duration::from_secs(3);
+
 /// Where the daemon may be.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -46,6 +50,8 @@ pub struct Client {
 pub struct Connection {
     stream: UnixStream,
     path: PathBuf,
+    /// How long each wait may last.
+    timeout: Duration,
 }
 
 /// A request. The body is JSON.
@@ -130,7 +136,7 @@ impl Client {
                 let _ = writeln!(io::stderr(), "{}: {how}", path.display());
             }
             match dialled {
-                Ok(stream) => return Ok(Connection { stream, path: path.clone() }),
+                Ok(stream) => return Ok(Connection { stream, path: path.clone(), timeout: self.timeout }),
                 Err(error) => tried.push((path.clone(), error)),
             }
         }
@@ -239,6 +245,23 @@ impl Connection {
             .map_err(|error| ClientError::Garbled { path, what: format!("the answer to {}: {error}", request.path) })
     }
 
+    /// A daemon that is stopped or hangs takes a request and says nothing: whoever waits shall know for what.
+    fn tell_of_silence(&self) {
+        let Some(rest) = self.timeout.checked_sub(SILENCE_TOLD).filter(|rest| !rest.is_zero()) else { return };
+        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+        let wait = Timespec { tv_sec: SILENCE_TOLD.as_secs() as i64, tv_nsec: 0 };
+        if rustix::event::poll(&mut fds, Some(&wait)) == Ok(0) {
+            // Nobody may listen there.
+            let _ = writeln!(
+                io::stderr(),
+                "ci-runner: the daemon took the request and has not answered for {} s: it is busy, stopped or hangs; waiting up to \
+                 {} s more",
+                SILENCE_TOLD.as_secs(),
+                rest.as_secs()
+            );
+        }
+    }
+
     /// Sends a request and reads the head of the answer, whatever its status.
     ///
     /// # Errors
@@ -254,6 +277,7 @@ impl Connection {
             }
             Err(error) => return Err(ClientError::broken(&self.path, "while the request was sent", error)),
         };
+        self.tell_of_silence();
         match body::read_head(self.stream) {
             Ok(response) => Ok(response),
             Err(body::HeadError::Io(error)) => {
