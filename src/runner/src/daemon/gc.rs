@@ -155,13 +155,17 @@ fn remove(path: &Path) -> bool {
 
 pub(super) fn directories_in(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    let is_shard = |entry: &std::fs::DirEntry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    let is_dir = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    entries.filter(|entry| is_shard(entry) && is_dir(entry)).map(|entry| entry.path()).collect()
 }
 
+/// Only what has a log's name: the directory may be used for something else by now.
 pub(super) fn files_in(dir: &Path) -> Vec<LogFile> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let file = |entry: std::fs::DirEntry| {
         let data = entry.metadata().ok().filter(std::fs::Metadata::is_file)?;
+        job_of(&entry.path())?;
         Some(LogFile { path: entry.path(), bytes: data.len(), modified: data.modified().ok()? })
     };
     entries.filter_map(file).collect()
@@ -239,5 +243,18 @@ mod tests {
         assert_eq!(left(&dir), ["4-1.log"], "young");
         remove_logs(dir.path(), &[id(4)]);
         assert!(left(&dir).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_log_stays() {
+        let dir = logs(&[("1-1.log", 0), ("precious", 9)]);
+        let other = dir.path().join("stuff");
+        std::fs::create_dir(&other).expect("made");
+        std::fs::rename(dir.path().join("0/precious"), other.join("1-1.log")).expect("moved");
+        std::fs::write(dir.path().join("0/precious"), "x").expect("written");
+        let all = LogLimits { max_age: Some(Duration::ZERO), bytes_max: Some(0) };
+        trim_logs(dir.path(), all, &[], NOW, &ended(&[(1, Some(30))]));
+        assert!(!dir.path().join("0/1-1.log").exists());
+        assert!(dir.path().join("0/precious").exists() && other.join("1-1.log").exists());
     }
 }

@@ -12,6 +12,7 @@ mod home;
 pub mod job_env;
 mod listeners;
 pub mod local;
+mod log_dir;
 mod refusal;
 mod runtime_dir;
 pub mod secrets;

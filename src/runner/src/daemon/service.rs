@@ -9,6 +9,7 @@ use super::exporting::{self, Shown};
 use super::handle::Handle;
 use super::home::{self, Home};
 use super::listeners::{Listeners, Taken};
+use super::log_dir;
 use super::runtime_dir;
 use super::settings::{host_settings, settings, watch_settings};
 use super::signals::{Signals, watch_signals};
@@ -115,6 +116,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
     for (dir, mode) in [(&host.log_dir, 0o750), (&host.tmp_dir, 0o700), (&host.secrets_dir, 0o700)] {
         make_dir(dir, mode)?;
     }
+    log_dir::note(&config.state_dir, &host.log_dir);
     let (mut store, reader) = SqliteStore::open(&config.state_dir)?;
     let reader: Arc<dyn Reader> = Arc::new(reader);
     // Job by job: a list of a million would take half a gigabyte beside the record.

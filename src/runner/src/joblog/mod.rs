@@ -11,7 +11,7 @@ mod archive;
 
 pub use archive::{Step, archive};
 
-use ci_runner_spawner::joblog::{LogReader, log_path};
+use ci_runner_spawner::joblog::{LogReader, earlier_dirs, log_path};
 use rustix::fs::{FileType, Mode, OFlags, fstat, open as open_at_path, openat};
 use rustix::io::Errno;
 use std::fs::File;
@@ -38,10 +38,18 @@ pub fn open(dir: OwnedFd, job: u64, attempt: u32, start_wall_ms: i64) -> io::Res
     if reader.is_there()? {
         return Ok(reader);
     }
-    match packed(&dir, job, attempt)? {
-        Some(packed) => Ok(LogReader::over(dir, job, attempt, start_wall_ms, unpack(&packed)?)),
-        None => Ok(reader),
+    if let Some(packed) = packed(&dir, job, attempt)? {
+        return Ok(LogReader::over(dir, job, attempt, start_wall_ms, unpack(&packed)?));
     }
+    for path in earlier_dirs(&dir)? {
+        let Ok(dir) = open_at_path(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
+            continue;
+        };
+        if let Some(packed) = packed(&dir, job, attempt)? {
+            return Ok(LogReader::over(dir, job, attempt, start_wall_ms, unpack(&packed)?));
+        }
+    }
+    Ok(reader)
 }
 
 /// The archive, if there is one. No link is followed, and only a regular file is opened.

@@ -9,7 +9,7 @@ mod spawner;
 use ci_runner::daemon::handle::{NewJob, Refusal};
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::{AttemptResult, LostCause};
-use ci_runner_spawner::protocol::{Reply, Request, Seen};
+use ci_runner_spawner::protocol::{Enforces, Reply, Request, Seen};
 use harness::{Loop, new_job, wait_for};
 use spawner::Spawner;
 
@@ -91,4 +91,24 @@ async fn a_reload_that_names_other_directories_changes_none() {
 fn with_secret(mut job: NewJob) -> NewJob {
     job.spec.work.secrets = vec!["TOKEN".to_owned()];
     job
+}
+
+/// One of an earlier version, which is not sent what it does not know. It used to write elsewhere without a word of anybody's.
+#[tokio::test]
+async fn a_spawner_that_puts_logs_elsewhere_and_cannot_be_told_is_a_problem() {
+    let spawner = Spawner::new();
+    let the_loop = Loop::start(spawner.runtime()).await;
+    let mut process = std::process::Command::new("sh")
+        .args(["-c", "read x; exit", "sh", "--log-dir", "/of/another/store"])
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut spawner = spawner.welcome_as(process.id(), Enforces::default());
+    assert_eq!(spawner.heard(), [Request::List], "no word that it does not know");
+    spawner.say(&[Reply::Listed]);
+    let is_told = || the_loop.handle.snapshot().problems.iter().any(|text| text.contains("/of/another/store"));
+    wait_for("the problem is told", is_told).await;
+    the_loop.stop().await;
+    drop(process.stdin.take());
+    process.wait().unwrap();
 }

@@ -42,7 +42,12 @@ impl Spawner {
     }
 
     /// The same, and says which limits it can enforce.
-    pub fn welcome_with(mut self, enforces: Enforces) -> Self {
+    pub fn welcome_with(self, enforces: Enforces) -> Self {
+        self.welcome_as(1, enforces)
+    }
+
+    /// The same, and says which process it is. It takes no `dirs`, as the first ones did.
+    pub fn welcome_as(mut self, pid: u32, enforces: Enforces) -> Self {
         wait(&self.listener, "a daemon");
         self.connection = Some(accept(&self.listener).unwrap());
         assert!(matches!(&self.heard()[..], [Request::Hello { .. }]));
@@ -52,7 +57,7 @@ impl Spawner {
             protocol: PROTOCOL_VERSION,
             epoch,
             version,
-            pid: 1,
+            pid,
             cgroup: false,
             pings: false,
             dirs: false,

@@ -4,6 +4,7 @@ use crate::support::{Host, wait_for};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::process::Stdio;
 
 /// A job that says that it began, and ends when the gate is opened.
 fn gated(host: &Host, gate: &str) -> Value {
@@ -97,4 +98,86 @@ fn a_runtime_directory_that_cannot_be_looked_at_is_no_reason_to_run_jobs_again()
     host.start();
     drop(gate);
     assert_eq!(host.finish(id)["attempts"].as_array().unwrap().len(), 1);
+}
+
+/// It used to go on into the old directory, which nobody looked at any more, and with it what later jobs print.
+#[test]
+fn output_goes_to_the_log_directory_of_the_configuration_and_older_logs_are_found() {
+    let mut host = Host::started();
+    let old = host.state.join("logs");
+    let ended = host.add(&host.shell("echo ended"));
+    host.finish(ended);
+    let gates = [host.gate("gate"), host.gate("quiet")];
+    let id = host.add(&gated(&host, "gate"));
+    let quiet = host.add(&host.shell(&format!("read x <{}; echo quiet", host.path("quiet").display())));
+    wait_for("its output", || (host.log(id) == "before\n").then_some(()));
+    host.wait_state(quiet, "running");
+    for number in 1..=2 {
+        host.kill();
+        let dir = host.path(&format!("logs{number}"));
+        host.config = format!("grace = 1\nlog_dir = {dir:?}\n");
+        host.start();
+        host.wait_state(id, "running");
+        assert_eq!((host.log(ended).as_str(), host.log(id).as_str()), ("ended\n", "before\n"));
+        let next = host.add(&host.shell("echo next"));
+        host.finish(next);
+        assert_eq!(host.log(next), "next\n");
+        let file = format!("0/{next}-1.log");
+        assert!(dir.join(&file).exists() && !old.join(&file).exists());
+    }
+    let follower = host.cli(&["logs", "--follow", &quiet.to_string()]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(gates);
+    assert_eq!(host.finish(id)["outcome"], "succeeded");
+    assert_eq!(host.log(id), "before\nafter\n");
+    host.finish(quiet);
+    assert_eq!(String::from_utf8_lossy(&follower.wait_with_output().unwrap().stdout), "quiet\n");
+    assert!(old.join(format!("0/{quiet}-1.log")).exists(), "the control: it began there");
+}
+
+/// Such a store's output was appended to the other's logs, and its jobs waited for the other's slots.
+#[test]
+fn two_stores_on_one_runtime_directory_share_neither_logs_nor_slots() {
+    let mut first = Host::new();
+    first.slots = 1;
+    first.start();
+    let gate = first.gate("gate");
+    let running = first.add(&gated(&first, "gate"));
+    wait_for("its output", || (first.log(running) == "before\n").then_some(()));
+    let mut second = Host::new();
+    second.slots = 1;
+    move_runtime_dir(&mut second, &first.runtime());
+    fs::create_dir_all(second.runtime()).unwrap();
+    second.start();
+    let other = second.add(&second.shell("echo other; echo $CI_RUNNER_WORKSPACE; echo $TMPDIR; pwd"));
+    assert_eq!(other, running, "the control: they have the same number");
+    assert_eq!(second.finish(other)["outcome"], "succeeded");
+    let log = second.log(other);
+    let lines: Vec<&str> = log.lines().collect();
+    assert!(lines[0] == "other" && lines[1] == lines[2] && lines[2] == lines[3], "{log}");
+    assert!(lines[1].starts_with(second.state.join("tmp").to_str().unwrap()), "{log}");
+    assert_eq!(first.log(running), "before\n");
+    drop(gate);
+    assert_eq!(first.finish(running)["outcome"], "succeeded");
+    assert_eq!(first.log(running), "before\nafter\n");
+}
+
+/// The jobs of the life before a restore run on, in slots that the restored store has, too.
+#[test]
+fn jobs_of_the_life_before_a_restore_hold_no_slot() {
+    let mut host = Host::new();
+    host.slots = 1;
+    host.start();
+    let backup = host.path("backup.db");
+    assert!(host.run_cli(&["backup", backup.to_str().unwrap()]).status.success());
+    let gate = host.gate("gate");
+    host.add(&gated(&host, "gate"));
+    wait_for("its beginning", || host.path("began").exists().then_some(()));
+    host.stop();
+    let state = host.state.to_str().unwrap().to_owned();
+    let restored = host.run_cli(&["restore", "--state-dir", &state, backup.to_str().unwrap()]);
+    assert!(restored.status.success(), "{restored:?}");
+    host.start();
+    let next = host.add(&host.shell("true"));
+    assert_eq!(host.finish(next)["outcome"], "succeeded");
+    drop(gate);
 }

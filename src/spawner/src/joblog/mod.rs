@@ -35,6 +35,7 @@
 //! **A line's time** is the time of the chunk which holds the line's first byte.
 
 mod defuse;
+mod earlier;
 mod files;
 mod masker;
 mod reader;
@@ -44,6 +45,7 @@ mod times;
 mod writer;
 
 pub use defuse::{Defuse, defuse};
+pub use earlier::{come_after, earlier_dirs, earlier_dirs_of};
 pub use files::{log_path, times_path};
 pub use masker::{Masker, SECRET_BYTES_MIN, SECRETS_BYTES_MAX, SecretError, check_secrets};
 pub use reader::{LINE_PART_BYTES_MAX, Line, LogReader, Partial};

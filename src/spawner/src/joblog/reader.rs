@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
+use super::earlier::{earlier_dirs, open_dir};
 use super::files::{Kind, Place};
 use super::times::TimesReader;
 
@@ -225,9 +226,26 @@ impl LogReader {
         Ok(read)
     }
 
+    /// It may be where logs were before.
+    fn open_earlier(&mut self) -> io::Result<()> {
+        for dir in earlier_dirs(&self.place.dir)? {
+            let Ok(dir) = open_dir(&dir) else { continue };
+            let place = Place { dir, ..self.place };
+            if let Some(file) = place.open_read(Kind::Log)? {
+                self.place = place;
+                self.file = Some(file);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     fn open(&mut self) -> io::Result<Option<&File>> {
         if self.file.is_none() {
             self.file = self.place.open_read(Kind::Log)?;
+            if self.file.is_none() {
+                self.open_earlier()?;
+            }
         }
         Ok(self.file.as_ref())
     }

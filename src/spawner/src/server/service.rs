@@ -264,4 +264,14 @@ mod tests {
             assert!(why.contains(want), "{why}");
         }
     }
+
+    #[test]
+    fn only_a_private_spawner_lets_daemons_say_where_logs_and_slots_are() {
+        use crate::daemons::Serve;
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut server = crate::server::takeover::tests::server(dir.path());
+        assert!(server.introduction().dirs);
+        server.service = Some(Policy::parse(GOOD, &names()).expect("a policy"));
+        assert!(!server.introduction().dirs);
+    }
 }

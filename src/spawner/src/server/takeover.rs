@@ -121,7 +121,7 @@ impl Server {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::memfd;
     use crate::protocol::{Start, names};
@@ -136,7 +136,7 @@ mod tests {
     }
 
     /// A spawner in a directory of its own, with no process of its own.
-    fn server(dir: &std::path::Path) -> Server {
+    pub(in crate::server) fn server(dir: &std::path::Path) -> Server {
         let part = |name: &str| dir.join(name).into_os_string();
         let words = ["--runtime-dir".into(), part("run"), "--log-dir".into(), part("log"), "--tmp-dir".into()];
         let words = words.into_iter().chain([part("tmp"), "--no-cgroup".into()]);

@@ -336,6 +336,9 @@ fn one_killed_shim_does_not_hurt_its_neighbours() {
     for job in 1..=4 {
         host.wait_started(job);
     }
+    // `started` is said of a shim that may not have begun.
+    let began = host.path(&format!("run/spawner/attempts/{}/began", host.key(2)));
+    wait_for("its beginning", || began.exists().then_some(()));
     kill(host.shim_pid(2), "KILL");
     assert_eq!(host.end(2), None);
     for job in [1, 3, 4] {

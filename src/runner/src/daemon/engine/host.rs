@@ -8,6 +8,7 @@ use crate::daemon::gc::{self, Trimmed};
 use crate::daemon::job_env;
 use crate::daemon::secrets;
 use crate::store::{CollectLimits, ScheduleRow, StoreError};
+use ci_runner_spawner::joblog::earlier_dirs_of;
 
 /// Old jobs are looked for this often.
 const COLLECT_EVERY_MS: u64 = 10 * 60 * 1000;
@@ -213,7 +214,7 @@ impl Engine {
 
     /// Removes the logs of collected jobs and those beyond the limits, and answers who asked.
     fn trim(&mut self, waiting: Option<String>) {
-        let limits = gc::LogLimits { max_age: self.host.log_max_age, bytes_max: self.host.log_bytes_max };
+        let mut limits = gc::LogLimits { max_age: self.host.log_max_age, bytes_max: self.host.log_bytes_max };
         let (now, reader) = (self.clock.now().engine, self.reader.clone());
         let (dir, asked) = (self.host.log_dir.clone(), std::mem::take(&mut self.collect_asked));
         let running: Vec<JobId> = self.record.leases().map(|(id, _)| id).collect();
@@ -221,8 +222,14 @@ impl Engine {
         let (own_control, archive_after) = (self.own_control.clone(), self.host.log_archive_after);
         tokio::task::spawn_blocking(move || {
             let ends = |first, last| reader.ends(first, last);
-            let mut trimmed = gc::remove_logs(&dir, &gone);
-            trimmed += gc::trim_logs(&dir, limits, &running, now, &ends);
+            let dirs: Vec<PathBuf> = [dir.clone()].into_iter().chain(earlier_dirs_of(&dir)).collect();
+            let mut trimmed = gc::Trimmed::default();
+            for dir in &dirs {
+                trimmed += gc::remove_logs(dir, &gone);
+                trimmed += gc::trim_logs(dir, limits, &running, now, &ends);
+                // What is in an earlier directory is older.
+                limits.bytes_max = limits.bytes_max.map(|max| max.saturating_sub(gc::log_bytes(dir)));
+            }
             let collected = Collected { jobs: gone.len(), trimmed, waiting };
             for reply in asked {
                 drop(reply.send(collected.clone()));
@@ -236,7 +243,8 @@ impl Engine {
             }
             if let Some(control) = own_control.upgrade() {
                 // A loop that is ending does not want to know.
-                control.try_send(Control::LogsHold(gc::log_bytes(&dir))).ok();
+                let bytes = dirs.iter().map(|dir| gc::log_bytes(dir)).sum();
+                control.try_send(Control::LogsHold(bytes)).ok();
             }
         });
     }

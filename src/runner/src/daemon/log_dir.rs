@@ -1,0 +1,40 @@
+//! The log directory may be another one than the last daemon's: what is in that one is found still, and attempts that began
+//! with it write there until they end.
+
+use ci_runner_spawner::joblog::come_after;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+/// In the state directory: the log directory of the last daemon.
+const NOTE: &str = "log-dir";
+
+/// To be called when the log directory is there. A full disk is no reason not to start.
+pub(super) fn note(state_dir: &Path, log_dir: &Path) {
+    let note = state_dir.join(NOTE);
+    let before = std::fs::read(&note).unwrap_or_default();
+    let own = log_dir.as_os_str().as_bytes();
+    if before == own {
+        return;
+    }
+    if !before.is_empty() {
+        let before = PathBuf::from(OsString::from_vec(before));
+        if let Err(error) = come_after(&before, log_dir) {
+            // The note stays as it is, so the next start tries again.
+            log::error!(
+                "cannot note in {} that logs were in {}: {error}; they are not found until this is mended",
+                log_dir.display(),
+                before.display()
+            );
+            return;
+        }
+        log::info!(
+            "logs were in {}; they are read there still, new ones are in {}",
+            before.display(),
+            log_dir.display()
+        );
+    }
+    if let Err(error) = std::fs::write(&note, own) {
+        log::warn!("cannot note the log directory in {}: {error}", note.display());
+    }
+}
