@@ -246,6 +246,14 @@ fn many_are_followed_at_once_and_no_line_is_lost_or_repeated_while_the_daemon_is
     host.wait_state(first, "running");
     let mut follower = host.cli(&["logs", "-f", "--name", "build*"]);
     let mut follower = follower.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut pipe = follower.stdout.take().unwrap();
+    let (sender, lines) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        use std::io::BufRead;
+        std::io::BufReader::new(&mut pipe).lines().map_while(Result::ok).for_each(|line| sender.send(line).unwrap());
+    });
+    // Jobs that ended before it began to look are not its own.
+    let mut text = lines.recv_timeout(crate::support::PATIENCE).unwrap() + "\n";
     let mut wanted = vec![first];
     for kills in 0..3 {
         wanted.push(named(&host, &format!("build-{kills}"), &script));
@@ -259,15 +267,8 @@ fn many_are_followed_at_once_and_no_line_is_lost_or_repeated_while_the_daemon_is
         assert_eq!(host.finish(*id)["outcome"], "succeeded");
     }
     // It goes on until it is told to end; all of it must have come before.
-    let mut pipe = follower.stdout.take().unwrap();
-    let (sender, lines) = std::sync::mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        use std::io::BufRead;
-        std::io::BufReader::new(&mut pipe).lines().map_while(Result::ok).for_each(|line| sender.send(line).unwrap());
-    });
     let total = 4 * count + 3;
-    let mut text = String::new();
-    for _ in 0..total {
+    for _ in 1..total {
         let line = lines.recv_timeout(crate::support::PATIENCE).unwrap_or_else(|_| {
             crate::support::kill(follower.id() as i32, "INT");
             let mut told = String::new();

@@ -62,9 +62,10 @@ fn gc_makes_room_on_a_full_disk() {
     reload(&host, "grace = 1\n[gc]\nlog_bytes_max = \"64K\"\nfinished_max_age = \"1h\"\n");
     small.fill();
     assert_eq!(super::service::submit_until_full(&host).1.status, 507);
+    // Its times are a second file, if not all of it came at once.
+    let files = 1 + usize::from(log_of(&host, old).with_extension("times").is_file());
     let (told, note) = gc(&host);
-    // The log and its times.
-    assert!(told.contains("jobs: 0\nlogs: 2\nlog bytes: 15"), "{told}");
+    assert!(told.contains(&format!("jobs: 0\nlogs: {files}\nlog bytes: 15")), "{told}");
     assert!(note.contains("as soon as the store takes commits"), "{note}");
     assert!(log_of(&host, young).is_file(), "the control: a young log stays, although all are too large");
     let id = wait_for("a submission that is taken", || {
