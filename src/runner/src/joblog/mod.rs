@@ -20,7 +20,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// Behind the name of a log.
-const SUFFIX: &str = ".zst";
+const SUFFIX: &str = ci_runner_spawner::joblog::ARCHIVED;
 
 /// Path of an archived log below the log directory.
 pub fn archive_path(job: u64, attempt: u32) -> PathBuf {

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// The variable by which processes are found.
@@ -24,6 +25,9 @@ const ROUNDS_MAX: u32 = 100;
 /// Where programs are looked for by what is run.
 const PATH: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/current-system/sw/bin:/run/wrappers/bin";
+
+/// Programs that were run by this process.
+static RUNS: AtomicU64 = AtomicU64::new(0);
 
 /// Whether it could be started.
 pub(super) fn check(argv: &[String]) -> Result<(), String> {
@@ -42,12 +46,14 @@ pub(super) fn kill_all_of(store: &str) {
 pub(super) fn run(argv: &[String], (id, store): (&str, &str), input: &str, timeout: Duration) -> Result<(), String> {
     let Some((program, words)) = argv.split_first() else { return Err("no program is given".to_owned()) };
     let deadline = Instant::now() + timeout;
+    // One event may be told by several programs at once: what one of them started is not another's to end.
+    let id = format!("{id}/{}", RUNS.fetch_add(1, Ordering::Relaxed));
     let mark = format!("{MARK}={id}");
     let child = Command::new(program)
         .args(words)
         .env_clear()
         .env("PATH", std::env::var("PATH").unwrap_or_else(|_| PATH.to_owned()))
-        .env(MARK, id)
+        .env(MARK, &id)
         .env(STORE_MARK, store)
         .current_dir("/")
         .stdin(Stdio::piped())
@@ -211,6 +217,24 @@ mod tests {
         assert!(shell("kill -9 $$", "", LONG).unwrap_err().contains("signal 9"));
         assert_eq!(shell("head -c 3000000 /dev/zero >&2", "", LONG), Ok(()), "a flood holds nobody up");
         assert!(run(&["/no/such".to_owned()], ("x", "tests"), "", LONG).unwrap_err().contains("cannot be started"));
+    }
+
+    #[test]
+    fn two_that_are_told_of_one_event_do_not_end_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (began, gate) = (dir.path().join("began"), dir.path().join("gate"));
+        let script = format!("echo > {}; until [ -e {} ]; do sleep 0.01; done", began.display(), gate.display());
+        let argv = |script: &str| ["/bin/sh", "-c", script].map(str::to_owned);
+        let slow_argv = argv(&script);
+        let slow = std::thread::spawn(move || run(&slow_argv, ("one", "tests-two"), "", LONG));
+        let deadline = Instant::now() + LONG;
+        while !began.exists() {
+            assert!(Instant::now() < deadline, "it does not begin");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(run(&argv("exit 1"), ("one", "tests-two"), "", LONG).is_err());
+        std::fs::write(&gate, "").unwrap();
+        assert_eq!(slow.join().unwrap(), Ok(()));
     }
 
     #[test]

@@ -7,11 +7,13 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
 /// So many jobs share one directory: few enough to list, many enough that a million logs need a thousand directories.
 const JOBS_PER_DIRECTORY: u64 = 1000;
+/// Behind the name of a log that was archived.
+pub const ARCHIVED: &str = ".zst";
 /// Log files: the owner writes, the group reads.
 const FILE_MODE: u32 = 0o640;
 /// Their directories.
@@ -50,6 +52,16 @@ impl Kind {
 
 fn shard(job: u64) -> String {
     (job / JOBS_PER_DIRECTORY).to_string()
+}
+
+/// Removes what stands under the names of an attempt that has not begun, its archive too: it is another's, whose id is given
+/// again after the state was put back from an older copy, or made anew. Best effort: what cannot be removed is appended to.
+pub(crate) fn make_way(dir: impl AsFd, job: u64, attempt: u32) {
+    let Ok(dir) = open_directory(dir.as_fd(), &shard(job)) else { return };
+    let log = Kind::Log.file_name(job, attempt);
+    for name in [format!("{log}{ARCHIVED}"), Kind::Times.file_name(job, attempt), log] {
+        let _ = unlinkat(&dir, name.as_str(), AtFlags::empty());
+    }
 }
 
 /// The log directory and which attempt's files in it are meant.

@@ -125,3 +125,26 @@ fn a_successor_with_other_directories_empties_the_slot_of_a_dead_shim() {
     other.client.send(&[Request::List]).unwrap();
     other.reply(|reply| matches!(reply, Reply::Listed).then_some(()));
 }
+
+#[test]
+fn a_log_that_another_left_under_the_same_name_is_not_gone_on_with() {
+    let mut host = Host::started(Cgroup::Auto);
+    let left = |host: &Host, job: u64| {
+        let path = host.path("log").join(log_path(job, 1));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        for suffix in ["", ".zst"] {
+            fs::write(format!("{}{suffix}", path.display()), "of another\n").unwrap();
+        }
+        path
+    };
+    let (loud, silent) = (left(&host, 1), left(&host, 2));
+    host.start(1, &host.script("echo own"));
+    host.start(2, &host.script("true"));
+    host.end(1);
+    host.end(2);
+    assert!(host.log(1).starts_with("own\n"), "{}", host.log(1));
+    assert!(!fs::read_to_string(&silent).unwrap_or_default().contains("of another"));
+    for path in [loud, silent] {
+        assert!(!path.with_extension("log.zst").exists());
+    }
+}
