@@ -1,5 +1,6 @@
 //! Makes the list of the files that `ci-runner install` carries: everything below `nix/rendered/install`, which
 //! `scripts/check-nix --write` renders from the NixOS module. A new unit of the module is in the list by being there.
+//! And says how the programs are linked.
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,9 @@ fn files(dir: &Path, into: &mut Vec<PathBuf>) -> std::io::Result<()> {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    // Tens of thousands of relative relocations in the packed form (RELR: `ld` from 2.38, glibc from 2.36): two thirds of a
+    // megabyte less to read in each start. A linker that does not know the word warns and writes the long form.
+    println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     let base = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("../../nix/rendered/install");
     println!("cargo::rerun-if-changed={}", base.display());
     let base = base.canonicalize().map_err(|error| format!("{}: {error}", base.display()))?;
