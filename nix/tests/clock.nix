@@ -4,16 +4,13 @@ pkgs.testers.runNixOSTest {
   name = "ci-runner-clock";
 
   nodes.machine = {
-    imports = [ self.nixosModules.default ];
+    imports = [
+      self.nixosModules.default
+      ./common/both-executors.nix
+    ];
     services.ci-runner = {
-      enable = true;
-      executor = "systemd";
       maxParallelJobs = 8;
-      settings.pools.native = {
-        slots = 8;
-        labels = [ "native" ];
-        executor = "native";
-      };
+      settings.pools.native.slots = 8;
     };
   };
 

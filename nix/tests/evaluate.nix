@@ -56,19 +56,11 @@ let
       package = prefix;
       settings =
         let
-          # As the module does it.
-          etc = config.environment.etc;
-          policy = builtins.fromJSON (etc."ci-runner/policy.json".text or "{ \"pools\": {} }");
-          rootLogs = policy.pools != { } || etc ? "ci-runner/jobs.json";
-          units =
-            lib.optionalAttrs rootLogs { log_dir = "/var/log/ci-runner/jobs"; }
-            // lib.optionalAttrs (etc ? "ci-runner/jobs.json") { jobs_socket = "/run/ci-runner-jobs/socket"; }
-            // {
-              pools = lib.mapAttrs (_: pool: { inherit (pool) profiles; }) policy.pools;
-            };
-          all = lib.recursiveUpdate config.services.ci-runner.settings units;
+          cfg = config.services.ci-runner;
+          derived = import ../modules/ci-runner/lib/derived.nix { inherit config lib; };
+          settings = if cfg.enable then derived.settings else cfg.settings;
         in
-        ((pkgs.formats.toml { }).generate "config.toml" all).text;
+        ((pkgs.formats.toml { }).generate "config.toml" settings).text;
     };
 
   # The machine of a test, without its driver.

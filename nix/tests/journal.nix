@@ -4,25 +4,19 @@ pkgs.testers.runNixOSTest {
   name = "ci-runner-journal";
 
   nodes.machine = {
-    imports = [ self.nixosModules.default ];
+    imports = [
+      self.nixosModules.default
+      ./common/both-executors.nix
+    ];
     services.ci-runner = {
-      enable = true;
-      executor = "systemd";
       maxParallelJobs = 20;
       retryAttempts = 0;
       settings = {
         journal = true;
-        pools = {
-          native = {
-            slots = 4;
-            labels = [ "native" ];
-            executor = "native";
-          };
-          silent = {
-            slots = 4;
-            labels = [ "silent" ];
-            journal = false;
-          };
+        pools.silent = {
+          slots = 4;
+          labels = [ "silent" ];
+          journal = false;
         };
       };
     };

@@ -4,17 +4,11 @@ pkgs.testers.runNixOSTest {
   name = "ci-runner-power";
 
   nodes.machine = {
-    imports = [ self.nixosModules.default ];
-    services.ci-runner = {
-      enable = true;
-      executor = "systemd";
-      maxParallelJobs = 4;
-      settings.pools.native = {
-        slots = 4;
-        labels = [ "native" ];
-        executor = "native";
-      };
-    };
+    imports = [
+      self.nixosModules.default
+      ./common/both-executors.nix
+    ];
+    services.ci-runner.maxParallelJobs = 4;
   };
 
   testScript = builtins.readFile ./power.py;

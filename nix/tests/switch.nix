@@ -6,17 +6,14 @@ pkgs.testers.runNixOSTest {
   nodes.machine =
     { config, lib, ... }:
     {
-      imports = [ self.nixosModules.default ];
+      imports = [
+        self.nixosModules.default
+        ./common/both-executors.nix
+      ];
       services.ci-runner = {
-        enable = true;
-        executor = "systemd";
         maxParallelJobs = 20;
         retryAttempts = 0;
-        settings.pools.native = {
-          slots = 20;
-          labels = [ "native" ];
-          executor = "native";
-        };
+        settings.pools.native.slots = 20;
       };
       system.switch.enable = true;
 

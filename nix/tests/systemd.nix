@@ -4,10 +4,11 @@ pkgs.testers.runNixOSTest {
   name = "ci-runner-systemd";
 
   nodes.machine = {
-    imports = [ self.nixosModules.default ];
+    imports = [
+      self.nixosModules.default
+      ./common/both-executors.nix
+    ];
     services.ci-runner = {
-      enable = true;
-      executor = "systemd";
       maxParallelJobs = 50;
       retryAttempts = 0;
       extraPackages = [ (pkgs.python3.withPackages (_: [ ])) ];
@@ -27,11 +28,6 @@ pkgs.testers.runNixOSTest {
           four = {
             slots = 4;
             labels = [ "four" ];
-          };
-          native = {
-            slots = 4;
-            labels = [ "native" ];
-            executor = "native";
           };
         };
       };

@@ -1,0 +1,79 @@
+# `ci-runner-jobs.service`, root's, where native jobs have users of their own, and the policy that it obeys. Jobs are its
+# children: daemon.nix says what that means for its hardening.
+{ config, lib, ... }:
+let
+  inherit (lib) mkDefault;
+  cfg = config.services.ci-runner;
+  inherit (import ../lib/derived.nix { inherit config lib; }) jobsPolicy jobsService logDir;
+in
+{
+  config = lib.mkIf (cfg.enable && jobsService) {
+    # Root's word on what the daemon may have started: by pool, the users of its slots.
+    environment.etc."ci-runner/jobs.json".text = jobsPolicy;
+
+    # Starts native jobs, each under its slot's user. What it may not do its jobs cannot do either, so
+    # it is far more open than the other one.
+    systemd.services.ci-runner-jobs = {
+      description = "Starts the native jobs of ci-runner";
+      wantedBy = [ "multi-user.target" ];
+      reloadTriggers = [ jobsPolicy ];
+      restartIfChanged = false;
+      unitConfig.X-StopOnRemoval = false;
+      startLimitIntervalSec = 0;
+
+      serviceConfig = {
+        Type = "notify";
+        ExecStart = "/run/current-system/sw/bin/ci-runner-spawner --policy /etc/ci-runner/jobs.json";
+        ExecReload = "/bin/sh -c 'kill -HUP $MAINPID'";
+        Group = "ci-runner";
+        Restart = "always";
+        RestartSec = mkDefault "200ms";
+        KillMode = "process"; # shims and jobs stay, the next spawner finds them
+        RuntimeDirectory = "ci-runner-jobs";
+        RuntimeDirectoryMode = "0711";
+        RuntimeDirectoryPreserve = "yes";
+        StateDirectory = "ci-runner-jobs"; # slots' directories: each is its user's, to be passed through
+        StateDirectoryMode = "0711";
+
+        # One cgroup per attempt below its own.
+        Delegate = true;
+        DelegateSubgroup = "main";
+        OOMPolicy = "continue";
+
+        # SETUID, SETGID: a job becomes its slot's user. CHOWN: so does its directory. DAC_OVERRIDE, FOWNER: which is emptied
+        # after the job, whatever modes that left. KILL: ends jobs. SYS_PTRACE: sees them in /proc when their shim is dead.
+        # Jobs have none of them: who is not root and may not become root has no capability.
+        CapabilityBoundingSet = "CAP_SETUID CAP_SETGID CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_KILL CAP_SYS_PTRACE";
+        NoNewPrivileges = mkDefault true;
+        UMask = "0007"; # logs are for the group; a job's own mask is 0022
+
+        ProtectSystem = mkDefault "strict";
+        ProtectHome = mkDefault true; # for trees of people there are pools with user and paths
+        ReadWritePaths = [
+          logDir
+          "-/tmp"
+          "-/var/tmp"
+        ];
+        ProtectProc = mkDefault "invisible";
+        ProtectKernelModules = mkDefault true;
+        ProtectControlGroups = false; # it makes and removes those of the attempts; they are root's
+        RestrictRealtime = mkDefault true;
+        KeyringMode = "private";
+        SystemCallFilter = mkDefault "~@module @raw-io @swap @obsolete";
+        SystemCallErrorNumber = mkDefault "EPERM";
+        RestrictAddressFamilies = mkDefault [
+          "AF_UNIX"
+          "AF_INET"
+          "AF_INET6"
+          "AF_NETLINK"
+        ];
+        InaccessiblePaths = [ "-/var/lib/ci-runner" ];
+
+        # Left as they are for the jobs' sake: what the end of daemon.nix says of native jobs inside.
+        # PrivateTmp: it goes with the service, and jobs go on; what a user left there is removed after each job.
+        # OOMScoreAdjust: jobs would inherit it.
+        # PrivateUsers: slots' users are the host's.
+      };
+    };
+  };
+}
