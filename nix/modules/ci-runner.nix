@@ -9,10 +9,13 @@
     ./ci-runner/options/pools.nix
     ./ci-runner/options/schedules.nix
     ./ci-runner/options/metrics.nix
+    ./ci-runner/options/watch.nix
+    ./ci-runner/options/notifiers.nix
     ./ci-runner/options/settings.nix
 
     # What they come to.
-    ./ci-runner/assertions.nix
+    ./ci-runner/assertions/options.nix
+    ./ci-runner/assertions/notifiers.nix
     ./ci-runner/config-file.nix
     ./ci-runner/users.nix
     ./ci-runner/neighbours.nix

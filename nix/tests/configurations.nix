@@ -107,6 +107,74 @@ in
       };
     };
 
+    watches = ciRunner {
+      watch = {
+        every = 30;
+        stuckFactor = 0;
+        stuckAfter = "unlimited";
+        slowFactor = 2.5;
+        failureRateMax = 12.5;
+        queueAgeMax = 600;
+        flappingChangesMax = 0;
+      };
+      # A key that has an option can still be said here instead.
+      settings.watch.window = "2h";
+    };
+
+    notifiers = ciRunner {
+      credentials.ops-hook = "/run/secrets/ops-hook";
+      notifiers = {
+        ops = {
+          kind = "http";
+          url = "https://hooks.example.org/ci";
+          secretCredential = "ops-hook";
+          watches = "all";
+          outcomes = [
+            "failed"
+            "timed_out"
+          ];
+          names = [ "build*" ];
+          timeout = 2.5;
+        };
+        # Read by the daemon itself, at each try.
+        other = {
+          kind = "http";
+          url = "http://127.0.0.1:8000/";
+          secretFile = "/var/lib/secrets/other";
+          caFile = ./configurations.nix;
+        };
+        page = {
+          kind = "command";
+          command = [ "/run/current-system/sw/bin/page" ];
+          watches = [ "stuck_job" ];
+        };
+        me = {
+          kind = "email";
+          to = [ "me@example.org" ];
+          from = "ci@example.org";
+          sendmail = [
+            "/run/current-system/sw/bin/msmtp"
+            "-t"
+          ];
+        };
+      };
+    };
+
+    credential-by-hand = {
+      imports = [
+        (ciRunner {
+          notifiers.ops = {
+            kind = "http";
+            url = "https://hooks.example.org/ci";
+            secretCredential = "ops-hook";
+          };
+        })
+      ];
+      systemd.services.ci-runner.serviceConfig.LoadCredentialEncrypted = [
+        "ops-hook:/etc/credstore.encrypted/ops-hook"
+      ];
+    };
+
     writable-tree = {
       imports = [ (ciRunner { }) ];
       systemd.services.ci-runner.serviceConfig.ReadWritePaths = [ "/srv/tree" ];
@@ -164,6 +232,107 @@ in
         shell = "true";
         overlap = "wait";
       };
+    };
+    watch-too-often = refused "services.ci-runner.watch.every" { watch.every = 0; };
+    watch-in-words = refused "services.ci-runner.watch.window" { watch.window = "2h"; };
+    watch-unknown = refused "services.ci-runner.watch.stuckFacter" { watch.stuckFacter = 3; };
+    watch-factor-below-one = refused "services.ci-runner.watch.stuckFactor" {
+      watch.stuckFactor = 0.5;
+    };
+    watch-said-twice = refused "services.ci-runner.settings.watch.every" {
+      watch.every = 30;
+      settings.watch.every = "10s";
+    };
+
+    notifier-without-kind = refused "services.ci-runner.notifiers.ops.kind" {
+      notifiers.ops.url = "https://hooks.example.org/ci";
+    };
+    notifier-without-url =
+      refused "services.ci-runner.notifiers.ops.url is needed where kind = \"http\". Set it."
+        {
+          notifiers.ops.kind = "http";
+        };
+    notifier-with-keys-of-another =
+      refused "services.ci-runner.notifiers.ops.to means nothing where kind = \"command\". Remove it"
+        {
+          notifiers.ops = {
+            kind = "command";
+            command = [ "/bin/page" ];
+            to = [ "ops@example.org" ];
+          };
+        };
+    notifier-with-relative-program =
+      refused "services.ci-runner.notifiers.ops.command begins with a program by its absolute path"
+        {
+          notifiers.ops = {
+            kind = "command";
+            command = [ "page" ];
+          };
+        };
+    notifier-by-the-systems-sendmail = refused "services.ci-runner.notifiers.me.sendmail is needed" {
+      notifiers.me = {
+        kind = "email";
+        to = [ "me@example.org" ];
+      };
+    };
+    notifier-of-unknown-watch = refused "services.ci-runner.notifiers.ops.watches" {
+      notifiers.ops = {
+        kind = "command";
+        command = [ "/bin/page" ];
+        watches = [ "stuck" ];
+      };
+    };
+    notifier-with-user-in-url = refused "services.ci-runner.notifiers.ops.url" {
+      notifiers.ops = {
+        kind = "http";
+        url = "https://me:secret@hooks.example.org/ci";
+      };
+    };
+    notifier-with-odd-name = refused "services.ci-runner.notifiers: Ops: there may be 32" {
+      notifiers.Ops = {
+        kind = "command";
+        command = [ "/bin/page" ];
+      };
+    };
+    secret-in-the-store = refused "services.ci-runner.notifiers.ops.secretFile" {
+      notifiers.ops = {
+        kind = "http";
+        url = "https://hooks.example.org/ci";
+        secretFile = "${builtins.storeDir}/00000000000000000000000000000000-secret";
+      };
+    };
+    # It would be copied to the store.
+    secret-as-nix-path = refused "services.ci-runner.notifiers.ops.secretFile" {
+      notifiers.ops = {
+        kind = "http";
+        url = "https://hooks.example.org/ci";
+        secretFile = ./configurations.nix;
+      };
+    };
+    secret-twice =
+      refused "services.ci-runner.notifiers.ops.secretFile stands beside secretCredential"
+        {
+          credentials.ops-hook = "/run/secrets/ops-hook";
+          notifiers.ops = {
+            kind = "http";
+            url = "https://hooks.example.org/ci";
+            secretFile = "/run/secrets/ops-hook";
+            secretCredential = "ops-hook";
+          };
+        };
+    unknown-credential = refused "services.ci-runner.credentials.ops-hook = \"/run/secrets/ops-hook\"" {
+      credentials.ops = "/run/secrets/ops-hook";
+      notifiers.ops = {
+        kind = "http";
+        url = "https://hooks.example.org/ci";
+        secretCredential = "ops-hook";
+      };
+    };
+    credential-in-the-store = refused "services.ci-runner.credentials.ops-hook" {
+      credentials.ops-hook = "${builtins.storeDir}/00000000000000000000000000000000-secret";
+    };
+    credential-with-odd-name = refused "services.ci-runner.credentials: a:b: names of credentials" {
+      credentials."a:b" = "/run/secrets/ops-hook";
     };
     unknown-profile = refused "services.ci-runner.pools.default.profiles" {
       pools.default.profiles = [ "lax" ];

@@ -29,6 +29,44 @@ pkgs.testers.runNixOSTest {
         missed = "skip";
         job.retry = 0;
       };
+      watch = {
+        every = 1;
+        stuckAfter = 3;
+        failureRateMax = 0;
+        queueAgeMax = "unlimited";
+      };
+      credentials.hook = "/run/hook-secret";
+      notifiers = {
+        program = {
+          kind = "command";
+          # What it was told of, and that the credential of the service is there for it too.
+          command = [
+            "/bin/sh"
+            "-c"
+            "{ cat; echo; wc -c </run/credentials/ci-runner.service/hook; } >>/var/lib/ci-runner/told"
+          ];
+          outcomes = [ "failed" ];
+          names = [ "told*" ];
+          watches = [ "stuck_job" ];
+        };
+        signed = {
+          kind = "http";
+          url = "http://127.0.0.1:8099/hook";
+          secretCredential = "hook";
+          timeout = 5;
+          triesMax = 1;
+        };
+        mail = {
+          kind = "email";
+          to = [ "ops@example.org" ];
+          from = "ci@example.org";
+          sendmail = [
+            "/bin/sh"
+            "-c"
+            "cat >/var/lib/ci-runner/mail"
+          ];
+        };
+      };
       settings = {
         http = "127.0.0.1:8087";
         grace = 4;
@@ -38,6 +76,11 @@ pkgs.testers.runNixOSTest {
         };
       };
     };
+    environment.systemPackages = [ (pkgs.python3.withPackages (_: [ ])) ];
+    # Root's alone, as secrets are.
+    systemd.tmpfiles.rules = [
+      "f /run/hook-secret 0400 root root - whsec_a2tra2tra2tra2tra2tra2tra2tra2tra2tra2tra2s="
+    ];
     # Defaults give way.
     systemd.services.ci-runner.serviceConfig.WatchdogSec = "20s";
     systemd.slices.ci_runner.sliceConfig.MemoryMin = "64M";

@@ -4,7 +4,27 @@ Written against the `machine` of the NixOS test driver. What is refused while th
 configurations.nix.
 """
 
+import base64
+import hashlib
+import hmac
 import json
+
+# What the machine's hook is signed with, and who is at its other end.
+SECRET = b"k" * 32
+RECEIVER = r"""
+import socket
+server = socket.create_server(("127.0.0.1", 8099))
+connection, _ = server.accept()
+request = b""
+while b"\r\n\r\n" not in request:
+    request += connection.recv(65536)
+header, body = request.split(b"\r\n\r\n", 1)
+length = next(int(line.split(b":")[1]) for line in header.split(b"\r\n") if line.lower().startswith(b"content-length"))
+while len(body) < length:
+    body += connection.recv(65536)
+connection.sendall(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+open("/run/received", "wb").write(header + b"\n\n" + body)
+"""
 
 
 def show(job: str) -> dict:
@@ -74,6 +94,43 @@ with subtest("schedules: they run, belong to the configuration, and a pause is r
     machine.wait_until_succeeds("ci-runner status", timeout=30)
     assert "paused" in machine.succeed("ci-runner schedule list"), machine.succeed("ci-runner schedule list")
     assert "configuration" in machine.succeed("ci-runner schedule list")
+
+with subtest("watch: an alarm by these limits"):
+    config = machine.succeed("ci-runner config show --config /etc/ci-runner/config.toml")
+    for line in ["every = ", "stuck_after = ", 'queue_age_max = "unlimited"']:
+        assert line in config, (line, config)
+    job = machine.succeed("ci-runner add --name told-slow -- sleep 60").strip()
+    machine.wait_until_succeeds(f"ci-runner watches --output json | grep stuck_job | grep -q '\"job\":{job}'", timeout=30)
+    machine.wait_until_succeeds("grep -q watch.started /var/lib/ci-runner/told", timeout=30)
+    machine.succeed(f"ci-runner cancel {job}")
+
+with subtest("notifiers: a program is told of what it asks for, and finds the credential"):
+    for name, outcome in [("other", "false"), ("told-well", "true"), ("told-badly", "false")]:
+        finished(machine.succeed(f"ci-runner add --retry 0 --name {name} -- {outcome}").strip())
+    machine.wait_until_succeeds("grep -q told-badly /var/lib/ci-runner/told", timeout=30)
+    told = machine.succeed("cat /var/lib/ci-runner/told")
+    assert "other" not in told and "told-well" not in told, told
+    # The bytes of the secret, after each event.
+    machine.wait_until_succeeds("test $(grep -c '\"type\":' /var/lib/ci-runner/told) -eq $(grep -cx 50 /var/lib/ci-runner/told)", timeout=30)
+
+with subtest("notifiers and credentials: a hook is signed with a secret that only root could read"):
+    assert machine.succeed("stat -c %U-%a /run/hook-secret").strip() == "root-400"
+    machine.succeed(f"echo {base64.b64encode(RECEIVER.encode()).decode()} | base64 -d >/run/receiver.py")
+    machine.succeed("systemd-run --unit=receiver --collect python3 /run/receiver.py")
+    machine.wait_until_succeeds("ss -ltn | grep -q 127.0.0.1:8099", timeout=20)
+    machine.succeed("ci-runner notify test signed", timeout=30)
+    machine.wait_until_succeeds("test -s /run/received", timeout=20)
+    header, body = machine.succeed("cat /run/received").split("\n\n", 1)
+    fields = dict(line.split(": ", 1) for line in header.splitlines()[1:])
+    signed = f"{fields['webhook-id']}.{fields['webhook-timestamp']}.{body}".encode()
+    expected = base64.b64encode(hmac.new(SECRET, signed, hashlib.sha256).digest()).decode()
+    assert fields["webhook-signature"] == f"v1,{expected}", (fields, body)
+
+with subtest("notifiers: a mail"):
+    machine.succeed("ci-runner notify test mail", timeout=30)
+    mail = machine.wait_until_succeeds("cat /var/lib/ci-runner/mail | grep .", timeout=20)
+    for line in ["To: ops@example.org", "From: ci@example.org"]:
+        assert line in mail, mail
 
 with subtest("units that give way to a machine's own values"):
     assert machine.get_unit_property("ci-runner.service", "WatchdogUSec") == "20s"

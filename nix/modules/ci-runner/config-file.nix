@@ -14,6 +14,21 @@ let
   endpoint =
     address: port: "${if lib.hasInfix ":" address then "[${address}]" else address}:${toString port}";
 
+  # Options as keys: `queueAgeMax` is `queue_age_max`. What is not said is left out.
+  key = lib.replaceStrings lib.upperChars (map (letter: "_${letter}") lib.lowerChars);
+  keys =
+    options:
+    lib.mapAttrs' (option: lib.nameValuePair (key option)) (
+      lib.filterAttrs (_: value: value != null && value != [ ]) options
+    );
+  notifierKeys =
+    notifier:
+    keys (
+      notifier
+      # A file beside the configuration is copied: nothing in it is secret.
+      // lib.optionalAttrs (notifier.caFile != null) { caFile = "${notifier.caFile}"; }
+    );
+
   # What a job finds without asking. It never inherits the PATH of the service.
   jobPackages = [
     pkgs.bash
@@ -53,6 +68,8 @@ in
       schedules = lib.mapAttrs (
         _: lib.filterAttrs (_: value: value != null && value != { })
       ) cfg.schedules;
+      watch = keys cfg.watch;
+      notifiers = lib.mapAttrs (_: notifierKeys) cfg.notifiers;
       retry_attempts = cfg.retryAttempts;
       retry_delay = cfg.retryDelay;
       default_timeout = cfg.defaultTimeout;

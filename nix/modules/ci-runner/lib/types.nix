@@ -19,4 +19,9 @@ in
   label = types.strMatching "[^=[:space:]]+(=[^[:space:]]*)?";
 
   slots = types.ints.between 1 1024;
+
+  # A Nix path would be refused too: it is copied into the store as soon as somebody uses it.
+  secretFile = types.externalPath // {
+    description = "absolute path outside of the Nix store, as a text";
+  };
 }

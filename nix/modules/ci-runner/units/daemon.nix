@@ -50,6 +50,11 @@ in
         StateDirectory = "ci-runner";
         StateDirectoryMode = mkDefault "0700";
 
+        # As they are when it starts. A switch with other ones restarts it.
+        LoadCredential = lib.mkIf (cfg.credentials != { }) (
+          lib.mapAttrsToList (name: file: "${name}:${file}") cfg.credentials
+        );
+
         # Attempts live here, and jobs outlive the daemon: it may not be emptied when that stops.
         RuntimeDirectory = "ci-runner";
         RuntimeDirectoryMode = mkDefault "0750"; # the group comes to the socket

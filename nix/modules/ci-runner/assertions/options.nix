@@ -3,7 +3,7 @@
 { config, lib, ... }:
 let
   cfg = config.services.ci-runner;
-  inherit (import ./lib/derived.nix { inherit config lib; }) personal slotUsers;
+  inherit (import ../lib/derived.nix { inherit config lib; }) personal slotUsers;
 
   isLoopback = address: lib.hasPrefix "127." address || address == "::1";
 
