@@ -90,6 +90,19 @@ in
       users.users.ada.isNormalUser = true;
     };
 
+    native = ciRunner {
+      executor = "native";
+      pools.small.slots = 2;
+    };
+
+    native-under-one-user = ciRunner {
+      executor = "native";
+      slotUsers = false;
+      maxParallelJobs = 1024;
+    };
+
+    many-units = ciRunner { maxParallelJobs = 1024; };
+
     schedules = ciRunner {
       schedules.nightly = {
         calendar = "30 2 * * *";
@@ -333,6 +346,17 @@ in
     };
     credential-with-odd-name = refused "services.ci-runner.credentials: a:b: names of credentials" {
       credentials."a:b" = "/run/secrets/ops-hook";
+    };
+    more-slots-than-users = refused "services.ci-runner.slotUsers: 406 slots of native jobs" {
+      executor = "native";
+      maxParallelJobs = 400;
+      pools.small.slots = 6;
+    };
+    slot-users-with-long-names = refused "or set services.ci-runner.slotUsers = false" {
+      pools.a-name-that-is-long = {
+        slots = 1;
+        executor = "native";
+      };
     };
     unknown-profile = refused "services.ci-runner.pools.default.profiles" {
       pools.default.profiles = [ "lax" ];

@@ -8,6 +8,7 @@ pkgs.testers.runNixOSTest {
     services.ci-runner = {
       enable = true;
       executor = "systemd";
+      slotUsers = false; # native jobs in cgroups of the daemon's own
       retryAttempts = 0;
       extraPackages = [ (pkgs.python3.withPackages (_: [ ])) ];
       settings = {

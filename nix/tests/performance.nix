@@ -9,6 +9,7 @@ pkgs.testers.runNixOSTest {
     services.ci-runner = {
       enable = true;
       executor = "native";
+      slotUsers = false; # the leanest way: no user of their own, no wiping
     };
     virtualisation.cores = 2;
   };

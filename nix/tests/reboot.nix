@@ -8,6 +8,7 @@ pkgs.testers.runNixOSTest {
     services.ci-runner = {
       enable = true;
       executor = "native";
+      slotUsers = false; # children of the daemon: what happens to it happens around them
       maxParallelJobs = 10;
     };
   };

@@ -8,6 +8,7 @@ pkgs.testers.runNixOSTest {
     services.ci-runner = {
       enable = true;
       executor = "systemd";
+      slotUsers = false; # the control: native jobs under one user
       retryAttempts = 0;
       extraPackages = [
         (pkgs.python3.withPackages (_: [ ]))

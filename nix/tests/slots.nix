@@ -1,4 +1,4 @@
-# Native jobs under a user per slot, started by a service of root.
+# Native jobs, as they are by default: under a user per slot, started by a service of root.
 { pkgs, self }:
 pkgs.testers.runNixOSTest {
   name = "ci-runner-slots";
@@ -8,7 +8,6 @@ pkgs.testers.runNixOSTest {
     services.ci-runner = {
       enable = true;
       executor = "native";
-      slotUsers = true;
       maxParallelJobs = 8;
       retryAttempts = 0;
       extraPackages = [

@@ -27,20 +27,28 @@ pkgs.testers.runNixOSTest {
         # The exporter is restarted, the daemon only reads it.
         metrics.configuration.services.ci-runner.metrics.port = 9101;
 
-        # The daemon is restarted. The spawner keeps its old unit, whatever is changed in it.
+        # The daemon is restarted. The spawners keep their old units, whatever is changed in them.
         units.configuration.systemd.services = {
           ci-runner.serviceConfig.TimeoutStopSec = lib.mkForce "31s";
           ci-runner-spawner.serviceConfig.RestartSec = lib.mkForce "300ms";
+          ci-runner-jobs.serviceConfig.RestartSec = lib.mkForce "300ms";
         };
 
-        # The spawner reads its policy anew.
-        policy.configuration.services.ci-runner.settings.pools.more = {
-          slots = 1;
-          labels = [ "more" ];
-          executor = "systemd";
+        # Each spawner reads its policy anew.
+        policy.configuration.services.ci-runner.settings.pools = {
+          more = {
+            slots = 1;
+            labels = [ "more" ];
+            executor = "systemd";
+          };
+          even-more = {
+            slots = 1;
+            labels = [ "even-more" ];
+            executor = "native";
+          };
         };
 
-        # The daemon is restarted, the spawner executes the new program in the same process.
+        # The daemon is restarted, the spawners execute the new program in the same process.
         upgrade.configuration.services.ci-runner.package = lib.mkForce (
           config.services.ci-runner.package.overrideAttrs (old: {
             postInstall = old.postInstall + "touch $out/next\n";

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 
 JOBS = int(os.environ.get("CI_RUNNER_TEST_JOBS", "12"))
 GO = "/srv/go"
-DAEMON, SPAWNER = "ci-runner.service", "ci-runner-spawner.service"
+DAEMON = "ci-runner.service"
+# Of units, and of native jobs under a user per slot.
+SPAWNERS = ["ci-runner-spawner.service", "ci-runner-jobs.service"]
 # Says what is done to it, and stays until GO is there.
 JOB = (
     'for signal in HUP INT TERM USR1 PIPE; do trap "echo disturbed by $signal" $signal; done; echo start of $1 in $$; '
@@ -84,25 +86,24 @@ def pid(unit: str) -> str:
 
 
 def expect(daemon: str, spawner_executed: bool = False) -> None:
-    """What became of the services: the daemon `same` or `other`, the spawner never another process."""
+    """What became of the services: the daemon `same` or `other`, a spawner never another process."""
     assert (pid(DAEMON) == PID[DAEMON]) == (daemon == "same"), (daemon, PID[DAEMON], pid(DAEMON))
-    assert pid(SPAWNER) == PID[SPAWNER], (PID[SPAWNER], pid(SPAWNER))
-    if spawner_executed:
-        machine.wait_until_succeeds(
-            f"test $(readlink /proc/{pid(SPAWNER)}/exe) != {PROGRAM}", timeout=20
-        )
+    for spawner in SPAWNERS:
+        assert pid(spawner) == PID[spawner], (spawner, PID[spawner], pid(spawner))
+        if spawner_executed:
+            machine.wait_until_succeeds(f"test $(readlink /proc/{pid(spawner)}/exe) != {PROGRAM}", timeout=20)
     PID.update({unit: pid(unit) for unit in PID})
 
 
 machine.start()
-machine.wait_for_unit(SPAWNER)
-machine.wait_for_unit(DAEMON)
+for unit in [*SPAWNERS, DAEMON]:
+    machine.wait_for_unit(unit)
 SYSTEM = system()
-PID = {unit: pid(unit) for unit in [DAEMON, SPAWNER]}
+PID = {unit: pid(unit) for unit in [DAEMON, *SPAWNERS]}
 if SYSTEM == "/system":
     # Another build: the same code, other bytes.
     machine.succeed("mkdir -p /opt/next/bin && cp /opt/ci/bin/* /opt/next/bin && for f in /opt/next/bin/*; do echo next >>$f; done")
-PROGRAM = machine.succeed(f"readlink /proc/{pid(SPAWNER)}/exe").strip()
+PROGRAM = machine.succeed(f"readlink /proc/{pid(SPAWNERS[0])}/exe").strip()
 
 with undisturbed("a switch to the same system"):
     switch(None)
@@ -130,34 +131,36 @@ with undisturbed("another port of the metrics restarts the exporter alone"):
     expect("same")
     machine.wait_for_open_port(9100, timeout=30)
 
-with undisturbed("changed units: the daemon is restarted, the spawner is not"):
+with undisturbed("changed units: the daemon is restarted, the spawners are not"):
     switch("units")
     expect("other")
     assert machine.get_unit_property(DAEMON, "TimeoutStopUSec") == "31s"
     switch(None)
     expect("other")
 
-with undisturbed("another policy is read by the spawner that runs"):
+with undisturbed("other policies are read by the spawners that run"):
     switch("policy")
     expect("same")
-    job = machine.succeed("ci-runner add --pool more --label more -- true").strip()
-    machine.succeed(f"ci-runner wait --timeout 60s {job}", timeout=70)
+    for options in ["--pool more --label more", "--pool even-more --label even-more"]:
+        job = machine.succeed(f"ci-runner add {options} -- true").strip()
+        machine.succeed(f"ci-runner wait --timeout 60s {job}", timeout=70)
     switch(None)
     expect("same")
 
-with undisturbed("an upgrade: a new daemon, and the spawner executes its new program"):
+with undisturbed("an upgrade: a new daemon, and the spawners execute their new program"):
     switch("upgrade")
     expect("other", spawner_executed=True)
 
 with undisturbed("a rollback to the old package"):
     switch(None)
     expect("other")
-    machine.wait_until_succeeds(f"test $(readlink /proc/{pid(SPAWNER)}/exe) = {PROGRAM}", timeout=20)
+    for spawner in SPAWNERS:
+        machine.wait_until_succeeds(f"test $(readlink /proc/{pid(spawner)}/exe) = {PROGRAM}", timeout=20)
 
 with undisturbed("the module switched off and on again"):
     switch("disabled")
     assert machine.get_unit_property(DAEMON, "ActiveState") == "inactive"
-    assert pid(SPAWNER) == PID[SPAWNER]
+    assert all(pid(spawner) == PID[spawner] for spawner in SPAWNERS)
     switch(None)
     machine.wait_for_unit(DAEMON)
     expect("other")
@@ -168,25 +171,26 @@ with undisturbed("five switches, one after the other"):
 
 with undisturbed("a policy that cannot be read leaves the spawner as it is"):
     PID.update({unit: pid(unit) for unit in PID})
-    policy = machine.succeed("readlink -f /etc/ci-runner/policy.json").strip()
-    machine.succeed(f"cp {policy} /srv/policy && rm /etc/ci-runner/policy.json && echo nonsense >/etc/ci-runner/policy.json")
-    machine.succeed(f"systemctl reload {SPAWNER}")
-    machine.wait_until_succeeds(f"journalctl -u {SPAWNER} -o cat | grep -q 'goes on as it is'", timeout=20)
+    for spawner, file in zip(SPAWNERS, ["/etc/ci-runner/policy.json", "/etc/ci-runner/jobs.json"]):
+        policy = machine.succeed(f"readlink -f {file}").strip()
+        machine.succeed(f"cp {policy} /srv/policy && rm {file} && echo nonsense >{file}")
+        machine.succeed(f"systemctl reload {spawner}")
+        machine.wait_until_succeeds(f"journalctl -u {spawner} -o cat | grep -q 'goes on as it is'", timeout=20)
+        # On NixOS this is a link into the store, which the next activation makes anew; here a copy does.
+        machine.succeed(f"mv /srv/policy {file}")
     expect("same")
-    # On NixOS this is a link into the store, which the next activation makes anew; here a copy does.
-    machine.succeed("mv /srv/policy /etc/ci-runner/policy.json")
 
 with subtest("the control: a service that may be stopped takes its jobs with it"):
     # The same stop, without the protections of the unit.
     ids = start_jobs()
     machine.succeed(
-        "mkdir -p /run/systemd/system/ci-runner.service.d && "
-        "printf '[Service]\\nKillMode=control-group\\n' >/run/systemd/system/ci-runner.service.d/control.conf && "
-        "systemctl daemon-reload && systemctl restart ci-runner"
+        "mkdir -p /run/systemd/system/ci-runner-jobs.service.d && "
+        "printf '[Service]\\nKillMode=control-group\\nTimeoutStopSec=2s\\n' >/run/systemd/system/ci-runner-jobs.service.d/control.conf && "
+        "systemctl daemon-reload && systemctl restart ci-runner-jobs"
     )
     left = int(machine.succeed("pgrep -c -f '^sh -c .*batch-[0-9]+ *$' || true"))
     assert left == JOBS - JOBS // 2, left  # the units live on
-    machine.succeed("rm -r /run/systemd/system/ci-runner.service.d && systemctl daemon-reload && systemctl restart ci-runner")
+    machine.succeed("rm -r /run/systemd/system/ci-runner-jobs.service.d && systemctl daemon-reload && systemctl restart ci-runner-jobs")
     machine.succeed(f"touch {GO}")
 
 machine.log(f"jobs disturbed {disturbed}, executed twice {twice}")

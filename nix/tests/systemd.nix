@@ -9,6 +9,7 @@ pkgs.testers.runNixOSTest {
       ./common/both-executors.nix
     ];
     services.ci-runner = {
+      slotUsers = false; # so that the daemon's own spawner writes logs beside root's
       maxParallelJobs = 50;
       retryAttempts = 0;
       extraPackages = [ (pkgs.python3.withPackages (_: [ ])) ];

@@ -1,4 +1,5 @@
-# The head of every machine on which jobs run in both ways: as transient units, and in the pool `native` as processes.
+# The head of every machine on which jobs run in both ways: as transient units, and in the pool `native` as
+# processes, by default each under its slot's user.
 { lib, ... }:
 {
   services.ci-runner = {

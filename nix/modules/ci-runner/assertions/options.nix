@@ -14,6 +14,9 @@ let
     "socket"
   ];
 
+  # NixOS numbers system users from 400 to 999, those of all services together.
+  slotUsersMax = 400;
+
   # Other services of this machine that may have taken the port of the metrics.
   portHolders = lib.filter (holder: holder.enable) [
     {
@@ -85,7 +88,16 @@ in
         message = ''
           services.ci-runner.slotUsers: ${
             toString (lib.filter (name: lib.stringLength name > 31) slotUsers)
-          } are too long for names of users; give those pools names of at most 12 characters.
+          } are too long for names of users; give those pools names of at most 12 characters,
+          or set services.ci-runner.slotUsers = false.
+        '';
+      }
+      {
+        assertion = lib.length slotUsers <= slotUsersMax;
+        message = ''
+          services.ci-runner.slotUsers: ${toString (lib.length slotUsers)} slots of native jobs would need as many system users, and NixOS has numbers
+          for few of them. Lower maxParallelJobs or slots of pools to ${toString slotUsersMax} in all, let them run as units (executor = "systemd"), or set
+          services.ci-runner.slotUsers = false.
         '';
       }
       {

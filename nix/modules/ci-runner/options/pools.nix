@@ -22,7 +22,7 @@ in
       default = "systemd";
       description = ''
         How jobs of the pool `default` run: each as a transient unit with a user, a cgroup and a sandbox of
-        its own, or (`native`) as processes of the user ci-runner. Other pools say it by {option}`executor` in
+        its own, or (`native`) as processes, see {option}`slotUsers`. Other pools say it by {option}`executor` in
         {option}`services.ci-runner.settings.pools`.
       '';
     };
@@ -135,13 +135,14 @@ in
 
     slotUsers = mkOption {
       type = types.bool;
-      default = false;
+      default = true;
       description = ''
         Whether native jobs run under a system user per slot, `ci-runner-job-…`, started by
         `ci-runner-jobs.service` (root) in place of the daemon. Then no job can reach another one's
-        processes or the daemon's files, and the daemon's own service is hardened in full. Change it
-        while no native job runs (`ci-runner drain`): the daemon does not find those that the other
-        way has started.
+        processes or the daemon's files, and the daemon's own service is hardened in full. Without
+        it they are the daemon's own user: for people who trust each other and their code, and for
+        jobs that write to trees of that user. Change it while no native job runs (`ci-runner drain`):
+        the daemon does not find those that the other way has started.
       '';
     };
   };
