@@ -22,6 +22,6 @@ in
 
   # A Nix path would be refused too: it is copied into the store as soon as somebody uses it.
   secretFile = types.externalPath // {
-    description = "absolute path outside of the Nix store, as a text";
+    description = "absolute path outside of the Nix store, as a text like \"/run/secrets/name\"";
   };
 }

@@ -12,6 +12,9 @@ let
     rootLogs
     unitPools
     ;
+
+  # A percent sign of a path is one, not a word of systemd's.
+  unspecified = lib.replaceStrings [ "%" ] [ "%%" ];
 in
 {
   config = lib.mkIf cfg.enable {
@@ -52,7 +55,7 @@ in
 
         # As they are when it starts. A switch with other ones restarts it.
         LoadCredential = lib.mkIf (cfg.credentials != { }) (
-          lib.mapAttrsToList (name: file: "${name}:${file}") cfg.credentials
+          lib.mapAttrsToList (name: file: "${name}:${unspecified file}") cfg.credentials
         );
 
         # Attempts live here, and jobs outlive the daemon: it may not be emptied when that stops.
