@@ -72,7 +72,9 @@ impl fmt::Display for AttemptResult {
             Self::TimedOut => f.write_str("timed out"),
             Self::FailedToStart { cause } => write!(f, "failed to start: {cause}"),
             Self::Lost { cause: LostCause::Host } => f.write_str("lost with the host"),
-            Self::Lost { cause: LostCause::Executor } => f.write_str("lost: its shim was killed"),
+            Self::Lost { cause: LostCause::Executor } => {
+                f.write_str("lost: its shim was killed, or its record is gone")
+            }
             Self::Lost { cause: LostCause::Stopped } => f.write_str("lost: its unit was stopped by hand"),
         }
     }

@@ -29,6 +29,9 @@ pub use watch::{AlarmView, JobEnded, NotifierTested, NotifierView, WatchesView};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+/// Name of the jobs of `selftest`. Some of them fail on purpose: no watch counts them and no notifier is told of their ends.
+pub const SELFTEST_NAME: &str = "ci-runner selftest";
+
 /// A new state of a job, in the event stream. `event: job` carries it; `event: gap` says that some were missed.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct EventView {

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::protocol::Start;
+use crate::protocol::{Slot, Start};
 
 /// With a cgroup's path it must fit into an attempt's identity.
 const PATH_BYTES_MAX: usize = 3000;
@@ -44,6 +44,14 @@ impl Dirs {
     }
 }
 
+/// Which place of a pool a slot of a store is, from its name: what [`Dirs::slot_of`] made of it, or an earlier version of it.
+pub(crate) fn slot_named(slot: &str, store: &str) -> Option<Slot> {
+    let name = slot.rsplit('/').next()?;
+    let name = name.strip_prefix(store).and_then(|rest| rest.strip_prefix('-')).unwrap_or(name);
+    let (pool, number) = name.rsplit_once('-')?;
+    Some(Slot { pool: pool.to_owned(), number: number.parse().ok()? })
+}
+
 /// The directory in which a slot's is, and the slot's name there. `own` is the directory of slots without a path.
 pub(crate) fn slot_place(own: &Path, slot: &str) -> (PathBuf, String) {
     match slot.rsplit_once('/') {
@@ -63,6 +71,17 @@ mod tests {
         assert!(Dirs::told("/l", "/t").is_ok());
         for bad in ["", "l", "../l", "/a\nb", "/a\0b", &format!("/{}", "a".repeat(PATH_BYTES_MAX))] {
             assert!(Dirs::told(bad, "/t").is_err() && Dirs::told("/l", bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_slot_tells_its_place() {
+        let place = |pool: &str, number| Some(Slot { pool: pool.to_owned(), number });
+        assert_eq!(slot_named("/t/x/0123abcd-my-pool-12", "0123abcd"), place("my-pool", 12));
+        assert_eq!(slot_named("0123abcd-default-0", "0123abcd"), place("default", 0));
+        assert_eq!(slot_named("default-3", "0123abcd"), place("default", 3));
+        for bad in ["", "-", "default", "/t/x/default-", "default-x"] {
+            assert_eq!(slot_named(bad, "0123abcd"), None, "{bad}");
         }
     }
 

@@ -238,9 +238,21 @@ pub enum Reply {
         key: AttemptKey,
         /// What is seen of it.
         seen: Seen,
+        /// The slot that it holds, where slots are the daemon's to give: for a daemon that knows nothing of the attempt.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        slot: Option<Slot>,
     },
     /// End of the answer to `list`.
     Listed,
+}
+
+/// A place in a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
+    /// Pool name.
+    pub pool: String,
+    /// Number in the pool, from 0.
+    pub number: u32,
 }
 
 /// What a look at an attempt's directory and processes shows.

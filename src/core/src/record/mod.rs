@@ -22,6 +22,7 @@ mod lease;
 mod members;
 mod pages;
 mod room;
+mod shut;
 mod view;
 mod why;
 
@@ -149,6 +150,8 @@ struct PoolState {
     enforced: Option<Enforced>,
     /// Who holds each place; longer than `slots` by the claims made ahead.
     places: Vec<Option<JobId>>,
+    /// Places that nobody gets: something that no job knows is there.
+    shut: BTreeSet<u32>,
     /// Leases whose start was sent, by when.
     dispatched: BTreeSet<(Instant, JobId)>,
     /// Leases not yet sent.
@@ -311,6 +314,7 @@ impl Record {
                 maxima: Limits::NONE,
                 enforced: Some(Enforced::ALL),
                 places: Vec::new(),
+                shut: BTreeSet::new(),
                 dispatched: BTreeSet::new(),
                 claimed: BTreeSet::new(),
                 run_ms: view::RUN_MS_UNKNOWN,

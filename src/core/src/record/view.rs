@@ -313,12 +313,14 @@ impl Record {
 
     fn free_place(&self, id: PoolId, pool: &PoolState) -> Option<FreePlace> {
         let held = u32::try_from(pool.dispatched.len() + pool.claimed.len()).ok()?;
-        let free = pool.slots.saturating_sub(held);
-        if free == 0 && (pool.slots == 0 || held >= pool.slots + self.ahead(pool)) {
+        let slots = pool.usable();
+        let free = slots.saturating_sub(held);
+        if free == 0 && (slots == 0 || held >= slots + self.ahead(pool)) {
             return None;
         }
-        let taken = |slot: &u32| pool.places.get(*slot as usize).copied().flatten().is_some();
-        let slot = (0..=held).find(|slot| !taken(slot))?;
+        let taken =
+            |slot: &u32| pool.shut.contains(slot) || pool.places.get(*slot as usize).copied().flatten().is_some();
+        let slot = (0..).take(held as usize + pool.shut.len() + 1).find(|slot| !taken(slot))?;
         Some(FreePlace { pool: id, slot, room: free })
     }
 
@@ -337,7 +339,7 @@ impl Record {
     /// True when the pool may run one attempt more at this moment. Nothing new starts while the host is paused or busy.
     pub fn may_dispatch(&self, pool: PoolId) -> bool {
         let pool = self.pools.get(usize::from(pool.0));
-        !self.is_closed() && pool.is_some_and(|pool| pool.dispatched.len() < pool.slots as usize)
+        !self.is_closed() && pool.is_some_and(|pool| pool.dispatched.len() < pool.usable() as usize)
     }
 
     /// True when an attempt whose `start` may have been sent before, and did not start, may be sent again. After a start of
@@ -345,7 +347,7 @@ impl Record {
     /// as sent than there are slots, nobody knows yet which of them run.
     pub(crate) fn may_dispatch_again(&self, pool: PoolId) -> bool {
         let pool = self.pools.get(usize::from(pool.0));
-        !self.is_closed() && pool.is_some_and(|pool| pool.dispatched.len() <= pool.slots as usize)
+        !self.is_closed() && pool.is_some_and(|pool| pool.dispatched.len() <= pool.usable() as usize)
     }
 
     /// Ids of all pools.
@@ -367,7 +369,7 @@ impl Record {
         }
         let kept = self.kept_free_for();
         (0u16..).zip(&self.pools).find_map(|(at, pool)| {
-            if pool.dispatched.len() < pool.slots as usize {
+            if pool.dispatched.len() < pool.usable() as usize {
                 return None; // its turn has come
             }
             let (claimed, id) = pool.claimed.last()?;
@@ -380,7 +382,7 @@ impl Record {
 
     /// When the next claim made ahead becomes stale. A claim whose turn has come never does.
     pub fn next_stale(&self) -> Option<Instant> {
-        let full = self.pools.iter().filter(|pool| pool.dispatched.len() >= pool.slots as usize);
+        let full = self.pools.iter().filter(|pool| pool.dispatched.len() >= pool.usable() as usize);
         full.filter_map(|pool| pool.claimed.last()).map(|(at, _)| at.plus_ms(AHEAD_AGE_MS_MAX)).min()
     }
 }

@@ -52,7 +52,7 @@ impl Record {
         let room = |id: &PoolId| {
             let pool = self.pools.get(usize::from(id.0))?;
             let held = u32::try_from(pool.dispatched.len() + pool.claimed.len()).ok()?;
-            pool.slots.checked_sub(held).filter(|room| *room > 0).map(|room| (*id, room))
+            pool.usable().checked_sub(held).filter(|room| *room > 0).map(|room| (*id, room))
         };
         let places: Vec<(PoolId, u32)> = class.pools.iter().filter_map(room).collect();
         if !places.is_empty() {

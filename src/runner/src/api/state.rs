@@ -37,6 +37,12 @@ pub struct StatusView {
     pub pid: u32,
     /// Start number of the daemon on this store.
     pub generation: u64,
+    /// Where its state is. Null at `/status`, which may be public.
+    #[serde(default)]
+    pub state_dir: Option<String>,
+    /// Where running attempts are, and sockets unless they have another place. Null at `/status`.
+    #[serde(default)]
+    pub runtime_dir: Option<String>,
 }
 
 /// Jobs by state.

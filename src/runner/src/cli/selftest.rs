@@ -6,7 +6,7 @@ use super::context::{Context, print};
 use super::fail::{EXIT_DONE, EXIT_ERROR, Ended, Failure};
 use super::list::unix_ms;
 use super::wait::until_finished;
-use crate::api::{JobList, JobRequest, JobView, StatusView, SubmittedMany};
+use crate::api::{JobList, JobRequest, JobView, SELFTEST_NAME, StatusView, SubmittedMany};
 use crate::quantity::DurationField;
 use crate::style::{dim, state_style};
 use clap::{Args, ValueEnum};
@@ -112,7 +112,7 @@ impl Test<'_> {
     fn job(&self, shell: &str) -> JobRequest {
         JobRequest {
             shell: Some(shell.to_owned()),
-            name: Some("selftest".to_owned()),
+            name: Some(SELFTEST_NAME.to_owned()),
             correlation: Some(self.correlation.clone()),
             timeout: Some(DurationField(CHECK_TIMEOUT)),
             retry: Some(0),

@@ -152,7 +152,7 @@ fn attempt_row(attempt: &AttemptView, look: &Look) -> [Cell; 8] {
     let cpu = attempt.cpu_user_seconds.zip(attempt.cpu_system_seconds).map(|(user, system)| seconds(user + system));
     let mut log = attempt.log_bytes.map(show_size).unwrap_or_default();
     if attempt.log_dropped_bytes.is_some_and(|bytes| bytes > 0) {
-        log.push_str(" (truncated)");
+        log.push_str(if attempt.log_bytes == Some(0) { " (lost)" } else { " (truncated)" });
     }
     [
         attempt.number.to_string().into(),

@@ -372,7 +372,8 @@ impl Resolver<'_> {
     fn gc(&mut self, file: &GcFile) -> GcConfig {
         const MONTH: Duration = Duration::from_secs(30 * 86_400);
         const LOG_BYTES: u64 = 10 << 30;
-        const ARCHIVE_AFTER_MIN: Duration = Duration::from_secs(3_600);
+        // As `gc` leaves younger logs alone, whatever the limits say.
+        const LOG_AGE_MIN: Duration = Duration::from_secs(3_600);
         let age = |limit: Option<_>| match limit {
             None => Some(MONTH),
             Some(limit) => crate::quantity::LimitField::into_option(limit).map(|field: DurationField| field.0),
@@ -382,16 +383,14 @@ impl Resolver<'_> {
             Some(limit) => limit.into_option().map(|field| field.0),
         };
         let after = file.log_archive_after.and_then(|limit| limit.into_option()).map(|field: DurationField| field.0);
-        if after.is_some_and(|after| after < ARCHIVE_AFTER_MIN) {
-            let why = "is too soon; give at least 1h: somebody may be about to read them";
-            self.file_problem(&["gc", "log_archive_after"], why.to_owned());
+        let log_max_age = age(file.log_max_age);
+        for (key, age) in [("log_archive_after", after), ("log_max_age", log_max_age)] {
+            if age.is_some_and(|age| age < LOG_AGE_MIN) {
+                let why = "is too soon; give at least 1h: somebody may be about to read them";
+                self.file_problem(&["gc", key], why.to_owned());
+            }
         }
-        GcConfig {
-            finished_max_age: age(file.finished_max_age),
-            log_max_age: age(file.log_max_age),
-            log_archive_after: after,
-            log_bytes_max,
-        }
+        GcConfig { finished_max_age: age(file.finished_max_age), log_max_age, log_archive_after: after, log_bytes_max }
     }
 }
 

@@ -255,6 +255,7 @@ fn all_problems_are_told_at_once_in_the_order_of_lines() {
 #[test]
 fn wrong_types_and_texts_are_named_with_key_and_line() {
     check_refused("a = = 1", &["c.toml:1: is not TOML"]);
+    check_refused("[gc]\nlog_max_age = \"59m\"", &["c.toml:2: gc.log_max_age: is too soon; give at least 1h"]);
     check_refused("\n\nmax_parallel_jobs = \"4\"", &["c.toml:3: max_parallel_jobs:", "expected a whole number"]);
     check_refused("grace = \"soon\"", &["c.toml:1: grace:", "\"soon\" is not a duration", "1h30m"]);
     check_refused("grace = -1", &["c.toml:1: grace:", "negative"]);

@@ -107,6 +107,17 @@ pub enum Deed {
         /// Ids in order, once they are on disk.
         reply: oneshot::Sender<Result<Vec<JobId>, Refusal>>,
     },
+    /// Queue a schedule's job now.
+    RunSchedule {
+        /// Which.
+        name: String,
+        /// The request's idempotency key.
+        key: Option<IdempotencyKey>,
+        /// Who.
+        submitter: Submitter,
+        /// Its id, once it is on disk.
+        reply: oneshot::Sender<Result<Vec<JobId>, Refusal>>,
+    },
     /// Do something to jobs.
     Act {
         /// Which.
@@ -319,6 +330,16 @@ impl Handle {
     /// Removes a schedule.
     pub async fn unschedule(&self, name: String) -> Result<(), Refusal> {
         self.ask(|reply| Wish::Do(Deed::Unschedule { name, reply })).await?
+    }
+
+    /// Queues a schedule's job now; its id is on disk when it returns.
+    pub async fn run_schedule(
+        &self,
+        name: String,
+        key: Option<IdempotencyKey>,
+        submitter: Submitter,
+    ) -> Result<Vec<JobId>, Refusal> {
+        self.ask(|reply| Wish::Do(Deed::RunSchedule { name, key, submitter, reply })).await?
     }
 
     /// Why an open job does not run; None: it is not open.

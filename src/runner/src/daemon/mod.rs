@@ -13,6 +13,7 @@ pub mod job_env;
 mod listeners;
 pub mod local;
 mod log_dir;
+mod put_back;
 mod refusal;
 mod runtime_dir;
 pub mod secrets;

@@ -72,13 +72,14 @@ pub(super) fn choose<'a>(config: &Config, open: impl Iterator<Item = &'a Epoch>)
     };
     let there = open.iter().filter(|open| epoch.as_deref() == Some(&*open.0)).count();
     if there > 0 {
+        // It stands in the status as long as the daemon runs, so it says nothing that changes meanwhile.
         let problem = format!(
-            "the runtime directory is {} still, for {there} attempts that were open there; {} is used from the next start on \
-             that finds none",
+            "the runtime directory is {} still, because attempts were open there when the daemon started; {} is used from the \
+             next start on that finds none open: restart the daemon when no job runs",
             before.display(),
             now.display()
         );
-        log::warn!("{problem}");
+        log::warn!("{problem} ({there} are open)");
         return Ok(RuntimeDir { dir: before, problem: Some(problem) });
     }
     log::error!(

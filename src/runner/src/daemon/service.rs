@@ -10,6 +10,7 @@ use super::handle::Handle;
 use super::home::{self, Home};
 use super::listeners::{Listeners, Taken};
 use super::log_dir;
+use super::put_back;
 use super::runtime_dir;
 use super::settings::{host_settings, settings, watch_settings};
 use super::signals::{Signals, watch_signals};
@@ -122,13 +123,18 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
     // Job by job: a list of a million would take half a gigabyte beside the record.
     let record = RefCell::new(Record::new(settings));
     let pool_id = &mut |name: &str| record.borrow_mut().ensure_pool(name);
-    let loaded = store.load(pool_id, &mut |job| engine::load_job(&mut record.borrow_mut(), &job))?;
+    let mut loaded = store.load(pool_id, &mut |job| engine::load_job(&mut record.borrow_mut(), &job))?;
     let mut record = record.into_inner();
     engine::load_rest(&mut record, &loaded);
     let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
     let native =
         record.leases().map(|(_, lease)| &lease.epoch).filter(|epoch| engine::executor_of(epoch) == Executor::Native);
     let runtime_dir = runtime_dir::choose(&config, native)?;
+    let traces = put_back::Traces::find(&config, &runtime_dir.dir, &host.log_dir, &loaded);
+    if let Some(seen) = traces.starts {
+        loaded.generation = store.outnumber(seen)?;
+    }
+    traces.tell_and_heed(&mut record);
     let sides = sides(&config, &runtime_dir.dir, &host, &record, &loaded)?;
     let output = OutputOptions {
         log_dir: host.log_dir.clone(),
@@ -185,6 +191,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
             handle: handle.clone(),
             control: control.clone(),
             log_dir,
+            state_dir: config.state_dir.clone(),
             config_file: origin.file.clone(),
             public_status: config.http_public_status,
             hosts: config.http_hosts.clone(),

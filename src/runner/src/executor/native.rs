@@ -94,7 +94,7 @@ impl Native {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                 let seen = Seen::Ended(AttemptResult::FailedToStart { cause: error.to_string() });
-                self.events.push_back(Event::Seen { key, seen, receipt: None });
+                self.events.push_back(Event::Seen { key, seen, slot: None, receipt: None });
             }
             Err(error) => self.lose(&error.to_string()),
         }

@@ -3,7 +3,7 @@
 use ci_runner_core::outcome::{AttemptResult, LostCause, Measured, Receipt};
 use ci_runner_core::reconcile::Seen;
 use ci_runner_core::time::WallTime;
-use ci_runner_spawner::protocol::{self, AttemptKey, Enforces, ExitRecord, ExitResult, Reply, Used};
+use ci_runner_spawner::protocol::{self, AttemptKey, Enforces, ExitRecord, ExitResult, Reply, Slot, Used};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +44,8 @@ pub enum Event {
         key: AttemptKey,
         /// What.
         seen: Seen,
+        /// The slot that it holds, if its spawner says so.
+        slot: Option<Slot>,
         /// What it used, when it ended.
         receipt: Option<Box<Receipt>>,
     },
@@ -60,7 +62,7 @@ pub enum Event {
 
 /// None: nothing to tell.
 pub(super) fn event(reply: Reply) -> io::Result<Option<Event>> {
-    let seen = |key, seen| Some(Event::Seen { key, seen, receipt: None });
+    let seen = |key, seen| Some(Event::Seen { key, seen, slot: None, receipt: None });
     Ok(match reply {
         Reply::Welcome { .. } | Reply::Pong => None,
         Reply::Refused { why } => return Err(io::Error::other(why)),
@@ -70,12 +72,14 @@ pub(super) fn event(reply: Reply) -> io::Result<Option<Event>> {
         Reply::Ended { key, record: Some(record) } => Some(ended(key, record)),
         Reply::Ended { key, record: None } => seen(key, Seen::Gone),
         Reply::Listed => Some(Event::Listed),
-        Reply::Attempt { key, seen: protocol::Seen::Ended(record) } => Some(ended(key, record)),
-        Reply::Attempt { key, seen: protocol::Seen::Alive } => seen(key, Seen::Alive),
-        Reply::Attempt { key, seen: protocol::Seen::NotBegan } => seen(key, Seen::NotBegan),
-        Reply::Attempt { key, seen: protocol::Seen::Voided } => seen(key, Seen::Voided),
-        Reply::Attempt { key, seen: protocol::Seen::Lost } => seen(key, Seen::Gone),
-        Reply::Attempt { key, seen: protocol::Seen::Leftovers } => seen(key, Seen::Leftovers),
+        Reply::Attempt { key, seen: protocol::Seen::Ended(record), .. } => Some(ended(key, record)),
+        Reply::Attempt { key, seen: protocol::Seen::Alive, slot } => {
+            Some(Event::Seen { key, seen: Seen::Alive, slot, receipt: None })
+        }
+        Reply::Attempt { key, seen: protocol::Seen::NotBegan, .. } => seen(key, Seen::NotBegan),
+        Reply::Attempt { key, seen: protocol::Seen::Voided, .. } => seen(key, Seen::Voided),
+        Reply::Attempt { key, seen: protocol::Seen::Lost, .. } => seen(key, Seen::Gone),
+        Reply::Attempt { key, seen: protocol::Seen::Leftovers, .. } => seen(key, Seen::Leftovers),
     })
 }
 
@@ -100,7 +104,7 @@ fn ended(key: AttemptKey, record: ExitRecord) -> Event {
         leftovers: record.leftovers,
         measured: measured(record.used.as_deref()),
     };
-    Event::Seen { key, seen: Seen::Ended(result), receipt: Some(Box::new(receipt)) }
+    Event::Seen { key, seen: Seen::Ended(result), slot: None, receipt: Some(Box::new(receipt)) }
 }
 
 /// What only a cgroup tells, if one was there to tell it.

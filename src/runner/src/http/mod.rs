@@ -80,6 +80,8 @@ pub struct Context {
     pub control: mpsc::Sender<Control>,
     /// Where the logs of jobs are.
     pub log_dir: PathBuf,
+    /// Where the state is.
+    pub state_dir: PathBuf,
     /// The configuration, which a backup holds too; None: there is no file.
     pub config_file: Option<PathBuf>,
     /// `/status` and `/runners` answer on TCP too.

@@ -11,7 +11,7 @@ mod archive;
 
 pub use archive::{Step, archive};
 
-use ci_runner_spawner::joblog::{LogReader, earlier_dirs, log_path};
+use ci_runner_spawner::joblog::{Earlier, LogReader, earlier_dirs, log_path};
 use rustix::fs::{FileType, Mode, OFlags, fstat, open as open_at_path, openat};
 use rustix::io::Errno;
 use std::fs::File;
@@ -29,23 +29,43 @@ pub fn archive_path(job: u64, attempt: u32) -> PathBuf {
     path.into()
 }
 
+/// Whose log is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Of {
+    /// Job id.
+    pub job: u64,
+    /// Attempt number.
+    pub attempt: u32,
+    /// See [`LogReader::new`].
+    pub start_wall_ms: i64,
+    /// What directories where logs were before hold under this name.
+    pub earlier: Earlier,
+}
+
 /// A reader at the beginning of an attempt's log below the log directory `dir`, archived or not; see [`LogReader::new`].
+/// What is there comes before what is in directories where logs were before.
 ///
 /// # Errors
 /// The archive cannot be read or unpacked: it is damaged, or there is no room for it.
-pub fn open(dir: OwnedFd, job: u64, attempt: u32, start_wall_ms: i64) -> io::Result<LogReader> {
-    let mut reader = LogReader::new(dir.try_clone()?, job, attempt, start_wall_ms);
+pub fn open(dir: OwnedFd, of: Of) -> io::Result<LogReader> {
+    let Of { job, attempt, start_wall_ms, earlier } = of;
+    let mut reader = LogReader::new(dir.try_clone()?, job, attempt, start_wall_ms).taking(Earlier::Others);
     if reader.is_there()? {
         return Ok(reader);
     }
     if let Some(packed) = packed(&dir, job, attempt)? {
         return Ok(LogReader::over(dir, job, attempt, start_wall_ms, unpack(&packed)?));
     }
+    let mut reader = reader.taking(earlier);
+    if earlier == Earlier::Others || reader.is_there()? {
+        return Ok(reader);
+    }
     for path in earlier_dirs(&dir)? {
         let Ok(dir) = open_at_path(&path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
             continue;
         };
-        if let Some(packed) = packed(&dir, job, attempt)? {
+        if let Some(packed) = packed(&dir, job, attempt)?.filter(|packed| earlier.is_own(&packed.file).unwrap_or(true))
+        {
             return Ok(LogReader::over(dir, job, attempt, start_wall_ms, unpack(&packed)?));
         }
     }

@@ -32,8 +32,12 @@ fn whole(reader: &mut LogReader) -> Vec<u8> {
     bytes
 }
 
+fn of(attempt: u32) -> Of {
+    Of { job: JOB, attempt, start_wall_ms: START, earlier: Earlier::Own }
+}
+
 fn reader(dir: &tempfile::TempDir) -> LogReader {
-    open(dir_fd(dir), JOB, 2, START).unwrap()
+    open(dir_fd(dir), of(2)).unwrap()
 }
 
 #[test]
@@ -59,7 +63,7 @@ fn an_archived_log_reads_as_before() {
     assert_eq!(later.next_line(Partial::Give).unwrap().unwrap().bytes, b"line 1000 of a log that repeats itself");
     let mut sibling = later.sibling().unwrap();
     assert_eq!(whole(&mut sibling), all);
-    assert_eq!(open(dir_fd(&dir), JOB, 3, START).unwrap().size().unwrap(), 0, "one that is not there is empty");
+    assert_eq!(open(dir_fd(&dir), of(3)).unwrap().size().unwrap(), 0, "one that is not there is empty");
 }
 
 #[test]
@@ -90,10 +94,42 @@ fn a_damaged_archive_is_an_error_and_no_shorter_log() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0xff;
     std::fs::write(&packed, &bytes).unwrap();
-    assert!(open(dir_fd(&dir), JOB, 2, START).is_err());
+    assert!(open(dir_fd(&dir), of(2)).is_err());
     std::fs::write(&packed, &bytes[..middle]).unwrap();
-    assert!(open(dir_fd(&dir), JOB, 2, START).is_err());
+    assert!(open(dir_fd(&dir), of(2)).is_err());
     std::fs::remove_file(&packed).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", &packed).unwrap();
-    assert!(open(dir_fd(&dir), JOB, 2, START).is_err(), "no link is followed");
+    assert!(open(dir_fd(&dir), of(2)).is_err(), "no link is followed");
+}
+
+/// Its id was given again: it used to show the log of the other one.
+#[test]
+fn a_log_in_an_earlier_directory_may_be_of_another_attempt() {
+    for archived in [false, true] {
+        let (before, all) = written();
+        let now = tempfile::tempdir().unwrap();
+        ci_runner_spawner::joblog::come_after(before.path(), now.path()).unwrap();
+        let path = before.path().join(log_path(JOB, 2));
+        let modified = path.metadata().unwrap().modified().unwrap();
+        let modified = modified.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap();
+        let modified = i64::try_from(modified.as_millis()).unwrap();
+        if archived {
+            archive(&path, &mut |_| Ok(())).unwrap();
+        }
+        let read = |earlier| whole(&mut open(dir_fd(&now), Of { earlier, ..of(2) }).unwrap());
+        for own in [Earlier::Own, Earlier::Since(modified), Earlier::Since(modified - 60_000)] {
+            assert_eq!(read(own), all, "{own:?}, archived: {archived}");
+        }
+        for other in [Earlier::Others, Earlier::Since(modified + 60_000)] {
+            assert_eq!(read(other), b"", "{other:?}, archived: {archived}");
+        }
+        // What it writes after all is found, also by whoever began to read before.
+        let mut follower = open(dir_fd(&now), Of { earlier: Earlier::Since(modified + 60_000), ..of(2) }).unwrap();
+        assert_eq!(follower.size().unwrap(), 0);
+        let options = LogOptions { job: JOB, attempt: 2, start_wall_ms: START, bytes_max: u64::MAX, masker: None };
+        let mut writer = LogWriter::new(dir_fd(&now), options);
+        writer.write(0, b"own\n");
+        writer.finish(0);
+        assert_eq!(whole(&mut follower), b"own\n");
+    }
 }

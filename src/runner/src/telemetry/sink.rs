@@ -133,7 +133,8 @@ pub(super) fn line(record: &OwnedRecord, style: &LineStyle) -> String {
     text
 }
 
-/// `{"time":…,"level":"info","PRIORITY":6,"MESSAGE":…,"TARGET":…,"CI_RUNNER_JOB_ID":"7"}`; values of fields are texts.
+/// `{"time":…,"level":"info","PRIORITY":"6","MESSAGE":…,"TARGET":…,"CI_RUNNER_JOB_ID":"7"}`; all values are texts, as where the
+/// journal itself writes JSON.
 fn json(record: &OwnedRecord) -> String {
     let time = jiff::Timestamp::try_from(record.time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     let mut object = serde_json::Map::new();
@@ -142,7 +143,7 @@ fn json(record: &OwnedRecord) -> String {
     }
     object.insert("time".to_owned(), crate::quantity::rfc3339_utc(time.as_millisecond()).into());
     object.insert("level".to_owned(), record.level.as_str().to_ascii_lowercase().into());
-    object.insert("PRIORITY".to_owned(), record.priority().into());
+    object.insert("PRIORITY".to_owned(), record.priority().to_string().into());
     object.insert("MESSAGE".to_owned(), record.message.as_str().into());
     object.insert("TARGET".to_owned(), record.target.as_str().into());
     let mut text = serde_json::Value::Object(object).to_string();

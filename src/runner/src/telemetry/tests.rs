@@ -322,7 +322,7 @@ fn a_line_of_json_has_the_journals_names_and_is_one_line() {
     assert!(text.ends_with('\n') && text.matches('\n').count() == 1 && !text.contains('\x1b'), "{text}");
     let object: serde_json::Value = serde_json::from_str(&text).unwrap();
     let expected = serde_json::json!({
-        "time": "1970-01-01T00:00:01.250Z", "level": "warn", "PRIORITY": 4, "MESSAGE": record.message,
+        "time": "1970-01-01T00:00:01.250Z", "level": "warn", "PRIORITY": "4", "MESSAGE": record.message,
         "TARGET": "ci_runner::telemetry", "CI_RUNNER_JOB_ID": "7", "CI_RUNNER_CORRELATION_ID": "c",
     });
     assert_eq!(object, expected);

@@ -82,7 +82,7 @@ impl Spawner {
     }
 
     pub fn attempt(&self, seen: Seen) -> Reply {
-        Reply::Attempt { key: self.key.clone().expect("started"), seen }
+        Reply::Attempt { key: self.key.clone().expect("started"), seen, slot: None }
     }
 
     /// The job exits with 0.

@@ -48,11 +48,14 @@ fn jobs_go_on_in_the_runtime_directory_that_they_began_in() {
     assert_eq!((&ended["outcome"], ended["attempts"].as_array().unwrap().len()), (&json!("succeeded"), 1), "{ended:#}");
     assert_eq!(fs::read_to_string(host.path("began")).unwrap().lines().count(), 1);
     assert_eq!(host.log(id), "before\nafter\n");
+    // It used to say "still, for 1 attempts" when there was none any more.
+    let told = problems(&host);
+    assert!(told.contains("when the daemon started") && !told.contains("1 attempts"), "{told}");
     assert!(!other.join("spawner").exists());
     // Without open attempts the new one is used.
     host.stop();
     host.start();
-    assert_eq!(problems(&host), "[]");
+    wait_for("a status without problems", || (problems(&host) == "[]").then_some(()));
     let next = host.add(&host.shell("true"));
     assert_eq!(host.finish(next)["outcome"], "succeeded");
     assert!(other.join("spawner/epoch").exists());
@@ -180,4 +183,39 @@ fn jobs_of_the_life_before_a_restore_hold_no_slot() {
     let next = host.add(&host.shell("true"));
     assert_eq!(host.finish(next)["outcome"], "succeeded");
     drop(gate);
+}
+
+/// A job whose id stood in an earlier log directory showed the log that was there; if it printed later, a follower never saw that.
+#[test]
+fn a_job_that_prints_nothing_shows_no_log_of_another_with_its_id() {
+    let mut host = Host::started();
+    let other = host.add(&host.shell("echo other"));
+    host.finish(other);
+    host.finish(host.add(&host.shell("true")));
+    host.stop();
+    let old = host.state.join("logs");
+    // What a store left that was made anew since: a log of an id that is still to come.
+    let mine = other + 2;
+    fs::copy(old.join(format!("0/{other}-1.log")), old.join(format!("0/{mine}-1.log"))).unwrap();
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    let file = fs::File::options().write(true).open(old.join(format!("0/{mine}-1.log"))).unwrap();
+    file.set_modified(long_ago).unwrap();
+    fs::copy(old.join(format!("0/{other}-1.log")), old.join(format!("0/{}-1.log", mine + 1))).unwrap();
+    host.config = format!("grace = 1\nlog_dir = {:?}\n", host.path("logs"));
+    host.start();
+    let silent = host.add(&host.shell(&host.until("gate")));
+    assert_eq!(silent, mine, "ids go on behind the logs of the directory in use only");
+    host.wait_state(silent, "running");
+    assert_eq!(host.log(silent), "", "while it runs");
+    let late = host.add(&host.shell(&format!("{}; echo late", host.until("gate"))));
+    let follower = host.cli(&["logs", "--follow", &late.to_string()]).stdout(Stdio::piped()).spawn().unwrap();
+    fs::write(host.path("gate"), "").unwrap();
+    host.finish(silent);
+    host.finish(late);
+    assert_eq!(host.log(silent), "", "when it is over");
+    assert_eq!(host.log(late), "late\n");
+    assert_eq!(String::from_utf8_lossy(&follower.wait_with_output().unwrap().stdout), "late\n");
+    assert_eq!(host.log(other), "other\n", "the control: an earlier log of a job's own is found");
+    host.stop();
+    host.assert_clean();
 }

@@ -23,5 +23,7 @@ mod room;
 mod run;
 mod schedules;
 mod scheduling;
+mod selftest;
 mod service;
+mod starts;
 mod support;

@@ -163,3 +163,41 @@ fn a_cancel_ends_a_running_job_while_the_disk_is_full() {
     host.assert_clean();
     drop(host);
 }
+
+/// `logs` used to show an empty log, and nothing said that there had been output.
+#[test]
+fn output_that_a_full_disk_took_is_told_by_logs() {
+    let mount = tempfile::tempdir().unwrap();
+    let mount = mount.path().to_owned();
+    let Some(small) = Small::mount(&mount, "4m") else {
+        println!("SKIPPED output_that_a_full_disk_took_is_told_by_logs: mounting is not permitted");
+        return;
+    };
+    let mut host = Host::new();
+    host.state = mount.join("state");
+    host.start();
+    let script = format!("{}; head -c 3000 /dev/zero", host.until("gate"));
+    let id = host.add(&host.shell(&script));
+    host.wait_state(id, "running");
+    host.wait_shim(id);
+    small.fill();
+    fs::write(host.path("gate"), "").unwrap();
+    wait_for("the end of the job", || host.shims().is_empty().then_some(()));
+    small.free();
+    assert_eq!(host.finish(id)["attempts"][0]["log_dropped_bytes"], 3_000);
+    for words in [&["logs"][..], &["logs", "--follow"]] {
+        let done = host.run_cli(&[words, &[&id.to_string()]].concat());
+        let note = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success() && done.stdout.is_empty(), "{done:?}");
+        assert!(note.contains("attempt 1: its output (") && note.contains("is lost"), "{note}");
+    }
+    let quiet = host.run_cli(&["logs", "--quiet", &id.to_string()]);
+    assert!(quiet.stderr.is_empty(), "{quiet:?}");
+    let whole = host.add(&host.shell("echo whole"));
+    host.finish(whole);
+    let done = host.run_cli(&["logs", &whole.to_string()]);
+    assert_eq!((&*done.stdout, &*done.stderr), (&b"whole\n"[..], &b""[..]), "the control: nothing of it is lost");
+    host.stop();
+    host.assert_clean();
+    drop(host);
+}

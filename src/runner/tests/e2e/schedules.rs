@@ -60,3 +60,30 @@ fn a_refused_run_is_told_until_one_is_queued() {
     host.stop();
     host.assert_clean();
 }
+
+/// It used to have no name, and the schedule knew nothing of it: the next run went beside it.
+#[test]
+fn a_run_by_hand_is_the_last_job_of_its_schedule() {
+    let mut host = Host::started();
+    let job = host.shell(&host.until("gate"));
+    host.post(
+        "/api/v1/schedules",
+        &json!({ "name": "yearly", "calendar": "0 0 1 1 *", "timezone": "UTC", "job": job }),
+    );
+    let show = |host: &Host| host.get("/api/v1/schedules/yearly");
+    assert_eq!(show(&host)["last_job"], Value::Null);
+    let id: u64 = told(&host, &["schedule", "run", "yearly"]).trim().parse().unwrap();
+    assert_eq!(show(&host)["last_job"], id);
+    assert_eq!(host.wait_state(id, "running")["name"], "yearly");
+    host.stop();
+    let_pass(&host, 400 * DAYS_MS);
+    host.start();
+    wait_for("the run that is left out", || host.daemon_log().contains("this run is left out").then_some(()));
+    assert_eq!((&show(&host)["last_job"], host.all_jobs().len()), (&json!(id), 1));
+    std::fs::write(host.path("gate"), "").unwrap();
+    host.finish(id);
+    let refused = host.call("POST", "/api/v1/schedules/nope/run", Some(&json!({})));
+    assert_eq!(refused.status, 404);
+    host.stop();
+    host.assert_clean();
+}

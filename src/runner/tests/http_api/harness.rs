@@ -232,6 +232,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
         handle: handle.clone(),
         control: control.clone(),
         log_dir,
+        state_dir: config.state_dir.clone(),
         config_file: None,
         public_status: options.public_status,
         hosts: vec!["ci.example.org".to_owned()],

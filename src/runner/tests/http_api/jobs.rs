@@ -106,6 +106,7 @@ async fn lists_are_filtered_and_paged() {
         ("pool=default", vec![7, 6]),
         ("label=os%3Dlinux", vec![6]),
         ("group=prod", vec![6]),
+        ("group=prod&name=quick", vec![]),
         ("correlation=build-2", vec![2]),
         ("since=2000-01-01T00:00:00Z&limit=1", vec![7]),
         ("until=2000-01-01T00:00:00Z", vec![]),
@@ -133,6 +134,9 @@ async fn lists_are_filtered_and_paged() {
         ("state=qeued", "state", "did you mean \"queued\"?"),
         ("outcome=fail", "outcome", "failed"),
         ("order=up", "order", "known are asc, desc"),
+        ("pool=defalt", "pool", "did you mean \"default\"?"),
+        ("group=prd", "group", "did you mean \"prod\"?"),
+        ("group=nope", "group", "there is no group \"nope\""),
         ("since=10m", "since", "--in"),
         ("cursor=0", "cursor", "next_cursor"),
     ] {

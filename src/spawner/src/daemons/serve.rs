@@ -8,7 +8,9 @@ use super::{Calls, Connection, Daemons};
 use crate::attempts::Attempts;
 use crate::dirs::Dirs;
 use crate::failpoint::{self, hit};
-use crate::protocol::{AttemptKey, Enforces, PACKET_BYTES_MAX, PROTOCOL_VERSION, Reply, Request, Seen, Start, names};
+use crate::protocol::{
+    AttemptKey, Enforces, PACKET_BYTES_MAX, PROTOCOL_VERSION, Reply, Request, Seen, Slot, Start, names,
+};
 use crate::wire::{self, Received};
 
 /// Packets read from one connection in one turn.
@@ -229,6 +231,11 @@ pub(crate) trait Serve {
         }
     }
 
+    /// The slot that a living attempt holds, where daemons choose slots.
+    fn held_slot(&self, _key: &AttemptKey) -> Option<Slot> {
+        None
+    }
+
     /// A start that came with its descriptors.
     fn handle_start(&mut self, at: usize, start: Start, fds: Vec<OwnedFd>) {
         if !self.is_own(at, &start.key) {
@@ -309,7 +316,8 @@ pub(crate) trait Serve {
                 return self.conn(at).say(Reply::Listed);
             };
             if let Some(seen) = self.seen(&key) {
-                self.conn(at).say(Reply::Attempt { key, seen });
+                let slot = self.held_slot(&key);
+                self.conn(at).say(Reply::Attempt { key, seen, slot });
             }
         }
         self.conn(at).listing = Some(listing);

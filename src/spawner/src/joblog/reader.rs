@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
+use std::time::SystemTime;
 
 use super::earlier::{earlier_dirs, open_dir};
 use super::files::{Kind, Place};
@@ -17,6 +18,8 @@ use super::times::TimesReader;
 pub const LINE_PART_BYTES_MAX: usize = 64 * 1024;
 /// Reads go to the disk in this size.
 const BUFFER_BYTES: usize = LINE_PART_BYTES_MAX;
+/// The times of files may be so much behind the clock: the kernel takes them from its last tick.
+const FILE_CLOCK_MS: i64 = 20;
 
 /// What to do with bytes behind the last newline that do not fill a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +46,38 @@ pub struct Line<'a> {
     pub terminated: bool,
 }
 
+/// What is under the name of a log in a directory where logs were before: it may be of another attempt, whose id was given again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Earlier {
+    /// This log.
+    Own,
+    /// This log, unless it was last written before this time (wall clock, milliseconds since 1970): the attempt began then.
+    Since(i64),
+    /// Another's: this attempt wrote nothing.
+    Others,
+}
+
+impl Earlier {
+    /// Whether `file`, in a directory where logs were before, is the log that is meant.
+    ///
+    /// # Errors
+    /// It cannot be looked at.
+    pub fn is_own(self, file: &File) -> io::Result<bool> {
+        let since = match self {
+            Earlier::Own => return Ok(true),
+            Earlier::Others => return Ok(false),
+            Earlier::Since(since) => since,
+        };
+        let written = file.metadata()?.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let written_ms = i64::try_from(written.as_millis()).unwrap_or(i64::MAX);
+        Ok(written_ms.saturating_add(FILE_CLOCK_MS) >= since)
+    }
+}
+
 /// Reads one attempt's log.
 pub struct LogReader {
     place: Place,
+    earlier: Earlier,
     start_wall_ms: i64,
     file: Option<File>,
     times: TimesReader,
@@ -67,6 +99,7 @@ impl LogReader {
     pub fn new(dir: OwnedFd, job: u64, attempt: u32, start_wall_ms: i64) -> Self {
         Self {
             place: Place { dir, job, attempt },
+            earlier: Earlier::Own,
             start_wall_ms,
             file: None,
             times: TimesReader::new(),
@@ -79,6 +112,11 @@ impl LogReader {
         }
     }
 
+    /// The same, which takes from directories where logs were before only what `earlier` says.
+    pub fn taking(self, earlier: Earlier) -> Self {
+        Self { earlier, ..self }
+    }
+
     /// A reader of a log whose bytes are in `file`, wherever that came from; its times are below `dir`, as for [`Self::new`].
     pub fn over(dir: OwnedFd, job: u64, attempt: u32, start_wall_ms: i64, file: File) -> Self {
         Self { file: Some(file), ..Self::new(dir, job, attempt, start_wall_ms) }
@@ -88,7 +126,8 @@ impl LogReader {
     pub fn sibling(&self) -> io::Result<Self> {
         let Place { dir, job, attempt } = &self.place;
         let file = self.file.as_ref().map(File::try_clone).transpose()?;
-        Ok(Self { file, ..Self::new(dir.try_clone()?, *job, *attempt, self.start_wall_ms) })
+        let new = Self::new(dir.try_clone()?, *job, *attempt, self.start_wall_ms).taking(self.earlier);
+        Ok(Self { file, ..new })
     }
 
     /// Whether there is a log.
@@ -228,10 +267,14 @@ impl LogReader {
 
     /// It may be where logs were before.
     fn open_earlier(&mut self) -> io::Result<()> {
+        if self.earlier == Earlier::Others {
+            return Ok(());
+        }
         for dir in earlier_dirs(&self.place.dir)? {
             let Ok(dir) = open_dir(&dir) else { continue };
             let place = Place { dir, ..self.place };
-            if let Some(file) = place.open_read(Kind::Log)? {
+            let file = place.open_read(Kind::Log)?;
+            if let Some(file) = file.filter(|file| self.earlier.is_own(file).unwrap_or(true)) {
                 self.place = place;
                 self.file = Some(file);
                 return Ok(());

@@ -12,10 +12,10 @@ use super::setup;
 use crate::attempts::{Attempts, Identity};
 use crate::cgroup::Leaf;
 use crate::daemons::{Daemons, Introduction, Serve, Standing, Wish};
-use crate::dirs::Dirs;
+use crate::dirs::{Dirs, slot_named};
 use crate::failpoint::{self, hit};
 use crate::policy_file::User;
-use crate::protocol::{AttemptKey, Enforces, Reply, SPEC_BYTES_MAX, Seen, Start, is_store_id, names};
+use crate::protocol::{AttemptKey, Enforces, Reply, SPEC_BYTES_MAX, Seen, Slot, Start, is_store_id, names};
 use crate::shim::{self, Order};
 use crate::{memfd, procs, sys};
 
@@ -90,6 +90,12 @@ impl Serve for Server {
             },
             State::Lost => Seen::Lost,
         })
+    }
+
+    fn held_slot(&self, key: &AttemptKey) -> Option<Slot> {
+        // A service of root gives each start a slot that is free, whatever the daemon asks for.
+        let State::Alive(shim) = self.attempts.get(key).filter(|_| self.service.is_none())? else { return None };
+        slot_named(&shim.identity.slot, &key.store)
     }
 
     fn start_asked(&mut self, at: usize, start: Start, fds: Vec<OwnedFd>) {

@@ -324,7 +324,7 @@ impl Host {
         }
         self.replies
             .drain(..)
-            .filter_map(|reply| if let Reply::Attempt { key, seen } = reply { Some((key, seen)) } else { None })
+            .filter_map(|reply| if let Reply::Attempt { key, seen, .. } = reply { Some((key, seen)) } else { None })
             .collect()
     }
 

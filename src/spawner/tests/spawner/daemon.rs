@@ -95,7 +95,7 @@ impl Daemon {
                 Reply::RefusedStart { key, voided: true, .. } | Reply::Voided { key } => {
                     self.known.insert(key, Known::Voided);
                 }
-                Reply::Attempt { key, seen } => match seen {
+                Reply::Attempt { key, seen, .. } => match seen {
                     Seen::Ended(record) => drop(self.known.insert(key, Known::Ended(record.result))),
                     Seen::Lost => drop(self.known.insert(key, Known::Lost)),
                     Seen::Voided => drop(self.known.insert(key, Known::Voided)),
@@ -123,7 +123,7 @@ impl Daemon {
                 for key in self.open() {
                     match seen.get(&key) {
                         None => self.ask(&key),
-                        Some(seen) => self.host.replies.push(Reply::Attempt { key, seen: seen.clone() }),
+                        Some(seen) => self.host.replies.push(Reply::Attempt { key, seen: seen.clone(), slot: None }),
                     }
                 }
             }

@@ -168,3 +168,27 @@ fn the_configured_limit_holds_after_a_restart() {
     record.load(&stored(1, of_group)).expect("loads");
     assert_eq!(record.group_limit("g"), Some(3));
 }
+
+/// Something that no job knows is in a slot: its place is nobody's, and never more runs at once than there are slots.
+#[test]
+fn a_place_that_is_shut_is_nobodys_and_counts_as_used() {
+    let mut bench = Bench::new(2);
+    bench.record.set_shut([(PoolId(0), 0), (PoolId(7), 0)]);
+    for _ in 0..2 {
+        bench.submit(|_| ());
+    }
+    schedule(&mut bench.record, &permit(), bench.now);
+    let slots: Vec<u32> = bench.record.leases().map(|(_, lease)| lease.slot).collect();
+    assert_eq!(slots, [1], "the second waits: one slot is left");
+    bench.record.dispatch(job(1));
+    assert!(!bench.record.may_dispatch(PoolId(0)));
+    assert!(matches!(bench.record.explain(job(2)).expect("open")[..], [Reason::NoSlot { .. }]));
+    bench.record.set_shut([]);
+    schedule(&mut bench.record, &permit(), bench.now);
+    let slots: Vec<u32> = bench.record.leases().map(|(_, lease)| lease.slot).collect();
+    assert_eq!(slots, [1, 0]);
+    bench.record.set_shut([(PoolId(0), 0), (PoolId(0), 1)]);
+    bench.submit(|_| ());
+    schedule(&mut bench.record, &permit(), bench.now);
+    assert_eq!(bench.record.phase(job(3)), Some(Phase::Queued), "all of them are shut");
+}

@@ -16,7 +16,14 @@ use crate::config::Config;
 use crate::style::{state_style, visible};
 use clap::Args;
 use serde::Serialize;
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Why a problem matters that the daemon names itself.
+const DEGRADED_MATTERS: &str = "the daemon runs, but not as well as it should";
+/// What to do about it.
+const DEGRADED_MEND: &str =
+    "mend what it names: the daemon runs and goes on by itself; `journalctl -u ci-runner` says more";
 
 /// Arguments of `doctor`: those of `daemon`, so that the same host is looked at.
 #[derive(Args, Debug)]
@@ -90,10 +97,9 @@ pub fn doctor(context: &Context<'_>, args: DoctorArgs) -> Ended {
     let config = args.daemon.config(context.socket());
     let mut findings = if args.repair { repair::repair(config.as_ref().ok()) } else { Vec::new() };
     let status = context.client.get::<StatusView>("/api/v1/status");
-    // Where the daemon's runtime directory is, if one runs: that of its socket.
     let socket = status.is_ok().then(|| context.client.connect().ok()).flatten();
     let socket = socket.map(|connection| connection.path().to_owned());
-    let runs = socket.as_ref().map(|socket| socket.parent().unwrap_or(Path::new("/")).to_owned());
+    let runs = status.as_ref().ok().map(|status| Dirs::of(status, socket.as_deref()));
     findings.extend(daemon(&context.client, &status));
     findings.extend(status.iter().flat_map(surroundings::components));
     findings.extend(socket.as_deref().and_then(surroundings::permissions));
@@ -101,7 +107,7 @@ pub fn doctor(context: &Context<'_>, args: DoctorArgs) -> Ended {
     findings.push(surroundings::systemd(config.as_ref().ok()));
     findings.extend(checks::programs());
     match config {
-        Ok(config) => findings.extend(host(&config, runs.as_deref())),
+        Ok(config) => findings.extend(host(&config, runs.as_ref())),
         Err(failure) => findings.push(Finding::fail(
             "configuration",
             failure.to_string(),
@@ -118,11 +124,29 @@ pub fn doctor(context: &Context<'_>, args: DoctorArgs) -> Ended {
     Ok(if good { EXIT_DONE } else { EXIT_ERROR.into() })
 }
 
-/// `runs`: the runtime directory of the daemon that runs.
-fn host(config: &Config, runs: Option<&Path>) -> Vec<Finding> {
+/// The directories of a daemon that runs, as it says. One of an earlier version does not: then where its socket is, and the state
+/// is looked for where our own arguments say.
+struct Dirs {
+    state: Option<PathBuf>,
+    runtime: Option<PathBuf>,
+}
+
+impl Dirs {
+    fn of(status: &StatusView, socket: Option<&Path>) -> Self {
+        let beside = || Some(socket?.parent()?.to_owned());
+        Self {
+            state: status.state_dir.as_ref().map(PathBuf::from),
+            runtime: status.runtime_dir.as_ref().map(PathBuf::from).or_else(beside),
+        }
+    }
+}
+
+/// `runs`: the directories of the daemon that runs.
+fn host(config: &Config, runs: Option<&Dirs>) -> Vec<Finding> {
     let daemon_runs = runs.is_some();
-    let runtime_dir = runs.unwrap_or(&config.runtime_dir);
-    let mut findings = checks::directory("state", &config.state_dir, daemon_runs);
+    let runtime_dir = runs.and_then(|dirs| dirs.runtime.as_ref()).unwrap_or(&config.runtime_dir);
+    let state_dir = runs.and_then(|dirs| dirs.state.as_ref()).unwrap_or(&config.state_dir);
+    let mut findings = checks::directory("state", state_dir, daemon_runs);
     findings.extend(checks::directory("runtime", runtime_dir, daemon_runs));
     findings.push(checks::runtime_file_system(runtime_dir));
     findings.extend(checks::lingering(&crate::config::Host::of_process()));
@@ -137,16 +161,7 @@ fn daemon(client: &Client, status: &Result<StatusView, ClientError>) -> Vec<Find
     let own = env!("CARGO_PKG_VERSION");
     let status = match status {
         Ok(status) => status,
-        Err(error) => {
-            let mut tried = client.candidates().iter().map(|path| path.display().to_string());
-            let text = match error {
-                ClientError::Unreachable { .. } => {
-                    format!("no daemon answers on {}", tried.by_ref().collect::<Vec<_>>().join(", "))
-                }
-                other => other.to_string(),
-            };
-            return vec![Finding::fail("daemon", text, "`systemctl start ci-runner`, or by hand `ci-runner daemon`")];
-        }
+        Err(error) => return vec![silent(client, error)],
     };
     let mut findings = vec![match status.version == own {
         true => Finding::ok("daemon", format!("answers; version {own}, process {}", status.pid)),
@@ -157,14 +172,48 @@ fn daemon(client: &Client, status: &Result<StatusView, ClientError>) -> Vec<Find
         ),
     }];
     for problem in &status.problems {
-        findings.push(Finding::fail("daemon", problem.clone(), "see `journalctl -u ci-runner`"));
+        findings.push(Finding::fail("daemon", problem.clone(), DEGRADED_MEND));
     }
     if let Some(pause) = &status.paused {
         let what = if pause.drain { "drains" } else { "is paused" };
         let text = format!("{what} since {}, by {}: {}", pause.since, pause.by, pause.reason);
         findings.push(Finding::warn("daemon", text, "`ci-runner resume`"));
     }
+    let wrong = findings.iter_mut().filter(|finding| finding.grade != Grade::Ok);
+    wrong.for_each(|finding| finding.matters = Some(DEGRADED_MATTERS));
     findings
+}
+
+/// A daemon that gave no status, with the advice that fits: one that does not run is started, one that runs is not.
+fn silent(client: &Client, error: &ClientError) -> Finding {
+    let alive = |text: String, mend: &str| Finding { matters: None, ..Finding::fail("daemon", text, mend) };
+    match error {
+        ClientError::Unreachable { tried }
+            if tried.iter().any(|(_, why)| why.kind() == ErrorKind::PermissionDenied) =>
+        {
+            let mend =
+                "become a member of the group that the socket belongs to (`ls -l` it; then log in anew), or use sudo";
+            let paths: Vec<String> = tried.iter().map(|(path, _)| path.display().to_string()).collect();
+            alive(format!("may run, but its socket is not yours to use: {}", paths.join(", ")), mend)
+        }
+        ClientError::Unreachable { .. } => {
+            let tried: Vec<String> = client.candidates().iter().map(|path| path.display().to_string()).collect();
+            let text = format!("no daemon answers on {}", tried.join(", "));
+            Finding::fail("daemon", text, "`systemctl start ci-runner`, or by hand `ci-runner daemon`")
+        }
+        ClientError::Broken { .. } => alive(
+            format!("somebody listens, but gives no answer: {error}"),
+            "see `journalctl -u ci-runner`; if the daemon hangs, restart it: running jobs go on",
+        ),
+        ClientError::Garbled { .. } => alive(
+            error.to_string(),
+            "another program listens there, or a daemon of another version: see `ss -lxp`, or name its socket (--socket)",
+        ),
+        ClientError::Refused { .. } => alive(
+            format!("runs, but gives no status: {error}"),
+            "see `journalctl -u ci-runner`; starting it is no mend",
+        ),
+    }
 }
 
 /// One line a finding, and the mend below it.

@@ -199,6 +199,8 @@ mod tests {
             uptime_seconds: 0.0,
             pid: 1,
             generation: 1,
+            state_dir: None,
+            runtime_dir: None,
         };
         let found = components(&status);
         let told: Vec<_> = found.iter().map(|finding| (finding.check, finding.grade)).collect();

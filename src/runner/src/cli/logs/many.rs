@@ -258,6 +258,9 @@ impl Prefixed {
 
     /// A job has finished: on a terminal in its place, in a pipe on standard error.
     fn finished(&mut self, context: &Context<'_>, job: &JobView) -> Result<(), Failure> {
+        for lost in job.attempts.iter().flatten().filter_map(super::notes::lost) {
+            context.note(&format!("job {}, {lost}", job.id));
+        }
         let text = format!("job {} {}", job.id, super::super::list::word(job).replace('_', " "));
         if !self.look.is_terminal() || self.json {
             context.note(&text);

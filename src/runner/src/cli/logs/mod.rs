@@ -10,6 +10,7 @@
 mod discover;
 mod grep;
 mod many;
+mod notes;
 mod printer;
 pub(super) mod tail;
 
@@ -173,7 +174,8 @@ impl Reading<'_> {
 
     /// What is there now.
     fn once(&self, first: Vec<(&str, String)>, printer: &mut Printer) -> Ended {
-        let attempt = first.iter().find(|(name, _)| *name == "attempt").and_then(|(_, number)| number.parse().ok());
+        let attempt: Option<u32> =
+            first.iter().find(|(name, _)| *name == "attempt").and_then(|(_, number)| number.parse().ok());
         if attempt.is_none() {
             let job = job(self.client(), self.id)?;
             if last_attempt(&job) == 0 {
@@ -188,8 +190,9 @@ impl Reading<'_> {
         match self.copy(response, &mut position, printer)? {
             StreamEnd::Whole => {
                 printer.finish()?;
-                if position == begin {
-                    self.tell_unstarted(&job(self.client(), self.id)?, attempt);
+                // The log is whole; a daemon that goes away now takes nothing of it back.
+                if let Ok(job) = job(self.client(), self.id) {
+                    self.tell_beside(&job, position.attempt, position == begin);
                 }
                 Ok(EXIT_DONE)
             }
@@ -245,14 +248,19 @@ impl Reading<'_> {
             }
             match self.next_attempt(at.attempt)? {
                 Some(next) => {
-                    printer.between(&separator(&self.ended(at.attempt)?, &next))?;
+                    let ended = self.ended(at.attempt)?;
+                    if let Some(lost) = ended.as_ref().and_then(notes::lost) {
+                        note(&lost);
+                    }
+                    printer.between(&separator(&ended, &next))?;
                     position = Some(Position { attempt: next.number, offset: 0 });
                 }
                 None => break,
             }
         }
         printer.finish()?;
-        self.tell_unstarted(&patiently(None, &note, || job(self.client(), self.id))?, only);
+        let view = patiently(None, &note, || job(self.client(), self.id))?;
+        self.tell_beside(&view, only.unwrap_or_else(|| last_attempt(&view)), true);
         Ok(EXIT_DONE)
     }
 
@@ -282,18 +290,13 @@ impl Reading<'_> {
         }
     }
 
-    /// An attempt that did not start has no output: what happened is told elsewhere.
-    fn tell_unstarted(&self, job: &JobView, only: Option<u32>) {
-        let number = only.unwrap_or_else(|| last_attempt(job));
+    /// What the log itself cannot say: why there is none, or that the end of it is missing.
+    fn tell_beside(&self, job: &JobView, number: u32, nothing_came: bool) {
         let attempts = job.attempts.as_deref().unwrap_or_default();
-        let found = attempts.iter().find(|attempt| attempt.number == number);
-        if let Some(attempt) = found.filter(|attempt| attempt.result.as_deref() == Some("failed_to_start")) {
-            let cause = attempt.cause.as_deref().unwrap_or("it failed to start");
-            self.context.note(&format!(
-                "attempt {number} wrote nothing: {}; `ci-runner show {}` tells more",
-                crate::style::visible(cause),
-                self.id
-            ));
+        let Some(attempt) = attempts.iter().find(|attempt| attempt.number == number) else { return };
+        let unstarted = notes::unstarted(self.id, attempt).filter(|_| nothing_came);
+        for note in unstarted.into_iter().chain(notes::lost(attempt)) {
+            self.context.note(&note);
         }
     }
 

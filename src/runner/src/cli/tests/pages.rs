@@ -256,6 +256,8 @@ fn the_host_is_one_screen() {
         uptime_seconds: 3_720.0,
         pid: 42,
         generation: 5,
+        state_dir: None,
+        runtime_dir: None,
     };
     assert_eq!(
         status_page(&status, &look(80)),

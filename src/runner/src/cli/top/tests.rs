@@ -58,6 +58,8 @@ fn status() -> StatusView {
         uptime_seconds: 11_000.0,
         pid: 1,
         generation: 1,
+        state_dir: None,
+        runtime_dir: None,
     }
 }
 

@@ -118,14 +118,15 @@ impl Engine {
             log::warn!(job = id.get(); "attempt {key} is of job {id}, of which the store holds an impossible state: left alone");
             return;
         }
-        if self.is_beyond(id, key.attempt).is_some() {
+        if self.is_of_beyond(id, key.attempt) {
+            self.saw_beyond(executor, id, key, &seen);
             return;
         }
         let observation = Observation { seen, same_epoch: true, settled: true };
         match reconcile(&self.record, id, key.attempt, &observation, self.clock.now()) {
             Step::Forget => self.sides.send(executor, Request::Forget(key.clone())),
             Step::Kill => self.sides.send(executor, Request::Kill(key.clone())),
-            Step::Report => self.saw_beyond(id, key),
+            Step::Report => self.saw_beyond(executor, id, key, &observation.seen),
             Step::Leave | Step::Record(_) | Step::Start | Step::Void | Step::Signal { .. } => {}
         }
     }
@@ -175,7 +176,12 @@ impl Engine {
         let key = self.key(id, attempt);
         match step {
             Step::Leave | Step::Report => {}
-            Step::Record(event) => self.record_event(id, event),
+            Step::Record(event) => {
+                if observation.seen == Seen::Absent && same_epoch {
+                    log_unknown_end(&key, &event);
+                }
+                self.record_event(id, event);
+            }
             // What is not on disk is not acted on; the commit asks again.
             _ if self.uncommitted.contains_key(&id) => {}
             Step::Start => self.start(id, attempt, now),
@@ -286,5 +292,14 @@ impl Engine {
         });
         let refused = self.watches.values().filter_map(|watch| watch.refused).map(|(until, _)| until);
         stops.chain(refused.filter(|until| *until > now)).min()
+    }
+}
+
+/// The record says that it began, in this life of the spawner's directory, yet there is nothing of it.
+fn log_unknown_end(key: &AttemptKey, event: &Event) {
+    if let Event::Ended { result: AttemptResult::Lost { .. }, .. } = event {
+        log::warn!(job = key.job, attempt = key.attempt;
+            "attempt {key} began, but the spawner has nothing of it any more: the state was put back from an older copy, and it \
+             ended since, or its directory was removed. How it ended is not known, so it counts as lost");
     }
 }

@@ -44,6 +44,7 @@ impl Engine {
         let of_side = |id: &JobId| record.lease(*id).is_some_and(|lease| executor_of(&lease.epoch) == executor);
         self.watches.retain(|id, _| record.lease(*id).is_some() && !of_side(id));
         self.strangers.retain(|(side, ..)| *side != executor);
+        self.beyond.forget_side(executor);
         let Some(side) = self.sides.get_mut(executor) else { return };
         side.listed = false;
         if side.epoch.is_some() {
@@ -124,7 +125,12 @@ impl Engine {
                 }
                 self.consider_all(open);
             }
-            Heard::Seen { key, seen, receipt } => self.saw(executor, &key, seen, receipt.map(|receipt| *receipt)),
+            Heard::Seen { key, seen, slot, receipt } => {
+                self.saw(executor, &key, seen, receipt.map(|receipt| *receipt));
+                if let Some(slot) = slot {
+                    self.place_beyond(&key, &slot);
+                }
+            }
             Heard::RefusedStart { key, why, closed } => {
                 if closed && side.closed.is_none() {
                     log::warn!("the {} spawner starts nothing any more ({why}); jobs that run go on", executor.name());

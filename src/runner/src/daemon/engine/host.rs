@@ -234,8 +234,9 @@ impl Engine {
             for reply in asked {
                 drop(reply.send(collected.clone()));
             }
-            if let Some(after) = archive_after {
-                let archived = archiving::archive_logs(&dir, after, &running, now, &ends);
+            for dir in archive_after.iter().flat_map(|_| &dirs) {
+                let after = archive_after.unwrap_or_default();
+                let archived = archiving::archive_logs(dir, after, &running, now, &ends);
                 if archived.logs > 0 {
                     let archiving::Archived { logs, before_bytes, after_bytes } = archived;
                     log::info!("archived {logs} logs: {before_bytes} bytes became {after_bytes}");

@@ -148,8 +148,7 @@ pub struct Engine {
     watches: HashMap<JobId, Watch>,
     /// Attempts that are not the open ones of their jobs, seen while something of those was not on disk.
     strangers: Vec<(Executor, AttemptKey, Seen)>,
-    /// Jobs that the store does not know to have come so far, with their highest attempt.
-    beyond: HashMap<JobId, u32>,
+    beyond: beyond::Beyond,
     bulk: Option<wishes::Bulk>,
     /// Attempts that were told to end while nothing could be recorded.
     unrecorded: BTreeMap<JobId, unrecorded::Unrecorded>,
@@ -237,7 +236,7 @@ impl Engine {
             counted_adoptions: Vec::new(),
             watches: HashMap::new(),
             strangers: Vec::new(),
-            beyond: HashMap::new(),
+            beyond: beyond::Beyond::default(),
             bulk: None,
             unrecorded: BTreeMap::new(),
             schedules: schedules::Schedules::default(),
@@ -332,6 +331,7 @@ impl Engine {
             }
             self.dispatch();
             self.press_stopping(now);
+            self.settle_beyond();
         }
         self.give_back_claims();
         self.flush(now);

@@ -11,6 +11,7 @@ impl Engine {
         record.advance(self.clock.now());
         record.set_busy(self.record.busy().to_vec());
         self.record = record;
+        self.shut_slots();
         self.committed_news = self.record.news_seq();
         self.news.send_replace(self.committed_news);
         self.finished = self.reader.totals().unwrap_or_default().into_iter().collect();

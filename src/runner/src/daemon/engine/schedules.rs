@@ -1,5 +1,6 @@
 //! Schedules: when one is due, its job is queued and the schedule moves on, in one commit.
 
+mod by_hand;
 mod declared;
 
 pub use declared::DECLARED;
@@ -76,6 +77,18 @@ impl Live {
         };
         live.find_next();
         Ok(live)
+    }
+
+    /// The job of a run: called as its schedule unless it says otherwise.
+    fn request(&self) -> Result<JobRequest, String> {
+        let name = &self.row.name;
+        let mut request: JobRequest = serde_json::from_str(&self.row.request).map_err(|error| error.to_string())?;
+        request.name.get_or_insert_with(|| name.clone());
+        if self.overlap == Overlap::Queue && request.group.is_none() {
+            let group = GroupParts { name: format!("{SUBMITTER} {name}"), limit: Some(1), policy: None };
+            request.group = Some(GroupField::Parts(group));
+        }
+        Ok(request)
     }
 
     /// Whether it has to be looked at.
@@ -199,12 +212,7 @@ impl Engine {
                 Overlap::Queue | Overlap::Allow => {}
             }
         }
-        let mut request: JobRequest = serde_json::from_str(&live.row.request).map_err(|error| error.to_string())?;
-        request.name.get_or_insert_with(|| name.clone());
-        if live.overlap == Overlap::Queue && request.group.is_none() {
-            let group = GroupParts { name: format!("{SUBMITTER} {name}"), limit: Some(1), policy: None };
-            request.group = Some(GroupField::Parts(group));
-        }
+        let request = live.request()?;
         let job = new_job(request, self.record.settings(), &jiff::Zoned::now()).map_err(|fault| fault.to_string())?;
         // In pools of people it counts as a job of whoever made the schedule.
         let uid = if live.row.by == DECLARED { Some(ROOT) } else { user_id(&live.row.by) };

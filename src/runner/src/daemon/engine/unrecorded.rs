@@ -35,6 +35,7 @@ impl Engine {
             }
             Deed::Act { .. }
             | Deed::Submit { .. }
+            | Deed::RunSchedule { .. }
             | Deed::Pause { .. }
             | Deed::Schedule { .. }
             | Deed::Unschedule { .. } => self.refusal(),

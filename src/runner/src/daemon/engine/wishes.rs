@@ -46,6 +46,12 @@ impl Engine {
                 Ok(ids) => self.batch.effects.push(batch::Effect::Submitted(ids, reply)),
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
+            Deed::RunSchedule { name, key, submitter, reply } => {
+                match self.run_by_hand(&name, key.as_ref(), &submitter) {
+                    Ok(ids) => self.batch.effects.push(batch::Effect::Submitted(ids, reply)),
+                    Err(refusal) => drop(reply.send(Err(refusal))),
+                }
+            }
             Deed::Act { target, action, by, reply } => self.act(target, action, by, reply),
             Deed::Pause { pause, by, reply } => {
                 let since = self.clock.now();
@@ -85,7 +91,8 @@ impl Engine {
         }
         let refused = self.watches.get(&id).and_then(|watch| watch.refused_why.as_ref());
         let refused = refused.map(|why| format!("its start was refused, and is tried again: {why}"));
-        refused.into_iter().chain(self.sides.iter().filter_map(sides::Side::problem)).collect()
+        let sides = self.sides.iter().filter_map(sides::Side::problem);
+        refused.into_iter().chain(sides).chain(self.slots_beyond()).collect()
     }
 
     /// All or none; the ids are given, not yet on disk.
@@ -314,7 +321,7 @@ struct Plan {
 
 fn refuse(deed: Deed, refusal: Refusal) {
     match deed {
-        Deed::Submit { reply, .. } => drop(reply.send(Err(refusal))),
+        Deed::Submit { reply, .. } | Deed::RunSchedule { reply, .. } => drop(reply.send(Err(refusal))),
         Deed::Act { reply, .. } => drop(reply.send(Err(refusal))),
         Deed::Pause { reply, .. } | Deed::Schedule { reply, .. } | Deed::Unschedule { reply, .. } => {
             drop(reply.send(Err(refusal)));

@@ -2,6 +2,7 @@
 
 use super::words::end_event;
 use super::{Shared, WatchSettings, queue_max};
+use crate::api::SELFTEST_NAME;
 use crate::config::JobFilter;
 use crate::daemon::clock::{Clock, wall};
 use crate::daemon::handle::Handle;
@@ -114,7 +115,9 @@ fn wants(filter: &JobFilter, mark: &EndMark) -> bool {
         (None, Some(name)) => name == asked,
         (_, None) => false,
     };
-    filter.outcomes.iter().any(|asked| asked == outcome)
+    let on_purpose = mark.name.as_deref() == Some(SELFTEST_NAME);
+    !on_purpose
+        && filter.outcomes.iter().any(|asked| asked == outcome)
         && (filter.names.is_empty() || filter.names.iter().any(name_fits))
         && (filter.pools.is_empty() || filter.pools.iter().any(|asked| Some(asked.as_str()) == mark.pool.as_deref()))
 }
@@ -149,6 +152,7 @@ mod tests {
             (filter(&["failed"], &["build"], &[]), failed(), false),
             (filter(&["failed"], &["*"], &[]), mark(1, None, None), false),
             (filter(&["failed"], &[], &["default"]), failed(), false),
+            (filter(&["failed"], &[], &[]), mark(1, Some(SELFTEST_NAME), None), false),
         ] {
             assert_eq!(wants(&filter, &mark), told, "{filter:?} {mark:?}");
         }

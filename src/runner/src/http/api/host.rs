@@ -140,6 +140,8 @@ pub(crate) async fn status(State(app): State<App>) -> Json<StatusView> {
         uptime_seconds: app.context.started.elapsed().as_secs_f64(),
         pid: std::process::id(),
         generation: app.context.generation,
+        state_dir: Some(app.context.state_dir.display().to_string()),
+        runtime_dir: Some(app.context.places.runtime_dir.display().to_string()),
     })
 }
 
@@ -158,11 +160,12 @@ fn job_counts(snapshot: &Snapshot) -> JobCounts {
     }
 }
 
-/// The same as `/api/v1/status`; on TCP only with `http_public_status`.
+/// The same as `/api/v1/status`, but for the directories; on TCP only with `http_public_status`.
 #[utoipa::path(get, path = "/status", tag = "host", operation_id = "root_status",
     responses((status = 200, body = StatusView), (status = 401, body = Problem, description = "On TCP, unless public")))]
 pub(crate) async fn root_status(State(app): State<App>) -> Json<StatusView> {
-    status(State(app)).await
+    let Json(status) = status(State(app)).await;
+    Json(StatusView { state_dir: None, runtime_dir: None, ..status })
 }
 
 async fn stop_claiming(app: &App, caller: &Caller, body: &Body, drain: bool) -> Result<StatusCode, Fail> {

@@ -1,5 +1,6 @@
 //! Submitting jobs and looking at them.
 
+use super::known::{check_group, check_pool};
 use super::{wall_now, zoned_now};
 use crate::api::{JobList, JobRequest, JobView, Problem, ReasonView, Submit, SubmittedMany, SubmittedOne, WhyView};
 use crate::daemon::handle::{IdempotencyKey, NewJob};
@@ -184,11 +185,17 @@ pub(crate) struct ListParams {
     responses((status = 200, body = JobList), (status = 400, body = Problem)))]
 pub(crate) async fn list(State(app): State<App>, Params(params): Params<ListParams>) -> Result<Json<JobList>, Fail> {
     let filter = filter_of(params, &zoned_now())?;
-    let pool = filter.pool.clone().filter(|_| filter.cursor.is_none());
+    let (pool, group) = match filter.cursor {
+        Some(_) => (None, None),
+        None => (filter.pool.clone(), filter.group.clone()),
+    };
     let reader = app.context.handle.reader.clone();
     let (rows, more) = in_time(blocking(move || page(reader.as_ref(), filter))).await?;
     if let Some(pool) = pool.filter(|_| rows.is_empty()) {
         check_pool(&app.context.handle.settings.borrow(), &pool)?;
+    }
+    if let Some(group) = group.filter(|_| rows.is_empty()) {
+        check_group(&app, group).await?;
     }
     let next_cursor = rows.last().filter(|_| more).map(|row| row.id.get());
     let since = running_since(&app.context.handle.snapshot());
@@ -198,16 +205,6 @@ pub(crate) async fn list(State(app): State<App>, Params(params): Params<ListPara
         job_view(row, since, now)
     });
     Ok(Json(JobList { jobs: jobs.collect(), next_cursor }))
-}
-
-/// Nothing was found of a pool: a slip is told. One that the configuration had once has jobs to show for it.
-pub(super) fn check_pool(settings: &Settings, pool: &str) -> Result<(), Fail> {
-    let known: Vec<&str> = settings.pools.iter().map(|pool| pool.name.as_str()).collect();
-    if known.contains(&pool) {
-        return Ok(());
-    }
-    let hint = did_you_mean(pool, known.iter().copied());
-    Err(Fail::field("pool", format!("there is no pool {pool:?}, and no such job; {hint}")))
 }
 
 /// The rows of a page, and whether more follow. It is read in steps, and cut short where the commands are very long: a

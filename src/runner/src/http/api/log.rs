@@ -17,7 +17,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ci_runner_core::id::JobId;
 use ci_runner_core::state::Phase;
-use ci_runner_spawner::joblog::{LogReader, log_path};
+use ci_runner_spawner::joblog::{Earlier, LogReader, log_path};
 use futures_util::stream::try_unfold;
 use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
@@ -235,6 +235,17 @@ struct Opened {
     path: std::path::PathBuf,
 }
 
+/// Which log is an attempt's.
+pub(super) fn log_of(id: JobId, attempt: &AttemptRow) -> joblog::Of {
+    let earlier = match attempt.receipt.as_ref().map(|receipt| receipt.log_bytes) {
+        Some(0) => Earlier::Others,
+        Some(_) => Earlier::Own,
+        None => Earlier::Since(attempt.claimed.0),
+    };
+    let start_wall_ms = attempt.started.unwrap_or(attempt.claimed).0;
+    joblog::Of { job: id.get(), attempt: attempt.number.0, start_wall_ms, earlier }
+}
+
 fn open(
     dir: &std::path::Path,
     id: JobId,
@@ -245,8 +256,7 @@ fn open(
     let failed = |error: &dyn std::error::Error| Fail::internal(&format!("read the log of job {id}"), error);
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
     let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(|error| failed(&error))?;
-    let started = attempt.started.unwrap_or(attempt.claimed);
-    let opened = joblog::open(fd, id.get(), attempt.number.0, started.0);
+    let opened = joblog::open(fd, log_of(id, attempt));
     let mut reader = opened.map_err(|error| failed(&error))?;
     let mut end = reader.size().map_err(|error| failed(&error))?;
     let kept = attempt.receipt.as_ref().map_or(0, |receipt| receipt.log_bytes);

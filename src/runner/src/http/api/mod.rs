@@ -4,6 +4,7 @@ pub(super) mod act;
 pub(super) mod events;
 pub(super) mod host;
 pub(super) mod jobs;
+mod known;
 pub(super) mod log;
 pub(super) mod schedules;
 pub(super) mod search;

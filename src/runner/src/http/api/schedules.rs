@@ -201,7 +201,8 @@ pub(crate) async fn resume(
     Ok(Json(view_of(row, wall_now())))
 }
 
-/// Queues the schedule's job now, beside its times.
+/// Queues the schedule's job now, beside its times; with overlap `queue` it waits for the last one. It is the schedule's last job
+/// from then on.
 #[utoipa::path(post, path = "/schedules/{name}/run", tag = "schedules", operation_id = "run_schedule",
     params(("name" = String, Path), ("Idempotency-Key" = Option<String>, Header,
         description = "Makes it safe to repeat: within 24 h the same key gives the same job; with another request 422.")),
@@ -220,12 +221,7 @@ pub(crate) async fn run(
         if let Some(known) = known_deed(&app, key.as_ref()).await? {
             return Ok(submitted_one(known));
         }
-        let row = find(&app, &name).await?;
-        let request =
-            serde_json::from_str(&row.request).map_err(|error| Fail::internal("read the schedule's job", &error))?;
-        let settings = app.context.handle.settings.borrow().clone();
-        let job = new_job(request, &settings, &zoned_now())?;
-        let ids = app.context.handle.submit(vec![job], key, caller.submitter()).await?;
+        let ids = app.context.handle.run_schedule(name, key, caller.submitter()).await?;
         match ids.first() {
             Some(id) => Ok(submitted_one(*id)),
             None => Err(Fail::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the job got no id")),

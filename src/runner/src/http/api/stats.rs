@@ -1,6 +1,6 @@
 //! Figures of finished jobs.
 
-use super::jobs::check_pool;
+use super::known::check_pool;
 use super::zoned_now;
 use crate::api::{Problem, StatsView};
 use crate::http::extract::{Params, blocking, in_time};

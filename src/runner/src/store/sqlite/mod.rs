@@ -38,6 +38,9 @@ use rusqlite::{Connection, MAIN_DB, Transaction, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
 
+/// The last daemon ended in order.
+const NOT_RUNNING: &str = "UPDATE meta SET running = 0";
+
 /// The writing side. Holds the state directory until it is dropped.
 pub struct SqliteStore {
     // Dropped in this order: the lock is given back when nothing is open any more.
@@ -45,7 +48,20 @@ pub struct SqliteStore {
     conn: Connection,
     place: Arc<Place>,
     unclean: bool,
+    /// The start was counted, and nothing was kept since: whoever gives up now ends in order.
+    untouched: bool,
     _lock: Lock,
+}
+
+impl Drop for SqliteStore {
+    /// A daemon that cannot start (its port is taken) leaves the store as an orderly stop does, unless the stop before was none.
+    fn drop(&mut self) {
+        if self.untouched && !self.unclean {
+            let ended = self.transact("end a start in order", |transaction| Ok(transaction.execute(NOT_RUNNING, [])?));
+            // Otherwise the next start looks at the database once more than it must.
+            drop(ended.and_then(|_| self.checkpoint("end a start in order")));
+        }
+    }
 }
 
 impl SqliteStore {
@@ -66,7 +82,20 @@ impl SqliteStore {
         let checkpointer = Checkpointer::start(&place).map_err(|fault| place.error("open the database", fault))?;
         lock.write(&dir.join("lock"), Some(&store_id))?;
         let reader = SqliteReader::new(Arc::clone(&place));
-        Ok((Self { checkpointer, conn, place, unclean, _lock: lock }, reader))
+        Ok((Self { checkpointer, conn, place, unclean, untouched: false, _lock: lock }, reader))
+    }
+
+    /// This start gets a number above `seen`, the highest that a spawner knows of this store; tells it.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn outnumber(&mut self, seen: u64) -> Result<u64, StoreError> {
+        self.transact("count the start", |transaction| {
+            transaction.execute("UPDATE meta SET generation = max(generation, ?1 + 1)", [codec::int(seen)])?;
+            Ok(())
+        })?;
+        self.checkpoint("count the start")?;
+        Ok(seen + 1)
     }
 
     fn connect(place: &Place, log: bool) -> Result<(Connection, String, bool), Fault> {
@@ -142,6 +171,7 @@ impl Store for SqliteStore {
         })?;
         // Into the database itself: it must know that it needs its log even when the log is gone.
         self.checkpoint("count the start")?;
+        self.untouched = true;
         self.tell(pool_id, each)
     }
 
@@ -157,6 +187,7 @@ impl Store for SqliteStore {
         if batch.is_empty() {
             return Ok(());
         }
+        self.untouched = false;
         self.transact("keep a batch", |transaction| write::Batch::apply(transaction, batch, pools))
     }
 
@@ -165,14 +196,16 @@ impl Store for SqliteStore {
     }
 
     fn collect(&mut self, limits: &CollectLimits, most: usize) -> Result<Vec<JobId>, StoreError> {
+        self.untouched = false;
         self.transact("remove finished jobs", |transaction| gc::collect(transaction, limits, most))
     }
 
     fn close(&mut self, base: &ClockBase, now: Now) -> Result<(), StoreError> {
+        self.untouched = false;
         let clock = [Write::Clock { base: base.clone(), now }];
         self.transact("close", |transaction| {
             write::Batch::apply(transaction, &clock, &[])?;
-            transaction.execute("UPDATE meta SET running = 0", [])?;
+            transaction.execute(NOT_RUNNING, [])?;
             Ok(())
         })?;
         self.checkpoint("close")

@@ -420,6 +420,11 @@ impl Host {
         why["reasons"].as_array().unwrap().iter().map(|reason| (word(reason, "kind"), word(reason, "text"))).collect()
     }
 
+    /// A line of shell that waits until this file is there, however late it comes to it.
+    pub fn until(&self, name: &str) -> String {
+        format!("until [ -e {} ]; do sleep 0.02; done", self.path(name).display())
+    }
+
     /// A named pipe that jobs read: they wait until the returned file is dropped.
     pub fn gate(&self, name: &str) -> fs::File {
         let path = self.path(name);

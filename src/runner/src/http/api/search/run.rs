@@ -7,7 +7,7 @@ use super::Wanted;
 use super::grep::Finder;
 use crate::api::{FoundView, Searched, SearchedView};
 use crate::http::App;
-use crate::http::api::log::next_line_view;
+use crate::http::api::log::{log_of, next_line_view};
 use crate::joblog;
 use crate::store::{AttemptRow, JobFilter, JobRow, Reader, StoreError};
 use bytes::Bytes;
@@ -173,8 +173,7 @@ impl Search {
 
     /// False: stopped before the end.
     fn attempt(&mut self, job: &JobRow, attempt: &AttemptRow) -> io::Result<bool> {
-        let started = attempt.started.unwrap_or(attempt.claimed);
-        let mut log = joblog::open(self.dir.try_clone()?, job.id.get(), attempt.number.0, started.0)?;
+        let mut log = joblog::open(self.dir.try_clone()?, log_of(job.id, attempt))?;
         let lines = log.sibling()?;
         if log.size()? == 0 {
             let kept = attempt.receipt.as_ref().map_or(0, |receipt| receipt.log_bytes);

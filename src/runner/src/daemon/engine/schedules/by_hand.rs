@@ -1,0 +1,30 @@
+//! A run of a schedule that somebody asks for, beside its times: the same job, and the last one from then on.
+
+use super::*;
+use crate::daemon::handle::IdempotencyKey;
+use ci_runner_core::job::Fault;
+
+impl Engine {
+    /// Queues the job now: no overlap policy leaves it out or cancels the last one for it. In pools of people it counts as that of
+    /// whoever asks.
+    pub(in crate::daemon::engine) fn run_by_hand(
+        &mut self,
+        name: &str,
+        key: Option<&IdempotencyKey>,
+        submitter: &Submitter,
+    ) -> Result<Vec<JobId>, Refusal> {
+        let live = self.schedules.live.get(name).ok_or_else(|| Refusal::NoSchedule(name.to_owned()))?;
+        let request =
+            live.request().map_err(|why| Refusal::Store(format!("the schedule's job cannot be read: {why}")))?;
+        let job = new_job(request, self.record.settings(), &jiff::Zoned::now());
+        let job = job.map_err(|fault: Fault| Refusal::Fault { index: 0, fault })?;
+        let next = self.record.next_id();
+        let ids = self.submit(vec![job], key, submitter)?;
+        // A key that was used before stands for the job of then.
+        if let Some(live) = self.schedules.live.get_mut(name).filter(|_| ids.first() == Some(&next)) {
+            live.row.last_job = Some(next);
+            self.batch.writes.push(Write::Schedule(live.row.clone()));
+        }
+        Ok(ids)
+    }
+}

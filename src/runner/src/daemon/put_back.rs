@@ -1,0 +1,92 @@
+//! Whether the state directory was put back from an older copy by hand: then the host has traces of a life that the store forgot.
+//!
+//! A spawner keeps the highest start number of a store that it has seen, and refuses daemons below it: a store that is behind would
+//! start nothing until it was restarted often enough. Logs are named by the ids of their jobs: ids that the store would give again are
+//! not given again where a log shows them. Ids of forgotten jobs that printed nothing cannot be told.
+
+use crate::config::Config;
+use crate::store::Loaded;
+use ci_runner_core::record::Record;
+use ci_runner_spawner::protocol::names;
+use std::path::{Path, PathBuf};
+
+/// What is there of a life that the store does not know.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Traces {
+    /// The highest start number that a spawner has seen, where it is not below ours.
+    pub(super) starts: Option<u64>,
+    /// The highest id in the log directory, where the store has not given it.
+    logged: Option<u64>,
+    /// The highest id that the store gave.
+    given: u64,
+}
+
+impl Traces {
+    /// Looks where spawners note starts, as far as that may be read, and at the logs.
+    pub(super) fn find(config: &Config, runtime_dir: &Path, log_dir: &Path, loaded: &Loaded) -> Self {
+        let beside = |socket: &PathBuf| socket.parent().map(Path::to_owned);
+        let services = [Some(&config.spawner_socket), config.jobs_socket.as_ref()];
+        let homes = services.into_iter().flatten().filter_map(beside).chain([runtime_dir.join(names::SPAWNER_DIR)]);
+        let note = |home: PathBuf| {
+            let text = std::fs::read_to_string(home.join(names::GENERATIONS_DIR).join(&loaded.store_id)).ok()?;
+            text.trim().parse::<u64>().ok()
+        };
+        // A store that gave no id yet is new, and has nothing to forget.
+        let is_new = loaded.last_id == 0;
+        Self {
+            starts: homes.filter_map(note).max().filter(|seen| *seen >= loaded.generation),
+            logged: last_logged(log_dir).filter(|id| *id > loaded.last_id && !is_new),
+            given: loaded.last_id,
+        }
+    }
+
+    /// Tells people, and lets ids go on behind those that logs show.
+    pub(super) fn tell_and_heed(&self, record: &mut Record) {
+        if self == &(Self { given: self.given, ..Self::default() }) {
+            return;
+        }
+        let given = self.given;
+        if let Some(logged) = self.logged {
+            record.set_last_id(logged);
+        }
+        let ids = match self.logged {
+            Some(logged) => format!("there are logs up to job {logged}: new jobs get ids behind them"),
+            None => format!("ids above {given} may be given a second time"),
+        };
+        log::error!(
+            "the state was put back from an older copy: it knows jobs up to {given}, and what was queued and what ended since is \
+             forgotten; {ids}. `ci-runner restore` puts back a state without mixing it with what ran since"
+        );
+    }
+}
+
+/// The highest id that a log is named by. Ids rise from directory to directory.
+fn last_logged(log_dir: &Path) -> Option<u64> {
+    let names = |dir: &Path| {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect::<Vec<_>>()
+    };
+    let mut shards: Vec<u64> = names(log_dir).iter().filter_map(|name| name.parse().ok()).collect();
+    shards.sort_unstable();
+    let id = |name: &String| name.split_once('-')?.0.parse::<u64>().ok();
+    shards.iter().rev().find_map(|shard| names(&log_dir.join(shard.to_string())).iter().filter_map(id).max())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_log_is_found_among_what_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(last_logged(dir.path()), None);
+        for (shard, name) in
+            [("0", "7-1.log"), ("2", "2003-1.log.zst"), ("2", "2017-2.times"), ("11", "x"), ("x", "9-1.log")]
+        {
+            std::fs::create_dir_all(dir.path().join(shard)).unwrap();
+            std::fs::write(dir.path().join(shard).join(name), "").unwrap();
+        }
+        assert_eq!(last_logged(dir.path()), Some(2017));
+        assert_eq!(last_logged(&dir.path().join("nowhere")), None);
+    }
+}
