@@ -216,3 +216,28 @@ pub struct ClockState {
     /// Seconds between TAI and UTC.
     pub tai: i32,
 }
+
+impl From<(i32, libc::timex)> for ClockState {
+    /// Of what the call returned and filled in.
+    fn from((state, clock): (i32, libc::timex)) -> Self {
+        Self {
+            state,
+            offset: clock.offset,
+            frequency: clock.freq,
+            max_error: clock.maxerror,
+            estimated_error: clock.esterror,
+            status: clock.status,
+            constant: clock.constant,
+            tick: clock.tick,
+            pps_frequency: clock.ppsfreq,
+            pps_jitter: clock.jitter,
+            pps_shift: clock.shift,
+            pps_stability: clock.stabil,
+            pps_jitter_count: clock.jitcnt,
+            pps_calibration_count: clock.calcnt,
+            pps_error_count: clock.errcnt,
+            pps_stability_count: clock.stbcnt,
+            tai: clock.tai,
+        }
+    }
+}

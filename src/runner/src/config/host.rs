@@ -122,7 +122,7 @@ mod tests {
         Host {
             environment: variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
             lingers,
-            current_dir: PathBuf::from("/work"),
+            current_dir: PathBuf::from("/srv"),
             ..Host::default()
         }
     }
@@ -160,7 +160,7 @@ mod tests {
             ["/run/ci-runner/api.sock", "/run/user/7/ci-runner/api.sock", "/h/.local/state/ci-runner/run/api.sock"];
         assert_eq!(shown(&user, None), expected);
         assert_eq!(shown(&host(&variables, false), None), expected, "each only once");
-        assert_eq!(shown(&user, Some("a.sock")), ["/work/a.sock"]);
+        assert_eq!(shown(&user, Some("a.sock")), ["/srv/a.sock"]);
         assert_eq!(shown(&host(&[("CI_RUNNER_SOCKET", "/e.sock")], false), None), ["/e.sock"]);
         assert_eq!(shown(&host(&[("CI_RUNNER_SOCKET", "/e.sock")], false), Some("/a.sock")), ["/a.sock"]);
     }

@@ -142,7 +142,7 @@ mod tests {
             hostname: "box".to_owned(),
             architecture: "x86_64".to_owned(),
             lingers: false,
-            current_dir: "/work".into(),
+            current_dir: "/srv".into(),
         };
         let file = Some((Path::new("c.toml"), text));
         Config::resolve(&host, file, &ConfigOverrides::default()).map_err(|error| error.to_string())

@@ -10,7 +10,7 @@ fn host() -> Host {
         hostname: "box".to_owned(),
         architecture: "x86_64".to_owned(),
         lingers: false,
-        current_dir: PathBuf::from("/work"),
+        current_dir: PathBuf::from("/srv"),
     }
 }
 
@@ -190,7 +190,7 @@ fn the_command_line_wins() {
         ..ConfigOverrides::default()
     };
     let config = Config::resolve(&host(), Some((Path::new("c.toml"), FULL)), &overrides).unwrap();
-    assert_eq!(config.state_dir, Path::new("/work/here"));
+    assert_eq!(config.state_dir, Path::new("/srv/here"));
     assert_eq!((config.http, config.pools[DEFAULT_POOL].slots), (Listen::Off, 2));
     assert_eq!(config.retry.delay, Duration::from_secs(60));
     assert_eq!(config.source("http"), Source::Option);

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 pub(crate) use self::conn::Connection;
-pub(crate) use self::serve::{Introduction, Serve, Standing, Wish};
+pub(crate) use self::serve::{Introduction, Known, Serve, Standing, Table, Wish};
 use crate::protocol::Reply;
 
 /// One daemon, its successor, and a few that only look.

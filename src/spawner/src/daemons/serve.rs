@@ -1,5 +1,6 @@
 //! What a daemon may ask, and what it gets: the same words for every kind of spawner.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -40,6 +41,35 @@ pub(crate) enum Standing {
     Over,
 }
 
+/// What a spawner keeps of an attempt, in the words that both kinds share.
+pub(crate) trait Known {
+    /// What can be done about it.
+    fn standing(&self) -> Standing;
+
+    /// True while something of it may run.
+    fn is_alive(&self) -> bool {
+        self.standing() == Standing::Alive
+    }
+}
+
+/// What a spawner keeps of all attempts.
+pub(crate) trait Table {
+    /// Those of a store.
+    fn of_store(&self, store: &str) -> Vec<AttemptKey>;
+    /// What can be done about this one; None: it is not known.
+    fn standing(&self, key: &AttemptKey) -> Option<Standing>;
+}
+
+impl<State: Known> Table for HashMap<AttemptKey, State> {
+    fn of_store(&self, store: &str) -> Vec<AttemptKey> {
+        self.keys().filter(|key| key.store == store).cloned().collect()
+    }
+
+    fn standing(&self, key: &AttemptKey) -> Option<Standing> {
+        self.get(key).map(Known::standing)
+    }
+}
+
 /// What a spawner says of itself.
 pub(crate) struct Introduction {
     /// Life of its directory.
@@ -66,10 +96,8 @@ pub(crate) trait Serve {
     fn introduction(&self) -> Introduction;
     /// The attempts' directory.
     fn directory(&self) -> &Attempts;
-    /// All attempts of a store.
-    fn of_store(&self, store: &str) -> Vec<AttemptKey>;
-    /// What can be done about this one; None: it is not known.
-    fn standing(&self, key: &AttemptKey) -> Option<Standing>;
+    /// What it knows of attempts.
+    fn known(&self) -> &dyn Table;
     /// How it is told in a list; None: forgotten meanwhile.
     fn seen(&mut self, key: &AttemptKey) -> Option<Seen>;
     /// Starts an attempt that is unknown or free; the connection is told, now or when it has begun.
@@ -161,7 +189,7 @@ pub(crate) trait Serve {
             (Request::Ping, _) => self.conn(at).say(Reply::Pong),
             (Request::Dirs { log_dir, tmp_dir }, _) => self.take_dirs(at, &log_dir, &tmp_dir),
             (Request::List, Some(store)) => {
-                let mut keys = self.of_store(&store);
+                let mut keys = self.known().of_store(&store);
                 keys.sort_unstable_by(|a, b| b.cmp(a));
                 self.conn(at).listing = Some(keys);
             }
@@ -244,7 +272,7 @@ pub(crate) trait Serve {
         if let Err(why) = check_start(&start, fds.len()) {
             return self.conn(at).refuse(format!("start of {}: {why}", start.key));
         }
-        match self.standing(&start.key) {
+        match self.known().standing(&start.key) {
             None | Some(Standing::Free) => self.start_asked(at, start, fds),
             Some(_) => self.say_what_is(at, &start.key),
         }
@@ -259,7 +287,7 @@ pub(crate) trait Serve {
 
     /// It shall never be started, if it has not been.
     fn void(&mut self, at: usize, key: AttemptKey) {
-        match self.standing(&key) {
+        match self.known().standing(&key) {
             None | Some(Standing::Free) => {}
             Some(Standing::Voided) => return self.conn(at).say(Reply::Voided { key }),
             Some(_) => return self.say_what_is(at, &key),
@@ -285,7 +313,7 @@ pub(crate) trait Serve {
 
     /// Ended attempts have no lock holder: their shim was reaped, or their lock was taken when they were taken over.
     fn forget(&mut self, key: &AttemptKey) {
-        if matches!(self.standing(key), None | Some(Standing::Alive)) {
+        if matches!(self.known().standing(key), None | Some(Standing::Alive)) {
             return;
         }
         hit(failpoint::SPAWNER_BEFORE_FORGET);

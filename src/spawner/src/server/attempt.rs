@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use crate::attempts::Identity;
-use crate::daemons::Wish;
+use crate::daemons::{Known, Standing, Wish};
 use crate::protocol::ExitRecord;
 
 /// One attempt.
@@ -76,17 +76,20 @@ pub(super) struct Leftovers {
     pub(super) pause_ms: u64,
 }
 
-impl State {
-    /// True while something of it may run.
-    pub(super) fn is_alive(&self) -> bool {
+impl Known for State {
+    fn standing(&self) -> Standing {
         match self {
             Self::Alive(_) | Self::Unidentified { .. } | Self::Unsettled(_) | Self::Leftovers(_) | Self::Wiping(_) => {
-                true
+                Standing::Alive
             }
-            Self::NotBegan | Self::Voided | Self::Ended(_) | Self::Lost => false,
+            Self::NotBegan => Standing::Free,
+            Self::Voided => Standing::Voided,
+            Self::Ended(_) | Self::Lost => Standing::Over,
         }
     }
+}
 
+impl State {
     /// When it needs a look, CLOCK_BOOTTIME.
     pub(super) fn due_ms(&self) -> Option<u64> {
         match self {

@@ -14,7 +14,7 @@ use rustix::fs::FileType;
 
 use super::Server;
 use super::setup::Options;
-use crate::daemons::{Serve, Wish};
+use crate::daemons::{Known, Serve, Wish};
 use crate::protocol::AttemptKey;
 
 /// The tie.

@@ -26,7 +26,7 @@ pub(crate) use self::setup::Options;
 use self::setup::{Home, NoHome, Teller};
 use crate::attempts::{Attempts, Identity};
 use crate::cgroup::Parent;
-use crate::daemons::{Daemons, Serve};
+use crate::daemons::{Daemons, Known, Serve};
 use crate::dirs::Dirs;
 use crate::failpoint;
 use crate::protocol::{AttemptKey, ExitRecord};

@@ -11,7 +11,7 @@ use super::attempt::{Shim, State};
 use super::setup;
 use crate::attempts::{Attempts, Identity};
 use crate::cgroup::Leaf;
-use crate::daemons::{Daemons, Introduction, Serve, Standing, Wish};
+use crate::daemons::{Daemons, Introduction, Serve, Table, Wish};
 use crate::dirs::{Dirs, slot_named};
 use crate::failpoint::{self, hit};
 use crate::policy_file::User;
@@ -62,17 +62,8 @@ impl Serve for Server {
         &self.shared.attempts
     }
 
-    fn of_store(&self, store: &str) -> Vec<AttemptKey> {
-        self.attempts.keys().filter(|key| key.store == store).cloned().collect()
-    }
-
-    fn standing(&self, key: &AttemptKey) -> Option<Standing> {
-        Some(match self.attempts.get(key)? {
-            State::NotBegan => Standing::Free,
-            State::Voided => Standing::Voided,
-            state if state.is_alive() => Standing::Alive,
-            _ => Standing::Over,
-        })
+    fn known(&self) -> &dyn Table {
+        &self.attempts
     }
 
     fn seen(&mut self, key: &AttemptKey) -> Option<Seen> {

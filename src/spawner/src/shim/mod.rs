@@ -12,6 +12,7 @@ pub(crate) mod clock;
 mod end;
 pub(crate) mod receipt;
 pub(crate) mod spec;
+pub(crate) mod tell;
 mod watch;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -56,6 +57,13 @@ pub(crate) struct Shared {
     pub(crate) job_open_files: OpenFiles,
 }
 
+impl Shared {
+    /// Tells how the attempt ended.
+    fn publish(&self, record: &ExitRecord) {
+        tell::publish(&self.attempts, &self.notes, record, Note::Record);
+    }
+}
+
 /// What this shim is for.
 pub(crate) struct Order {
     /// The request.
@@ -91,18 +99,10 @@ pub(crate) fn run(shared: &Shared, order: Order) -> ! {
     match outcome {
         Ok(Ok(())) => sys::exit_now(0),
         Ok(Err(why)) => {
-            note(&shared.notes, &Note::Refused(key, record::shortened(&why)));
+            tell::note(&shared.notes, &Note::Refused(key, record::shortened(&why)));
             sys::exit_now(1)
         }
         Err(_) => sys::exit_now(70),
-    }
-}
-
-fn note(pipe: &OwnedFd, note: &Note) {
-    if let Ok(mut line) = serde_json::to_vec(note) {
-        line.push(b'\n');
-        // Not blocking and atomic; a spawner that is gone finds what it can in the directory.
-        let _ = rustix::io::write(pipe, &line);
     }
 }
 
@@ -122,7 +122,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
         Err(cause) => {
             let now = clock::Started::now();
             let record = now.failed(&start.key, &cause);
-            publish(shared, &record);
+            shared.publish(&record);
             return Ok(());
         }
     };
@@ -136,7 +136,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     };
     if let Err(why) = limit(shared, leaf.as_ref(), &start.limits) {
         let _ = leaf.map(|leaf| leaf.remove());
-        publish(shared, &clock::Started::now().failed(&start.key, &why));
+        shared.publish(&clock::Started::now().failed(&start.key, &why));
         return Ok(());
     }
     hit(failpoint::SHIM_BEFORE_BEGAN);
@@ -199,7 +199,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
         say!("{}: cannot empty {}: {error}", start.key, slot.path().display());
     }
     hit(failpoint::SHIM_BEFORE_EXIT_RECORD);
-    publish(shared, &record);
+    shared.publish(&record);
     Ok(())
 }
 
@@ -308,17 +308,4 @@ fn exists(dir: &std::ffi::CStr, path: &std::ffi::CStr) -> bool {
 fn system_text(error: &std::io::Error) -> String {
     let text = error.to_string();
     text.split(" (os error").next().unwrap_or_default().to_owned()
-}
-
-/// Puts the record where every later spawner finds it or, if that cannot be, tells this one.
-fn publish(shared: &Shared, record: &ExitRecord) {
-    let written = shared.attempts.write_exit_aside(record).and_then(|()| {
-        hit(failpoint::SHIM_AFTER_EXIT_TMP);
-        shared.attempts.publish_exit(&record.key)
-    });
-    if let Err(error) = written {
-        say!("{}: cannot write the exit record: {error}; telling the spawner", record.key);
-        note(&shared.notes, &Note::Record(record.clone()));
-    }
-    hit(failpoint::SHIM_AFTER_EXIT_RECORD);
 }

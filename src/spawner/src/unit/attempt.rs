@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use super::cgroup::UnitGroup;
 use super::verdict::Ending;
-use crate::daemons::Wish;
+use crate::daemons::{Known, Standing, Wish};
 use crate::protocol::ExitRecord;
 
 /// What is known of an attempt.
@@ -62,12 +62,18 @@ pub(super) struct Leftovers {
     pub(super) pause_ms: u64,
 }
 
-impl State {
-    /// True while something of it may run.
-    pub(super) fn is_alive(&self) -> bool {
-        matches!(self, Self::Live(_) | Self::Unidentified { .. } | Self::Leftovers(_))
+impl Known for State {
+    fn standing(&self) -> Standing {
+        match self {
+            Self::Live(_) | Self::Unidentified { .. } | Self::Leftovers(_) => Standing::Alive,
+            Self::NotBegan => Standing::Free,
+            Self::Voided => Standing::Voided,
+            Self::Ended(_) | Self::Lost => Standing::Over,
+        }
     }
+}
 
+impl State {
     /// When it needs a look, CLOCK_BOOTTIME; None: never.
     pub(super) fn due_ms(&self) -> Option<u64> {
         match self {

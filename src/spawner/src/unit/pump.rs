@@ -3,11 +3,11 @@
 use super::cgroup::UnitGroup;
 use super::handover::{self, Word};
 use super::seals::Seal;
-use super::shim::{Note, Shared, note};
+use super::shim::Shared;
 use super::verdict;
 use crate::failpoint::{self, hit};
 use crate::joblog::LogWriter;
-use crate::protocol::{ExitRecord, ExitResult, Start};
+use crate::protocol::{ExitResult, Start};
 use crate::shim::clock::{Deadlines, Started};
 use crate::shim::{self, receipt};
 use crate::{record, sys};
@@ -111,7 +111,7 @@ impl Pump {
         let totals = self.log.finish_with(self.started.elapsed_ms(), footer.as_deref());
         hit(failpoint::SHIM_BEFORE_EXIT_RECORD);
         (record.log_bytes, record.log_dropped_bytes) = (totals.bytes, totals.dropped_bytes);
-        publish(shared, &record);
+        shared.publish(&record);
     }
 
     /// What woke us: signals, output, status.
@@ -207,17 +207,4 @@ fn unsealed(seal: Seal) -> String {
          \"degrade\": true for the pool in the spawner's policy runs its jobs without",
         seal.name()
     )
-}
-
-/// Puts the record where every later spawner finds it or, if that cannot be, tells this one.
-pub(super) fn publish(shared: &Shared, record: &ExitRecord) {
-    let written = shared.attempts.write_exit_aside(record).and_then(|()| {
-        hit(failpoint::SHIM_AFTER_EXIT_TMP);
-        shared.attempts.publish_exit(&record.key)
-    });
-    if let Err(error) = written {
-        say!("{}: cannot write the exit record: {error}; telling the spawner", record.key);
-        note(&shared.notes, &Note::Record(record.clone()));
-    }
-    hit(failpoint::SHIM_AFTER_EXIT_RECORD);
 }

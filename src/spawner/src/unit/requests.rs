@@ -15,7 +15,7 @@ use super::server::Server;
 use super::shim::{self, Order};
 use super::watch::LOOK_AGAIN_MS;
 use crate::attempts::Attempts;
-use crate::daemons::{Daemons, Introduction, Serve, Standing, Wish};
+use crate::daemons::{Daemons, Introduction, Serve, Table, Wish};
 use crate::failpoint::{self, hit};
 use crate::protocol::{AttemptKey, Enforces, Reply, SPEC_BYTES_MAX, Seen, Start, names};
 use crate::shim::clock::Started;
@@ -46,17 +46,8 @@ impl Serve for Server {
         &self.shared.attempts
     }
 
-    fn of_store(&self, store: &str) -> Vec<AttemptKey> {
-        self.attempts.keys().filter(|key| key.store == store).cloned().collect()
-    }
-
-    fn standing(&self, key: &AttemptKey) -> Option<Standing> {
-        Some(match self.attempts.get(key)? {
-            State::NotBegan => Standing::Free,
-            State::Voided => Standing::Voided,
-            state if state.is_alive() => Standing::Alive,
-            _ => Standing::Over,
-        })
+    fn known(&self) -> &dyn Table {
+        &self.attempts
     }
 
     fn seen(&mut self, key: &AttemptKey) -> Option<Seen> {

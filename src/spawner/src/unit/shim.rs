@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::UnitGroup;
 use super::handover;
 use super::places::Place;
-use super::pump::{Failure, Pump, publish};
+use super::pump::{Failure, Pump};
 use super::verdict::{self, Ending};
 use crate::attempts::{Attempts, Identity};
 use crate::failpoint::{self, hit};
@@ -27,7 +27,7 @@ use crate::joblog::{LogOptions, LogWriter};
 use crate::protocol::{AttemptKey, ExitRecord, Start, UNIT_WORKSPACE, names};
 use crate::shim::clock::Started;
 use crate::shim::spec::Loaded;
-use crate::shim::{self, spec};
+use crate::shim::{self, spec, tell};
 use crate::{record, sys};
 
 /// What every shim inherits from the spawner.
@@ -38,6 +38,13 @@ pub(super) struct Shared {
     pub(super) notes: OwnedFd,
     /// Logs of jobs.
     pub(super) log_dir: PathBuf,
+}
+
+impl Shared {
+    /// Tells how the attempt ended.
+    pub(super) fn publish(&self, record: &ExitRecord) {
+        tell::publish(&self.attempts, &self.notes, record, Note::Record);
+    }
 }
 
 /// What this shim is for.
@@ -78,17 +85,10 @@ pub(super) fn run(shared: &Shared, order: Order) -> ! {
     match outcome {
         Ok(Ok(())) => sys::exit_now(0),
         Ok(Err(why)) => {
-            note(&shared.notes, &Note::Refused(key, record::shortened(&why)));
+            tell::note(&shared.notes, &Note::Refused(key, record::shortened(&why)));
             sys::exit_now(1)
         }
         Err(_) => sys::exit_now(70),
-    }
-}
-
-pub(super) fn note(pipe: &OwnedFd, note: &Note) {
-    if let Ok(mut line) = serde_json::to_vec(note) {
-        line.push(b'\n');
-        let _ = rustix::io::write(pipe, &line);
     }
 }
 
@@ -103,7 +103,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     let loaded = match loaded.and_then(|loaded| in_place(loaded, order.place.as_ref())) {
         Ok(loaded) => loaded,
         Err(cause) => {
-            publish(shared, &Started::now().failed(&order.start.key, &cause));
+            shared.publish(&Started::now().failed(&order.start.key, &cause));
             return Ok(());
         }
     };
@@ -114,7 +114,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     let (status, job_status) = shim::output_pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
     if let Some(ending) = wait_for_helper(shared, &order, &signals)? {
         if let Some(result) = ending.result.clone() {
-            publish(shared, &ending.record(&order.start.key, result, Started::now()));
+            shared.publish(&ending.record(&order.start.key, result, Started::now()));
         }
         return Ok(());
     }
@@ -130,7 +130,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
         let _ = shared.attempts.unmark(&order.start.key, names::BEGAN);
         return Err(format!("cannot hand the job over: {error}"));
     }
-    note(&shared.notes, &Note::Began(order.start.key.clone()));
+    tell::note(&shared.notes, &Note::Began(order.start.key.clone()));
     hit(failpoint::SHIM_AFTER_EXEC);
     let options = LogOptions {
         job: order.start.key.job,

@@ -15,7 +15,7 @@ use super::manager::Told;
 use super::server::Server;
 use super::verdict::{self, Ending};
 use crate::attempts::{Attempts, Locked};
-use crate::daemons::Serve;
+use crate::daemons::{Known, Serve};
 use crate::failpoint::{self, hit};
 use crate::procs;
 use crate::protocol::{AttemptKey, Used, names};
