@@ -81,14 +81,16 @@ static VERBS: &[Verb] = &[
     ),
     verb(
         "logs",
-        "Print the output of a job, or search in that of many",
+        "Print the output of a job, or search in that of many, or export it",
         "ci-runner logs 7\n\
          ci-runner logs -f 7                follow it, through retries and restarts of the daemon\n\
          ci-runner logs -f --name 'build*'    all that run and those that start later, until Ctrl-C\n\
          ci-runner logs 7 --attempt 1 --tail 50 --times\n\
          ci-runner logs 7 --since 14:00 --until 14:05\n\
          ci-runner logs --grep 'error|warning' --name 'build*' --since 24h\n\
-         ci-runner logs --grep 'No space left' -F --outcome failed | cut -f1    in a pipe: JOB.ATTEMPT, a tab, the line",
+         ci-runner logs --grep 'No space left' -F --outcome failed | cut -f1    in a pipe: JOB.ATTEMPT, a tab, the line\n\
+         ci-runner logs --export incident.tar.zst --outcome failed --since 24h    whole logs, with what show tells of the jobs\n\
+         ci-runner logs 7 --export - | tar -tv",
         leaf!(logs::LogsArgs, logs::logs),
     ),
     verb("why", "Say why a job is not running", "ci-runner why 7", leaf!(why::WhyArgs, why::why)),

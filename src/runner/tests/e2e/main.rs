@@ -9,6 +9,7 @@ mod adoption;
 mod cores;
 mod declared;
 mod dirs;
+mod export;
 mod exporter;
 mod failpoints;
 mod floods;

@@ -1,4 +1,4 @@
-//! `logs`: the output of a job, as it was or as it comes; with `--grep`, lines of many.
+//! `logs`: the output of a job, as it was or as it comes; with `--grep`, lines of many; with `--export`, whole logs in an archive.
 //!
 //! Following is a loop of requests, each from the byte where the last one stopped: a restart of the daemon between two of
 //! them loses and repeats nothing. An attempt's stream ends when the attempt has ended and all of it was sent; then the job
@@ -8,6 +8,7 @@
 //! as the job wrote it.
 
 mod discover;
+mod export;
 mod grep;
 mod many;
 mod notes;
@@ -30,9 +31,9 @@ use std::io::{self, Read};
 /// Arguments of `logs`.
 #[derive(Args, Debug)]
 pub struct LogsArgs {
-    /// The job; with --grep or -f any number of them [default with --grep: all jobs]
+    /// The job; with --grep, --export or -f any number of them [default with --grep and --export: all jobs]
     #[arg(value_name = "ID", value_parser = super::job_options::job_id,
-        required_unless_present_any = ["grep", "name", "pool", "label", "group"])]
+        required_unless_present_any = ["grep", "export", "name", "pool", "label", "group"])]
     ids: Vec<u64>,
     /// Go on until the job has finished, through retries and restarts of the daemon; with --name, --pool, --label or --group
     /// all jobs that run or start later, until Ctrl-C
@@ -53,6 +54,10 @@ pub struct LogsArgs {
     /// Bytes as they are, control sequences among them, also on a terminal
     #[arg(long)]
     raw: bool,
+    /// Write whole logs, of all attempts, and what is known of their jobs, to this new tar archive: FILE.tar, FILE.tar.gz or
+    /// FILE.tar.zst, or - for standard output; with --times lines with their times, as JSON
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["follow", "tail", "raw", "grep"])]
+    export: Option<String>,
     #[command(flatten)]
     pattern: Pattern,
 }
@@ -70,20 +75,20 @@ struct Pattern {
     /// Upper and lower case are the same
     #[arg(short, long, requires = "grep")]
     ignore_case: bool,
-    /// With --grep or -f: only jobs of this name, or whose name begins so: 'build*'
+    /// With --grep, --export or -f: only jobs of this name, or whose name begins so: 'build*'
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// With --grep or -f: only jobs of this pool
+    /// With --grep, --export or -f: only jobs of this pool
     #[arg(long, value_name = "POOL")]
     pool: Option<String>,
-    /// With -f: only jobs with this label
+    /// With --export or -f: only jobs with this label
     #[arg(long, value_name = "KEY[=VALUE]", conflicts_with = "grep")]
     label: Option<String>,
-    /// With -f: only jobs of this group
+    /// With --export or -f: only jobs of this group
     #[arg(long, value_name = "GROUP", conflicts_with = "grep")]
     group: Option<String>,
-    /// Only jobs that ended so: succeeded, failed, timed_out, cancelled, superseded, expired
-    #[arg(long, value_name = "OUTCOME,…", value_delimiter = ',', requires = "grep", value_parser = Outcome::WORDS)]
+    /// With --grep or --export: only jobs that ended so: succeeded, failed, timed_out, cancelled, superseded, expired
+    #[arg(long, value_name = "OUTCOME,…", value_delimiter = ',', value_parser = Outcome::WORDS)]
     outcome: Vec<String>,
     /// Only what was written before: a time, or how long ago
     #[arg(long, value_name = "TIME", conflicts_with_all = ["follow", "tail"])]
@@ -105,17 +110,23 @@ pub fn logs(context: &Context<'_>, args: LogsArgs) -> Ended {
     if let Some(pattern) = &args.pattern.grep {
         return grep::grep(context, &args, pattern);
     }
+    if let Some(place) = &args.export {
+        return export::export(context, &args, place);
+    }
     let chosen = &args.pattern;
+    if !chosen.outcome.is_empty() {
+        return Err(Failure::Usage("--outcome chooses jobs to search in (--grep) or to export (--export)".to_owned()));
+    }
     let by_filter = [&chosen.name, &chosen.pool, &chosen.label, &chosen.group].into_iter().any(Option::is_some);
     if args.follow && (by_filter || args.ids.len() > 1) {
         return many::follow(context, &args);
     }
     if by_filter {
-        let why = "--name, --pool, --label and --group choose jobs to follow (-f) or to search in (--grep)";
+        let why = "--name, --pool, --label and --group choose jobs to follow (-f), to search in (--grep) or to export (--export)";
         return Err(Failure::Usage(why.to_owned()));
     }
     let [id] = args.ids[..] else {
-        let why = "logs shows one job at a time; several can be followed, with -f, or searched, with --grep";
+        let why = "logs shows one job at a time; several can be followed, with -f, searched, with --grep, or exported, with --export";
         return Err(Failure::Usage(why.to_owned()));
     };
     let mut printer = Printer::new(context, args.times, args.raw);
