@@ -3,7 +3,9 @@
 //!
 //! Programs as released have none of them (`ci_runner_spawner::failpoint::ENABLED`).
 //!
-//! `CI_RUNNER_FAIL=daemon-acknowledges-early` is the control of the durability tests: answers leave before the commit.
+//! `CI_RUNNER_FAIL=daemon-acknowledges-early` is the control of the durability tests: answers leave before the commit. The
+//! controls of the tests of notices die as well, having done the second of two steps first: `daemon-moves-cursor-early` has noted
+//! that ends of jobs were looked at, and told nobody; `daemon-notes-before-telling` that a notice was delivered, and did not.
 
 use ci_runner_spawner::failpoint::ENABLED;
 use std::sync::OnceLock;
@@ -28,9 +30,22 @@ pub const BEFORE_SIGNAL: &str = "daemon-before-signal";
 /// An unanswered start must be voided; nothing was sent.
 pub const BEFORE_VOID: &str = "daemon-before-void";
 
+/// Ends of jobs are to be told; nothing is noted.
+pub const BEFORE_NOTICES: &str = "daemon-before-notices";
+/// What is to be told is noted, and nobody was told.
+pub const AFTER_NOTICES: &str = "daemon-after-notices";
+/// A notice is about to be delivered.
+pub const BEFORE_TELLING: &str = "daemon-before-telling";
+/// A notice was delivered; that is not noted.
+pub const AFTER_TELLING: &str = "daemon-after-telling";
+/// Control: the cursor has moved; what it passed is not noted.
+pub const MOVES_CURSOR_EARLY: &str = "daemon-moves-cursor-early";
+/// Control: a notice is noted as delivered; it is not.
+pub const NOTES_BEFORE_TELLING: &str = "daemon-notes-before-telling";
+
 const ACKNOWLEDGES_EARLY: &str = "daemon-acknowledges-early";
 
-/// All points that kill.
+/// All points of the loop that kill.
 pub const NAMES: [&str; 9] = [
     BEFORE_COMMIT,
     AFTER_COMMIT,
@@ -42,6 +57,9 @@ pub const NAMES: [&str; 9] = [
     BEFORE_SIGNAL,
     BEFORE_VOID,
 ];
+
+/// Points on the way of a notice, which are passed where there are notifiers.
+pub const NOTICES: [&str; 4] = [BEFORE_NOTICES, AFTER_NOTICES, BEFORE_TELLING, AFTER_TELLING];
 
 struct Plan {
     name: String,
@@ -89,5 +107,10 @@ pub fn point(name: &str) {
 
 /// True in the control of the durability tests.
 pub fn acknowledges_early() -> bool {
-    plan().is_some_and(|plan| plan.name == ACKNOWLEDGES_EARLY)
+    is_control(ACKNOWLEDGES_EARLY)
+}
+
+/// True in the control of this name.
+pub fn is_control(name: &str) -> bool {
+    plan().is_some_and(|plan| plan.name == name)
 }

@@ -85,12 +85,35 @@ pub fn deliver(config: &NotifierConfig, event: &Event, source: &Source, now_ms: 
     }
 }
 
+/// Where a courier is with a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// In a control only: it is noted as delivered, and nobody was told.
+    NotedEarly,
+    /// Nobody was told yet.
+    Before,
+    /// Somebody was told; that is not noted.
+    Told,
+}
+
+/// The doors of crash tests.
+#[derive(Clone, Copy)]
+pub struct Probe {
+    /// The control: deliveries are noted before they are made.
+    pub notes_early: fn() -> bool,
+    /// Passed at each step; it may not come back.
+    pub at: fn(Step),
+}
+
 /// All couriers.
 pub struct Couriers {
     outbox: Arc<Outbox>,
     source: Source,
     wall_ms: fn() -> i64,
+    probe: Probe,
     running: BTreeMap<String, Running>,
+    /// By name: who tries holds it, so that one that is replaced and the one in its place do not tell the same at once.
+    turns: BTreeMap<String, Arc<Mutex<()>>>,
 }
 
 struct Running {
@@ -101,9 +124,9 @@ struct Running {
 
 impl Couriers {
     /// None yet, and none that an earlier daemon left. `wall_ms` is the clock.
-    pub fn new(outbox: Arc<Outbox>, source: Source, wall_ms: fn() -> i64) -> Self {
+    pub fn new(outbox: Arc<Outbox>, source: Source, wall_ms: fn() -> i64, probe: Probe) -> Self {
         program::kill_all_of(&source.store);
-        Self { outbox, source, wall_ms, running: BTreeMap::new() }
+        Self { outbox, source, wall_ms, probe, running: BTreeMap::new(), turns: BTreeMap::new() }
     }
 
     /// Makes it so that exactly these work. One whose settings changed is replaced after the try it is at.
@@ -137,6 +160,8 @@ impl Couriers {
             outbox: self.outbox.clone(),
             source: self.source.clone(),
             wall_ms: self.wall_ms,
+            probe: self.probe,
+            turn: self.turns.entry(name.to_owned()).or_default().clone(),
             stop: running.stop.clone(),
             news: running.news.clone(),
             sent: VecDeque::new(),
@@ -172,6 +197,8 @@ struct Courier {
     outbox: Arc<Outbox>,
     source: Source,
     wall_ms: fn() -> i64,
+    probe: Probe,
+    turn: Arc<Mutex<()>>,
     stop: Arc<AtomicBool>,
     news: Arc<Mutex<(Option<String>, Option<i64>)>>,
     /// Tries of the last minute.
@@ -180,7 +207,12 @@ struct Courier {
 
 impl Courier {
     fn work(mut self) {
-        while !self.stop.load(Ordering::Relaxed) {
+        let turns = self.turn.clone();
+        loop {
+            let turn = turns.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.stop.load(Ordering::Relaxed) {
+                return;
+            }
             let heard = self.outbox.rung();
             let now_ms = (self.wall_ms)();
             let pause = match self.outbox.due(&self.name, now_ms) {
@@ -202,6 +234,7 @@ impl Courier {
                     OUTBOX_PAUSE
                 }
             };
+            drop(turn);
             self.outbox.wait(heard, pause);
         }
     }
@@ -219,7 +252,15 @@ impl Courier {
 
     fn attempt(&mut self, waiting: &Waiting) {
         self.sent.push_back(Instant::now());
+        if (self.probe.notes_early)() {
+            drop(self.outbox.tried(&self.name, waiting.number, "delivered", None, (self.wall_ms)()));
+            (self.probe.at)(Step::NotedEarly);
+        }
+        (self.probe.at)(Step::Before);
         let done = deliver(&self.config, &waiting.event, &self.source, (self.wall_ms)());
+        if done.is_ok() {
+            (self.probe.at)(Step::Told);
+        }
         if done.is_err() && self.stop.load(Ordering::Relaxed) {
             // It was killed because the daemon ends: that is no try.
             return;

@@ -17,7 +17,7 @@ mod program;
 mod sign;
 mod tls;
 
-pub use courier::{Couriers, Source, Tally, deliver};
+pub use courier::{Couriers, Probe, Source, Step, Tally, deliver};
 pub use event::Event;
 pub use outbox::{Batch, Cursor, KeptAlarm, Outbox, OutboxError, Waiting};
 pub use sign::{Secret, signature};

@@ -1,15 +1,21 @@
 //! One HTTP POST, over TLS or not: a deadline for all of it, no redirects, an answer of a bounded size.
 //!
-//! Errors name the host, never the path or the query: they may hold a secret.
+//! hyper speaks HTTP; here are the limits. Everything waits in a small runtime of its own on the caller's thread, so that one deadline
+//! holds for names, connection, handshake and answer alike. A resolver that hangs is left behind. Errors name the host, never the
+//! path or the query: they may hold a secret.
 
 use super::tls;
-use axum::http::Uri;
+use axum::http::{Request, Uri, header};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs as _};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// Status line and header of an answer; the rest is not read.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -26,38 +32,7 @@ pub(super) struct Answer {
     pub(super) retry_after: Option<Duration>,
 }
 
-/// A stream with a deadline: whatever the peer does, no call lasts longer.
-struct Timed {
-    stream: TcpStream,
-    deadline: Instant,
-}
-
-impl Timed {
-    fn left(&self) -> io::Result<Duration> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
-    }
-}
-
-impl Read for Timed {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(self.left()?))?;
-        self.stream.read(into)
-    }
-}
-
-impl Write for Timed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(self.left()?))?;
-        self.stream.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
-    }
-}
-
-/// Sends `body` with these headers besides the usual ones.
+/// Sends `body` with these headers besides the usual ones. Blocks; not for threads of an async runtime.
 pub(super) fn post(
     url: &str,
     ca_file: Option<&Path>,
@@ -67,133 +42,178 @@ pub(super) fn post(
 ) -> Result<Answer, String> {
     let uri: Uri = url.parse().map_err(|_| "the URL cannot be read".to_owned())?;
     let host = uri.host().unwrap_or_default().to_owned();
-    let is_tls = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let deadline = Instant::now() + timeout;
-    let told = |error: io::Error| match error.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
-            format!("{host}: no answer within {} s", timeout.as_secs_f64())
-        }
-        _ => format!("{host}: {error}"),
+    let request = request(&uri, &host, headers, body).map_err(|error| format!("{host}: {error}"))?;
+    let connector = match uri.scheme_str() {
+        Some("https") => Some(TlsConnector::from(tls::client(ca_file)?)),
+        _ => None,
     };
-    let timed = Timed { stream: connect(&host, port, deadline).map_err(told)?, deadline };
-    let request = request(&uri, &host, headers, body);
-    if !is_tls {
-        return exchange(timed, &request).map_err(told);
+    let port = uri.port_u16().unwrap_or(if connector.is_some() { 443 } else { 80 });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let runtime = runtime.map_err(|error| format!("{host}: no way to wait for it: {error}"))?;
+    let asked = async { tokio::time::timeout(timeout, ask(&host, port, connector, request)).await };
+    let answer = runtime.block_on(asked);
+    runtime.shutdown_background();
+    match answer {
+        Ok(answer) => answer.map_err(|error| format!("{host}: {error}")),
+        Err(_) => Err(format!("{host}: no answer within {} s", timeout.as_secs_f64())),
     }
-    let name =
-        ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|_| format!("{host}: is no name"))?;
-    let session = ClientConnection::new(tls::client(ca_file)?, name).map_err(|error| format!("{host}: {error}"))?;
-    exchange(StreamOwned::new(session, timed), &request).map_err(told)
 }
 
-fn connect(host: &str, port: u16, deadline: Instant) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host.trim_matches(['[', ']']), port).to_socket_addrs()? {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        match TcpStream::connect_timeout(&address, left) {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn request(uri: &Uri, host: &str, headers: &[(&str, String)], body: &str) -> String {
+fn request(
+    uri: &Uri,
+    host: &str,
+    headers: &[(&str, String)],
+    body: &str,
+) -> Result<Request<Full<Bytes>>, axum::http::Error> {
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let authority = uri.authority().map_or(host, |authority| authority.as_str());
-    let mut text = format!(
-        "POST {path} HTTP/1.1\r\nhost: {authority}\r\nuser-agent: ci-runner/{}\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\nconnection: close\r\n",
-        env!("CARGO_PKG_VERSION"),
-        body.len()
-    );
+    let mut request = Request::post(path)
+        .header(header::HOST, authority)
+        .header(header::USER_AGENT, concat!("ci-runner/", env!("CARGO_PKG_VERSION")))
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONNECTION, "close");
     for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        request = request.header(*name, value);
     }
-    text.push_str("\r\n");
-    text.push_str(body);
-    text
+    request.body(Full::new(Bytes::from(body.to_owned())))
 }
 
-fn exchange(mut stream: impl Read + Write, request: &str) -> io::Result<Answer> {
-    stream.write_all(request.as_bytes())?;
-    stream.flush()?;
-    let mut head = Vec::new();
-    let mut part = [0; 4_096];
-    loop {
-        let count = match stream.read(&mut part) {
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        head.extend_from_slice(&part[..count]);
-        if let Some(answer) = parse(&head)? {
-            return Ok(answer);
-        }
-        if count == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed without an answer"));
-        }
-        if head.len() > HEAD_BYTES_MAX {
-            return Err(strange("the header of its answer is too long"));
+async fn ask(
+    host: &str,
+    port: u16,
+    connector: Option<TlsConnector>,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<Answer> {
+    let name = host.trim_matches(['[', ']']);
+    let stream = TcpStream::connect((name, port)).await?;
+    stream.set_nodelay(true)?;
+    match connector {
+        None => exchange(stream, request).await,
+        Some(connector) => {
+            let name = ServerName::try_from(name.to_owned())?;
+            exchange(connector.connect(name, stream).await?, request).await
         }
     }
 }
 
-fn strange(why: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
-}
-
-/// The answer, once its header is whole. Interim answers (1xx) are passed over.
-fn parse(mut bytes: &[u8]) -> io::Result<Option<Answer>> {
-    loop {
-        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-        let mut response = httparse::Response::new(&mut headers);
-        let length = match response.parse(bytes) {
-            Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) => return Ok(None),
-            Err(_) => return Err(strange("its answer is no HTTP")),
-        };
-        let status = response.code.unwrap_or(0);
-        if (100..200).contains(&status) {
-            bytes = &bytes[length..];
-            continue;
-        }
-        let after = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("retry-after"));
-        let seconds = after.and_then(|header| std::str::from_utf8(header.value).ok()?.trim().parse::<u64>().ok());
-        let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
-        return Ok(Some(Answer { status, retry_after }));
-    }
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<Answer> {
+    let mut settings = http1::Builder::new();
+    settings.max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
+    let (mut sender, connection) = settings.handshake(TokioIo::new(stream)).await?;
+    // Dropped with the runtime, whatever of the answer's body is still to come.
+    tokio::spawn(connection);
+    let response = sender.send_request(request).await?;
+    let after = response.headers().get(header::RETRY_AFTER);
+    let seconds = after.and_then(|value| value.to_str().ok()?.trim().parse::<u64>().ok());
+    let retry_after = seconds.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
+    Ok(Answer { status: response.status().as_u16(), retry_after })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::thread::JoinHandle;
+    use std::time::Instant;
 
-    #[test]
-    fn answers_are_read_to_the_end_of_their_header() {
-        let status = |text: &str| parse(text.as_bytes()).unwrap().map(|answer| (answer.status, answer.retry_after));
-        assert_eq!(status("HTTP/1.1 200 OK\r\n"), None);
-        assert_eq!(status("HTTP/1.1 200 OK\r\n\r\nbody"), Some((200, None)));
-        assert_eq!(
-            status("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 No\r\nRetry-After: 7\r\n\r\n"),
-            Some((503, Some(Duration::from_secs(7))))
-        );
-        assert_eq!(status("HTTP/1.1 429 No\r\nRetry-After: 99999999\r\n\r\n"), Some((429, Some(RETRY_AFTER_MAX))));
-        assert!(parse(b"SSH-2.0-x\r\n\r\n").is_err());
+    /// A peer that reads until the body `{}` has come, says this, and keeps the connection open until it is dropped.
+    fn peer(says: impl Into<Vec<u8>>) -> (String, JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/s3cret?token=s3cret", listener.local_addr().unwrap());
+        let says = says.into();
+        let heard = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let (mut heard, mut part) = (Vec::new(), [0; 1_024]);
+            while !heard.ends_with(b"{}") {
+                let count = stream.read(&mut part).unwrap();
+                assert!(count > 0);
+                heard.extend_from_slice(&part[..count]);
+            }
+            // Whoever has heard enough hangs up.
+            let _ = stream.write_all(&says);
+            let _ = stream.read(&mut part);
+            String::from_utf8(heard).unwrap()
+        });
+        (url, heard)
+    }
+
+    fn told(says: impl Into<Vec<u8>>) -> Result<(u16, Option<Duration>), String> {
+        let (url, heard) = peer(says);
+        let answer = post(&url, None, &[("webhook-id", "7".to_owned())], "{}", Duration::from_secs(20));
+        let heard = heard.join().unwrap();
+        assert!(heard.starts_with("POST /s3cret?token=s3cret HTTP/1.1\r\n"), "{heard}");
+        for line in ["host: 127.0.0.1:", "content-length: 2\r\n", "connection: close\r\n", "webhook-id: 7\r\n"] {
+            assert!(heard.contains(line), "no {line} in {heard}");
+        }
+        answer.map(|answer| (answer.status, answer.retry_after))
     }
 
     #[test]
-    fn errors_do_not_tell_the_path() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/s3cret?token=s3cret", listener.local_addr().unwrap());
-        let error = post(&url, None, &[], "{}", Duration::from_millis(100)).unwrap_err();
-        assert!(error.contains("no answer within 0.1 s") && !error.contains("s3cret"), "{error}");
+    fn an_answer_is_read_to_the_end_of_its_header_and_no_further() {
+        // The body never comes, nor does the peer hang up.
+        assert_eq!(told("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nbody"), Ok((200, None)));
+        assert_eq!(told("HTTP/1.1 204 No Content\r\n\r\n"), Ok((204, None)));
+        assert_eq!(told("HTTP/1.1 302 Else\r\nlocation: http://127.0.0.1:1/\r\n\r\n"), Ok((302, None)));
+        let later = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 No\r\nRetry-After: 7\r\n\r\n";
+        assert_eq!(told(later), Ok((503, Some(Duration::from_secs(7)))));
+        assert_eq!(told("HTTP/1.1 429 No\r\nRetry-After: 99999999\r\n\r\n"), Ok((429, Some(RETRY_AFTER_MAX))));
+        assert_eq!(told("HTTP/1.1 429 No\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT\r\n\r\n"), Ok((429, None)));
+    }
+
+    #[test]
+    fn what_is_no_answer_or_too_much_of_one_is_an_error_and_tells_no_path() {
+        let long = |line: String| format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n");
+        let many: Vec<String> = (0..=HEADERS_MAX).map(|number| format!("h{number}: x")).collect();
+        for says in [
+            "SSH-2.0-x\r\n\r\n".to_owned(),
+            String::new() + "HTTP/1.1 2",
+            long(format!("x: {}", "y".repeat(2 * HEAD_BYTES_MAX))),
+            long(many.join("\r\n")),
+        ] {
+            let cut = says.len() < 15;
+            let begin = Instant::now();
+            let error = if cut { hangs_up(&says) } else { told(says.clone()).unwrap_err() };
+            assert!(error.starts_with("127.0.0.1: ") && !error.contains("s3cret"), "{error}");
+            assert!(begin.elapsed() < Duration::from_secs(10), "{error}: {:?}", begin.elapsed());
+        }
+    }
+
+    /// The error about a peer that hangs up in the middle.
+    fn hangs_up(says: &str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/s3cret", listener.local_addr().unwrap());
+        let says = says.to_owned();
+        let peer = std::thread::spawn(move || listener.accept().unwrap().0.write_all(says.as_bytes()).unwrap());
+        let error = post(&url, None, &[], "{}", Duration::from_secs(20)).unwrap_err();
+        peer.join().unwrap();
+        error
+    }
+
+    #[test]
+    fn the_deadline_is_for_all_of_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        // Nobody accepts; and a peer that sends a byte now and then does not make it longer.
+        let slow = TcpListener::bind("127.0.0.1:0").unwrap();
+        let drip = format!("http://{}/s3cret", slow.local_addr().unwrap());
+        let drips = std::thread::spawn(move || {
+            let (mut stream, _) = slow.accept().unwrap();
+            let _ = stream.read(&mut [0; 1_024]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nx: ");
+            while stream.write_all(b"y").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        for url in [format!("http://{address}/s3cret?token=s3cret"), drip] {
+            let begin = Instant::now();
+            let error = post(&url, None, &[], "{}", Duration::from_millis(300)).unwrap_err();
+            assert_eq!(error, "127.0.0.1: no answer within 0.3 s");
+            assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+        }
+        drips.join().unwrap();
     }
 }

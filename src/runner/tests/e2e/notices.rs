@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 /// A host whose notifiers are these tables.
-fn host(config: impl Fn(&Host) -> String) -> Host {
+pub(crate) fn host(config: impl Fn(&Host) -> String) -> Host {
     let mut host = Host::new();
     host.config = format!("grace = 1\n{}", config(&host));
     host.start();
@@ -22,7 +22,7 @@ fn host(config: impl Fn(&Host) -> String) -> Host {
 }
 
 /// A script that is executed by a notifier.
-fn script(host: &Host, name: &str, text: &str) -> PathBuf {
+pub(crate) fn script(host: &Host, name: &str, text: &str) -> PathBuf {
     let path = host.path(name);
     fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -30,13 +30,13 @@ fn script(host: &Host, name: &str, text: &str) -> PathBuf {
 }
 
 /// A notifier that appends each event to a file, one a line.
-fn collector(host: &Host, more: &str) -> String {
+pub(crate) fn collector(host: &Host, more: &str) -> String {
     let text = format!("cat >> {0}; echo >> {0}", host.path("events").display());
     let path = script(host, "collect", &text);
     format!("[notifiers.ops]\nkind = \"command\"\ncommand = [{path:?}]\n{more}\n")
 }
 
-fn events(host: &Host) -> Vec<Value> {
+pub(crate) fn events(host: &Host) -> Vec<Value> {
     let text = fs::read_to_string(host.path("events")).unwrap_or_default();
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
@@ -45,11 +45,11 @@ fn kinds(host: &Host) -> Vec<String> {
     events(host).iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect()
 }
 
-fn submit(host: &Host, job: Value) -> u64 {
+pub(crate) fn submit(host: &Host, job: Value) -> u64 {
     host.post("/api/v1/jobs", &job)["id"].as_u64().unwrap()
 }
 
-fn outcome(host: &Host, id: u64) -> String {
+pub(crate) fn outcome(host: &Host, id: u64) -> String {
     wait_for("the job's end", || host.get(&format!("/api/v1/jobs/{id}"))["outcome"].as_str().map(str::to_owned))
 }
 

@@ -26,7 +26,8 @@ fn let_pass(host: &Host, job: u64, ms: i64) {
     assert_eq!(store.execute("UPDATE finished SET ended = ended - ?1 WHERE id = ?2", (ms, job as i64)).unwrap(), 1);
 }
 
-fn reload(host: &Host, config: &str) {
+/// Gives the daemon another configuration, and waits until it has it.
+pub(crate) fn reload(host: &Host, config: &str) {
     let before = host.daemon_log().matches("configuration reloaded").count();
     fs::write(host.path("config.toml"), config).unwrap();
     host.signal("HUP");

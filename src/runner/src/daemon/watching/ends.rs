@@ -5,6 +5,7 @@ use super::{Shared, WatchSettings, queue_max};
 use crate::api::SELFTEST_NAME;
 use crate::config::JobFilter;
 use crate::daemon::clock::{Clock, wall};
+use crate::daemon::fail;
 use crate::daemon::handle::Handle;
 use crate::http::job_view;
 use crate::notify::{Batch, Cursor, Event, Outbox, OutboxError};
@@ -66,7 +67,18 @@ impl Ends {
             for mark in &new {
                 batch.deliveries.extend(self.deliveries(mark, handle, settings, &shared.source.host)?);
             }
+            if !batch.deliveries.is_empty() {
+                if fail::is_control(fail::MOVES_CURSOR_EARLY) {
+                    // So far that not even the overlap finds them again.
+                    shared.outbox.set_cursor(batch.cursor.map(|at| Instant(at.0 + OVERLAP_MS + 1)))?;
+                    fail::point(fail::MOVES_CURSOR_EARLY);
+                }
+                fail::point(fail::BEFORE_NOTICES);
+            }
             let dropped = shared.outbox.commit(&batch, &queue_max(settings), wall().0)?;
+            if !batch.deliveries.is_empty() {
+                fail::point(fail::AFTER_NOTICES);
+            }
             if !dropped.is_empty() {
                 let names: BTreeSet<&String> = dropped.iter().collect();
                 log::error!("{} notices did not fit into the queues of {names:?} and are dropped", dropped.len());

@@ -11,10 +11,11 @@ mod look;
 mod words;
 
 use super::clock::{Clock, wall};
+use super::fail;
 use super::handle::Handle;
 use crate::api::{AlarmView, NotifierTested, NotifierView, WatchesView};
 use crate::config::{NotifierConfig, WatchConfig};
-use crate::notify::{Couriers, Event, Outbox, Source, deliver};
+use crate::notify::{Couriers, Event, Outbox, Probe, Source, Step, deliver};
 use crate::quantity::rfc3339_utc;
 use ci_runner_core::watch::{Alarm, Watch};
 use ends::Ends;
@@ -29,6 +30,16 @@ use tokio::sync::{Semaphore, mpsc};
 const GATHER: Duration = Duration::from_millis(250);
 /// What failed is tried again after this.
 const AGAIN: Duration = Duration::from_secs(5);
+
+/// The fail points of deliveries.
+const PROBE: Probe = Probe {
+    notes_early: || fail::is_control(fail::NOTES_BEFORE_TELLING),
+    at: |step| match step {
+        Step::NotedEarly => fail::point(fail::NOTES_BEFORE_TELLING),
+        Step::Before => fail::point(fail::BEFORE_TELLING),
+        Step::Told => fail::point(fail::AFTER_TELLING),
+    },
+};
 
 /// What is watched for, and who is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +126,7 @@ impl Watching {
         let WatchParts { handle, clock, state_dir, store_id, host, settings } = parts;
         let outbox = Arc::new(Outbox::open(&state_dir, &store_id)?);
         let source = Source { host, store: store_id.clone() };
-        let mut couriers = Couriers::new(outbox.clone(), source.clone(), || wall().0);
+        let mut couriers = Couriers::new(outbox.clone(), source.clone(), || wall().0, PROBE);
         couriers.set(&settings.notifiers);
         let (wake, woken) = mpsc::channel(1);
         let shared = Arc::new(Shared {
