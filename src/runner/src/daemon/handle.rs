@@ -237,6 +237,8 @@ pub struct Snapshot {
 pub struct SideView {
     /// Whose jobs it starts.
     pub executor: Executor,
+    /// Another one is configured by now: it only looks after what it started.
+    pub former: bool,
     /// It is there.
     pub connected: bool,
     /// It starts what it is told to.

@@ -217,6 +217,7 @@ fn parts(
         record,
         clock,
         sides: vec![(Executor::Native, Native::new(native))],
+        former: Vec::new(),
         host,
         notifier: Notifier::silent(),
         figures: Figures::default(),

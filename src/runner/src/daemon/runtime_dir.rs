@@ -49,20 +49,19 @@ impl fmt::Display for OutOfReach {
 
 impl std::error::Error for OutOfReach {}
 
-/// The directory to go on in; notes it. `open` are the epochs of open native attempts.
-pub(super) fn choose<'a>(config: &Config, open: impl Iterator<Item = &'a Epoch>) -> Result<RuntimeDir, OutOfReach> {
+/// The directory to go on in; notes it. `open` are the epochs of open native attempts; some of them may have begun with a service
+/// if there is one or was.
+pub(super) fn choose(config: &Config, open: &[Epoch], services: bool) -> Result<RuntimeDir, OutOfReach> {
     let note = config.state_dir.join(NOTE);
     let now = &config.runtime_dir;
     let before = std::fs::read(&note).ok().filter(|text| !text.is_empty());
     let before = before.map(|text| PathBuf::from(std::ffi::OsString::from_vec(text)));
-    let open: Vec<&Epoch> = open.collect();
     let stay = |dir: &Path| RuntimeDir { dir: dir.to_owned(), problem: None };
     let Some(before) = before.filter(|before| before != now) else {
         keep(&note, now);
         return Ok(stay(now));
     };
-    // A spawner that is a service has its directory by itself.
-    if config.jobs_socket.is_some() || open.is_empty() {
+    if open.is_empty() {
         keep(&note, now);
         return Ok(stay(now));
     }
@@ -82,6 +81,11 @@ pub(super) fn choose<'a>(config: &Config, open: impl Iterator<Item = &'a Epoch>)
         log::warn!("{problem} ({there} are open)");
         return Ok(RuntimeDir { dir: before, problem: Some(problem) });
     }
+    // A spawner that is a service has its directory by itself.
+    if services {
+        keep(&note, now);
+        return Ok(stay(now));
+    }
     log::error!(
         "the runtime directory was {} and is {} now: the {} attempts that were open are not to be found there any more and will be \
          called lost",
@@ -94,7 +98,7 @@ pub(super) fn choose<'a>(config: &Config, open: impl Iterator<Item = &'a Epoch>)
 }
 
 /// The life of the spawner's directory in there; None: there certainly is none.
-fn epoch_of(runtime_dir: &Path) -> io::Result<Option<String>> {
+pub(super) fn epoch_of(runtime_dir: &Path) -> io::Result<Option<String>> {
     match std::fs::read_to_string(runtime_dir.join(names::SPAWNER_DIR).join(names::EPOCH)) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),

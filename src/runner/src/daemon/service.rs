@@ -4,7 +4,7 @@
 //! store's writer, the log and blocking chores have threads of their own.
 
 use super::clock::Clock;
-use super::engine::{self, Control, Engine, HostSettings, Parts};
+use super::engine::{self, Control, Engine, Parts};
 use super::exporting::{self, Shown};
 use super::handle::Handle;
 use super::home::{self, Home};
@@ -14,14 +14,14 @@ use super::put_back;
 use super::runtime_dir;
 use super::settings::{host_settings, settings, watch_settings};
 use super::signals::{Signals, watch_signals};
+use super::spawners::{Spawners, Whereabouts};
 use super::watching::{WatchParts, Watching};
 use crate::activation::Passed;
 use crate::config::{Config, ConfigOverrides, Executor};
-use crate::executor::native::{Native, NativeOptions};
 use crate::http;
 use crate::metrics::{Figures, Keeper};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Loaded, Reader, Store, StoreError};
+use crate::store::{Reader, Store, StoreError};
 use crate::systemd::{Notifier, NotifySettings};
 use crate::telemetry::output::{CURSORS_NAME, JOURNAL_SOCKET, Options as OutputOptions, Output};
 use crate::telemetry::{Destination, Telemetry};
@@ -127,15 +127,13 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
     let mut record = record.into_inner();
     engine::load_rest(&mut record, &loaded);
     let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
-    let native =
-        record.leases().map(|(_, lease)| &lease.epoch).filter(|epoch| engine::executor_of(epoch) == Executor::Native);
-    let runtime_dir = runtime_dir::choose(&config, native)?;
-    let traces = put_back::Traces::find(&config, &runtime_dir.dir, &host.log_dir, &loaded);
+    let whereabouts = Whereabouts::find(&config, &record)?;
+    let traces = put_back::Traces::find(&config, &whereabouts.runtime_dir.dir, &host.log_dir, &loaded);
     if let Some(seen) = traces.starts {
         loaded.generation = store.outnumber(seen)?;
     }
     traces.tell_and_heed(&mut record);
-    let sides = sides(&config, &runtime_dir.dir, &host, &record, &loaded)?;
+    let spawners = Spawners::new(whereabouts, &config, &host, &record, &loaded)?;
     let output = OutputOptions {
         log_dir: host.log_dir.clone(),
         cursors: config.state_dir.join(CURSORS_NAME),
@@ -155,7 +153,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         let unclean = loaded.unclean;
         let generation = loaded.generation;
         let store_id = loaded.store_id.clone();
-        let places = usage::Places { proc: "/proc".into(), store: store_id, runtime_dir: runtime_dir.dir };
+        let places = usage::Places { proc: "/proc".into(), store: store_id, runtime_dir: spawners.runtime_dir.dir };
         let log_dir = host.log_dir.clone();
         // Before anybody is told that we are there: who then says SIGTERM means an orderly end.
         let signals = Signals::new()?;
@@ -169,7 +167,8 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
             loaded,
             record,
             clock,
-            sides,
+            sides: spawners.sides,
+            former: spawners.former,
             host,
             notifier,
             figures,
@@ -209,7 +208,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         if unclean {
             check_store(reader, control.clone());
         }
-        if let Some(problem) = runtime_dir.problem {
+        if let Some(problem) = spawners.runtime_dir.problem {
             control.send(Control::Problem(runtime_dir::PROBLEM, Some(problem))).await.ok();
         }
         control.send(Control::Ready).await.ok();
@@ -234,39 +233,6 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         home::remove(&config.socket, home.await?);
         Ok(())
     })
-}
-
-/// The ways to the spawners that are needed: by configured pools, and by attempts that are open.
-fn sides(
-    config: &Config,
-    runtime_dir: &Path,
-    host: &HostSettings,
-    record: &Record,
-    loaded: &Loaded,
-) -> Result<Vec<(Executor, Native)>> {
-    let open: Vec<Executor> = record.leases().map(|(_, lease)| engine::executor_of(&lease.epoch)).collect();
-    let needed = |executor: &Executor| config.uses(*executor) || open.contains(executor);
-    let job_open_files = raise_open_files();
-    let mut sides = Vec::new();
-    for executor in Executor::ALL.into_iter().filter(needed) {
-        let options = NativeOptions {
-            program: spawner_program()?,
-            runtime_dir: runtime_dir.to_owned(),
-            log_dir: host.log_dir.clone(),
-            tmp_dir: host.tmp_dir.clone(),
-            store: loaded.store_id.clone(),
-            generation: loaded.generation,
-            linger: None,
-            job_open_files,
-            service: match executor {
-                Executor::Systemd => Some(config.spawner_socket.clone()),
-                Executor::Native => config.jobs_socket.clone(),
-            },
-            lifeline: None,
-        };
-        sides.push((executor, Native::new(options)));
-    }
-    Ok(sides)
 }
 
 /// Program version.
@@ -298,19 +264,6 @@ pub fn spawner_program() -> Result<PathBuf> {
     let program = own.with_file_name("ci-runner-spawner");
     anyhow::ensure!(program.exists(), "{} is missing: install both programs side by side", program.display());
     Ok(program)
-}
-
-/// Raises our own soft limit of open files to the hard one: each follower takes descriptors. Tells the one before, which jobs
-/// are to have; None: it stays.
-fn raise_open_files() -> Option<u64> {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let before = getrlimit(Resource::Nofile);
-    if before.current == before.maximum {
-        return None;
-    }
-    let raised = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, maximum: before.maximum });
-    raised.inspect_err(|error| log::warn!("the limit of open files cannot be raised: {error}")).ok()?;
-    before.current
 }
 
 type Running = (Handle, mpsc::Sender<Control>, tokio::sync::oneshot::Receiver<()>);

@@ -9,8 +9,8 @@
 use super::connect::{Connected, connect};
 pub use super::options::{Lifeline, NativeOptions};
 use super::pulse::{PING_PATIENCE, Pulse};
-pub use super::reply::Event;
 use super::reply::event;
+pub use super::reply::{Event, Up};
 use ci_runner_core::outcome::AttemptResult;
 use ci_runner_core::reconcile::Seen;
 use ci_runner_spawner::client::Client;
@@ -112,6 +112,12 @@ impl Native {
         }
     }
 
+    /// True when nothing waits to be sent.
+    pub fn is_idle(&self) -> bool {
+        let sent = !matches!(&self.link, Link::Up(client) if client.get_ref().0.wants_write());
+        sent && self.requests.is_empty()
+    }
+
     fn lose(&mut self, why: &str) {
         self.link = Link::Down { at: tokio::time::Instant::now() + self.pause };
         self.pause = (self.pause * 2).min(RECONNECT_MAX);
@@ -195,7 +201,7 @@ impl Native {
         let made = done.and_then(|Connected { client, epoch, cgroup, enforces, pulse, logs_elsewhere }| {
             // SAFETY: the client owns its socket and gives out the same one until it is dropped.
             let watched = unsafe { AsyncFd::register(Watched(client)) }?;
-            Ok((watched, Event::Up { epoch, cgroup, enforces, logs_elsewhere }, pulse))
+            Ok((watched, Event::Up(Up { epoch, cgroup, enforces, logs_elsewhere }), pulse))
         });
         match made {
             Ok((client, up, pulse)) => {

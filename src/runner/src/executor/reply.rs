@@ -12,16 +12,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub enum Event {
     /// Connected: everything seen before is void.
-    Up {
-        /// Life of the spawner's directory.
-        epoch: String,
-        /// Each attempt has a cgroup.
-        cgroup: bool,
-        /// Which limits attempts can be made to keep to.
-        enforces: Enforces,
-        /// It puts logs there, not where we look, and is too old to be told.
-        logs_elsewhere: Option<PathBuf>,
-    },
+    Up(Up),
     /// The connection is lost; a new one is on its way.
     Down {
         /// In words.
@@ -58,6 +49,19 @@ pub enum Event {
         /// This spawner starts nothing at all any more.
         closed: bool,
     },
+}
+
+/// A spawner, as it told of itself.
+#[derive(Debug)]
+pub struct Up {
+    /// Life of the spawner's directory.
+    pub epoch: String,
+    /// Each attempt has a cgroup.
+    pub cgroup: bool,
+    /// Which limits attempts can be made to keep to.
+    pub enforces: Enforces,
+    /// It puts logs there, not where we look, and is too old to be told.
+    pub logs_elsewhere: Option<PathBuf>,
 }
 
 /// None: nothing to tell.

@@ -54,7 +54,9 @@ fn spawners(snapshot: &Snapshot) -> ComponentView {
 }
 
 fn executors(snapshot: &Snapshot) -> ComponentView {
-    let closed = snapshot.sides.iter().filter(|side| side.connected && !side.takes_starts);
+    // A former one looks after what it started, and starts nothing.
+    let sides = || snapshot.sides.iter().filter(|side| !side.former);
+    let closed = sides().filter(|side| side.connected && !side.takes_starts);
     let words: Vec<String> = closed
         .map(|side| {
             let why = side.problem.clone().unwrap_or_else(|| "it has not told yet what it has".to_owned());
@@ -62,7 +64,7 @@ fn executors(snapshot: &Snapshot) -> ComponentView {
         })
         .collect();
     match words.is_empty() {
-        _ if snapshot.sides.iter().any(|side| !side.connected) => {
+        _ if sides().any(|side| !side.connected) => {
             ComponentView::failing("no_spawner", "pools whose spawner is not connected start nothing")
         }
         true => ComponentView::ok(),
@@ -128,17 +130,21 @@ mod tests {
             assert!(part.is_ok(), "{part:?}");
         }
         assert_eq!(reason(store(&Snapshot { store_failing: true, ..Snapshot::default() })), "commit_failed");
-        let side = |connected: bool, takes_starts: bool| {
+        let of_kind = |former: bool, connected: bool, takes_starts: bool| {
             let problem = (!connected || !takes_starts).then(|| "why".to_owned());
             Snapshot {
-                sides: vec![SideView { executor: Executor::Native, connected, takes_starts, problem }],
+                sides: vec![SideView { executor: Executor::Native, former, connected, takes_starts, problem }],
                 ..Snapshot::default()
             }
         };
+        let side = |connected, takes_starts| of_kind(false, connected, takes_starts);
         assert_eq!(reason(spawners(&side(false, false))), "not_connected");
         assert_eq!(reason(executors(&side(false, false))), "no_spawner");
         assert_eq!(reason(spawners(&side(true, false))), "ok");
         assert_eq!(reason(executors(&side(true, false))), "starts_nothing");
+        assert_eq!(reason(executors(&of_kind(true, true, false))), "ok");
+        assert_eq!(reason(executors(&of_kind(true, false, false))), "ok");
+        assert_eq!(reason(spawners(&of_kind(true, false, false))), "not_connected");
         let free = |bytes| Board { disk_free_bytes: Some(bytes), ..Board::default() };
         assert_eq!(reason(disk(&free(1 << 20), true)), "full");
         assert_eq!(reason(disk(&free(100 << 20), true)), "low");

@@ -133,8 +133,19 @@ impl Loop {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let (store, sides) = (Box::new(store), vec![(Executor::Native, Native::new(native))]);
-                let parts =
-                    Parts { store, reader, loaded, record, clock, sides, host, notifier, figures, output: None };
+                let parts = Parts {
+                    store,
+                    reader,
+                    loaded,
+                    record,
+                    clock,
+                    sides,
+                    former: Vec::new(),
+                    host,
+                    notifier,
+                    figures,
+                    output: None,
+                };
                 let (engine, handle, control) = Engine::new(parts).unwrap();
                 assert!(ready.send((handle, control)).is_ok());
                 engine.run().await;

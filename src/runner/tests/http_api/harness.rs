@@ -206,6 +206,7 @@ async fn start(dir: &Path, options: &Options) -> Life {
                 record,
                 clock,
                 sides: vec![(ci_runner::config::Executor::Native, native)],
+                former: Vec::new(),
                 host: places,
                 notifier,
                 figures,

@@ -54,7 +54,7 @@ impl Watch {
 }
 
 impl Engine {
-    pub(super) fn saw(&mut self, executor: Executor, key: &AttemptKey, seen: Seen, receipt: Option<Receipt>) {
+    pub(super) fn saw(&mut self, way: Way, key: &AttemptKey, seen: Seen, receipt: Option<Receipt>) {
         let Some(id) = JobId::new(key.job).filter(|_| key.store == self.job_host.store) else { return };
         match &seen {
             Seen::Alive => fail::point(fail::ON_STARTED),
@@ -62,9 +62,9 @@ impl Engine {
             Seen::Absent | Seen::NotBegan | Seen::Voided | Seen::Leftovers => {}
         }
         let is_open =
-            self.record.lease(id).is_some_and(|l| l.attempt.0 == key.attempt && executor_of(&l.epoch) == executor);
+            self.record.lease(id).is_some_and(|l| l.attempt.0 == key.attempt && self.sides.way_of(&l.epoch) == way);
         if !is_open {
-            self.saw_stranger(executor, id, key, seen);
+            self.saw_stranger(way, id, key, seen);
             return;
         }
         let seen = self.blame_the_host(id, seen);
@@ -107,10 +107,10 @@ impl Engine {
     }
 
     /// Another attempt than the open one: cleaned up, or reported when no job knows it.
-    fn saw_stranger(&mut self, executor: Executor, id: JobId, key: &AttemptKey, seen: Seen) {
+    fn saw_stranger(&mut self, way: Way, id: JobId, key: &AttemptKey, seen: Seen) {
         if self.uncommitted.contains_key(&id) {
             // Its end may be on its way to the disk: judged when that is there, for nobody may tell of it again.
-            self.strangers.push((executor, key.clone(), seen));
+            self.strangers.push((way, key.clone(), seen));
             return;
         }
         if self.is_set_aside(id) {
@@ -119,14 +119,14 @@ impl Engine {
             return;
         }
         if self.is_of_beyond(id, key.attempt) {
-            self.saw_beyond(executor, id, key, &seen);
+            self.saw_beyond(way, id, key, &seen);
             return;
         }
         let observation = Observation { seen, same_epoch: true, settled: true };
         match reconcile(&self.record, id, key.attempt, &observation, self.clock.now()) {
-            Step::Forget => self.sides.send(executor, Request::Forget(key.clone())),
-            Step::Kill => self.sides.send(executor, Request::Kill(key.clone())),
-            Step::Report => self.saw_beyond(executor, id, key, &observation.seen),
+            Step::Forget => self.sides.send(way, Request::Forget(key.clone())),
+            Step::Kill => self.sides.send(way, Request::Kill(key.clone())),
+            Step::Report => self.saw_beyond(way, id, key, &observation.seen),
             Step::Leave | Step::Record(_) | Step::Start | Step::Void | Step::Signal { .. } => {}
         }
     }
@@ -142,9 +142,9 @@ impl Engine {
 
     /// Judges the strangers that had to wait for a commit.
     pub(super) fn judge_strangers(&mut self) {
-        for (executor, key, seen) in std::mem::take(&mut self.strangers) {
+        for (way, key, seen) in std::mem::take(&mut self.strangers) {
             if let Some(id) = JobId::new(key.job) {
-                self.saw_stranger(executor, id, &key, seen);
+                self.saw_stranger(way, id, &key, seen);
             }
         }
     }
@@ -161,8 +161,8 @@ impl Engine {
             return;
         }
         let Some(lease) = self.record.lease(id) else { return };
-        let executor = executor_of(&lease.epoch);
-        if !self.sides.listed(executor) {
+        let way = self.sides.way_of(&lease.epoch);
+        if !self.sides.listed(way) {
             return;
         }
         let attempt = lease.attempt.0;
@@ -190,13 +190,19 @@ impl Engine {
             Step::Signal { grace_ms } => {
                 self.command(id, attempt, Request::Signal { key, grace_ms }, |watch| &mut watch.signalled);
             }
-            Step::Forget => self.sides.send(executor, Request::Forget(key)),
+            Step::Forget => self.sides.send(way, Request::Forget(key)),
         }
     }
 
     /// Sends a command once for each time that its attempt was listed.
-    fn command(&mut self, id: JobId, attempt: u32, request: Request, done: impl FnOnce(&mut Watch) -> &mut bool) {
-        let Some(executor) = self.record.lease(id).map(|lease| executor_of(&lease.epoch)) else { return };
+    pub(super) fn command(
+        &mut self,
+        id: JobId,
+        attempt: u32,
+        request: Request,
+        done: impl FnOnce(&mut Watch) -> &mut bool,
+    ) {
+        let Some(way) = self.record.lease(id).map(|lease| self.sides.way_of(&lease.epoch)) else { return };
         let watch = self.watches.entry(id).or_insert_with(|| Watch::new(attempt, Seen::Absent));
         if !std::mem::replace(done(watch), true) {
             match &request {
@@ -204,7 +210,7 @@ impl Engine {
                 Request::Void(_) => fail::point(fail::BEFORE_VOID),
                 _ => {}
             }
-            self.sides.send(executor, request);
+            self.sides.send(way, request);
         }
     }
 
@@ -215,7 +221,7 @@ impl Engine {
     pub(super) fn record_event(&mut self, id: JobId, event: Event) {
         let Some(lease) = self.record.lease(id) else { return };
         let (attempt, epoch_is_present) = (lease.attempt, self.sides.is_present(&lease.epoch));
-        let executor = executor_of(&lease.epoch);
+        let (way, executor) = (self.sides.way_of(&lease.epoch), executor_of(&lease.epoch));
         let pool = self.record.pool_name(lease.pool).to_owned();
         let watch = self.watches.get(&id).filter(|watch| watch.attempt == attempt.0);
         let receipt = watch.and_then(|watch| watch.receipt);
@@ -245,11 +251,8 @@ impl Engine {
         if released || self.record.lease(id).is_none() {
             self.stories.remove(&id);
             let key = self.key(id, number);
-            let effect = if epoch_is_present {
-                batch::Effect::Forget(executor, id, key)
-            } else {
-                batch::Effect::Sweep(executor, id, key)
-            };
+            let effect =
+                if epoch_is_present { batch::Effect::Forget(way, id, key) } else { batch::Effect::Sweep(way, id, key) };
             self.batch.effects.push(effect);
         }
     }
@@ -285,7 +288,7 @@ impl Engine {
         }
         let now = self.record.now().engine;
         let stops = self.record.leases().filter_map(|(id, lease)| {
-            let (_, kill_at) = lease.stop.as_ref().filter(|_| self.sides.listed(executor_of(&lease.epoch)))?;
+            let (_, kill_at) = lease.stop.as_ref().filter(|_| self.sides.listed(self.sides.way_of(&lease.epoch)))?;
             let watch = self.watches.get(&id);
             let told = watch.is_some_and(|watch| watch.killed || watch.voided || !watch.settled);
             (!told).then_some(*kill_at)

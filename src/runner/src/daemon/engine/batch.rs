@@ -26,9 +26,9 @@ pub(super) enum Effect {
     },
     Done(oneshot::Sender<Result<(), Refusal>>),
     /// An attempt's end is kept: its directory may go.
-    Forget(Executor, JobId, AttemptKey),
+    Forget(Way, JobId, AttemptKey),
     /// An attempt of another epoch is over by the record: what may be left of it is killed, its directory may go.
-    Sweep(Executor, JobId, AttemptKey),
+    Sweep(Way, JobId, AttemptKey),
     /// A job is finished: its secrets may go.
     Finished(JobId),
     /// The log and the figures may tell of it.

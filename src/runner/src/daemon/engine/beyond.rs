@@ -16,16 +16,16 @@ pub(super) struct Beyond {
     /// Jobs that the store does not know to have come so far, with their highest attempt.
     highest: HashMap<JobId, u32>,
     /// Those that may run, with the slots they hold as far as that was told.
-    alive: BTreeMap<AttemptKey, (Executor, Option<Slot>)>,
+    alive: BTreeMap<AttemptKey, (Way, Option<Slot>)>,
     /// Those that are over, and whose directories are still there.
-    over: BTreeMap<AttemptKey, Executor>,
+    over: BTreeMap<AttemptKey, Way>,
 }
 
 impl Beyond {
     /// It will be told anew what this side has.
-    pub(super) fn forget_side(&mut self, executor: Executor) {
-        self.alive.retain(|_, (side, _)| *side != executor);
-        self.over.retain(|_, side| *side != executor);
+    pub(super) fn forget_side(&mut self, way: Way) {
+        self.alive.retain(|_, (side, _)| *side != way);
+        self.over.retain(|_, side| *side != way);
     }
 
     fn has(&self, id: JobId) -> bool {
@@ -35,14 +35,14 @@ impl Beyond {
 
 impl Engine {
     /// Takes an attempt that no job of the store can have had. It is left alone, and people are told.
-    pub(super) fn saw_beyond(&mut self, executor: Executor, id: JobId, key: &AttemptKey, seen: &Seen) {
+    pub(super) fn saw_beyond(&mut self, way: Way, id: JobId, key: &AttemptKey, seen: &Seen) {
         let highest = self.beyond.highest.entry(id).or_default();
         *highest = key.attempt.max(*highest);
         self.record.set_last_id(id.get());
         match seen {
             Seen::Alive | Seen::Leftovers => {
                 log::warn!(job = id.get(); "attempt {key} is of our store, but no job knows it: left alone");
-                self.beyond.alive.entry(key.clone()).or_insert((executor, None));
+                self.beyond.alive.entry(key.clone()).or_insert((way, None));
             }
             Seen::Absent | Seen::NotBegan | Seen::Voided | Seen::Ended(_) | Seen::Gone => {
                 let how = match seen {
@@ -51,7 +51,7 @@ impl Engine {
                 };
                 log::warn!(job = id.get(); "attempt {key} is of our store, but no job knows it: it {how}");
                 self.beyond.alive.remove(key);
-                self.beyond.over.insert(key.clone(), executor);
+                self.beyond.over.insert(key.clone(), way);
             }
         }
         self.shut_slots();
@@ -97,8 +97,8 @@ impl Engine {
         let over = self.beyond.over.iter().map(|(key, side)| (key.clone(), *side));
         let over: Vec<_> =
             over.filter(|(key, _)| JobId::new(key.job).is_none_or(|id| !is_open(id, &self.record))).collect();
-        for (key, executor) in over {
-            self.sides.send(executor, Request::Forget(key.clone()));
+        for (key, way) in over {
+            self.sides.send(way, Request::Forget(key.clone()));
             self.beyond.over.remove(&key);
         }
         let ids: Vec<JobId> = self.beyond.highest.keys().copied().collect();

@@ -252,17 +252,17 @@ impl Engine {
                 Effect::Submitted(ids, reply) => drop(reply.send(Ok(ids))),
                 Effect::Acted { acted, reply, .. } => drop(reply.send(Ok(acted))),
                 Effect::Done(reply) => drop(reply.send(Ok(()))),
-                Effect::Forget(executor, id, key) => {
+                Effect::Forget(way, id, key) => {
                     self.watches.remove(&id);
                     crate::daemon::fail::point(crate::daemon::fail::BEFORE_FORGET);
-                    self.sides.send(executor, Request::Forget(key));
+                    self.sides.send(way, Request::Forget(key));
                 }
                 // Its directory may be gone, but not its cgroup: a job that still runs must not meet its next attempt. Where
                 // there is a record, the directory is there too.
-                Effect::Sweep(executor, id, key) => {
+                Effect::Sweep(way, id, key) => {
                     self.watches.remove(&id);
-                    self.sides.send(executor, Request::Kill(key.clone()));
-                    self.sides.send(executor, Request::Forget(key));
+                    self.sides.send(way, Request::Kill(key.clone()));
+                    self.sides.send(way, Request::Forget(key));
                 }
                 Effect::Finished(id) => secrets::remove(&self.host.secrets_dir, id),
                 Effect::Tell(telling) => self.tell(&telling),

@@ -82,17 +82,17 @@ impl Engine {
     }
 
     /// A side has told of all its attempts, for the first time of this daemon: what is alive and ran before is adopted.
-    pub(super) fn count_adopted(&mut self, executor: Executor, open: &[JobId]) {
-        if self.counted_adoptions.contains(&executor) {
+    pub(super) fn count_adopted(&mut self, way: Way, open: &[JobId]) {
+        if self.counted_adoptions.contains(&way) {
             return;
         }
-        self.counted_adoptions.push(executor);
+        self.counted_adoptions.push(way);
         let alive = |id: &&JobId| {
             let attempt = self.record.lease(**id).map(|lease| lease.attempt.0);
             self.watches.get(id).is_some_and(|watch| attempt.is_some_and(|attempt| watch.lives(attempt)))
         };
         for _ in 0..open.iter().filter(alive).count() {
-            self.figures.adopted(executor.name());
+            self.figures.adopted(way.executor().name());
         }
     }
 

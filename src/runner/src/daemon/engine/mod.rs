@@ -19,6 +19,7 @@ mod beyond;
 mod commit;
 mod correlation;
 mod counting;
+mod former;
 mod hearing;
 mod host;
 mod journal;
@@ -54,7 +55,7 @@ use ci_runner_core::record::Record;
 use ci_runner_core::schedule::{Permit, schedule};
 use ci_runner_core::time::{Instant, Now};
 use ci_runner_spawner::protocol::AttemptKey;
-use sides::Sides;
+use sides::{Sides, Way};
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -65,7 +66,7 @@ pub use commit::{NO_POOL, chain};
 pub use host::{Collected, Control, HostSettings, PersonHost, PoolHost};
 pub use reload::{load_job, load_rest, rebuild};
 pub use schedules::DECLARED;
-pub use sides::executor_of;
+pub use sides::{Former, executor_of};
 
 /// Wishes taken in one turn: enough to share a commit, few enough to keep a turn under some milliseconds.
 const WISHES_PER_TURN: usize = 256;
@@ -88,6 +89,8 @@ pub struct Parts {
     pub clock: Clock,
     /// The ways jobs are run, each executor once.
     pub sides: Vec<(Executor, Native)>,
+    /// To spawners that are not configured any more and have open attempts.
+    pub former: Vec<Former>,
     /// Where things are, and what jobs find.
     pub host: HostSettings,
     /// The service manager.
@@ -144,10 +147,10 @@ pub struct Engine {
     /// Of open attempts.
     stories: HashMap<JobId, correlation::Story>,
     /// Sides whose adopted attempts were counted.
-    counted_adoptions: Vec<Executor>,
+    counted_adoptions: Vec<Way>,
     watches: HashMap<JobId, Watch>,
     /// Attempts that are not the open ones of their jobs, seen while something of those was not on disk.
-    strangers: Vec<(Executor, AttemptKey, Seen)>,
+    strangers: Vec<(Way, AttemptKey, Seen)>,
     beyond: beyond::Beyond,
     bulk: Option<wishes::Bulk>,
     /// Attempts that were told to end while nothing could be recorded.
@@ -189,7 +192,7 @@ pub struct Engine {
 enum Woken {
     Wishes(Vec<Wish>),
     Answer(Answer),
-    Heard(Executor, Heard),
+    Heard(Way, Heard),
     Control(Control),
     News(u64, oneshot::Sender<Vec<Announcement>>),
     Time,
@@ -221,7 +224,7 @@ impl Engine {
             writer: Writer::start(parts.store, parts.host.secrets_dir.clone())?,
             clock: parts.clock,
             reader: parts.reader,
-            sides: Sides::new(parts.sides),
+            sides: Sides::new(parts.sides, parts.former),
             host: parts.host,
             job_host,
             notifier: parts.notifier,
@@ -294,7 +297,7 @@ impl Engine {
             match self.wait(now).await {
                 Woken::Wishes(wishes) => wishes.into_iter().for_each(|wish| self.wish(wish)),
                 Woken::Answer(answer) => self.answered(answer),
-                Woken::Heard(executor, heard) => self.heard_all(executor, heard),
+                Woken::Heard(way, heard) => self.heard_all(way, heard),
                 Woken::Control(control) => self.control(control),
                 Woken::News(told, reply) => self.tell_news(told, reply),
                 Woken::Time => {}
@@ -304,11 +307,11 @@ impl Engine {
     }
 
     /// Takes what the spawner said in one go: one decision, one message and one commit serve all of it.
-    fn heard_all(&mut self, executor: Executor, first: Heard) {
-        self.heard(executor, first);
+    fn heard_all(&mut self, way: Way, first: Heard) {
+        self.heard(way, first);
         for _ in 1..WISHES_PER_TURN {
-            let Some((executor, heard)) = self.sides.buffered() else { return };
-            self.heard(executor, heard);
+            let Some((way, heard)) = self.sides.buffered() else { return };
+            self.heard(way, heard);
         }
     }
 
@@ -336,6 +339,7 @@ impl Engine {
         self.give_back_claims();
         self.flush(now);
         self.sides.flush();
+        self.let_go_of_former();
         self.feed();
     }
 
@@ -363,7 +367,7 @@ impl Engine {
             // None: the writer died. Without it nothing can be kept, so the loop ends and says so.
             answer = self.writer.answers.recv() => answer.map_or(Woken::Gone, Woken::Answer),
             Some(control) = self.control.recv() => Woken::Control(control),
-            (executor, heard) = self.sides.next() => Woken::Heard(executor, heard),
+            (way, heard) = self.sides.next() => Woken::Heard(way, heard),
             count = self.wishes.recv_many(&mut wishes, WISHES_PER_TURN) => {
                 if count == 0 { Woken::Gone } else { Woken::Wishes(wishes) }
             }

@@ -1,8 +1,8 @@
-//! The ways to the spawners, one for each executor that is in use.
+//! The ways to the spawners, one for each executor that is in use, and those to former ones of native attempts.
 //!
 //! A lease says by its epoch whose it is, so that an attempt stays with the spawner that started it whatever the
 //! configuration says of its pool by now. Each side is connected and listed by itself: nothing is concluded about an attempt
-//! while its own side has not told what it has.
+//! while its own side has not told what it has. With a former spawner nothing is started; `former.rs` lets go of it.
 
 use crate::config::Executor;
 use crate::daemon::handle::SideView;
@@ -18,9 +18,59 @@ pub fn executor_of(epoch: &Epoch) -> Executor {
     if epoch.0.starts_with(SYSTEMD_PREFIX) { Executor::Systemd } else { Executor::Native }
 }
 
+/// Which spawner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The configured one of native attempts.
+    Native,
+    /// The one of units.
+    Systemd,
+    /// One that open native attempts began with, before another was configured for them.
+    Former(u8),
+}
+
+impl Way {
+    /// How its attempts run.
+    pub(super) fn executor(self) -> Executor {
+        match self {
+            Way::Native | Way::Former(_) => Executor::Native,
+            Way::Systemd => Executor::Systemd,
+        }
+    }
+
+    /// Its name in messages.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Way::Native | Way::Systemd => self.executor().name(),
+            Way::Former(_) => "former native",
+        }
+    }
+
+    pub(super) fn is_former(self) -> bool {
+        matches!(self, Way::Former(_))
+    }
+}
+
+impl From<Executor> for Way {
+    fn from(executor: Executor) -> Self {
+        match executor {
+            Executor::Native => Way::Native,
+            Executor::Systemd => Way::Systemd,
+        }
+    }
+}
+
+/// A spawner of native attempts that is not the configured one any more.
+pub struct Former {
+    /// Lives of its directory as open attempts name them; which of them is its own is known when it is connected.
+    pub epochs: Vec<Epoch>,
+    /// To it.
+    pub link: Native,
+}
+
 /// One spawner.
 pub(super) struct Side {
-    pub(super) executor: Executor,
+    pub(super) way: Way,
     pub(super) link: Native,
     /// Life of its directory, while it is connected.
     pub(super) epoch: Option<Epoch>,
@@ -34,12 +84,26 @@ pub(super) struct Side {
     pub(super) closed: Option<String>,
     /// Which limits it can make attempts keep to, as it last said.
     pub(super) enforces: Option<Enforces>,
+    /// Only of a former one: the epochs of its attempts, or of what may be.
+    pub(super) owns: Vec<Epoch>,
 }
 
 impl Side {
+    fn new(way: Way, link: Native, owns: Vec<Epoch>) -> Self {
+        Self { way, link, epoch: None, listed: false, lists: 0, why_down: None, closed: None, enforces: None, owns }
+    }
+
+    /// A former spawner has told its epoch: attempts of others are not its own. True when there were some.
+    pub(super) fn narrow(&mut self) -> bool {
+        let before = self.owns.len();
+        let epoch = self.epoch.clone();
+        self.owns.retain(|owned| Some(owned) == epoch.as_ref());
+        self.owns.len() < before
+    }
+
     /// The epoch of what it starts now.
     pub(super) fn named_epoch(&self, epoch: &str) -> Epoch {
-        match self.executor {
+        match self.way.executor() {
             Executor::Native => Epoch::new(epoch),
             Executor::Systemd => Epoch::new(&format!("{SYSTEMD_PREFIX}{epoch}")),
         }
@@ -47,25 +111,33 @@ impl Side {
 
     /// Whether it takes starts.
     pub(super) fn takes_starts(&self) -> bool {
-        self.listed && self.closed.is_none()
+        self.listed && self.closed.is_none() && !self.way.is_former()
     }
 
     /// As it is shown.
     pub(super) fn view(&self) -> SideView {
         let (connected, takes_starts) = (self.epoch.is_some(), self.takes_starts());
-        SideView { executor: self.executor, connected, takes_starts, problem: self.problem() }
+        let (executor, former) = (self.way.executor(), self.way.is_former());
+        SideView { executor, former, connected, takes_starts, problem: self.problem() }
     }
 
-    /// What people read while it starts nothing.
+    /// What people read while it starts nothing, or, of a former one, while it tells nothing.
     pub(super) fn problem(&self) -> Option<String> {
         if self.epoch.is_some() {
+            if self.way.is_former() {
+                return None;
+            }
             let why = self.closed.as_ref()?;
             return Some(format!("nothing is started until the jobs that run now have ended: {why}"));
         }
         let why = self.why_down.as_ref().map_or(String::new(), |why| format!(" ({why})"));
-        Some(match self.executor {
-            Executor::Native => format!("the spawner is not connected{why}: nothing can be started"),
-            Executor::Systemd => format!(
+        Some(match self.way {
+            Way::Native => format!("the spawner is not connected{why}: nothing can be started"),
+            Way::Former(_) => format!(
+                "the spawner that native attempts began with, before another was configured, is not connected{why}: they go \
+                 on, but are not seen; start it again, as a rule by systemctl start ci-runner-jobs"
+            ),
+            Way::Systemd => format!(
                 "the spawner of units is not connected{why}: nothing can be started in pools with executor systemd; \
                  systemctl status ci-runner-spawner says more"
             ),
@@ -79,31 +151,43 @@ pub(super) struct Sides {
 }
 
 impl Sides {
-    pub(super) fn new(links: Vec<(Executor, Native)>) -> Self {
-        let side = |(executor, link)| Side {
-            executor,
-            link,
-            epoch: None,
-            listed: false,
-            lists: 0,
-            why_down: None,
-            closed: None,
-            enforces: None,
-        };
-        Self { list: links.into_iter().map(side).collect() }
+    pub(super) fn new(links: Vec<(Executor, Native)>, former: Vec<Former>) -> Self {
+        let current = links.into_iter().map(|(executor, link)| Side::new(executor.into(), link, Vec::new()));
+        let former =
+            (0..).zip(former).map(|(number, Former { epochs, link })| Side::new(Way::Former(number), link, epochs));
+        Self { list: current.chain(former).collect() }
+    }
+
+    /// Whose attempts have this epoch.
+    pub(super) fn way_of(&self, epoch: &Epoch) -> Way {
+        let executor = executor_of(epoch);
+        let former = || self.list.iter().find(|side| side.owns.contains(epoch)).map(|side| side.way);
+        let former = if executor == Executor::Native { former() } else { None };
+        former.unwrap_or(executor.into())
+    }
+
+    /// The former ones.
+    pub(super) fn former(&self) -> impl Iterator<Item = &Side> {
+        self.list.iter().filter(|side| side.way.is_former())
+    }
+
+    /// Closes the way to this one.
+    pub(super) fn let_go(&mut self, way: Way) {
+        self.list.retain(|side| side.way != way);
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Side> {
         self.list.iter()
     }
 
-    /// The side of an executor; None when it came into use after the start of the daemon.
-    pub(super) fn get(&self, executor: Executor) -> Option<&Side> {
-        self.list.iter().find(|side| side.executor == executor)
+    /// The side of an executor (the configured one); None when it came into use after the start of the daemon.
+    pub(super) fn get(&self, way: impl Into<Way>) -> Option<&Side> {
+        let way = way.into();
+        self.list.iter().find(|side| side.way == way)
     }
 
-    pub(super) fn get_mut(&mut self, executor: Executor) -> Option<&mut Side> {
-        self.list.iter_mut().find(|side| side.executor == executor)
+    pub(super) fn get_mut(&mut self, way: Way) -> Option<&mut Side> {
+        self.list.iter_mut().find(|side| side.way == way)
     }
 
     /// True when all are connected.
@@ -111,19 +195,19 @@ impl Sides {
         self.list.iter().all(|side| side.epoch.is_some())
     }
 
-    /// True when this executor's side has told all that it has.
-    pub(super) fn listed(&self, executor: Executor) -> bool {
-        self.get(executor).is_some_and(|side| side.listed)
+    /// True when this side has told all that it has.
+    pub(super) fn listed(&self, way: Way) -> bool {
+        self.get(way).is_some_and(|side| side.listed)
     }
 
     /// True when this epoch is the present one of its side.
     pub(super) fn is_present(&self, epoch: &Epoch) -> bool {
-        self.get(executor_of(epoch)).is_some_and(|side| side.epoch.as_ref() == Some(epoch))
+        self.get(self.way_of(epoch)).is_some_and(|side| side.epoch.as_ref() == Some(epoch))
     }
 
-    /// Sends a command to the side of an executor.
-    pub(super) fn send(&mut self, executor: Executor, request: Request) {
-        if let Some(side) = self.get_mut(executor) {
+    /// Sends a command to a side.
+    pub(super) fn send(&mut self, way: Way, request: Request) {
+        if let Some(side) = self.get_mut(way) {
             side.link.send(request);
         }
     }
@@ -133,19 +217,27 @@ impl Sides {
     }
 
     /// What was told together with the last [`Self::next`], without waiting.
-    pub(super) fn buffered(&mut self) -> Option<(Executor, Event)> {
-        self.list.iter_mut().find_map(|side| Some((side.executor, side.link.buffered()?)))
+    pub(super) fn buffered(&mut self) -> Option<(Way, Event)> {
+        self.list.iter_mut().find_map(|side| Some((side.way, side.link.buffered()?)))
     }
 
     /// The next thing that any side tells. May be dropped and called again at any time.
-    pub(super) async fn next(&mut self) -> (Executor, Event) {
-        match self.list.as_mut_slice() {
-            [] => std::future::pending().await,
-            [side] => (side.executor, side.link.next().await),
-            [one, other, ..] => tokio::select! {
-                event = one.link.next() => (one.executor, event),
-                event = other.link.next() => (other.executor, event),
-            },
-        }
+    pub(super) async fn next(&mut self) -> (Way, Event) {
+        next_of(&mut self.list).await
+    }
+}
+
+async fn next_of(sides: &mut [Side]) -> (Way, Event) {
+    match sides {
+        [] => std::future::pending().await,
+        [side] => (side.way, side.link.next().await),
+        [one, other] => tokio::select! {
+            event = one.link.next() => (one.way, event),
+            event = other.link.next() => (other.way, event),
+        },
+        [one, others @ ..] => tokio::select! {
+            event = one.link.next() => (one.way, event),
+            told = Box::pin(next_of(others)) => told,
+        },
     }
 }

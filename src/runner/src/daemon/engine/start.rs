@@ -8,7 +8,7 @@ use crate::executor::native::StartOrder;
 use crate::store::StoreError;
 use ci_runner_core::outcome::AttemptResult;
 use ci_runner_core::state::Event;
-use ci_runner_spawner::protocol::{Start, UNIT_WORKSPACE};
+use ci_runner_spawner::protocol::{Request, Start, UNIT_WORKSPACE};
 use std::io::ErrorKind;
 
 /// A refused start is tried again after this, doubled each time up to the maximum.
@@ -68,8 +68,13 @@ impl Engine {
         if watch.and_then(|watch| watch.refused).is_some_and(|(until, _)| until > now.engine) {
             return;
         }
-        let executor = self.record.lease(id).map(|lease| executor_of(&lease.epoch));
-        if executor.and_then(|executor| self.sides.get(executor)).is_some_and(|side| side.closed.is_some()) {
+        let Some(way) = self.record.lease(id).map(|lease| self.sides.way_of(&lease.epoch)) else { return };
+        if way.is_former() {
+            // It is not to run as it was claimed: given back, it is claimed again for the spawner that is configured.
+            let key = self.key(id, attempt);
+            return self.command(id, attempt, Request::Void(key), |watch| &mut watch.voided);
+        }
+        if self.sides.get(way).is_some_and(|side| side.closed.is_some()) {
             return;
         }
         if !self.works.contains_key(&id) {
@@ -155,7 +160,7 @@ impl Engine {
     fn send_start(&mut self, id: JobId, attempt: u32, order: StartOrder) {
         fail::point(fail::BEFORE_START);
         let Some(lease) = self.record.lease(id) else { return };
-        let (executor, first_start) = (executor_of(&lease.epoch), lease.dispatched.is_none());
+        let (way, first_start) = (self.sides.way_of(&lease.epoch), lease.dispatched.is_none());
         let watch = self.watches.get(&id).filter(|watch| watch.attempt == attempt);
         let refused = watch.and_then(|watch| watch.refused);
         let refused_why = watch.and_then(|watch| watch.refused_why.clone());
@@ -165,7 +170,7 @@ impl Engine {
         if let Some(claimed) = self.works.remove(&id) {
             self.stories.insert(id, correlation::Story::of(claimed.spec));
         }
-        if let Some(side) = self.sides.get_mut(executor) {
+        if let Some(side) = self.sides.get_mut(way) {
             side.link.start(order);
         }
         fail::point(fail::AFTER_START);

@@ -72,7 +72,7 @@ impl Engine {
     /// Sends what waits for the spawner to say that an attempt lives: then its claim is on disk, and it is the right one.
     pub(super) fn send_unrecorded(&mut self, id: JobId) {
         let Some(lease) = self.record.lease(id) else { return };
-        let (attempt, executor) = (lease.attempt.0, executor_of(&lease.epoch));
+        let (attempt, way) = (lease.attempt.0, self.sides.way_of(&lease.epoch));
         let is_alive = self.watches.get(&id).is_some_and(|watch| watch.lives(attempt));
         let Some(stop) = self.unrecorded.get_mut(&id).filter(|stop| stop.attempt == attempt && !stop.sent) else {
             return;
@@ -80,7 +80,7 @@ impl Engine {
         if is_alive && self.health != Health::Good {
             stop.sent = true;
             let grace_ms = self.record.settings().grace_ms;
-            self.sides.send(executor, Request::Signal { key: self.key(id, attempt), grace_ms });
+            self.sides.send(way, Request::Signal { key: self.key(id, attempt), grace_ms });
         }
     }
 

@@ -74,7 +74,7 @@ impl Engine {
         let phase = self.record.phase(id)?;
         let reasons = self.record.explain(id)?;
         let trouble = self.troubles_of(id, phase);
-        let silent = [Executor::Native, Executor::Systemd].map(hearing::spawner_problem);
+        let silent = [Way::Native, Way::Systemd].map(hearing::spawner_problem);
         let spawner = silent.iter().find_map(|name| self.problems.get(name).cloned());
         let ahead = self.record.queued_ahead(id);
         let store = (self.health != Health::Good).then(|| {
@@ -91,7 +91,7 @@ impl Engine {
         }
         let refused = self.watches.get(&id).and_then(|watch| watch.refused_why.as_ref());
         let refused = refused.map(|why| format!("its start was refused, and is tried again: {why}"));
-        let sides = self.sides.iter().filter_map(sides::Side::problem);
+        let sides = self.sides.iter().filter(|side| !side.way.is_former()).filter_map(sides::Side::problem);
         refused.into_iter().chain(sides).chain(self.slots_beyond()).collect()
     }
 
