@@ -197,11 +197,16 @@ with subtest("a sandbox that the host does not give refuses the job, unless the 
             continue
         machine.succeed(f"mkdir -p $(dirname {DROP_IN}); cat >{DROP_IN} <<'END'\n[Service]\n{lines}END\nsystemctl daemon-reload")
         failed_to_start(add("ada", "touch /var/tmp/ran", f"--pool default --profile {profile}"), f"does not give the sandbox its {seal}=")
-        log = succeeded(add("ada", "echo ran", f"--pool lax --profile {profile}"))
+        job = add("ada", "echo ran", f"--pool lax --profile {profile}")
+        log = succeeded(job)
+        assert seal in json.loads(machine.succeed(f"ci-runner show {job} --output json"))["attempts"][0]["lacks"], job
+        assert f"{seal}=" in machine.succeed(f"ci-runner show {job}"), machine.succeed(f"ci-runner show {job}")
         assert f"does not give the sandbox its {seal}=: the job runs without" in log and log.endswith("ran\n"), log
         machine.succeed("journalctl -u ci-runner-spawner -o cat | grep -q 'the job runs without'")
     machine.succeed(f"rm {DROP_IN}; systemctl daemon-reload")
-    assert succeeded(add("ada", "echo ran", "--pool lax")) == "ran\n"
+    job = add("ada", "echo ran", "--pool lax")
+    assert succeeded(job) == "ran\n"
+    assert json.loads(machine.succeed(f"ci-runner show {job} --output json"))["attempts"][0]["lacks"] == []
     succeeded(add("ada", "true", "--pool default --profile strict"))
 
 # A daemon that was taken over says what it likes: the policy is what counts.

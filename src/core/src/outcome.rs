@@ -179,8 +179,45 @@ pub struct Receipt {
     pub log_dropped_bytes: u64,
     /// Processes that had to be killed when the main process had ended.
     pub leftovers: u32,
+    /// What of its sandbox it ran without.
+    pub lacks: Lacks,
     /// What only a cgroup tells.
     pub measured: Measured,
+}
+
+/// Parts of a sandbox that an attempt ran without, because its pool allows that (`degrade`): systemd's properties.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lacks(u8);
+
+impl Lacks {
+    /// By bit, from the lowest. The last stands for all that a newer spawner names.
+    const NAMES: [&'static str; 6] =
+        ["NoNewPrivileges", "ProtectSystem", "SystemCallFilter", "PrivateUsers", "PrivateNetwork", "another part"];
+
+    /// Those that are named.
+    pub fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let bit = |name: &str| {
+            let number = Self::NAMES.iter().position(|known| *known == name).unwrap_or(Self::NAMES.len() - 1);
+            1 << number
+        };
+        Self(names.into_iter().fold(0, |bits, name| bits | bit(name)))
+    }
+
+    /// From [`Self::bits`]; None: these bits are none.
+    pub fn from_bits(bits: u64) -> Option<Self> {
+        let bits = u8::try_from(bits).ok()?;
+        (bits >> Self::NAMES.len() == 0).then_some(Self(bits))
+    }
+
+    /// To keep.
+    pub fn bits(self) -> u64 {
+        self.0.into()
+    }
+
+    /// Their names.
+    pub fn names(self) -> impl Iterator<Item = &'static str> {
+        Self::NAMES.into_iter().enumerate().filter(move |(number, _)| self.0 >> number & 1 == 1).map(|(_, name)| name)
+    }
 }
 
 /// What only a cgroup tells of an attempt. None: nobody measured it.

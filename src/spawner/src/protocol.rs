@@ -301,7 +301,13 @@ pub struct ExitRecord {
     /// What its cgroup told, where it had one that counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used: Option<Box<Used>>,
+    /// What of its sandbox it ran without, because root's policy lets its pool (`degrade`): [`SEALS`] and what comes to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
 }
+
+/// Parts of a sandbox that are looked at from inside before a job runs, by the name of their property.
+pub const SEALS: [&str; 5] = ["NoNewPrivileges", "ProtectSystem", "SystemCallFilter", "PrivateUsers", "PrivateNetwork"];
 
 /// How the main process ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

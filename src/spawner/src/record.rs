@@ -99,6 +99,7 @@ mod tests {
             log_dropped_bytes: u64::MAX,
             leftovers: u32::MAX,
             used: Some(Box::new(used())),
+            lacks: crate::protocol::SEALS.map(str::to_owned).to_vec(),
         }
     }
 

@@ -76,13 +76,14 @@ def _install_systems(root: Path, name: str) -> None:
 
 
 def payload(place: Path, binaries: Path | None, name: str | None) -> Path:
-    """A disk with `bin` and `system`, which a QEMU guest mounts on the directory above PACKAGE."""
+    """A disk with `bin`, `system` and where it can switch `switch`, which a QEMU guest mounts on the directory above PACKAGE."""
     tree, disk = place / "tree", place / "disk.img"
     tree.mkdir(parents=True)
     if binaries is not None:
         _copy(binaries, tree / "bin")
     if name is not None:
-        shutil.copytree(_rendering(name), tree / "system")
+        shutil.copytree(_rendering(name), tree / "system", ignore=shutil.ignore_patterns("specialisation"))
+        _install_systems(tree / "switch", name)
     with open(disk, "wb") as file:
         file.truncate(PAYLOAD_BYTES)
     made = subprocess.run(
@@ -109,6 +110,7 @@ def installation(name: str | None) -> str:
         [
             mount,
             f"cp -r --preserve=mode {Path(PACKAGE).parent}/system/. /",
+            f"[ ! -d {Path(PACKAGE).parent}/switch ] || cp -r --preserve=mode {Path(PACKAGE).parent}/switch/. /",
             _set_up(name),
             "systemctl daemon-reload",
             "systemd-tmpfiles --create /etc/tmpfiles.d/nixos.conf",

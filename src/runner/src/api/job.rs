@@ -164,6 +164,10 @@ pub struct AttemptView {
     /// Space that its temporary directory took when it ended.
     #[serde(default)]
     pub disk_bytes: Option<u64>,
+    /// What of its sandbox this host did not give it: it ran without, because its pool says `degrade`. Properties of systemd
+    /// (`PrivateUsers`); empty as a rule, and while it runs.
+    #[serde(default)]
+    pub lacks: Vec<String>,
 }
 
 /// A page of jobs.

@@ -47,3 +47,25 @@ pub fn receipt(attempt: &AttemptView) -> Option<String> {
     parts.extend(attempt.disk_bytes.map(|bytes| format!("{} of temporary files", show_size(bytes))));
     (!parts.is_empty()).then(|| format!("{}: {}", attempt.number, parts.join("; ")))
 }
+
+/// What of its sandbox an attempt ran without, in a line; None: it had all of it, as far as is known.
+pub fn degraded(attempt: &AttemptView) -> Option<String> {
+    let properties: Vec<String> = attempt.lacks.iter().map(|name| format!("{name}=")).collect();
+    let text =
+        format!("{}: ran without {}, which this host did not give its sandbox", attempt.number, properties.join(", "));
+    (!properties.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn less_of_a_sandbox_than_asked_is_said() {
+        let whole = AttemptView { number: 2, ..AttemptView::default() };
+        assert_eq!(degraded(&whole), None);
+        let lacks = vec!["SystemCallFilter".to_owned(), "PrivateUsers".to_owned()];
+        let want = "2: ran without SystemCallFilter=, PrivateUsers=, which this host did not give its sandbox";
+        assert_eq!(degraded(&AttemptView { lacks, ..whole }).as_deref(), Some(want));
+    }
+}

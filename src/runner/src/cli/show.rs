@@ -103,6 +103,10 @@ pub fn page(job: &JobView, look: &Look) -> String {
         for (index, text) in receipts.iter().enumerate() {
             page.field(if index == 0 { "used" } else { "" }, text);
         }
+        let degraded: Vec<String> = attempts.iter().filter_map(receipt::degraded).collect();
+        for (index, text) in degraded.iter().enumerate() {
+            page.field(if index == 0 { "sandbox" } else { "" }, text);
+        }
     }
     page.text
 }

@@ -1,6 +1,6 @@
 //! What a spawner says, as the loop understands it.
 
-use ci_runner_core::outcome::{AttemptResult, LostCause, Measured, Receipt};
+use ci_runner_core::outcome::{AttemptResult, Lacks, LostCause, Measured, Receipt};
 use ci_runner_core::reconcile::Seen;
 use ci_runner_core::time::WallTime;
 use ci_runner_spawner::protocol::{self, AttemptKey, Enforces, ExitRecord, ExitResult, Reply, Slot, Used};
@@ -106,6 +106,7 @@ fn ended(key: AttemptKey, record: ExitRecord) -> Event {
         log_bytes: record.log_bytes,
         log_dropped_bytes: record.log_dropped_bytes,
         leftovers: record.leftovers,
+        lacks: Lacks::of(record.lacks.iter().map(String::as_str)),
         measured: measured(record.used.as_deref()),
     };
     Event::Seen { key, seen: Seen::Ended(result), slot: None, receipt: Some(Box::new(receipt)) }
@@ -124,5 +125,23 @@ fn measured(used: Option<&Used>) -> Measured {
         io_stall_us: used.io_stall_us,
         oom_kills: used.oom_kills,
         disk_bytes: used.disk_bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ci_runner_spawner::protocol::SEALS;
+
+    #[test]
+    fn every_part_of_a_sandbox_that_is_missing_has_its_name_here() {
+        for name in SEALS {
+            let lacks = Lacks::of([name]);
+            assert_eq!(lacks.names().collect::<Vec<_>>(), [name]);
+            assert_eq!(Lacks::from_bits(lacks.bits()), Some(lacks));
+        }
+        let newer = Lacks::of(["PrivateBPF", SEALS[3]]);
+        assert_eq!(newer.names().collect::<Vec<_>>(), [SEALS[3], "another part"]);
+        assert_eq!((Lacks::of([]), Lacks::from_bits(64), Lacks::from_bits(u64::MAX)), (Lacks::default(), None, None));
     }
 }

@@ -137,6 +137,7 @@ fn attempt_view(row: &AttemptRow, now: WallTime) -> AttemptView {
         io_stall_seconds: measured.io_stall_us.map(micros),
         oom_kills: measured.oom_kills,
         disk_bytes: measured.disk_bytes,
+        lacks: receipt.map(|receipt| receipt.lacks.names().map(str::to_owned).collect()).unwrap_or_default(),
     }
 }
 

@@ -101,6 +101,7 @@ impl Spawner {
             log_dropped_bytes: 0,
             leftovers: 0,
             used: None,
+            lacks: Vec::new(),
         };
         self.say(&[Reply::Ended { key, record: Some(record) }]);
     }

@@ -60,6 +60,7 @@ impl Started {
             log_dropped_bytes: 0,
             leftovers: 0,
             used: None,
+            lacks: Vec::new(),
         }
     }
 

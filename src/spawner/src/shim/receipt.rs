@@ -48,6 +48,9 @@ pub(crate) fn footer(record: &ExitRecord, limits: &Limits) -> Option<String> {
     if let Some(kills @ 1..) = used.oom_kills {
         add(format_args!("; {kills} killed for memory"));
     }
+    if !record.lacks.is_empty() {
+        add(format_args!("; ran without {}", record.lacks.join(", ")));
+    }
     Some(text)
 }
 
@@ -100,9 +103,11 @@ mod tests {
             oom_kills: Some(2),
             ..Used::default()
         }));
+        record.lacks = vec!["PrivateUsers".to_owned(), "SystemCallFilter".to_owned()];
         let limits = Limits { memory_max: Some(8192), cpu_milli: Some(1_500), ..Limits::default() };
         let want = "receipt: out of memory; ran 1.234 s; cpu 0.500 s user, 0.000 s system at most 1.500 cores; \
-                    memory 4096 of 8192; processes 3; waited for memory 0.007 s; 2 killed for memory";
+                    memory 4096 of 8192; processes 3; waited for memory 0.007 s; 2 killed for memory; \
+                    ran without PrivateUsers, SystemCallFilter";
         assert_eq!(footer(&record, &limits).as_deref(), Some(want));
     }
 }

@@ -3,6 +3,7 @@
 //! PID 1 makes and removes it; nothing here does. Its path is computed (slice and unit name), so that a shim can kill its job
 //! while neither spawner nor bus nor PID 1 answers, and corrected by what PID 1 says.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -53,10 +54,29 @@ impl UnitGroup {
         u32::try_from(text.lines().count()).unwrap_or(u32::MAX)
     }
 
+    /// The process in it, when there is only one.
+    pub(super) fn only_process(&self) -> Option<i32> {
+        let text = std::fs::read_to_string(self.dir.join("cgroup.procs")).ok()?;
+        let mut processes = text.lines();
+        processes.next()?.parse().ok().filter(|_| processes.next().is_none())
+    }
+
+    /// A file of it, for reading.
+    pub(super) fn open(&self, name: &str) -> Option<File> {
+        File::open(self.dir.join(name)).ok()
+    }
+
     /// What was used in it, where it still is there and the kernel counts.
     pub(crate) fn used(&self) -> (Option<CpuUse>, Used) {
         let read = |name: &str| std::fs::read_to_string(self.dir.join(name)).ok();
         (read("cpu.stat").and_then(|text| cgroup::cpu(&text)), cgroup::used(read))
+    }
+}
+
+#[cfg(test)]
+impl UnitGroup {
+    pub(super) fn of_dir(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
     }
 }
 

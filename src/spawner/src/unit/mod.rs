@@ -13,7 +13,7 @@
 //!   mean.
 //! - `profile`: sandboxes as data. `policy`: who may use which. `places`: people's trees. `seals`: what is seen of a sandbox.
 //! - `server`, `requests`, `watch`, `settle`: the loop, what a daemon may ask, how attempts are taken over and end.
-//! - `shim`, `pump`, `handover`, `helper`, `verdict`: from a specification to a job, and from an end to a record.
+//! - `shim`, `pump`, `handover`, `helper`, `figures`, `verdict`: from a specification to a job, and from an end to a record.
 //!
 //! Promises: the specification is handed out once, by the shim that holds the attempt's lock. PID 1 is the witness of the
 //! end. "Ended" is said when the unit's cgroup has no process. A unit is released only after its result is in a file.
@@ -21,6 +21,7 @@
 mod attempt;
 pub(crate) mod bus;
 mod cgroup;
+mod figures;
 mod handover;
 mod helper;
 pub(crate) mod home;

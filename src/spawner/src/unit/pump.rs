@@ -1,6 +1,7 @@
 //! The shim while its job runs: copies the output into the log, keeps the deadlines, and ends with the verdict.
 
 use super::cgroup::UnitGroup;
+use super::figures::Figures;
 use super::handover::{self, Word};
 use super::seals::Seal;
 use super::shim::Shared;
@@ -29,12 +30,15 @@ pub(super) struct Failure {
     /// For the words about a failure; dropped once it executed.
     pub(super) program: Option<crate::launch::Program>,
     pub(super) cause: Option<String>,
+    /// What the sandbox lacks; the job runs all the same.
+    pub(super) lacks: Vec<Seal>,
 }
 
 pub(super) struct Pump {
     pub(super) start: Start,
     pub(super) _lock: OwnedFd,
     pub(super) group: UnitGroup,
+    pub(super) figures: Figures,
     /// None after its end: nobody has the other end any more.
     pub(super) output: Option<OwnedFd>,
     pub(super) signals: OwnedFd,
@@ -107,6 +111,8 @@ impl Pump {
         }
         let result = self.failure.cause.take().map_or(result, |cause| record::failed_to_start(&cause));
         let mut record = verdict.record(&self.start.key, result, self.started);
+        record.used = self.figures.add_to(record.used.take());
+        record.lacks = self.failure.lacks.iter().map(|seal| seal.name().to_owned()).collect();
         let footer = receipt::footer(&record, &self.start.limits);
         let totals = self.log.finish_with(self.started.elapsed_ms(), footer.as_deref());
         hit(failpoint::SHIM_BEFORE_EXIT_RECORD);
@@ -115,8 +121,10 @@ impl Pump {
     }
 
     /// What woke us: signals, output, status.
-    fn sleep(&self, deadlines: &mut Deadlines) -> (bool, bool, bool) {
+    fn sleep(&mut self, deadlines: &mut Deadlines) -> (bool, bool, bool) {
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        let main_at = fds.len();
+        fds.extend(self.figures.main().map(|main| PollFd::new(main, PollFlags::IN)));
         if let Some(timer) = deadlines.timer() {
             fds.push(PollFd::new(timer, PollFlags::IN));
         }
@@ -130,7 +138,13 @@ impl Pump {
             return (true, false, false);
         }
         let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
-        (ready(0), self.output.is_some() && ready(output_at), ready(status_at))
+        let main = self.figures.main().is_some() && ready(main_at);
+        let woken = (ready(0), self.output.is_some() && ready(output_at), ready(status_at));
+        // First of all: PID 1 is about to remove what can be asked.
+        if main {
+            self.figures.ask();
+        }
+        woken
     }
 
     /// The helper executed (end of file) or says why not.
@@ -145,6 +159,7 @@ impl Pump {
                         format!("this host does not give the sandbox its {}=: the job runs without", seal.name());
                     say!("{}: {text}", self.start.key);
                     self.log.mark(self.started.elapsed_ms(), &text);
+                    self.failure.lacks.push(seal);
                     self.failure.program = Some(program);
                 }
                 Word::Nothing => {

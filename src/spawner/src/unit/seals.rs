@@ -10,6 +10,7 @@ use std::ffi::CString;
 use rustix::fs::StatVfsMountFlags;
 
 use super::profile::Profile;
+use crate::protocol::SEALS;
 
 /// One thing that can be seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +50,8 @@ pub(super) fn filters_of_init() -> u32 {
 const FILTERS: &str = "Seccomp_filters:";
 
 impl Seal {
-    const ALL: [Self; 5] = [NoNewPrivileges, ReadOnlySystem, SystemCallFilter, UserNamespace, NoNetwork];
+    /// In the order of their names.
+    const ALL: [Self; SEALS.len()] = [NoNewPrivileges, ReadOnlySystem, SystemCallFilter, UserNamespace, NoNetwork];
 
     /// Those of a profile.
     pub(super) fn of(profile: Profile) -> &'static [Self] {
@@ -62,13 +64,7 @@ impl Seal {
 
     /// The property, as people and the helper are told.
     pub(super) fn name(self) -> &'static str {
-        match self {
-            NoNewPrivileges => "NoNewPrivileges",
-            ReadOnlySystem => "ProtectSystem",
-            SystemCallFilter => "SystemCallFilter",
-            UserNamespace => "PrivateUsers",
-            NoNetwork => "PrivateNetwork",
-        }
+        Self::ALL.iter().zip(SEALS).find(|(seal, _)| **seal == self).map_or("", |(_, name)| name)
     }
 
     /// By number, as on the status pipe.
@@ -144,6 +140,8 @@ mod tests {
 
     #[test]
     fn seals_have_names_numbers_and_profiles() {
+        assert_eq!(Seal::ALL.map(Seal::name), SEALS);
+        assert_eq!((ReadOnlySystem.name(), UserNamespace.name(), NoNetwork.name()), (SEALS[1], SEALS[3], SEALS[4]));
         for seal in Seal::ALL {
             assert_eq!(Seal::numbered(seal.number()), Some(seal));
             assert_eq!(Seal::checked(&format!("{}:7", seal.name())), Some((seal, 7)));

@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags};
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::UnitGroup;
+use super::figures::Figures;
 use super::handover;
 use super::places::Place;
 use super::pump::{Failure, Pump};
@@ -122,6 +123,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     shared.attempts.mark(&order.start.key, names::BEGAN).map_err(|error| format!("cannot write `began`: {error}"))?;
     hit(failpoint::SHIM_AFTER_BEGAN);
     let started = Started::now();
+    let figures = Figures::of(&order.group);
     let mut checks = order.seals.clone();
     checks.extend(order.place.iter().flat_map(Place::words));
     let job = (&loaded.program, checks.as_slice());
@@ -143,8 +145,8 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     drop((job_output, job_status, spec, secrets, socket));
     let log = LogWriter::new(log_dir, options);
     let program = loaded.program;
-    let failure = Failure { status, program: Some(program), cause: None };
-    let pump = Pump { start, _lock: lock, group, output: Some(output), signals, log, started, failure };
+    let failure = Failure { status, program: Some(program), cause: None, lacks: Vec::new() };
+    let pump = Pump { start, _lock: lock, group, figures, output: Some(output), signals, log, started, failure };
     pump.run(shared);
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::*;
 use ci_runner_core::group::{GroupPolicy, GroupSpec};
 use ci_runner_core::job::{After, Condition};
 use ci_runner_core::limits::Budget;
-use ci_runner_core::outcome::Measured;
+use ci_runner_core::outcome::{Lacks, Measured};
 use ci_runner_core::policy::{GroupLimit, Pool};
 use ci_runner_core::record::Record;
 use ci_runner_core::retry::{Backoff, Pattern, Rule};
@@ -162,6 +162,7 @@ impl World {
             log_bytes: number(),
             log_dropped_bytes: number(),
             leftovers: u32::try_from(number() % 9).unwrap(),
+            lacks: Lacks::from_bits(number() % 64).unwrap(),
             measured: Measured {
                 memory_of_all: number().is_multiple_of(2),
                 io_read_bytes: Some(number()),

@@ -14,6 +14,7 @@ use ci_runner_core::id::JobId;
 use ci_runner_core::job::{After, Command, Condition, Work};
 use ci_runner_core::labels::Label;
 use ci_runner_core::limits::{Limits, Resource};
+use ci_runner_core::outcome::Lacks;
 use rusqlite::types::{ToSql, ToSqlOutput, Value, ValueRef};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
@@ -46,6 +47,19 @@ pub(super) fn job_id(value: i64) -> Result<JobId, StoreError> {
 /// From text of ours.
 pub(super) fn parse_id(text: &str) -> Result<JobId, StoreError> {
     text.parse().ok().and_then(JobId::new).ok_or_else(|| bad(format!("job id {text:?}")))
+}
+
+/// The column `memory_of_all`: its lowest bit is that word, the others are what of its sandbox the attempt lacked. Programs
+/// from before the others were there read a peak of memory that is of all processes, which units' peaks are.
+pub(super) fn memory_and_lacks(of_all: bool, lacks: Lacks) -> i64 {
+    int(lacks.bits() << 1 | u64::from(of_all))
+}
+
+/// From that column; NULL in a receipt of before it was.
+pub(super) fn of_memory_and_lacks(value: Option<i64>) -> Result<(bool, Lacks), StoreError> {
+    let bits = uint(value.unwrap_or(0), "receipt")?;
+    let lacks = Lacks::from_bits(bits >> 1).ok_or_else(|| bad("a receipt lacks what is no part of a sandbox"))?;
+    Ok((bits & 1 == 1, lacks))
 }
 
 /// The three columns of limits: memory, CPU, processes.

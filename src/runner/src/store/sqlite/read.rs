@@ -290,6 +290,7 @@ fn attempt_row(row: &Row<'_>) -> Result<AttemptRow, Fault> {
             log_bytes: count(15)?,
             log_dropped_bytes: count(16)?,
             leftovers: row.get(17)?,
+            lacks: codec::of_memory_and_lacks(row.get(21)?)?.1,
             measured: measured(row)?,
         }),
         _ => None,
@@ -315,8 +316,7 @@ fn measured(row: &Row<'_>) -> Result<Measured, Fault> {
         Ok::<_, Fault>(count.map(|count| codec::uint(count, "receipt")).transpose()?)
     };
     Ok(Measured {
-        // A receipt of before there were such figures.
-        memory_of_all: row.get::<_, Option<bool>>(21)?.unwrap_or(false),
+        memory_of_all: codec::of_memory_and_lacks(row.get(21)?)?.0,
         io_read_bytes: told(22)?,
         io_written_bytes: told(23)?,
         pids_peak: told(24)?,

@@ -358,6 +358,7 @@ fn receipt_columns(receipt: Option<&Receipt>) -> [Option<i64>; RECEIPT] {
         log_bytes,
         log_dropped_bytes,
         leftovers,
+        lacks,
         measured,
     } = *receipt;
     let Measured {
@@ -383,7 +384,7 @@ fn receipt_columns(receipt: Option<&Receipt>) -> [Option<i64>; RECEIPT] {
         some(log_bytes),
         some(log_dropped_bytes),
         Some(i64::from(leftovers)),
-        Some(i64::from(memory_of_all)),
+        Some(codec::memory_and_lacks(memory_of_all, lacks)),
         told(io_read_bytes),
         told(io_written_bytes),
         told(pids_peak),
