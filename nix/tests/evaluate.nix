@@ -82,6 +82,16 @@ let
       executor = "systemd";
     };
   };
+
+  # The same with native jobs under users of their own: of one slot, which `ci-runner install` makes as many as are asked for.
+  installSlots = render "@prefix@" {
+    services.ci-runner = {
+      enable = true;
+      executor = "native";
+      slotUsers = true;
+      maxParallelJobs = 1;
+    };
+  };
   # The systems that a machine can switch to. Another package has another place.
   specialisations =
     configuration:
@@ -120,6 +130,7 @@ in
     "tests/expected/config.toml" = default."etc/ci-runner/config.toml";
   }
   // under "install" install
+  // under "install-slots" installSlots
   // lib.concatMapAttrs (
     name: _: under name (render "/opt/ci" (machine name) // specialisations (machine name))
   ) (lib.genAttrs (import ./scripts.nix) (_: null));

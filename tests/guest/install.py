@@ -222,3 +222,59 @@ with subtest("installed again, it goes on with its state"):
     machine.succeed("ci-runner install --systemd --uninstall --force", timeout=60)
     machine.fail("pgrep 'ci-(runner|shim)'")
     assert tree() == before
+
+SLOT_USERS = "getent passwd | grep -c ^ci-runner-job-"
+# What an upgrade asks of them.
+UPGRADE_SLOTS = {"ci-runner-jobs.service": "reload", "ci-runner-exporter.service": "restart", "ci-runner.service": "restart"}
+
+with subtest("native jobs, each under a user of its own"):
+    # A new machine: what the forced removal ended would wait for the spawner of units, which is not installed here.
+    machine.succeed(f"rm -r {STATE}")
+    report = install("--slot-users 4")
+    assert set(actions(report)) == {"create"}, actions(report)
+    machine.require_unit_state("ci-runner-jobs.service")
+    machine.fail("systemctl cat ci-runner-spawner.service")
+    assert machine.succeed(SLOT_USERS).strip() == "4"
+    job = machine.succeed("ci-runner add -- id -un").strip()
+    machine.succeed(f"ci-runner wait --timeout 60s {job}", timeout=70)
+    assert machine.succeed(f"ci-runner logs {job}").startswith("ci-runner-job-"), machine.succeed(f"ci-runner logs {job}")
+    machine.succeed("ci-runner selftest", timeout=120)
+    told = machine.succeed("cd /etc/systemd/system && systemd-analyze verify --man=no ci-runner* 2>&1")
+    assert told.strip() == "", told
+
+with subtest("an upgrade keeps the users, and adds some, while jobs run"):
+    ids = start_jobs()
+    pid = machine.get_unit_property("ci-runner-jobs.service", "MainPID")
+    machine.succeed("mkdir /opt/next && cp /opt/ci/bin/* /opt/next && for f in /opt/next/*; do echo next >>$f; done")
+    report = install(program="/opt/next/ci-runner")
+    assert actions(report)["update"] == {"/usr/local/bin/ci-runner", "/usr/local/bin/ci-runner-spawner"}, actions(report)
+    assert asked(report) == UPGRADE_SLOTS, report
+    machine.wait_until_succeeds("ci-runner status", timeout=30)
+    report = install("--slot-users 6", program="/opt/next/ci-runner")
+    assert asked(report) == UPGRADE_SLOTS | {"ci-runner.service": "reload"}, report
+    assert machine.succeed(SLOT_USERS).strip() == "6"
+    assert machine.get_unit_property("ci-runner-jobs.service", "MainPID") == pid
+    machine.wait_until_succeeds("test $(ci-runner list --state running --output json | grep -o '\"id\"' | wc -l) -eq 6", timeout=30)
+    for option in ["--slot-users 5", "--slot-users 0"]:
+        told = machine.fail(f"{NEW} install --systemd {option} 2>&1")
+        assert "jobs run" in told and "drain" in told, told
+    finish_jobs(ids)
+    machine.succeed("rm -r /opt/next")
+
+with subtest("back to units, and to users again"):
+    install("--slot-users 0")
+    machine.fail("systemctl cat ci-runner-jobs.service")
+    machine.require_unit_state("ci-runner-spawner.service")
+    machine.succeed("ci-runner selftest queue", timeout=120)
+    install("--slot-users 2")
+    machine.succeed("ci-runner selftest queue", timeout=120)
+    machine.succeed("rm /etc/ci-runner/jobs.json && ci-runner doctor --repair >/dev/null || true; test -s /etc/ci-runner/jobs.json")
+
+with subtest("a removal takes the users, their directories and, by force, their jobs"):
+    machine.succeed("ci-runner add -- sleep 7777 >/dev/null")
+    machine.wait_until_succeeds("pgrep -x sleep", timeout=20)
+    machine.succeed("ci-runner install --systemd --uninstall --force", timeout=60)
+    machine.fail("pgrep -x 'sleep|ci-shim|ci-runner.*'")
+    assert tree() == before
+    # What the retired spawner of units had in memory stays until a boot (docs/status.md).
+    assert machine.succeed(RUN_TREE).split() == ["/run/ci-runner-spawner"], machine.succeed(RUN_TREE)

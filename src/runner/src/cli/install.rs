@@ -6,6 +6,7 @@ use super::generate;
 use crate::api::StatusView;
 use crate::install::manifest::Manifest;
 use crate::install::plan::{Action, Changed, Content, Desired, Plan, plan};
+use crate::install::template::SLOT_USERS_MAX;
 use crate::install::{InstallError, Place, remove, services, write};
 use clap::Args;
 use serde_json::json;
@@ -26,6 +27,10 @@ pub struct InstallArgs {
     /// Where programs and their pages go [default: /usr where this program stands there, else /usr/local]
     #[arg(long, value_name = "DIR")]
     prefix: Option<PathBuf>,
+    /// Run jobs natively, so many at once, each under a system user of its own; 0: as units again [default: as it is installed,
+    /// at first as units]
+    #[arg(long, value_name = "N", conflicts_with = "uninstall", value_parser = clap::value_parser!(u32).range(..=i64::from(SLOT_USERS_MAX)))]
+    slot_users: Option<u32>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -58,12 +63,14 @@ pub fn install(context: &Context<'_>, args: InstallArgs) -> Ended {
     if args.uninstall {
         return uninstall(context, &args, root);
     }
-    let place = Place { root, prefix: prefix(&args)? };
+    let mut place = Place { root, prefix: prefix(&args)?, slot_users: 0 };
+    let before = Manifest::read(&place)?;
+    let installed = before.as_ref().map_or(0, |before| before.slot_users);
+    place.slot_users = args.slot_users.unwrap_or(installed);
     let desired = write::desired(&place, generate::installed_pages()?)?;
     if args.print {
         return print_files(&desired);
     }
-    let before = Manifest::read(&place)?;
     if let Some(before) = &before
         && before.prefix != place.prefix
     {
@@ -73,6 +80,11 @@ pub fn install(context: &Context<'_>, args: InstallArgs) -> Ended {
     }
     let plan = plan(&desired, before.as_ref(), write::found(&place), args.changed)?;
     let starts = place.is_live() && !args.no_start;
+    let retires = before.is_some() && (place.slot_users == 0) != (installed == 0);
+    let loses_users = place.slot_users < installed;
+    if place.is_live() && services::is_booted() && (retires || loses_users) {
+        none_runs(context)?;
+    }
     if starts && !services::is_booted() {
         let text = "systemd does not run here: --root DIR installs into an image, --no-start only writes the files";
         return Err(Failure::Error(text.to_owned()));
@@ -94,6 +106,16 @@ pub fn install(context: &Context<'_>, args: InstallArgs) -> Ended {
         }
     }
     tell(context, &plan, &asked, args.dry_run)
+}
+
+/// Jobs that run are with a spawner, or under a user, that goes.
+fn none_runs(context: &Context<'_>) -> Result<(), Failure> {
+    match running(context) {
+        0 => Ok(()),
+        running => Err(Failure::Error(format!(
+            "{running} jobs run with a spawner or under a user that this takes away: `ci-runner drain --wait` first"
+        ))),
+    }
 }
 
 fn prefix(args: &InstallArgs) -> Result<PathBuf, Failure> {
@@ -170,12 +192,13 @@ fn tell(context: &Context<'_>, plan: &Plan, asked: &services::Asked, dry: bool) 
 }
 
 fn uninstall(context: &Context<'_>, args: &InstallArgs, root: PathBuf) -> Ended {
-    let mut place = Place { root, prefix: PathBuf::new() };
+    let mut place = Place { root, prefix: PathBuf::new(), slot_users: 0 };
     let Some(ours) = Manifest::read(&place)? else {
         let text = "nothing was installed here by `ci-runner install` (a package is removed by its package manager)";
         return Err(Failure::Error(text.to_owned()));
     };
     place.prefix = ours.prefix.clone();
+    place.slot_users = ours.slot_users;
     let is_live = place.is_live() && services::is_booted();
     let running = if is_live { running(context) } else { 0 };
     if running > 0 && !args.force {

@@ -23,12 +23,19 @@ pub struct Manifest {
     pub prefix: PathBuf,
     /// By path, the hash of what was written, or for a link its target behind `->`.
     pub files: BTreeMap<PathBuf, String>,
+    /// How many slots of native jobs have users; 0: jobs are units.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub slot_users: u32,
     /// Directories that were made.
     pub directories: BTreeSet<PathBuf>,
     /// Users that were made.
     pub users: BTreeSet<String>,
     /// Groups that were made.
     pub groups: BTreeSet<String>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// SHA-256 of a content, in hexadecimal digits.

@@ -71,6 +71,8 @@ pub struct Place {
     pub root: PathBuf,
     /// Below it, where programs and their pages go: `/usr/local`.
     pub prefix: PathBuf,
+    /// How many native jobs run at once, each under a user of its own; 0: jobs are units.
+    pub slot_users: u32,
 }
 
 impl Place {

@@ -91,7 +91,7 @@ pub fn remove(place: &Place, ours: &Manifest, stamp: &str) -> Result<Removed, In
     let found = write::found(place);
     let changed = ours.files.iter().filter(|(path, written)| found(path).is_some_and(|there| there != **written));
     let mut kept: Vec<PathBuf> = changed.map(|(path, _)| path.clone()).collect();
-    let places = directories(&place.prefix);
+    let places = directories(place);
     kept.extend(places.logs.into_iter().filter(|dir| has_files(&place.at(dir))));
     if !kept.is_empty() {
         let name = format!("removed-{stamp}");
@@ -138,8 +138,8 @@ struct Directories {
     runtime: Vec<PathBuf>,
 }
 
-fn directories(prefix: &Path) -> Directories {
-    let files = template::files(prefix);
+fn directories(place: &Place) -> Directories {
+    let files = template::files(&place.prefix, place.slot_users);
     let texts = files.iter().filter_map(|file| match &file.content {
         super::plan::Content::File { bytes, .. } => Some((&file.path, String::from_utf8_lossy(bytes).into_owned())),
         super::plan::Content::Link(_) => None,
@@ -148,6 +148,10 @@ fn directories(prefix: &Path) -> Directories {
     for (path, text) in texts {
         let runtime = text.lines().filter_map(|line| line.strip_prefix("RuntimeDirectory="));
         found.runtime.extend(runtime.flat_map(str::split_whitespace).map(|name| Path::new("/run").join(name)));
+        // What a spawner keeps for slots is empty between jobs; the daemon's own state stays.
+        let state = text.lines().filter_map(|line| line.strip_prefix("StateDirectory="));
+        let state = state.flat_map(str::split_whitespace).map(|name| Path::new("/var/lib").join(name));
+        found.runtime.extend(state.filter(|dir| dir != Path::new(STATE)));
         let is_tmpfiles = path.starts_with("/etc/tmpfiles.d");
         let made =
             text.lines().filter(|_| is_tmpfiles).filter_map(|line| line.strip_prefix("d ")?.split_whitespace().next());

@@ -39,8 +39,10 @@ pub fn service(place: &Place, ours: &Manifest) -> Result<Vec<Repair>, InstallErr
 /// Texts that are gone are written again, and modes are set right. Programs come by an installation only.
 fn files(place: &Place, ours: &Manifest) -> Result<Vec<Repair>, InstallError> {
     let mut repairs = Vec::new();
-    let known: Vec<_> =
-        template::files(&place.prefix).into_iter().filter(|file| ours.files.contains_key(&file.path)).collect();
+    let known: Vec<_> = template::files(&place.prefix, place.slot_users)
+        .into_iter()
+        .filter(|file| ours.files.contains_key(&file.path))
+        .collect();
     let plan = plan(&known, Some(ours), write::found(place), super::plan::Changed::Keep)?;
     let mut reload = false;
     for file in &known {
@@ -97,7 +99,9 @@ fn wrong_directory(line: &str) -> Option<String> {
 /// A socket that is there and refuses, or is not there while PID 1 listens at it.
 fn sockets(place: &Place) -> Vec<Repair> {
     let mut repairs = Vec::new();
-    for (unit, text) in template::units(&place.prefix).into_iter().filter(|(unit, _)| unit.ends_with(".socket")) {
+    for (unit, text) in
+        template::units(&place.prefix, place.slot_users).into_iter().filter(|(unit, _)| unit.ends_with(".socket"))
+    {
         let Some(path) = text.lines().find_map(|line| line.strip_prefix("ListenStream=/")) else { continue };
         let path = Path::new("/").join(path);
         let is_socket = std::fs::symlink_metadata(&path).is_ok_and(|about| about.file_type().is_socket());
@@ -117,7 +121,7 @@ fn sockets(place: &Place) -> Vec<Repair> {
 /// Units that do not start at boot, or have failed.
 fn units(place: &Place) -> Vec<Repair> {
     let mut repairs = Vec::new();
-    let mut units = template::units(&place.prefix);
+    let mut units = template::units(&place.prefix, place.slot_users);
     units.sort_by_key(|(name, _)| !name.ends_with(".socket"));
     for (unit, _) in units.iter().filter(|(_, text)| text.contains("[Install]")) {
         match answer("systemctl", &["is-enabled", unit]).unwrap_or_default().as_str() {

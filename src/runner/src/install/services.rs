@@ -11,6 +11,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+/// Root's word to the spawners: each holds jobs and reads its own anew when it is asked to.
+const POLICIES: [&str; 2] = ["policy.json", "jobs.json"];
+
 /// What will be asked, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
@@ -41,7 +44,7 @@ pub fn ask(place: &Place, plan: &Plan, now: impl Fn(&str) -> Now) -> Asked {
     let program = |name: &str| changed(&place.prefix.join("bin").join(name)).is_some();
     let setting = |name: &str| changed(&Path::new("/etc/ci-runner").join(name)).is_some();
     let mut asked = Asked::default();
-    let mut units = template::units(&place.prefix);
+    let mut units = template::units(&place.prefix, place.slot_users);
     // Sockets, what holds jobs, and then the daemon, which wants both.
     units.sort_by_key(|(name, text)| (!name.ends_with(".socket"), !holds_jobs(text), name.clone()));
     for (name, text) in units {
@@ -62,7 +65,7 @@ pub fn ask(place: &Place, plan: &Plan, now: impl Fn(&str) -> Now) -> Asked {
                 if action.is_some() {
                     asked.notes.push(format!("{name} changed and holds jobs: its new text counts after the next boot, or `systemctl restart {name}`"));
                 }
-                (program("ci-runner-spawner") || setting("policy.json")).then_some("reload")
+                (program("ci-runner-spawner") || POLICIES.into_iter().any(setting)).then_some("reload")
             }
             Some("service") if action.is_some() || program("ci-runner") => Some("restart"),
             Some("service") => setting("config.toml").then_some(if can_reload(&text) { "reload" } else { "restart" }),

@@ -5,17 +5,33 @@
 use super::plan::Desired;
 use std::path::Path;
 
+type Templates = &'static [(&'static str, &'static str)];
+
 /// Path on the installed system, and the text rendered for it.
-static TEMPLATES: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/templates.rs"));
+static UNITS: Templates = include!(concat!(env!("OUT_DIR"), "/templates.rs"));
+/// The same where native jobs have a user each, for one slot.
+static SLOTS: Templates = include!(concat!(env!("OUT_DIR"), "/templates-slots.rs"));
+
+/// How many slots have users: at most so many.
+pub const SLOT_USERS_MAX: u32 = 1024;
+/// The user of the slot that the templates have.
+const SLOT_USER: &str = "ci-runner-job-0";
+/// The number of slots in their settings.
+const SLOTS_LINE: &str = "max_parallel_jobs = 1";
 
 /// Stands in the templates for the directory that has `bin`.
 const PREFIX: &str = "@prefix@";
 /// The comment that the renderer puts above each text ends with an empty line.
 const HEADER: &str = "# Generated from nix/modules";
 
+/// Those for so many slots with users; 0: jobs are units.
+fn templates(slot_users: u32) -> Templates {
+    if slot_users == 0 { UNITS } else { SLOTS }
+}
+
 /// The units among the templates, by name, with their installed text.
-pub fn units(prefix: &Path) -> Vec<(String, String)> {
-    let files = TEMPLATES.iter().filter_map(|(path, raw)| {
+pub fn units(prefix: &Path, slot_users: u32) -> Vec<(String, String)> {
+    let files = templates(slot_users).iter().filter_map(|(path, raw)| {
         let name = path.strip_prefix("/etc/systemd/system/")?;
         Some((name.to_owned(), text(path, raw, prefix)))
     });
@@ -23,9 +39,32 @@ pub fn units(prefix: &Path) -> Vec<(String, String)> {
 }
 
 /// All files but programs and their pages.
-pub fn files(prefix: &Path) -> Vec<Desired> {
-    let file = |(path, raw): &(&str, &str)| Desired::text(&installed_path(path), text(path, raw, prefix));
-    TEMPLATES.iter().map(file).collect()
+pub fn files(prefix: &Path, slot_users: u32) -> Vec<Desired> {
+    let file = |(path, raw): &(&str, &str)| {
+        Desired::text(&installed_path(path), slots(path, text(path, raw, prefix), slot_users))
+    };
+    templates(slot_users).iter().map(file).collect()
+}
+
+/// What the templates say of one slot, for so many.
+fn slots(path: &str, text: String, slot_users: u32) -> String {
+    let users = || (0..slot_users).map(|number| format!("ci-runner-job-{number}"));
+    match path {
+        _ if slot_users == 0 => text,
+        "/etc/ci-runner/config.toml" => text.replace(SLOTS_LINE, &format!("max_parallel_jobs = {slot_users}")),
+        "/etc/ci-runner/jobs.json" => {
+            let quoted: Vec<String> = users().map(|name| format!("\"{name}\"")).collect();
+            text.replace(&format!("\"{SLOT_USER}\""), &quoted.join(","))
+        }
+        "/etc/sysusers.d/nixos.conf" => {
+            let lines = text.lines().flat_map(|line| match line.contains(SLOT_USER) {
+                true => users().map(|name| line.replace(SLOT_USER, &name)).collect(),
+                false => vec![line.to_owned()],
+            });
+            lines.map(|line| format!("{line}\n")).collect()
+        }
+        _ => text,
+    }
 }
 
 /// Users and directories have files of their own name: `nixos.conf` is NixOS'.
@@ -57,6 +96,9 @@ fn comment(path: &str) -> String {
         }
         "/etc/ci-runner/policy.json" => {
             "Root's word on what the daemon may have started. After a change: `systemctl reload ci-runner-spawner`."
+        }
+        "/etc/ci-runner/jobs.json" => {
+            "Root's word on the users of native jobs. After a change: `systemctl reload ci-runner-jobs`."
         }
         _ => "Made for the service's user, group and directories.",
     };

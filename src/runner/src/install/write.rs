@@ -17,7 +17,7 @@ pub const PROGRAMS: [&str; 2] = ["ci-runner", "ci-runner-spawner"];
 /// # Errors
 /// A program of this build is not beside this one, or cannot be read.
 pub fn desired(place: &Place, pages: Vec<(String, String)>) -> Result<Vec<Desired>, InstallError> {
-    let mut files = template::files(&place.prefix);
+    let mut files = template::files(&place.prefix, place.slot_users);
     let bin = place.prefix.join("bin");
     let own = std::env::current_exe().map_err(InstallError::io("cannot look at", Path::new("/proc/self/exe")))?;
     let beside = own.parent().unwrap_or(Path::new("/"));
@@ -82,6 +82,7 @@ pub fn apply(
     let mut ours = before.unwrap_or_default();
     ours.version = env!("CARGO_PKG_VERSION").to_owned();
     ours.prefix = place.prefix.clone();
+    ours.slot_users = place.slot_users;
     for file in desired {
         let action = plan.get(&file.path).copied().unwrap_or(Action::Keep);
         make_directories(place, file.path.parent().unwrap_or(Path::new("/")), &mut ours)?;

@@ -7,7 +7,11 @@ use ci_runner::install::services::{Asked, Now, ask};
 const UNITS: &str = "/etc/systemd/system/";
 
 fn asked(changed: &[(&str, Action)], now: Now) -> Asked {
-    let place = Place { root: "/".into(), prefix: "/usr/local".into() };
+    asked_with(0, changed, now)
+}
+
+fn asked_with(slot_users: u32, changed: &[(&str, Action)], now: Now) -> Asked {
+    let place = Place { root: "/".into(), prefix: "/usr/local".into(), slot_users };
     let plan: Plan = changed.iter().map(|(path, action)| (path.into(), *action)).collect();
     ask(&place, &plan, |_| now)
 }
@@ -65,4 +69,12 @@ fn sockets_come_first_and_the_daemon_after_what_holds_jobs() {
     let changed: Vec<(&str, Action)> = paths.iter().map(|path| (path.as_str(), Action::Create)).collect();
     let words = words(&asked(&changed, Now::Active));
     assert_eq!(words, ["start ci-runner.socket", "start ci-runner-spawner.service", "start ci-runner.service"]);
+}
+
+#[test]
+fn more_users_are_read_anew_by_the_spawner_that_has_the_jobs() {
+    let changed = [("/etc/ci-runner/jobs.json", Action::Update), ("/etc/ci-runner/config.toml", Action::Update)];
+    let asked = asked_with(3, &changed, Now::Active);
+    let want = ["reload ci-runner-jobs.service", "restart ci-runner-exporter.service", "reload ci-runner.service"];
+    assert_eq!(words(&asked), want);
 }

@@ -16,10 +16,11 @@ pub(super) fn repair(config: Option<&Config>) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     if rustix::process::geteuid().is_root() && services::is_booted() {
-        let mut place = Place { root: PathBuf::from("/"), prefix: PathBuf::new() };
+        let mut place = Place { root: PathBuf::from("/"), prefix: PathBuf::new(), slot_users: 0 };
         match Manifest::read(&place) {
             Ok(Some(ours)) => {
                 place.prefix = ours.prefix.clone();
+                place.slot_users = ours.slot_users;
                 match repair::service(&place, &ours) {
                     Ok(done) => repairs.extend(done),
                     Err(error) => findings.push(failed("the installed service", &error.to_string())),
