@@ -141,8 +141,8 @@ in
         `ci-runner-jobs.service` (root) in place of the daemon. Then no job can reach another one's
         processes or the daemon's files, and the daemon's own service is hardened in full. Without
         it they are the daemon's own user: for people who trust each other and their code, and for
-        jobs that write to trees of that user. Change it while no native job runs (`ci-runner drain`):
-        the daemon does not find those that the other way has started.
+        jobs that write to trees of that user. Jobs that run while it is changed go on with the
+        spawner that they began with.
       '';
     };
   };

@@ -63,6 +63,11 @@ in
         RuntimeDirectoryMode = mkDefault "0750"; # the group comes to the socket
         RuntimeDirectoryPreserve = "yes";
 
+        # One cgroup for each native attempt beside the one in which daemon and spawner live. Always: who takes it away under
+        # running jobs takes their limits away, and no setting of another kind may do that.
+        Delegate = true;
+        DelegateSubgroup = "main";
+
         # Only the daemon itself is ever signalled. Its spawner and the jobs go on and are taken
         # over by the next daemon.
         KillMode = "process";
@@ -127,10 +132,6 @@ in
         # ProcSubset: it watches the host's load and pressure.
       }
       // lib.optionalAttrs nativeInside {
-        # One cgroup per attempt below the one in which daemon and spawner live.
-        Delegate = true;
-        DelegateSubgroup = "main";
-
         # The end of one job by the kernel is the end of that job.
         OOMPolicy = "continue";
 
