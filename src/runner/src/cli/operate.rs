@@ -23,7 +23,10 @@ pub struct RestoreArgs {
     /// The backup
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The state directory to make [default: as for `daemon`]
+    /// The daemon's configuration, which may name the state directory
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The state directory to make [default: as for `daemon` with this configuration]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
@@ -43,7 +46,7 @@ pub fn backup(context: &Context<'_>, args: BackupArgs) -> Ended {
 /// Makes a state directory from a backup.
 pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
     let overrides = ConfigOverrides { state_dir: args.state_dir, ..ConfigOverrides::default() };
-    let config = Config::load(None, &overrides).map_err(|error| Failure::Usage(error.to_string()))?;
+    let config = Config::load(args.config.as_deref(), &overrides).map_err(|error| Failure::Usage(error.to_string()))?;
     if !args.file.is_file() {
         return Err(Failure::Usage(format!("{}: there is no such file", args.file.display())));
     }

@@ -180,7 +180,7 @@ static VERBS: &[Verb] = &[
     verb(
         "restore",
         "Make a state directory from a backup; the daemon must not run. Open jobs come back on hold, schedules paused",
-        "systemctl stop ci-runner && ci-runner restore backup.db --state-dir /var/lib/ci-runner",
+        "systemctl stop ci-runner && ci-runner restore backup.db --config /etc/ci-runner/config.toml",
         leaf!(operate::RestoreArgs, operate::restore),
     ),
     verb("gc", "Remove old finished jobs and logs now", "ci-runner gc", leaf!(host::NoArgs, operate::gc)),

@@ -342,6 +342,8 @@ impl Config {
             ("jobs_socket", self.jobs_socket != new.jobs_socket),
             ("executor", Executor::ALL.into_iter().any(|executor| new.uses(executor) && !self.uses(executor))),
             ("http", self.http != new.http),
+            ("http.public_status", self.http_public_status != new.http_public_status),
+            ("http.hosts", self.http_hosts != new.http_hosts),
             ("metrics", self.metrics != new.metrics || (!self.exports_elsewhere() && self.exporter != new.exporter)),
         ]
         .into_iter()

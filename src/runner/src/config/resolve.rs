@@ -14,6 +14,8 @@ use super::{
     Problem, RetryDefaults, SLOTS_MAX, SOCKET_NAME, Source,
 };
 use crate::quantity::{DurationField, exact_duration, exact_size, parse_duration};
+use ci_runner_core::job::LOG_BYTES_MAX;
+use ci_runner_core::retry::RULES_MAX;
 
 /// What `sun_path` holds on Linux, less the closing NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -291,6 +293,9 @@ impl Resolver<'_> {
         for problem in on.iter().filter_map(|rule| check::retry_rule(rule).err()) {
             self.problem("retry_on", problem);
         }
+        if on.len() > RULES_MAX {
+            self.problem("retry_on", format!("{} rules, at most {RULES_MAX}", on.len()));
+        }
         RetryDefaults { attempts, delay, backoff: backoff.unwrap_or(Backoff::Fixed), on }
     }
 
@@ -325,6 +330,11 @@ impl Resolver<'_> {
         let bytes = self.choose("log_max", None, file.log_max).map_or(DEFAULT, |field| field.0);
         if bytes < LEAST {
             let text = format!("{} is less than {}; give a size like 64M", exact_size(bytes), exact_size(LEAST));
+            self.problem("log_max", text);
+        }
+        if bytes > LOG_BYTES_MAX {
+            let text =
+                format!("{} is more than {}, the most a job may have", exact_size(bytes), exact_size(LOG_BYTES_MAX));
             self.problem("log_max", text);
         }
         bytes

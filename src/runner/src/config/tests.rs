@@ -283,6 +283,7 @@ fn values_out_of_bounds_are_named_with_limit_and_mend() {
         ),
         ("grace = \"2h\"", ["2h is out of range", "0s to 1h"]),
         ("log_max = 10", ["10 is less than 4K", "64M"]),
+        ("log_max = \"2T\"", ["2T is more than 1T", "a job may have"]),
         ("queue_jobs_max = 0", ["0 is out of range", "1 to 10000000"]),
         ("job_path = \"bin:/bin\"", ["\"bin\" in it is not an absolute", "/usr/bin"]),
         ("job_path = \"\"", ["\"\" in it is not an absolute", "/usr/bin"]),
@@ -317,6 +318,14 @@ fn values_out_of_bounds_are_named_with_limit_and_mend() {
     ] {
         check_refused(text, &parts);
     }
+}
+
+/// Each job would be refused for it.
+#[test]
+fn more_rules_than_a_job_may_have_are_refused() {
+    let rules = |count: usize| format!("retry_on = [{}]", vec!["\"lost\""; count].join(", "));
+    check_refused(&rules(33), &["c.toml:1: retry_on: 33 rules, at most 32"]);
+    assert!(resolve(&rules(32)).is_ok());
 }
 
 #[test]
@@ -365,7 +374,10 @@ fn files_that_cannot_be_read_are_named() {
 #[test]
 fn reload_knows_what_it_cannot_change() {
     let (one, other) = (resolve("").unwrap(), resolve(FULL).unwrap());
-    assert_eq!(one.needs_restart(&other), ["state_dir", "runtime_dir", "socket", "http", "metrics"]);
+    assert_eq!(
+        one.needs_restart(&other),
+        ["state_dir", "runtime_dir", "socket", "http", "http.public_status", "http.hosts", "metrics"]
+    );
 }
 
 proptest::proptest! {

@@ -10,7 +10,7 @@ pub use check::BadJob;
 
 use super::clock::Clock;
 use super::engine::{self, Control, Engine, HostSettings, Parts};
-use super::handle::{Action, Handle, Refusal, Target};
+use super::handle::{Action, Handle, NewJob, Refusal, Target};
 use super::settings::local_settings;
 use crate::api::JobRequest;
 use crate::config::Executor;
@@ -22,6 +22,7 @@ use crate::systemd::Notifier;
 use anyhow::{Context, Result};
 use ci_runner_core::announce::Announcement;
 use ci_runner_core::id::JobId;
+use ci_runner_core::limits::Limits;
 use ci_runner_core::outcome::AttemptResult;
 use ci_runner_core::state::Phase;
 use ci_runner_spawner::joblog::LogReader;
@@ -38,6 +39,8 @@ use tokio::sync::{mpsc, watch};
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Output handed on at once.
 const OUTPUT_BYTES: usize = 64 * 1024;
+/// The private spawner is there after milliseconds; later than this it will not come.
+const SPAWNER_COMES: Duration = Duration::from_secs(30);
 /// The private spawner stays so long after the last job.
 const LINGER: Duration = Duration::from_millis(50);
 
@@ -122,6 +125,10 @@ pub struct JobResult {
     pub attempt_count: u32,
     /// Run time of the last attempt.
     pub run_seconds: Option<f64>,
+    /// Output of its attempts beyond the cap, which nobody saw.
+    pub log_dropped_bytes: u64,
+    /// That cap.
+    pub log_max: u64,
 }
 
 /// Runs jobs and tells what happens; returns when all have finished and nothing of them is left.
@@ -143,7 +150,14 @@ pub fn run(plan: Plan, events: mpsc::Sender<Event>, stop: watch::Receiver<Stop>)
         let log_dir = parts.host.log_dir.clone();
         let (engine, handle, control) = Engine::new(parts)?;
         let engine = tokio::spawn(engine.run());
-        let ids = handle.submit(planned, None, "run".to_owned()).await.map_err(refused)?;
+        let ids = match submit(&handle, planned).await {
+            Ok(ids) => ids,
+            Err(error) => {
+                control.send(Control::Stop).await.ok();
+                engine.await?;
+                return Err(error);
+            }
+        };
         let watcher = Watcher {
             handle: handle.clone(),
             control: control.clone(),
@@ -164,6 +178,17 @@ pub fn run(plan: Plan, events: mpsc::Sender<Event>, stop: watch::Receiver<Stop>)
         engine.await?;
         done
     })
+}
+
+/// Submits the jobs. Which limits can be kept is known when the spawner has come: before, every limit passes, and a job with
+/// one that cannot be kept would wait for ever.
+async fn submit(handle: &Handle, jobs: Vec<NewJob>) -> Result<Vec<JobId>> {
+    if jobs.iter().any(|job| job.spec.terms.limits != Limits::NONE) {
+        let mut snapshots = handle.snapshots();
+        let there = tokio::time::timeout(SPAWNER_COMES, snapshots.wait_for(|snapshot| snapshot.executor_up));
+        there.await.context("the spawner does not come up")?.context("the loop ended by itself")?;
+    }
+    handle.submit(jobs, None, "run".to_owned()).await.map_err(refused)
 }
 
 /// Watching failed: nothing may go on unseen. Waits until no attempt is left.
@@ -335,7 +360,9 @@ impl Watcher {
         let Some(row) = self.reader.job(id)? else { return Ok(()) };
         if phase == Phase::Finished {
             self.jobs.remove(&id);
-            self.tell(Event::Finished { index, result: job_result(&row) }).await;
+            let receipts = self.reader.attempts(id)?.into_iter().filter_map(|attempt| attempt.receipt);
+            let dropped = receipts.map(|receipt| receipt.log_dropped_bytes).sum();
+            self.tell(Event::Finished { index, result: job_result(&row, dropped) }).await;
         } else if let Some(result) = row.result.filter(|_| row.tries > 0) {
             let delay = Duration::from_millis(row.spec.terms.retry.delay_after_ms(
                 id,
@@ -380,7 +407,7 @@ impl Watcher {
     }
 }
 
-fn job_result(row: &JobRow) -> JobResult {
+fn job_result(row: &JobRow, log_dropped_bytes: u64) -> JobResult {
     let (exit_code, signal) = match &row.result {
         Some(AttemptResult::Exited { code }) => (Some(*code), None),
         Some(AttemptResult::Signaled { signal }) => (None, Some(*signal)),
@@ -394,5 +421,7 @@ fn job_result(row: &JobRow) -> JobResult {
         cause: row.result.as_ref().filter(|result| !result.is_success()).map(ToString::to_string),
         attempt_count: row.attempt,
         run_seconds: row.run_us.map(|run_us| Duration::from_micros(run_us).as_secs_f64()),
+        log_dropped_bytes,
+        log_max: row.spec.work.log_bytes_max,
     }
 }

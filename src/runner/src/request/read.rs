@@ -188,7 +188,14 @@ fn job_part(key: &str, value: &Value) -> Option<Fault> {
             let elements = value.as_array()?.iter().enumerate();
             texts(elements.map(|(index, value)| (format!("{key}[{index}]"), value)))
         }
-        "env" | "secrets" => texts(value.as_object()?.iter().map(|(name, value)| (format!("{key}.{name}"), value))),
+        // Looked at whatever they are: what the general words would quote may be a secret.
+        "env" | "secrets" => match value {
+            Value::Object(object) => texts(object.iter().map(|(name, value)| (format!("{key}.{name}"), value))),
+            other => {
+                let why = format!("is {}; an object is needed, as in {{\"NAME\": \"value\"}}", kind(other));
+                Some(Fault { field: key.to_owned(), why })
+            }
+        },
         "group" => object_or_text(key, value, &["name", "limit", "policy"], "a text such as \"deploy:2\""),
         "after" => {
             let elements = value.as_array()?.iter().enumerate();

@@ -135,6 +135,8 @@ fn faults_name_the_field_and_the_mend() {
         (job(r#""oom_memory_factor":1,"retry_on":"oom""#), "oom_memory_factor", "between 1.01 and 10"),
         (job(r#""log_max":"1""#), "log_max", "between 4096"),
         (job(r#""correlation":"""#), "correlation", "is empty"),
+        (job(r#""secrets":"hunter22""#), "secrets", "is a text; an object is needed, as in {\"NAME\": \"value\"}"),
+        (job(r#""env":["A=1"]"#), "env", "is an array; an object is needed"),
         (job(r#""secrets":{"T":"12345"}"#), "secrets.T", "minimum is 6"),
         (job(r#""secrets":{"T":"aaaaaaaaa"}"#), "secrets.T", "one character"),
         (job(r#""secrets":{"T=":"hunter22"}"#), "secrets.T=", "no variable name"),
@@ -143,7 +145,7 @@ fn faults_name_the_field_and_the_mend() {
         (job(r#""secrets":{"CI":"hunter22"}"#), "secrets.CI", "every job is given"),
         (job(r#""secrets":{"CI_JOB_ID":"hunter22"}"#), "secrets.CI_JOB_ID", "give it another name"),
         (job(r#""secrets":{"CI_RUNNER_ATTEMPT":"hunter22"}"#), "secrets.CI_RUNNER_ATTEMPT", "every job is given"),
-    ] as [(String, &str, &str); 73]
+    ] as [(String, &str, &str); 75]
     {
         let fault = made(&json).err().unwrap_or_else(|| panic!("{json} was taken"));
         assert_eq!(fault.field, field, "{json}: {fault}");

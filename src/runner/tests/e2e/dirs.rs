@@ -219,3 +219,18 @@ fn a_job_that_prints_nothing_shows_no_log_of_another_with_its_id() {
     host.stop();
     host.assert_clean();
 }
+
+/// It was made where a daemon without a configuration would look.
+#[test]
+fn restore_makes_the_state_that_the_configuration_names() {
+    let mut host = Host::new();
+    host.start();
+    let backup = host.path("backup.db");
+    assert!(host.run_cli(&["backup", backup.to_str().unwrap()]).status.success());
+    host.stop();
+    let (config, state) = (host.path("other.toml"), host.path("other-state"));
+    std::fs::write(&config, format!("state_dir = {state:?}\n")).unwrap();
+    let restored = host.run_cli(&["restore", "--config", config.to_str().unwrap(), backup.to_str().unwrap()]);
+    assert!(restored.status.success(), "{restored:?}");
+    assert!(state.join("queue.db").exists());
+}

@@ -186,3 +186,32 @@ fn a_run_that_waits_says_for_what() {
     assert_eq!(run.end().code(), Some(143));
     run.check_nothing_left();
 }
+
+/// It waited for ever, and said nothing: every limit passed while the spawner had not told which it can keep.
+#[test]
+fn a_limit_that_nothing_keeps_is_refused_and_not_waited_for() {
+    for (option, value) in [("--memory", "100M"), ("--pids", "50"), ("--cpu", "1")] {
+        let (code, said) = run_to_end(&[option, value, "--", "true"]);
+        let field = option.trim_start_matches('-');
+        match code {
+            // Where cgroups are ours.
+            Some(0) => {}
+            Some(3) => {
+                assert!(said.starts_with(&format!("ci-runner: {field}: nothing on this host enforces it")), "{said}")
+            }
+            _ => panic!("{option}: {code:?} {said}"),
+        }
+    }
+}
+
+/// It was exit 0 without a word, and a file that lacked its end.
+#[test]
+fn output_that_is_cut_is_told_and_no_success() {
+    let cut = ["-q", "--log-max", "64K", "--", "sh", "-c", "head -c 200000 /dev/zero"];
+    let (code, said) = run_to_end(&cut);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("of its output beyond 64 KiB were dropped; --log-max SIZE raises that"), "{said}");
+    // The control: what fits is a success.
+    let (code, said) = run_to_end(&["-q", "--log-max", "1M", "--", "sh", "-c", "head -c 200000 /dev/zero"]);
+    assert_eq!((code, said.as_str()), (Some(0), ""));
+}

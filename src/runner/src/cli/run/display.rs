@@ -9,6 +9,7 @@ use super::super::list::seconds;
 use super::super::look::Look;
 use super::{Event, JobResult};
 use crate::api::JobRequest;
+use crate::quantity::{exact_size, show_size};
 use crate::style::{Output, clip, dim, state_style, visible, width};
 use ci_runner_core::job::Command;
 use ci_runner_spawner::joblog::{Defuse, defuse};
@@ -88,6 +89,11 @@ impl Display {
     /// Whether every job succeeded.
     pub fn all_succeeded(&self) -> bool {
         self.jobs.iter().all(|job| job.result.as_ref().is_some_and(|result| result.outcome == "succeeded"))
+    }
+
+    /// Whether standard output has all that they wrote.
+    pub fn is_complete(&self) -> bool {
+        self.jobs.iter().all(|job| job.result.as_ref().is_none_or(|result| result.log_dropped_bytes == 0))
     }
 
     /// Shows an event.
@@ -220,6 +226,12 @@ impl Display {
             text.push_str(&format!(" after {} attempts", result.attempt_count));
         }
         self.about(index, &result.outcome.clone(), text.trim());
+        if result.log_dropped_bytes > 0 {
+            // Whoever reads our output takes it for the job's, so this is said even to `-q`.
+            let name = self.jobs.get(index).map_or("", |job| job.name.as_str());
+            let (dropped, cap) = (exact_size(result.log_dropped_bytes), show_size(result.log_max));
+            self.say(&format!("{name}: {dropped} of its output beyond {cap} were dropped; --log-max SIZE raises that"));
+        }
         if let Some(job) = self.jobs.get_mut(index) {
             job.result = Some(result);
         }
@@ -238,9 +250,13 @@ impl Display {
 
     /// A line of ours.
     pub fn remark(&self, text: &str) {
-        if !self.talks {
-            return;
+        if self.talks {
+            self.say(text);
         }
+    }
+
+    /// A line that nobody may miss.
+    fn say(&self, text: &str) {
         // Nobody may listen on standard error; the jobs go on all the same.
         let write = || drop(writeln!(std::io::stderr(), "{text}"));
         match &self.live {

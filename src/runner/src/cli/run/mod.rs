@@ -147,7 +147,8 @@ pub fn run(context: &Context<'_>, args: RunArgs) -> Ended {
     shown?;
     ran.map_err(|error| failure(file.as_ref(), &error))?;
     display.finish(context)?;
-    Ok(match (asked, display.all_succeeded()) {
+    // Output that was cut is no success for whoever reads it.
+    Ok(match (asked, display.all_succeeded() && display.is_complete()) {
         (Some(code), _) => code.into(),
         (None, true) => EXIT_DONE,
         (None, false) => EXIT_ERROR.into(),

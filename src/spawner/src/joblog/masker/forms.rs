@@ -278,9 +278,35 @@ fn add_shell(piece: &[u8], forms: &mut BTreeSet<Vec<u8>>) {
             form.push(byte);
         }));
     }
+    for word_begins in [false, true] {
+        for tilde in [false, true] {
+            forms.insert(as_bash_quotes(piece, word_begins, tilde));
+        }
+    }
     for octal in [false, true] {
         forms.insert(replaced(&|byte, form| push_ansi_c(byte, octal, form)));
     }
+}
+
+/// As bash's `printf %q` writes: `#` is quoted as the first character of a word only, `~` there and behind `:` and `=` (by old
+/// versions nowhere). The piece is a word of its own, or stands inside of one.
+fn as_bash_quotes(piece: &[u8], word_begins: bool, tilde: bool) -> Vec<u8> {
+    let mut form = Vec::with_capacity(piece.len() * 2);
+    let mut before = None;
+    for &byte in piece {
+        let first = word_begins && before.is_none();
+        let quoted = match byte {
+            b'#' => first,
+            b'~' => tilde && (first || matches!(before, Some(b':' | b'='))),
+            _ => b" \t\"\\$`!'&|;<>()[]{}*?^,".contains(&byte),
+        };
+        if quoted {
+            form.push(b'\\');
+        }
+        form.push(byte);
+        before = Some(byte);
+    }
+    form
 }
 
 /// As bash writes within `$'…'`.

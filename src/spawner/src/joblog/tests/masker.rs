@@ -274,3 +274,29 @@ fn what_cannot_be_masked_is_refused_by_name() {
     assert!(Masker::new(std::iter::empty()).unwrap().is_none());
     assert!(check_secrets([("A", &b"123456"[..])]).is_ok());
 }
+
+/// The real `printf %q`, over all punctuation: alone, and inside of a word. bash quotes `#` and `~` in some places only.
+#[test]
+fn what_bash_quotes_is_masked() {
+    let marks: Vec<char> = (' '..='~').filter(|char| !char.is_ascii_alphanumeric()).collect();
+    let secrets: Vec<String> = marks
+        .iter()
+        .flat_map(|mark| marks.iter().map(move |other| format!("{mark}a{other}b{mark}{other}c:{mark}d={other}e")))
+        .collect();
+    for prefix in ["", "word"] {
+        let words = secrets.iter().map(|secret| format!("{prefix}{secret}"));
+        let asked =
+            std::process::Command::new("bash").args(["-c", "printf '%q\\n' \"$@\"", "bash"]).args(words).output();
+        let Ok(asked) = asked else {
+            eprintln!("SKIPPED what_bash_quotes_is_masked: bash is not installed");
+            return;
+        };
+        let lines: Vec<&[u8]> = asked.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
+        assert_eq!(lines.len(), secrets.len());
+        for (secret, line) in secrets.iter().zip(lines) {
+            let forms = forms_of([("S", secret.as_bytes())]);
+            let found = forms.iter().any(|form| line.windows(form.len()).any(|part| part == form));
+            assert!(found, "{secret:?} is written {:?}", String::from_utf8_lossy(line));
+        }
+    }
+}
