@@ -12,6 +12,7 @@ use ci_runner_core::job::{After, Command, Condition, JobSpec, Terms, Work};
 use ci_runner_core::labels::Label;
 use ci_runner_core::limits::Limits;
 use ci_runner_core::outcome::{AttemptResult, By, Outcome};
+use ci_runner_core::record::NewClasses;
 use ci_runner_core::retry::{Backoff, Pattern, RetryPolicy, Rule};
 use ci_runner_core::state::{Event, Phase};
 use ci_runner_core::time::WallTime;
@@ -323,7 +324,9 @@ impl World {
         let spec = spec.validate(&daemon.settings).ok()?;
         let terms = &spec.terms;
         let id = record.next_id();
-        if terms.after.iter().any(|after| after.job >= id) || !record.has_room_for_class(terms) {
+        if terms.after.iter().any(|after| after.job >= id)
+            || !record.has_room_for_class(terms, &mut NewClasses::default())
+        {
             return None;
         }
         let finished = |after: &After| match record.phase(after.job) {

@@ -14,6 +14,7 @@
 
 mod admit;
 mod apply;
+mod classes;
 mod ids;
 mod illegal;
 mod index;
@@ -43,6 +44,7 @@ use members::Members;
 use pages::Pages;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+pub use classes::{CLASSES_MAX, NewClasses};
 pub use illegal::Illegal;
 pub use room::PASSED_MS_MAX;
 pub use view::{Counts, GroupView, PoolView};
@@ -50,8 +52,6 @@ pub use view::{Counts, GroupView, PoolView};
 /// One point of priority is worth so much waiting time: 1 minute. With [`PRIORITY_MAX`] it bounds starvation: a
 /// job can be overtaken only by jobs submitted less than 200 minutes after it, so everything that can run gets its turn.
 pub const AGEING_MS_PER_PRIORITY: i64 = 60_000;
-/// Different sets of pool, labels and limits among open jobs; each costs a comparison per claim.
-pub const CLASSES_MAX: usize = 4_096;
 /// How many ends are remembered.
 const REMEMBERED_ENDS: usize = 65_536;
 /// How many announcements are kept for listeners that lag.

@@ -12,6 +12,7 @@ use crate::state::EventKind;
 use crate::state::{Event, Next};
 
 mod busy;
+mod classes;
 mod cost;
 mod leases;
 mod room;

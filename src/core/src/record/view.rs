@@ -178,12 +178,6 @@ impl Record {
         self.groups.get(number as usize)?.as_ref().map(|members| members.limit)
     }
 
-    /// Whether one more job of this placement is within [`CLASSES_MAX`].
-    pub fn has_room_for_class(&self, terms: &crate::job::Terms) -> bool {
-        let key = ClassKey { pool: terms.pool.clone(), labels: terms.labels.clone(), limits: terms.limits };
-        self.class_keys.len() < CLASSES_MAX || self.class_keys.find(&key).is_some()
-    }
-
     /// Ids of all open jobs, rising.
     pub fn ids(&self) -> impl Iterator<Item = JobId> {
         self.jobs.iter().map(|job| job.id)

@@ -35,6 +35,11 @@ pub enum Refusal {
         /// Most open jobs.
         limit: usize,
     },
+    /// Open jobs, with those of the submission, would ask for too many different sets of pool, labels and limits.
+    ClassesFull {
+        /// Most of them.
+        limit: usize,
+    },
     /// The disk is full.
     DiskFull,
     /// The store failed; in words. Nothing was kept.
@@ -63,6 +68,13 @@ impl fmt::Display for Refusal {
             Self::ScheduleDeclared(name) => write!(f, "the configuration declares the schedule {name:?}"),
             Self::QueueFull { limit } => {
                 write!(f, "the queue is full: {limit} open jobs are the limit (`queue_jobs_max`)")
+            }
+            Self::ClassesFull { limit } => {
+                write!(
+                    f,
+                    "the queue is full: open jobs would ask for more than {limit} different sets of pool, labels and limits. Jobs \
+                     without labels and limits, and those that ask for a set in use, are still taken"
+                )
             }
             Self::DiskFull => write!(f, "the disk of the state directory is full"),
             Self::Store(why) => write!(f, "the store failed: {why}"),

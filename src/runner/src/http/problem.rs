@@ -110,6 +110,10 @@ impl Fail {
                     "the queue is full: {limit} open jobs are the limit (`queue_jobs_max`); nothing was queued, try again later"
                 ),
             ),
+            Refusal::ClassesFull { .. } => {
+                let detail = format!("{refusal}; nothing was queued, try again later");
+                unavailable("queue-full", QUEUE_FULL_RETRY_SECONDS, detail)
+            }
             Refusal::DiskFull => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
                 "disk-full",

@@ -4,7 +4,9 @@ use crate::harness::{Loop, new_job, wait_for};
 use crate::spawner::Spawner;
 use ci_runner::daemon::handle::{NewJob, Refusal};
 use ci_runner_core::id::JobId;
+use ci_runner_core::labels::Label;
 use ci_runner_core::limits::Limits;
+use ci_runner_core::record::CLASSES_MAX;
 use ci_runner_spawner::protocol::{Enforces, Reply, Request};
 
 fn limited(memory_bytes: u64) -> NewJob {
@@ -62,5 +64,25 @@ async fn a_pool_whose_own_limits_cannot_be_enforced_starts_nothing_and_is_a_prob
     let heard = spawner.heard();
     assert!(matches!(&heard[..], [Request::Start(start)] if start.limits.pids_max == Some(9)), "{heard:?}");
     wait_for("it is mended", || !is_told()).await;
+    the_loop.stop().await;
+}
+
+fn labelled(number: usize) -> NewJob {
+    let mut job = new_job();
+    job.spec.terms.labels = vec![Label::parse(&format!("l{number}")).unwrap()];
+    job.spec.terms.hold = true;
+    job
+}
+
+/// One array used to step over the limit, and whoever reached it locked everybody out, plain jobs too.
+#[tokio::test]
+async fn many_sets_of_labels_lock_out_no_plain_job() {
+    let (the_loop, _spawner) = connected(everything()).await;
+    let submit = async |jobs: Vec<NewJob>| the_loop.handle.submit(jobs, None, "me".to_owned()).await;
+    let refused = Err(Refusal::ClassesFull { limit: CLASSES_MAX });
+    assert_eq!(submit((0..=CLASSES_MAX).map(labelled).collect()).await, refused, "one array over the limit");
+    assert_eq!(submit((0..CLASSES_MAX).map(labelled).collect()).await.unwrap().len(), CLASSES_MAX);
+    assert_eq!(submit(vec![labelled(CLASSES_MAX)]).await, refused);
+    assert_eq!(submit(vec![new_job(), labelled(7)]).await.unwrap().len(), 2, "a plain one, and one of a set in use");
     the_loop.stop().await;
 }

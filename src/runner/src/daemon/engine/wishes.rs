@@ -6,6 +6,7 @@ use crate::store::{KeyRow, Write};
 use ci_runner_core::change::{self, Change, Pause, Submission};
 use ci_runner_core::job::Fault;
 use ci_runner_core::outcome::By;
+use ci_runner_core::record::{CLASSES_MAX, NewClasses};
 use ci_runner_core::state::Phase;
 
 /// Jobs an action on many jobs takes in one turn.
@@ -108,7 +109,7 @@ impl Engine {
         // A job whose own key is known is there already: it needs no room.
         self.room_for(jobs.iter().filter(|job| job.key.is_none()).count())?;
         let mut planned = Vec::with_capacity(jobs.len());
-        let mut groups = HashMap::new();
+        let mut new = New::default();
         let mut keys: HashMap<String, IdempotencyKey> = HashMap::new();
         for (index, job) in jobs.into_iter().enumerate() {
             let known = job.key.as_ref().map(|key| self.honoured(key)).transpose()?.flatten();
@@ -123,7 +124,10 @@ impl Engine {
                 continue;
             }
             let job = self.settle(job, submitter).map_err(|fault| Refusal::Fault { index, fault })?;
-            let plan = self.plan(job, &mut groups).map_err(|fault| Refusal::Fault { index, fault })?;
+            if !self.record.has_room_for_class(&job.spec.terms, &mut new.classes) {
+                return Err(Refusal::ClassesFull { limit: CLASSES_MAX });
+            }
+            let plan = self.plan(job, &mut new.groups).map_err(|fault| Refusal::Fault { index, fault })?;
             planned.push(Ok(plan));
         }
         self.room_for(planned.iter().filter(|plan| plan.is_ok()).count())?;
@@ -153,13 +157,6 @@ impl Engine {
             finished.push(self.look_up(after.job).map_err(|why| Fault { field: format!("after[{index}]"), why })?);
         }
         self.check_enforceable(terms)?;
-        if !self.record.has_room_for_class(terms) {
-            let why = format!(
-                "open jobs already ask for {} different sets of pool, labels and limits; wait or use one of them",
-                ci_runner_core::record::CLASSES_MAX
-            );
-            return Err(Fault { field: "labels".to_owned(), why });
-        }
         let group_limit = terms.group.as_ref().map(|group| self.group_limit(group, groups)).transpose()?;
         Ok(Plan { job, finished, group_limit })
     }
@@ -310,6 +307,14 @@ impl Engine {
             self.bulk = Some(bulk);
         }
     }
+}
+
+/// What the first jobs of a submission bring along and the record does not have yet.
+#[derive(Default)]
+struct New {
+    /// Limits of groups.
+    groups: HashMap<String, u32>,
+    classes: NewClasses,
 }
 
 /// A job that may be queued.
