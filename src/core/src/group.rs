@@ -11,7 +11,8 @@ pub enum GroupPolicy {
     /// First in, first out.
     #[default]
     Queue,
-    /// Only the newest waiting job is kept; older ones in the queue are superseded, and so is one that was running when the
+    /// Only the newest waiting job is kept, and counts from its submission, also while it waits for its time or for other
+    /// jobs; one whose dependency has failed already takes nobody's place; older ones in the queue are superseded, and so is one that was running when the
     /// newer came and would have to be tried again.
     Latest,
     /// As `Latest`, and running ones are stopped.

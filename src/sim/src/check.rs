@@ -9,6 +9,7 @@ use crate::wire::Key;
 use ci_runner_core::change::{Change, Submission, Wish};
 use ci_runner_core::group::{GroupPolicy, GroupSpec};
 use ci_runner_core::id::JobId;
+use ci_runner_core::job::After;
 use ci_runner_core::outcome::{AttemptResult, LostCause, Outcome};
 use ci_runner_core::record::News;
 use ci_runner_core::state::{Event, EventKind, Next, Phase};
@@ -128,6 +129,11 @@ impl Truth {
         else {
             return;
         };
+        let in_vain =
+            |after: &After| store.ended.get(&after.job).is_some_and(|end| !after.on.fulfilled_by(end.is_success()));
+        if submission.spec.terms.after.iter().any(in_vain) {
+            return; // it can never run, and takes nobody's place
+        }
         for (other, row) in &store.rows {
             let of_group = row.terms.group.as_ref().is_some_and(|one| one.name == group.name);
             if of_group && (row.phase == Phase::Queued || group.policy == GroupPolicy::Cancel) {
@@ -141,7 +147,8 @@ impl Truth {
         let Some(group) = &row.terms.group else { return };
         let newer = store.rows.iter().find(|(other, row)| {
             let asks = |one: &GroupSpec| one.name == group.name && one.policy != GroupPolicy::Queue;
-            **other > id && row.terms.group.as_ref().is_some_and(asks)
+            let in_vain = row.impossible.is_some() && !matches!(row.wish, Wish::Cancel { .. });
+            **other > id && !in_vain && row.terms.group.as_ref().is_some_and(asks)
         });
         if let Some((newer, _)) = newer {
             self.superseded.entry(id).or_insert(*newer);

@@ -118,7 +118,8 @@ impl Store {
             Change::Submitted(submission) => self.submitted(submission, fact.entry.at),
             Change::Job { id, event } => self.event(*id, event, fact),
             Change::Wished { id, wish } => {
-                if let Some(row) = self.rows.get_mut(id) {
+                // What ends for a dependency ends for it, whatever is wished.
+                if let Some(row) = self.rows.get_mut(id).filter(|row| row.impossible.is_none()) {
                     row.wish = wish.clone();
                 }
             }

@@ -40,7 +40,8 @@ impl Record {
         }
         self.insert(&open);
         self.tell(id, Phase::Queued, None, None);
-        if let Some(group) = &submission.spec.terms.group {
+        // One that can never run takes nobody's place.
+        if let Some(group) = submission.spec.terms.group.as_ref().filter(|_| open.impossible.is_none()) {
             self.supersede(id, group.policy);
         }
         Ok(())

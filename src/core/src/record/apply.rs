@@ -75,6 +75,9 @@ impl Record {
             self.attention.insert(id);
             if let Some(members) = self.group_mut(group) {
                 members.cancel(id);
+                if matches!(wish, Wish::Cancel { by: By::Dependency(_) }) {
+                    members.newest.remove(&id);
+                }
             }
         }
         self.settle(id);

@@ -19,7 +19,7 @@ pub(super) struct Members {
     queued: BTreeSet<JobId>,
     /// Those that have an attempt and that nobody cancelled.
     under_way: BTreeSet<JobId>,
-    /// Open jobs that older ones make way for: their policy is `latest` or `cancel`.
+    /// Open jobs that older ones make way for: their policy is `latest` or `cancel`, and no dependency has failed them.
     pub newest: BTreeSet<JobId>,
     /// Those that run, or are claimed.
     pub holders: BTreeSet<JobId>,

@@ -14,6 +14,7 @@ use crate::state::{Event, Next};
 mod busy;
 mod classes;
 mod cost;
+mod groups;
 mod leases;
 mod room;
 mod stranded;
@@ -167,26 +168,6 @@ fn a_group_holds_its_limit_in_order() {
     assert_eq!(bench.turn(), [0; 0]);
     bench.end(2, 0);
     assert_eq!(bench.turn(), [1], "its retry goes before the younger");
-}
-
-#[test]
-fn latest_keeps_the_newest_and_cancel_stops_the_running() {
-    let mut bench = Bench::new(8);
-    bench.submit(in_group(1, GroupPolicy::Latest));
-    assert_eq!(bench.turn(), [1]);
-    bench.submit(in_group(1, GroupPolicy::Latest));
-    bench.submit(in_group(1, GroupPolicy::Latest));
-    assert_eq!(bench.turn(), [0; 0]);
-    assert_eq!(bench.record.phase(job(2)), None, "superseded");
-    assert_eq!(bench.record.phase(job(1)), Some(Phase::Starting), "left alone");
-    bench.submit(in_group(1, GroupPolicy::Cancel));
-    bench.turn();
-    assert_eq!(bench.record.phase(job(3)), None);
-    assert_eq!(bench.record.phase(job(1)), Some(Phase::Stopping));
-    bench.end(1, 0);
-    assert_eq!(bench.turn(), [4]);
-    let last = bench.record.news_after(0).expect("kept").filter(|news| news.job == job(1)).last().cloned();
-    assert_eq!(last.and_then(|news| news.outcome), Some(Outcome::Superseded { by: job(4) }));
 }
 
 #[test]

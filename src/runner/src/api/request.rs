@@ -177,7 +177,8 @@ pub struct GroupParts {
     /// How many of it run at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// `queue`, `latest` or `cancel`.
+    /// `queue`, `latest` or `cancel`. With the latter two the others make way as soon as the job is queued, also while it waits for
+    /// its time or for other jobs; one whose dependency has failed already takes nobody's place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
 }

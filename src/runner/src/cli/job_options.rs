@@ -61,7 +61,8 @@ pub struct JobOptions {
     /// Concurrency group, and how many of it may run at once
     #[arg(long, value_name = "NAME[:LIMIT]")]
     pub group: Option<String>,
-    /// When the group is full: wait in line, drop all but the latest, or cancel what runs
+    /// When the group is full: wait in line, drop all but the latest, or cancel what runs. Others make way as soon as it is queued, also
+    /// while it waits for its own time or dependencies
     #[arg(long, value_name = "POLICY", requires = "group", value_parser = ["queue", "latest", "cancel"])]
     pub group_policy: Option<String>,
     /// Start after this job's success, or failure, or always. May be repeated

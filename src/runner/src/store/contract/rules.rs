@@ -325,3 +325,26 @@ fn consequences_that_were_not_yet_decided_survive() {
         assert_eq!((&open[3].wish, open[3].impossible), (&cancel(By::Dependency(id(1))), Some(id(1))));
     });
 }
+
+#[test]
+fn a_newcomer_that_can_never_run_takes_nobodys_place() {
+    use ci_runner_core::group::{GroupPolicy, GroupSpec};
+    use ci_runner_core::job::{After, Condition};
+    check(|subject| {
+        subject.load();
+        let grouped = |policy, after: Option<u64>| {
+            let mut spec = spec();
+            spec.terms.group = Some(GroupSpec { name: "g".into(), limit: None, policy });
+            spec.terms.after.extend(after.map(|job| After { job: id(job), on: Condition::Success }));
+            spec
+        };
+        subject.change(at(1), submitted(1, grouped(GroupPolicy::Queue, None)));
+        subject.change(at(1), submitted(2, grouped(GroupPolicy::Queue, None)));
+        subject.change(at(1), claimed(1, 1));
+        subject.change(at(2), submitted(3, grouped(GroupPolicy::Cancel, Some(77))));
+        subject.change(at(3), event(1, Event::Released { attempt: AttemptNumber(1) }));
+        subject.reopen();
+        let wishes: Vec<Wish> = subject.load().1.into_iter().map(|job| job.wish).collect();
+        assert_eq!(wishes, [Wish::Run, Wish::Run, Wish::Cancel { by: By::Dependency(id(77)) }]);
+    });
+}

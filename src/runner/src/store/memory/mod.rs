@@ -250,7 +250,10 @@ impl State {
         self.open.insert(id);
         if let Some(group) = &terms.group {
             self.groups.entry(group.name.clone()).or_default().insert(id);
-            self.supersede(id, &group.name, group.policy);
+            // One that can never run takes nobody's place.
+            if never.is_none() {
+                self.supersede(id, &group.name, group.policy);
+            }
             self.uncancelled.entry(group.name.clone()).or_default().insert(id);
         }
     }
@@ -289,8 +292,10 @@ impl State {
     fn supersede_returned(&mut self, id: JobId) {
         let group = |job: &Job| job.spec.terms.group.clone();
         let open = self.jobs.get(&id).and_then(group).and_then(|group| self.groups.get(&group.name));
+        let can_run = |job: &&Job| !matches!(job.wish, Wish::Cancel { by: By::Dependency(_) });
         let asks = |other: &JobId| {
-            *other > id && self.jobs.get(other).and_then(group).is_some_and(|group| group.policy != GroupPolicy::Queue)
+            let group = self.jobs.get(other).filter(can_run).and_then(group);
+            *other > id && group.is_some_and(|group| group.policy != GroupPolicy::Queue)
         };
         let newer = open.and_then(|open| open.range(id..).copied().find(asks));
         if let (Some(newer), Some(job)) = (newer, self.jobs.get_mut(&id))

@@ -58,15 +58,16 @@ impl Batch<'_> {
         for label in &terms.labels {
             self.run("INSERT INTO label (label, job) VALUES (?1, ?2)", params![label.as_str(), id])?;
         }
-        self.depend(submission)?;
-        match group.map(|group| (group.policy, &group.name)) {
+        let can_run = self.depend(submission)?;
+        match group.filter(|_| can_run).map(|group| (group.policy, &group.name)) {
             Some((GroupPolicy::Latest | GroupPolicy::Cancel, name)) => self.supersede(submission, name),
             Some((GroupPolicy::Queue, _)) | None => Ok(()),
         }
     }
 
-    /// Keeps what it waits for. The record looks at what the submission says before it looks at what it knows itself.
-    fn depend(&mut self, submission: &Submission) -> Result<(), Fault> {
+    /// Keeps what it waits for; false: it waits in vain. The record looks at what the submission says before it looks at what
+    /// it knows itself.
+    fn depend(&mut self, submission: &Submission) -> Result<bool, Fault> {
         let after = &submission.spec.terms.after;
         let told = after.iter().zip(&submission.finished);
         let impossible = |success: bool, on: Condition| !on.fulfilled_by(success);
@@ -81,10 +82,10 @@ impl Batch<'_> {
                 never = never.or(Some((other, end)));
             }
         }
-        match never {
-            Some((other, _)) => self.cancel(submission.id, &By::Dependency(other.job)),
-            None => Ok(()),
+        if let Some((other, _)) = never {
+            self.cancel(submission.id, &By::Dependency(other.job))?;
         }
+        Ok(never.is_none())
     }
 
     /// A job that comes back to the queue while a newer one of its group asked for `latest` waits in vain.
@@ -102,10 +103,12 @@ impl Batch<'_> {
         Ok(statement.query_row([codec::int(id.get())], |row| row.get(0)).optional()?)
     }
 
-    /// The first reason to end stays the reason.
+    /// The first reason to end stays the reason. Nobody makes way for a job that a dependency has failed.
     pub(super) fn cancel(&self, id: JobId, by: &By) -> Result<(), Fault> {
-        let sql = "UPDATE open SET wish = 2, wish_by = ?2, wish_reason = NULL WHERE id = ?1 AND wish <> 2";
-        self.run(sql, params![codec::int(id.get()), ends::by_text(by)])?;
+        let sql = "UPDATE open SET wish = 2, wish_by = ?2, wish_reason = NULL, newest = newest AND NOT ?3 \
+            WHERE id = ?1 AND wish <> 2";
+        let never = matches!(by, By::Dependency(_));
+        self.run(sql, params![codec::int(id.get()), ends::by_text(by), never])?;
         Ok(())
     }
 
