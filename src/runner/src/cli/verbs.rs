@@ -101,7 +101,12 @@ static VERBS: &[Verb] = &[
         leaf!(wait::WaitArgs, wait::wait),
     ),
     verb("cancel", "End jobs", "ci-runner cancel 7 8\nci-runner cancel --all", leaf!(act::CancelArgs, act::cancel)),
-    verb("retry", "Queue finished jobs anew; prints the new ids", "ci-runner retry 7", leaf!(act::IdsArgs, act::retry)),
+    verb(
+        "retry",
+        "Queue finished jobs anew, to wait for no time and no other job; prints the new ids",
+        "ci-runner retry 7",
+        leaf!(act::IdsArgs, act::retry),
+    ),
     verb(
         "hold",
         "Keep queued jobs from starting",

@@ -153,8 +153,8 @@ pub(super) async fn known_deed(app: &App, key: Option<&IdempotencyKey>) -> Resul
     Ok(known.await?.and_then(|row| row.jobs.first().copied()))
 }
 
-/// Queues a new job with the specification of a finished one, ready at once: `at`, `in` and `hold` are left out, `expires`
-/// counts anew. Refused where secrets were used: their values are gone.
+/// Queues a new job with the specification of a finished one, ready at once: `after`, `at`, `in` and `hold` are left out,
+/// `expires` counts anew. Refused where secrets were used: their values are gone.
 #[utoipa::path(post, path = "/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job",
     params(("id" = u64, Path), ("Idempotency-Key" = Option<String>, Header,
         description = "Makes it safe to repeat: within 24 h the same key gives the same new job; with another request 422.")),
@@ -188,6 +188,8 @@ pub(crate) async fn retry(
             return Err(Fail::new(StatusCode::CONFLICT, "secrets-gone", why));
         }
         let mut request = request_of(&row.spec, row.submitted);
+        // What it waited for has ended; how decides no more, and the store may have forgotten it.
+        request.after.clear();
         (request.at, request.delay, request.hold) = (None, None, false);
         let settings = app.context.handle.settings.borrow().clone();
         let job = new_job(request, &settings, &zoned_now())?;
