@@ -42,8 +42,20 @@ fn fault<T>(field: impl Into<String>, why: impl Into<String>) -> Result<T, Fault
 /// Makes a request whole: parses its words, fills in the operator's defaults, checks every limit.
 ///
 /// `now` is the time of submission in the host's time zone: `at` without a zone, `in` and `expires` count from it.
-pub fn new_job(mut request: JobRequest, settings: &Settings, now: &Zoned) -> Result<NewJob, Fault> {
-    let key = own_key(&mut request)?;
+pub fn new_job(request: JobRequest, settings: &Settings, now: &Zoned) -> Result<NewJob, Fault> {
+    new_job_of(request, None, settings, now)
+}
+
+/// The same of a caller who said in passing under which correlation id a job runs that names none. It is no part of what is
+/// asked for: whoever asks again does so under another trace.
+pub fn new_job_of(
+    mut request: JobRequest,
+    caller: Option<&str>,
+    settings: &Settings,
+    now: &Zoned,
+) -> Result<NewJob, Fault> {
+    let key = own_key(&mut request, caller)?;
+    request.correlation = request.correlation.take().or_else(|| caller.map(str::to_owned));
     let secrets = parse_secrets(std::mem::take(&mut request.secrets), &request.env)?;
     let terms = parse_terms(&mut request, settings, now)?;
     let name = match request.name.take() {
@@ -107,10 +119,16 @@ pub fn check_key(field: &str, key: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-fn own_key(request: &mut JobRequest) -> Result<Option<IdempotencyKey>, Fault> {
+/// The job's own key. In earlier versions the correlation id of its caller was part of the body.
+fn own_key(request: &mut JobRequest, caller: Option<&str>) -> Result<Option<IdempotencyKey>, Fault> {
     let Some(key) = request.key.take() else { return Ok(None) };
     check_key("key", &key)?;
-    Ok(Some(IdempotencyKey { key, body: body_hash(std::slice::from_ref(request)) }))
+    let body = body_hash(std::slice::from_ref(request));
+    let body_before = caller.filter(|_| request.correlation.is_none()).map(|caller| {
+        let request = JobRequest { correlation: Some(caller.to_owned()), ..request.clone() };
+        body_hash(&[request])
+    });
+    Ok(Some(IdempotencyKey { key, body, body_before }))
 }
 
 /// Each once; who is told first does not matter.

@@ -58,6 +58,8 @@ pub struct IdempotencyKey {
     pub key: String,
     /// SHA-256 of the canonical body.
     pub body: [u8; 32],
+    /// What earlier versions kept in its place, where that differs: keys of the last day are honoured over an upgrade.
+    pub body_before: Option<[u8; 32]>,
 }
 
 /// Which jobs an action is for.

@@ -319,3 +319,18 @@ proptest! {
         prop_assert_eq!(signal_number(&signal_name(number)), Some(number));
     }
 }
+
+/// Under which trace a job is asked for is no part of what is asked for; and what earlier versions kept is still known.
+#[test]
+fn a_key_does_not_depend_on_the_callers_trace() {
+    let (settings, now) = (Settings::default(), now());
+    let request: JobRequest = serde_json::from_str(r#"{"command":["true"],"key":"k"}"#).unwrap();
+    let key = |request: &JobRequest, caller| new_job_of(request.clone(), caller, &settings, &now).unwrap().key.unwrap();
+    let plain = key(&request, None);
+    let traced = key(&request, Some("t1"));
+    assert_eq!((plain.body, plain.body_before), (traced.body, None));
+    let told = JobRequest { correlation: Some("t1".to_owned()), ..request };
+    assert_eq!(traced.body_before, Some(body_hash(std::slice::from_ref(&told))), "as it was kept before");
+    let told = key(&told, Some("t2"));
+    assert!(told.body_before.is_none() && told.body != plain.body, "what the job says itself counts");
+}

@@ -6,7 +6,7 @@ mod harness;
 mod limits;
 mod spawner;
 
-use ci_runner::daemon::handle::{NewJob, Refusal};
+use ci_runner::daemon::handle::{IdempotencyKey, NewJob, Refusal};
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::{AttemptResult, LostCause};
 use ci_runner_spawner::protocol::{Enforces, Reply, Request, Seen};
@@ -111,4 +111,18 @@ async fn a_spawner_that_puts_logs_elsewhere_and_cannot_be_told_is_a_problem() {
     the_loop.stop().await;
     drop(process.stdin.take());
     process.wait().unwrap();
+}
+
+/// A key that an earlier version kept, with the caller's trace in it, stands for the same job after the upgrade.
+#[tokio::test]
+async fn a_key_of_an_earlier_version_is_honoured() {
+    let the_loop = Loop::start(Spawner::new().runtime()).await;
+    let submit = async |body, body_before| {
+        let key = Some(IdempotencyKey { key: "k".to_owned(), body: [body; 32], body_before });
+        the_loop.handle.submit(vec![NewJob { key, ..new_job() }], None, "me".to_owned()).await
+    };
+    let first = submit(1, None).await.unwrap();
+    assert_eq!(submit(2, Some([1; 32])).await, Ok(first));
+    assert_eq!(submit(2, Some([3; 32])).await, Err(Refusal::KeyReused { key: "k".to_owned() }));
+    the_loop.stop().await;
 }

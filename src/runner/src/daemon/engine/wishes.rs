@@ -238,7 +238,11 @@ impl Engine {
                 Err(error) => return Err(Refusal::Store(commit::chain(&error))),
             },
         };
-        if body == key.body { Ok(Some(ids)) } else { Err(Refusal::KeyReused { key: key.key.clone() }) }
+        if body == key.body || Some(body) == key.body_before {
+            Ok(Some(ids))
+        } else {
+            Err(Refusal::KeyReused { key: key.key.clone() })
+        }
     }
 
     fn honour(&mut self, key: &IdempotencyKey, jobs: Vec<JobId>) {

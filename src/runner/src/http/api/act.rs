@@ -140,7 +140,7 @@ pub(crate) async fn priority(
 
 /// The key of a request that makes a job from what is named in its path.
 pub(super) fn deed_key(headers: &HeaderMap, verb: &str, object: &str) -> Result<Option<IdempotencyKey>, Fail> {
-    Ok(header_key(headers)?.map(|key| IdempotencyKey { key, body: deed_hash(verb, object) }))
+    Ok(header_key(headers)?.map(|key| IdempotencyKey { key, body: deed_hash(verb, object), body_before: None }))
 }
 
 /// The job that this very request made before: what it was made from may be gone since. The loop looks again before it queues

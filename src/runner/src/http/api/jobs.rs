@@ -8,7 +8,7 @@ use crate::http::extract::{Body, Caller, Id, Params, blocking, in_time};
 use crate::http::view::{JobTimes, job_view, running_since, show_attempts};
 use crate::http::{App, BODY_BYTES_SMALL, Fail, JOBS_MAX, explain};
 use crate::quantity::{parse_time, rfc3339_utc};
-use crate::request::{ReadFault, body_hash, check_key, new_job, read_job, read_jobs};
+use crate::request::{ReadFault, body_hash, check_key, new_job_of, read_job, read_jobs};
 use crate::store::{JobFilter, JobRow, Reader, StoreError};
 use crate::suggest::did_you_mean;
 use crate::trace;
@@ -137,13 +137,10 @@ fn parse(json: &[u8], said: Said, settings: &Settings, now: &Zoned) -> Result<Su
         return Err(Fail::field("", "the array is empty; give at least one job"));
     }
     let Said { key, correlation } = said;
-    let key = key.map(|key| IdempotencyKey { key, body: body_hash(&requests) });
-    let made = |(index, mut request): (usize, JobRequest)| {
-        if request.correlation.is_none() {
-            request.correlation.clone_from(&correlation);
-        }
+    let key = key.map(|key| IdempotencyKey { key, body: body_hash(&requests), body_before: None });
+    let made = |(index, request): (usize, JobRequest)| {
         let at = |fault| ReadFault { index: many.then_some(index), fault };
-        new_job(request, settings, now).map_err(at)
+        new_job_of(request, correlation.as_deref(), settings, now).map_err(at)
     };
     let jobs = requests.into_iter().enumerate().map(made).collect::<Result<Vec<_>, _>>()?;
     Ok(Submission { jobs, key, many })
