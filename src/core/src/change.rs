@@ -3,7 +3,7 @@
 use crate::id::{AttemptNumber, Epoch, JobId, PoolId};
 use crate::job::{Condition, JobSpec};
 use crate::limits::Limits;
-use crate::outcome::By;
+use crate::outcome::{AttemptResult, By};
 use crate::state::{Event, Phase};
 use crate::time::{Instant, Now};
 
@@ -118,6 +118,8 @@ pub struct OpenJob {
     pub attempt: u32,
     /// Tries that ended.
     pub tries: u32,
+    /// How the last of them ended; of a job that does not expire it need not be told.
+    pub last: Option<AttemptResult>,
     /// What the user wants.
     pub wish: Wish,
     /// The open attempt, when starting, running or stopping.

@@ -123,13 +123,21 @@ pub enum Outcome {
         /// Which.
         by: JobId,
     },
-    /// It had not started when its `--expires` passed.
+    /// It had never been tried when its `--expires` passed. One that had been ends as its last attempt did.
     Expired,
 }
 
 impl Outcome {
     /// All words, in the order people read them.
     pub const WORDS: [&'static str; 6] = ["succeeded", "failed", "timed_out", "cancelled", "superseded", "expired"];
+
+    /// That of a job whose last attempt failed like this.
+    pub fn of_failure(result: &AttemptResult) -> Self {
+        match result {
+            AttemptResult::TimedOut => Self::TimedOut,
+            other => Self::Failed { cause: other.clone() },
+        }
+    }
 
     /// The word users and the database see.
     pub fn word(&self) -> &'static str {

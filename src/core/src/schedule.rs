@@ -54,7 +54,8 @@ fn attend(record: &Record) -> Option<Change> {
                 Event::StopRequested { attempt: record.lease(id)?.attempt, by: by.clone(), kill_at }
             }
             (Phase::Queued, Wish::Run | Wish::Hold { .. }) if record.is_expired(id) => {
-                Event::Dropped { outcome: Outcome::Expired }
+                // Once it was tried, its last result is what became of it.
+                Event::Dropped { outcome: record.last_result(id).map_or(Outcome::Expired, Outcome::of_failure) }
             }
             _ => return None,
         };
@@ -99,10 +100,7 @@ pub fn after_end(record: &Record, id: JobId, attempt: AttemptNumber, result: &At
                 let ready_at = now.engine.plus_ms(retry.delay_after_ms(id, attempt, tries));
                 return Some(Next::Retry { ready_at, memory_bytes: record.memory_after(id, result) });
             }
-            match result {
-                AttemptResult::TimedOut => Outcome::TimedOut,
-                other => Outcome::Failed { cause: other.clone() },
-            }
+            Outcome::of_failure(result)
         }
     };
     Some(Next::Finish { outcome })

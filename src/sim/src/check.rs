@@ -227,18 +227,21 @@ impl Truth {
     }
 
     fn check_drop(&mut self, fact: &Fact, id: JobId, row: &Row, outcome: &Outcome) {
+        let expired = row.terms.expires.is_some_and(|expires| expires <= fact.entry.at.wall);
         let (name, holds) = match outcome {
-            Outcome::Expired => {
-                ("only_expired_jobs_expire", row.terms.expires.is_some_and(|expires| expires <= fact.entry.at.wall))
+            Outcome::Expired => ("only_expired_jobs_expire", expired && row.last.is_none()),
+            // What was tried ends as its last attempt did.
+            Outcome::Failed { cause } => {
+                let last = row.last.as_ref().filter(|last| **last != AttemptResult::TimedOut);
+                ("only_expired_jobs_expire", expired && last == Some(cause))
             }
+            Outcome::TimedOut => ("only_expired_jobs_expire", expired && row.last == Some(AttemptResult::TimedOut)),
             Outcome::Cancelled { .. } => {
                 let wanted = matches!(row.wish, Wish::Cancel { .. }) || row.impossible.is_some();
                 ("only_cancelled_jobs_are_cancelled", wanted)
             }
             Outcome::Superseded { by } => ("latest_keeps_the_newest", self.superseded.contains_key(&id) && *by > id),
-            Outcome::Succeeded | Outcome::Failed { .. } | Outcome::TimedOut => {
-                ("no_success_without_an_attempt_that_exited_0", false)
-            }
+            Outcome::Succeeded => ("no_success_without_an_attempt_that_exited_0", false),
         };
         self.require(holds, name, || format!("job {id} dropped as {outcome:?}"));
     }

@@ -235,6 +235,7 @@ fn record(case: Case) -> Record {
         ready_at: Instant(0),
         attempt: 1,
         tries: u32::from(queued),
+        last: None,
         wish: if case.kill_at.is_some() { Wish::Cancel { by } } else { Wish::Run },
         lease: (!queued).then_some(lease),
     };

@@ -4,7 +4,7 @@
 use ci_runner_core::change::{Change, Entry, Lease, OpenJob, Pause, Submission, Wish};
 use ci_runner_core::id::JobId;
 use ci_runner_core::job::{Condition, Terms};
-use ci_runner_core::outcome::Outcome;
+use ci_runner_core::outcome::{AttemptResult, Outcome};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::record::Record;
 use ci_runner_core::state::{Event, Next, Phase};
@@ -44,6 +44,8 @@ pub struct Row {
     pub attempt: u32,
     /// Tries that ended.
     pub tries: u32,
+    /// How the last of them ended.
+    pub last: Option<AttemptResult>,
     /// Wish.
     pub wish: Wish,
     /// Open attempt, and the name of its pool.
@@ -101,6 +103,7 @@ impl Store {
                 ready_at: row.ready_at,
                 attempt: row.attempt,
                 tries: row.tries,
+                last: row.last.clone(),
                 wish: row.wish.clone(),
                 lease,
             };
@@ -144,6 +147,7 @@ impl Store {
             ready_at: at.engine.plus_ms(terms.delay_ms.unwrap_or(0)),
             attempt: 0,
             tries: 0,
+            last: None,
             wish: Wish::Run,
             lease: None,
             terms,
@@ -199,8 +203,9 @@ impl Store {
                     lease.stop = Some((by.clone(), *kill_at));
                 }
             }
-            Event::Ended { next, .. } => {
+            Event::Ended { result, next, .. } => {
                 row.lease = None;
+                row.last = Some(result.clone());
                 row.tries += 1;
                 row.phase = Phase::Queued;
                 match next {

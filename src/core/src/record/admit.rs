@@ -95,7 +95,8 @@ impl Record {
         if let Some(expires) = terms.expires {
             self.expiries.insert((expires, open.id));
         }
-        let extra = Extra { wish: Wish::Run, at: terms.at, expires: terms.expires, waits_for };
+        let last = open.last.clone().filter(|_| terms.expires.is_some());
+        let extra = Extra { wish: Wish::Run, at: terms.at, expires: terms.expires, last, waits_for };
         self.extras.insert(open.id, extra);
     }
 
@@ -150,6 +151,7 @@ fn opened(submission: &Submission, at: Now) -> OpenJob {
         ready_at: at.engine.plus_ms(terms.delay_ms.unwrap_or(0)),
         attempt: 0,
         tries: 0,
+        last: None,
         wish,
         lease: None,
     }

@@ -117,8 +117,11 @@ impl Record {
             Event::StopRequested { by, kill_at, .. } => self.lease_mut(id)?.stop = Some((by.clone(), *kill_at)),
             Event::Renewed { .. } => return Ok(()),
             Event::Released { .. } => self.give_lease(id, None),
-            Event::Ended { next, .. } => {
+            Event::Ended { result, next, .. } => {
                 self.give_lease(id, Some(at.engine));
+                if let Some(extra) = self.extras.get_mut(&id).filter(|extra| extra.expires.is_some()) {
+                    extra.last = Some(result.clone());
+                }
                 if let Some(job) = self.jobs.get_mut(id) {
                     job.tries = job.tries.saturating_add(1);
                     if let Next::Retry { ready_at, .. } = next {

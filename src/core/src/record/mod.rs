@@ -118,6 +118,8 @@ struct Extra {
     wish: Wish,
     at: Option<WallTime>,
     expires: Option<WallTime>,
+    /// How its last try ended, where it expires.
+    last: Option<AttemptResult>,
     waits_for: Vec<(JobId, Condition)>,
 }
 

@@ -14,6 +14,7 @@ use crate::state::{Event, Next};
 mod busy;
 mod classes;
 mod cost;
+mod expiry;
 mod groups;
 mod leases;
 mod room;

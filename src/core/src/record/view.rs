@@ -290,6 +290,11 @@ impl Record {
         expires.is_some_and(|expires| expires <= self.now.wall)
     }
 
+    /// How the last try of a job that expires ended.
+    pub(crate) fn last_result(&self, id: JobId) -> Option<&AttemptResult> {
+        self.extras.get(&id)?.last.as_ref()
+    }
+
     /// The best job to claim and where, if any pool that is `open` has room.
     pub(crate) fn best_claim(&self, open: impl Fn(PoolId) -> bool) -> Option<(JobId, FreePlace)> {
         let kept = self.kept_free_for();

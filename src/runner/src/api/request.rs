@@ -76,7 +76,8 @@ pub struct JobRequest {
     #[serde(rename = "in", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<DurationSchema>)]
     pub delay: Option<DurationField>,
-    /// Dropped when it has not started so long after submission.
+    /// Dropped when it has not started so long after submission. Once tried it is not tried again after that, and ends as its
+    /// last attempt did.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<DurationSchema>)]
     pub expires: Option<DurationField>,

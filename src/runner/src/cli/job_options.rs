@@ -74,7 +74,7 @@ pub struct JobOptions {
     /// Not before so long from now
     #[arg(long = "in", id = "delay", value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
     pub delay: Option<DurationField>,
-    /// Drop it when it has not started so long from now
+    /// Drop it when it has not started so long from now; after that it is not tried again either
     #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
     pub expires: Option<DurationField>,
     /// Queue it on hold, until `ci-runner release`

@@ -7,6 +7,7 @@ use crate::store::{AttemptRow, JobRow};
 use ci_runner_core::id::JobId;
 use ci_runner_core::job::Command;
 use ci_runner_core::outcome::{AttemptResult, Outcome};
+use ci_runner_core::record::is_final;
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::WallTime;
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ pub(super) fn running_since(snapshot: &Snapshot) -> HashMap<JobId, WallTime> {
 pub fn job_view(row: JobRow, since: Option<WallTime>, now: WallTime) -> JobView {
     let queue_end = row.started.or(row.finished).unwrap_or(now);
     let (exit_code, signal) = codes(row.result.as_ref());
+    let cause = cause(&row);
     let terms = row.spec.terms;
     let work = row.spec.work;
     let group_limit = row.group_limit;
@@ -41,7 +43,7 @@ pub fn job_view(row: JobRow, since: Option<WallTime>, now: WallTime) -> JobView 
         outcome: row.outcome.as_ref().map(|outcome| outcome.word().to_owned()),
         exit_code,
         signal,
-        cause: cause(row.outcome.as_ref(), row.result.as_ref()),
+        cause,
         attempts: None,
         attempt_count: row.attempt,
         priority: terms.priority,
@@ -183,7 +185,20 @@ fn codes(result: Option<&AttemptResult>) -> (Option<u8>, Option<u8>) {
 }
 
 /// Why it ended so; for an open job, how its last attempt ended.
-fn cause(outcome: Option<&Outcome>, result: Option<&AttemptResult>) -> Option<String> {
+fn cause(row: &JobRow) -> Option<String> {
+    let cause = cause_but_expiry(row.outcome.as_ref(), row.result.as_ref())?;
+    Some(if expired_before_a_try(row) { format!("{cause}; it expired before its next try") } else { cause })
+}
+
+/// A retry was due, and only the expiry can have prevented it: whoever stops a job is its outcome.
+fn expired_before_a_try(row: &JobRow) -> bool {
+    let failed = matches!(row.outcome, Some(Outcome::Failed { .. } | Outcome::TimedOut));
+    let terms = &row.spec.terms;
+    let due = |result| !is_final(result, &terms.retry, row.tries);
+    failed && terms.expires.is_some() && row.result.as_ref().is_some_and(due)
+}
+
+fn cause_but_expiry(outcome: Option<&Outcome>, result: Option<&AttemptResult>) -> Option<String> {
     match outcome {
         Some(Outcome::Succeeded) => None,
         Some(Outcome::Failed { cause }) => Some(cause.to_string()),
@@ -192,5 +207,44 @@ fn cause(outcome: Option<&Outcome>, result: Option<&AttemptResult>) -> Option<St
         Some(Outcome::Superseded { by }) => Some(format!("superseded by job {by}")),
         Some(Outcome::Expired) => Some("had not started when it expired".to_owned()),
         None => result.filter(|result| !result.is_success()).map(ToString::to_string),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{new_job, read_job};
+    use ci_runner_core::policy::Settings;
+    use ci_runner_core::state::Phase;
+
+    /// "had not started" was said of jobs that had.
+    #[test]
+    fn a_job_that_expired_after_a_try_says_what_became_of_it() {
+        let request = read_job(br#"{"command":["x"],"expires":3,"retry":2}"#).unwrap();
+        let spec = new_job(request, &Settings::default(), &jiff::Zoned::now()).unwrap().spec;
+        let row = |outcome, result, tries| JobRow {
+            id: JobId::MIN,
+            spec: spec.clone(),
+            group_limit: None,
+            submitter: "me".to_owned(),
+            phase: Phase::Finished,
+            outcome: Some(outcome),
+            result,
+            attempt: tries,
+            tries,
+            ran_in: None,
+            held: None,
+            submitted: WallTime(0),
+            started: None,
+            finished: Some(WallTime(3_000)),
+            queue_ms: None,
+            run_us: None,
+        };
+        let seven = AttemptResult::Exited { code: 7 };
+        let failed = |tries| cause(&row(Outcome::of_failure(&seven), Some(seven.clone()), tries)).unwrap();
+        assert_eq!(failed(1), "exit code 7; it expired before its next try");
+        assert_eq!(failed(3), "exit code 7", "no try was left");
+        let never = cause(&row(Outcome::Expired, None, 0));
+        assert_eq!(never.as_deref(), Some("had not started when it expired"));
     }
 }

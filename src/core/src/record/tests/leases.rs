@@ -53,6 +53,7 @@ fn stored(id: u64, change: impl FnOnce(&mut OpenJob)) -> OpenJob {
         ready_at: Instant(0),
         attempt: 0,
         tries: 0,
+        last: None,
         wish: Wish::Run,
         lease: None,
     };

@@ -348,3 +348,28 @@ fn a_newcomer_that_can_never_run_takes_nobodys_place() {
         assert_eq!(wishes, [Wish::Run, Wish::Run, Wish::Cancel { by: By::Dependency(id(77)) }]);
     });
 }
+
+/// It decides how a job ends whose date passes before its next try.
+#[test]
+fn the_last_result_of_a_job_that_expires_is_told() {
+    check(|subject| {
+        subject.load();
+        let mut expiring = spec();
+        expiring.terms.expires = Some(WallTime(1_900_000_000_000));
+        subject.change(at(1), submitted(1, expiring));
+        let last = |subject: &mut Subject| {
+            subject.reopen();
+            subject.load().1[0].last.clone()
+        };
+        assert_eq!(last(subject), None);
+        for (number, code) in [(1, 7), (2, 8)] {
+            subject.change(at(2), claimed(1, number));
+            subject.change(at(3), ended(1, number, code, Next::Retry { ready_at: Instant(3), memory_bytes: None }));
+            assert_eq!(last(subject), Some(AttemptResult::Exited { code }));
+        }
+        subject.change(at(4), claimed(1, 3));
+        assert_eq!(last(subject), Some(AttemptResult::Exited { code: 8 }), "of an attempt that ended");
+        subject.change(at(5), event(1, Event::Released { attempt: AttemptNumber(3) }));
+        assert_eq!(last(subject), Some(AttemptResult::Exited { code: 8 }), "given back: no result");
+    });
+}

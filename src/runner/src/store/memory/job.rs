@@ -126,9 +126,14 @@ impl Job {
             ready_at: self.ready_at,
             attempt: self.attempts.last().map_or(0, |row| row.number.0),
             tries: self.tries,
+            last: self.last_result().filter(|_| self.spec.terms.expires.is_some()).cloned(),
             wish: self.wish.clone(),
             lease,
         }
+    }
+
+    fn last_result(&self) -> Option<&AttemptResult> {
+        self.attempts.iter().rev().find_map(|row| row.result.as_ref())
     }
 
     pub(super) fn as_row(&self, id: JobId) -> JobRow {
@@ -144,7 +149,7 @@ impl Job {
             submitter: self.submitter.clone(),
             phase: self.phase(),
             outcome: self.finished.as_ref().map(|(_, outcome)| outcome.clone()),
-            result: ended.and_then(|row| row.result.clone()),
+            result: self.last_result().cloned(),
             attempt: self.attempts.last().map_or(0, |row| row.number.0),
             tries: self.tries,
             ran_in: self.attempts.last().map(|row| row.pool.clone()),

@@ -7,7 +7,7 @@ use ci_runner_core::change::{Lease, OpenJob, Pause, Wish};
 use ci_runner_core::group::GroupSpec;
 use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};
 use ci_runner_core::job::{Condition, JobSpec, Terms};
-use ci_runner_core::outcome::By;
+use ci_runner_core::outcome::{AttemptResult, By};
 use ci_runner_core::retry::RetryPolicy;
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::{ClockBase, Instant, Now, WallTime};
@@ -49,6 +49,9 @@ const OPEN: &str = concat!(
 );
 
 const CLAIMED: &str = concat!("SELECT ", spec_columns!(), " FROM job AS j JOIN open AS o USING (id) WHERE id = ?1");
+
+const LAST_RESULT: &str =
+    "SELECT result, code, cause FROM attempt WHERE job = ?1 AND result IS NOT NULL ORDER BY number DESC LIMIT 1";
 
 /// What one row says in a column that must be there.
 fn must<T>(value: Option<T>, what: &str) -> Result<T, Fault> {
@@ -139,6 +142,7 @@ pub(super) fn open_jobs(
 ) -> Result<(), Fault> {
     let mut retries: HashMap<String, RetryPolicy> = HashMap::new();
     let mut waits = conn.prepare("SELECT other, condition FROM dependency WHERE waiter = ?1 ORDER BY position")?;
+    let mut last = conn.prepare(LAST_RESULT)?;
     let mut statement = conn.prepare(OPEN)?;
     let mut rows = statement.query([])?;
     let mut count = 0i64;
@@ -166,6 +170,8 @@ pub(super) fn open_jobs(
             Wish::Cancel { by: By::Dependency(other) } => Some(*other),
             Wish::Cancel { .. } | Wish::Hold { .. } | Wish::Run => None,
         };
+        let tries = row.get(TERMS + 5)?;
+        let last = if tries > 0 && terms.expires.is_some() { last_result(&mut last, id)? } else { None };
         terms.after.retain(|after| waits_for.contains(&(after.job, after.on)) || Some(after.job) == impossible);
         each(OpenJob {
             id,
@@ -177,7 +183,8 @@ pub(super) fn open_jobs(
             phase: phase_of(lease.as_ref()),
             ready_at: Instant(row.get(TERMS + 3)?),
             attempt: lease.as_ref().map_or_else(|| row.get(TERMS + 4), |lease| Ok(lease.attempt.0))?,
-            tries: row.get(TERMS + 5)?,
+            tries,
+            last,
             wish,
             lease,
         });
@@ -196,6 +203,13 @@ fn waits_for(statement: &mut rusqlite::Statement<'_>, id: JobId) -> Result<Vec<(
         waits.push((codec::job_id(row.get(0)?)?, codec::condition(row.get(1)?)?));
     }
     Ok(waits)
+}
+
+fn last_result(statement: &mut rusqlite::Statement<'_>, id: JobId) -> Result<Option<AttemptResult>, Fault> {
+    let mut rows = statement.query([codec::int(id.get())])?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let cause = row.get::<_, Option<String>>(2)?;
+    Ok(Some(ends::result(row.get(0)?, row.get(1)?, cause.as_deref())?))
 }
 
 fn wish(row: &Row<'_>) -> Result<Wish, Fault> {

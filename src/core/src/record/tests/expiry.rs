@@ -1,0 +1,45 @@
+//! What becomes of a job whose `--expires` passes.
+
+use super::*;
+
+fn expiring(spec: &mut JobSpec) {
+    spec.terms.expires = Some(WallTime(1_003_000));
+    spec.terms.retry.retries = 5;
+    spec.terms.retry.delay_ms = 10_000;
+    spec.terms.retry.rules.insert(0, crate::retry::Rule { pattern: crate::retry::Pattern::Timeout, retry: true });
+}
+
+fn outcome(bench: &Bench) -> Option<Outcome> {
+    bench.record.news_after(0).expect("kept").filter_map(|news| news.outcome.clone()).last()
+}
+
+/// It used to end as one that had never started.
+#[test]
+fn a_job_that_was_tried_ends_as_its_last_attempt_did() {
+    let exited = AttemptResult::Exited { code: 7 };
+    let cases = [(exited.clone(), Outcome::Failed { cause: exited }), (AttemptResult::TimedOut, Outcome::TimedOut)];
+    for (result, expected) in cases {
+        let mut bench = Bench::new(1);
+        bench.submit(expiring);
+        assert_eq!(bench.turn(), [1]);
+        let attempt = AttemptNumber(1);
+        let next = after_end(&bench.record, job(1), attempt, &result, bench.now).expect("open");
+        assert!(matches!(next, Next::Retry { .. }), "{next:?}");
+        bench.apply(Change::Job { id: job(1), event: Event::Ended { attempt, result, next } });
+        bench.now = at(3_000);
+        bench.turn();
+        assert_eq!(outcome(&bench), Some(expected));
+    }
+}
+
+/// A claim that was given back is no try.
+#[test]
+fn a_job_that_was_never_tried_expires() {
+    let mut bench = Bench::new(1);
+    bench.submit(expiring);
+    assert_eq!(bench.turn(), [1]);
+    bench.apply(Change::Job { id: job(1), event: Event::Released { attempt: AttemptNumber(1) } });
+    bench.now = at(3_000);
+    bench.turn();
+    assert_eq!(outcome(&bench), Some(Outcome::Expired));
+}
