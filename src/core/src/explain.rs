@@ -80,6 +80,8 @@ pub enum Reason {
         holders: Vec<JobId>,
         /// Members that go first.
         ahead: usize,
+        /// Where it is not the holders that fill it: the first of those, and what that one waits for itself.
+        first: Option<(JobId, Option<Box<Reason>>)>,
     },
     /// The host is paused or drained.
     Paused(Pause),

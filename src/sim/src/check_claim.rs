@@ -192,8 +192,14 @@ impl Truth {
             Reason::WaitsFor { job, on, .. } => row.waits_for.contains(&(*job, *on)) && store.rows.contains_key(job),
             Reason::NotBefore(at) => *at > now.wall,
             Reason::Delayed { until, .. } => *until > now.engine,
-            Reason::Group { holders, .. } => {
-                holders.iter().all(|job| store.rows.get(job).is_some_and(|row| row.lease.is_some()))
+            Reason::Group { holders, first, .. } => {
+                let waits = |(job, why): &(JobId, Option<Box<Reason>>)| {
+                    let other = store.rows.get(job).filter(|_| *job < id);
+                    let holds = |why: &Reason, other| self.holds(why, store, settings, *job, other, now);
+                    other.is_some_and(|other| why.as_ref().is_none_or(|why| holds(why, other)))
+                };
+                first.as_ref().is_none_or(waits)
+                    && holders.iter().all(|job| store.rows.get(job).is_some_and(|row| row.lease.is_some()))
                     && !self.group_lets((store, settings, now), id, row, true)
             }
             Reason::Paused(_) => store.paused.is_some(),

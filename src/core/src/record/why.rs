@@ -24,11 +24,15 @@ impl Record {
         if let Some(members) = group.and_then(Option::as_ref) {
             let ahead = members.waiting.range(..id).take(AHEAD_COUNTED_MAX).count();
             if members.holders.len() + ahead >= members.limit as usize {
+                let first = members.waiting.first().filter(|_| members.holders.len() < members.limit as usize);
+                let waits =
+                    |first| self.explain_placement(first, true).filter(|why| !matches!(why, Reason::Behind { .. }));
                 reasons.push(Reason::Group {
                     name: self.group_names.get(job.group).clone(),
                     limit: members.limit,
                     holders: members.holders.iter().copied().collect(),
                     ahead,
+                    first: first.map(|first| (*first, waits(*first).map(Box::new))),
                 });
             }
         }

@@ -20,7 +20,7 @@ const NAMED_MAX: usize = 16;
 
 /// The answer of `why` for an open job. Times are shown in `zone`.
 pub fn why(id: JobId, explanation: &Explanation, zone: &TimeZone) -> WhyView {
-    let say = |reason| view(id, reason, explanation, zone);
+    let say = |reason| view(id, reason, (explanation.now, explanation.ahead), zone);
     let is_true = |reason: &&Reason| explanation.store.is_none() || !matches!(reason, Reason::Next);
     let reasons = explanation.reasons.iter().filter(is_true).map(say);
     // It decides only where nothing of the job itself does.
@@ -55,8 +55,8 @@ fn trouble(text: &str) -> ReasonView {
     ReasonView { kind: "executor".to_owned(), text: text.to_owned(), jobs: Vec::new() }
 }
 
-fn view(id: JobId, reason: &Reason, explanation: &Explanation, zone: &TimeZone) -> ReasonView {
-    let now = explanation.now;
+/// One reason; `ahead` is how many of its class go before the job.
+fn view(id: JobId, reason: &Reason, (now, ahead): (Now, usize), zone: &TimeZone) -> ReasonView {
     let in_time =
         |until: ci_runner_core::time::Instant| show_duration(Duration::from_millis(until.since_ms(now.engine)));
     let (kind, text, jobs) = match reason {
@@ -83,13 +83,19 @@ fn view(id: JobId, reason: &Reason, explanation: &Explanation, zone: &TimeZone) 
         }
         Reason::Delayed { until, tries: 0 } => ("delayed", format!("starts in {} (`in`)", in_time(*until)), Vec::new()),
         Reason::Delayed { until, tries } => ("delayed", format!("retry {tries} in {}", in_time(*until)), Vec::new()),
-        Reason::Group { name, limit, holders, ahead } => group(name, *limit, holders, *ahead),
+        Reason::Group { name, limit, holders, ahead, first } => {
+            let first = first.as_ref().map(|(first, why)| {
+                let why = why.as_ref().map(|why| view(*first, why, (now, 0), zone).text);
+                (*first, why)
+            });
+            group(name, *limit, (holders, *ahead), first)
+        }
         Reason::Paused(pause) => ("paused", paused(pause, now, zone), Vec::new()),
         Reason::Busy(busy) => ("busy", format!("the host is too busy: {}", gauges::words(busy)), Vec::new()),
         Reason::NoPool { pool, labels, nearest } => {
             ("no_pool", no_pool(pool.as_deref(), labels, nearest.as_ref()), Vec::new())
         }
-        Reason::NoSlot { pools } => no_slot(pools, explanation.ahead),
+        Reason::NoSlot { pools } => no_slot(pools, ahead),
         Reason::Resources(shortage) => ("resources", short(shortage), Vec::new()),
         Reason::MakesWay { job } => {
             let text = format!(
@@ -139,17 +145,31 @@ fn waits_for(job: JobId, on: Condition, phase: Option<Phase>) -> String {
     format!("waits for job {job} to {until} (it is {stands})")
 }
 
-fn group(name: &str, limit: u32, holders: &[JobId], ahead: usize) -> (&'static str, String, Vec<u64>) {
+/// `first`: who goes first although the holders leave room, and what that one waits for.
+fn group(
+    name: &str,
+    limit: u32,
+    (holders, ahead): (&[JobId], usize),
+    first: Option<(JobId, Option<String>)>,
+) -> (&'static str, String, Vec<u64>) {
     let mut text = match holders {
-        [] => format!("group {name} (limit {limit}) is full"),
+        [] => format!("group {name} (limit {limit})"),
         holders => format!("group {name} (limit {limit}) is held by {}", names(holders)),
     };
+    let mut jobs: Vec<u64> = holders.iter().map(|id| id.get()).collect();
+    if let Some((first, why)) = &first {
+        let separator = if holders.is_empty() { ": " } else { "; " };
+        let why = why.as_ref().map(|why| format!(", and waits: {why}")).unwrap_or_default();
+        text.push_str(&format!("{separator}job {first} goes first{why}"));
+        jobs.push(first.get());
+    }
     match ahead {
         0 => {}
+        1 if first.is_some() => {}
         1 => text.push_str("; 1 of its jobs goes before this one"),
         ahead => text.push_str(&format!("; {ahead} of its jobs go before this one")),
     }
-    ("group", text, holders.iter().map(|id| id.get()).collect())
+    ("group", text, jobs)
 }
 
 fn paused(pause: &Pause, now: Now, zone: &TimeZone) -> String {
@@ -311,11 +331,23 @@ mod tests {
 
     #[test]
     fn groups_and_queues_are_told() {
-        let group = |ahead| Reason::Group { name: "deploy".into(), limit: 1, holders: ids(&[41]), ahead };
+        let group = |ahead| {
+            let holders = ids(&[41]);
+            Reason::Group { name: "deploy".into(), limit: 1, holders, ahead, first: None }
+        };
         let text = "group deploy (limit 1) is held by job 41";
         check(group(0), 0, "group", text);
         check(group(1), 0, "group", &format!("{text}; 1 of its jobs goes before this one"));
         check(group(2), 0, "group", &format!("{text}; 2 of its jobs go before this one"));
+        let slots = Reason::NoSlot { pools: vec![("big".into(), 1, ids(&[1]))] };
+        let behind = |limit, holders: &[u64], ahead| {
+            let first = Some((id(2), Some(Box::new(slots.clone()))));
+            Reason::Group { name: "g".into(), limit, holders: ids(holders), ahead, first }
+        };
+        let waits = "job 2 goes first, and waits: no slot is free in pool big (1 of 1): held by job 1";
+        check(behind(1, &[], 1), 3, "group", &format!("group g (limit 1): {waits}"));
+        let text = format!("group g (limit 3) is held by job 9; {waits}; 2 of its jobs go before this one");
+        check(behind(3, &[9], 2), 3, "group", &text);
         check(Reason::Behind { ahead: 10_000 }, 0, "behind", "at least 10000 jobs go before this one");
         check(Reason::Next, 0, "next", "nothing is in the way: it starts next");
     }

@@ -39,6 +39,31 @@ fn a_job_that_no_pool_takes_does_not_hold_up_its_group() {
     assert_eq!(bench.turn(), [3], "without a pool the youngest is passed over");
 }
 
+/// The group was said to be full while nobody held it.
+#[test]
+fn whoever_waits_behind_a_job_that_waits_for_its_pool_is_told_of_it() {
+    let one = |name: &str| Pool::new(name, 1, Vec::new());
+    let mut bench = Bench::new(0);
+    bench.record.configure(Settings { pools: vec![one("default"), one("big")], ..Settings::default() });
+    bench.submit(|spec| spec.terms.pool = Some("big".into()));
+    bench.submit(|spec| {
+        in_group(1, GroupPolicy::Queue)(spec);
+        spec.terms.pool = Some("big".into());
+    });
+    bench.submit(in_group(1, GroupPolicy::Queue));
+    assert_eq!(bench.turn(), [1]);
+    let why = bench.record.explain(job(3)).expect("open");
+    let [Reason::Group { holders, ahead: 1, first: Some((first, Some(waits))), .. }] = &why[..] else {
+        panic!("{why:?}");
+    };
+    assert_eq!((holders.len(), *first), (0, job(2)));
+    assert!(matches!(&**waits, Reason::NoSlot { pools } if pools[0].0 == "big"), "{waits:?}");
+    bench.end(1, 0);
+    assert_eq!(bench.turn(), [2]);
+    let why = bench.record.explain(job(3)).expect("open");
+    assert!(matches!(&why[..], [Reason::Group { ahead: 0, first: None, .. }, ..]), "{why:?}");
+}
+
 #[derive(Clone, Debug)]
 enum Do {
     Submit(usize),
