@@ -3,6 +3,7 @@
 use crate::client::{Connection, PATIENCE};
 use crate::harness::Server;
 use ci_runner::http;
+use ci_runner_core::record::CLASSES_MAX;
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
@@ -31,6 +32,18 @@ async fn errors_are_problem_documents() {
     client.ask("POST", "/api/v1/jobs", &[], "\"x\"").await.expect_problem(400, None, "an object is needed");
     client.post("/api/v1/jobs", &json!({"shell": "true", "memory": 0})).await.expect_problem(400, Some("memory"), "");
     client.get("/api/v1/jobs/%FF").await.expect_problem(400, None, "path");
+    server.stop().await;
+}
+
+/// To come back later is worth while: the others end. It used to be told as a mistake in the request.
+#[tokio::test]
+async fn too_many_sets_of_labels_are_a_full_queue() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let labelled: Vec<_> = (0..=CLASSES_MAX).map(|n| json!({"shell": "true", "labels": [format!("l{n}")]})).collect();
+    let refused = client.post("/api/v1/jobs", &json!(labelled)).await;
+    refused.expect_problem(503, None, "4096 different sets of pool, labels and limits");
+    assert_eq!(refused.header("retry-after"), "5");
     server.stop().await;
 }
 
