@@ -18,21 +18,29 @@ pub struct Look {
     pub unread: Option<String>,
 }
 
+/// All gauges, in the order in which they are told.
+const GAUGES: [Gauge; 6] =
+    [Gauge::CpuPressure, Gauge::MemoryPressure, Gauge::IoPressure, Gauge::Load, Gauge::FreeMemory, Gauge::FreeDisk];
+
+/// The limit of a gauge, if it has one.
+pub fn limit(limits: &AdmissionConfig, gauge: Gauge) -> Option<u64> {
+    match gauge {
+        Gauge::CpuPressure => limits.cpu_pressure_max,
+        Gauge::MemoryPressure => limits.memory_pressure_max,
+        Gauge::IoPressure => limits.io_pressure_max,
+        Gauge::Load => limits.load_max,
+        Gauge::FreeMemory => limits.memory_free_min,
+        Gauge::FreeDisk => limits.disk_free_min,
+    }
+}
+
 /// Measures what has a limit. `proc` is `/proc`; `disk` lies on the file system whose space counts. Blocks as long as the
 /// file system does.
 pub fn look(limits: &AdmissionConfig, proc: &Path, disk: &Path) -> Look {
     let mut found = Look::default();
     let mut unread = Vec::new();
-    let asked = [
-        (Gauge::CpuPressure, limits.cpu_pressure_max),
-        (Gauge::MemoryPressure, limits.memory_pressure_max),
-        (Gauge::IoPressure, limits.io_pressure_max),
-        (Gauge::Load, limits.load_max),
-        (Gauge::FreeMemory, limits.memory_free_min),
-        (Gauge::FreeDisk, limits.disk_free_min),
-    ];
-    for (gauge, limit) in asked {
-        let Some(limit) = limit else { continue };
+    for gauge in GAUGES {
+        let Some(limit) = limit(limits, gauge) else { continue };
         match measure(gauge, proc, disk) {
             Ok(measured) => found.busy.extend(Busy::of(gauge, measured, limit)),
             Err(why) => unread.push(why),

@@ -391,5 +391,20 @@ fn a_host_beyond_its_limits_starts_nothing_and_says_why() {
     host.signal("HUP");
     assert_eq!(host.finish(first)["outcome"], "succeeded");
     wait_for("the status", || (host.get("/api/v1/status")["busy"] == json!([])).then_some(()));
+    // Without any limit nobody looks any more: what was held back used to stay so for good.
+    std::fs::write(host.path("config.toml"), "grace = 1\n[admission]\ndisk_free_min = \"1000T\"\n").unwrap();
+    host.signal("HUP");
+    let second = wait_for("a job that is held back", || {
+        let id = host.add(&host.shell("true"));
+        wait_for("its end or the reason", || {
+            let busy = host.why(id).iter().any(|(kind, _)| kind == "busy");
+            (busy || host.state_of(id) == "finished").then_some(())
+        });
+        (host.state_of(id) == "queued").then_some(id)
+    });
+    std::fs::write(host.path("config.toml"), "grace = 1\n").unwrap();
+    host.signal("HUP");
+    assert_eq!(host.finish(second)["outcome"], "succeeded");
+    wait_for("the status", || (host.get("/api/v1/status")["busy"] == json!([])).then_some(()));
     host.assert_clean();
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::daemon::gauges::{self, Look};
+use ci_runner_core::busy::Busy;
 use std::path::Path;
 
 /// While something waits, the gauges are read this often: the kernel's own averages are over ten seconds.
@@ -16,6 +17,8 @@ const PROBLEM: &str = "admission";
 pub(super) struct Admission {
     begun: Option<Instant>,
     looking: bool,
+    /// The look under way has limits of before a reload: what it finds says nothing.
+    outdated: bool,
     looked: Option<Instant>,
 }
 
@@ -57,26 +60,43 @@ impl Engine {
         !self.host.admission.is_any() || within(self.admission.looked, 2 * LOOK_EVERY_MS) || hangs
     }
 
+    /// Other limits may hold since a reload. Nobody looks for a limit that is gone, so what it held back is let go here; what
+    /// the others say is asked anew.
+    pub(super) fn admission_reloaded(&mut self) {
+        let looking = self.admission.looking;
+        let begun = self.admission.begun.filter(|_| looking);
+        self.admission = Admission { begun, looking, outdated: looking, looked: None };
+        let mut busy = self.record.busy().to_vec();
+        busy.retain(|busy| gauges::limit(&self.host.admission, busy.gauge).is_some());
+        self.set_busy(busy);
+        self.problems.remove(PROBLEM);
+    }
+
     pub(super) fn looked(&mut self, look: Look) {
         self.admission.looking = false;
-        self.admission.looked = Some(self.clock.now().engine);
-        let names = |busy: &[ci_runner_core::busy::Busy]| busy.iter().map(|busy| busy.gauge).collect::<Vec<_>>();
-        let (before, after) = (names(self.record.busy()), names(&look.busy));
-        if before != after {
-            match after.is_empty() {
-                true => log::info!("the host is no longer too busy: jobs start again"),
-                false => {
-                    let words: Vec<String> = look.busy.iter().map(gauges::words).collect();
-                    log::warn!("nothing more starts for now: {}", words.join("; "));
-                }
-            }
+        if std::mem::take(&mut self.admission.outdated) {
+            self.admission.begun = None;
+            return;
         }
-        // A limit may have gone with a reload.
-        let busy = if self.host.admission.is_any() { look.busy } else { Vec::new() };
-        self.record.set_busy(busy);
+        self.admission.looked = Some(self.clock.now().engine);
+        self.set_busy(look.busy);
         match look.unread {
             Some(text) => drop(self.problems.insert(PROBLEM, text)),
             None => drop(self.problems.remove(PROBLEM)),
         }
+    }
+
+    fn set_busy(&mut self, busy: Vec<Busy>) {
+        let names = |busy: &[Busy]| busy.iter().map(|busy| busy.gauge).collect::<Vec<_>>();
+        if names(self.record.busy()) != names(&busy) {
+            match busy.is_empty() {
+                true => log::info!("the host is no longer too busy: jobs start again"),
+                false => {
+                    let words: Vec<String> = busy.iter().map(gauges::words).collect();
+                    log::warn!("nothing more starts for now: {}", words.join("; "));
+                }
+            }
+        }
+        self.record.set_busy(busy);
     }
 }

@@ -154,6 +154,7 @@ impl Engine {
                 let HostSettings { log_dir, tmp_dir, secrets_dir, jobs_have_users, .. } = self.host.clone();
                 self.host = HostSettings { log_dir, tmp_dir, secrets_dir, jobs_have_users, ..host };
                 self.settings.send_replace(Arc::new(settings));
+                self.admission_reloaded();
                 self.declare_schedules(self.clock.now());
                 self.tell_enforced();
                 log::info!("configuration reloaded");
