@@ -18,7 +18,7 @@ use ci_runner_core::policy::Settings;
 use ci_runner_core::time::{ClockBase, Now};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -39,10 +39,10 @@ pub fn new_job() -> NewJob {
     request::new_job(request, &Settings::default(), &jiff::Zoned::now()).unwrap()
 }
 
-/// Commits fail once when told to.
+/// So many commits fail as it is told to.
 struct Failing {
     store: MemoryStore,
-    fail: Arc<AtomicBool>,
+    fail: Arc<AtomicU32>,
 }
 
 impl Store for Failing {
@@ -63,7 +63,7 @@ impl Store for Failing {
     }
 
     fn commit(&mut self, batch: &[Write], pools: &[String]) -> Result<(), StoreError> {
-        if self.fail.swap(false, Ordering::SeqCst) {
+        if self.fail.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             let source = std::io::Error::other("the test says so");
             return Err(StoreError::Io { doing: "write", path: "nowhere".to_owned(), source });
         }
@@ -88,7 +88,7 @@ pub struct Loop {
     pub handle: Handle,
     pub secrets_dir: PathBuf,
     control: mpsc::Sender<Control>,
-    fail: Arc<AtomicBool>,
+    fail: Arc<AtomicU32>,
     thread: std::thread::JoinHandle<()>,
     _dir: tempfile::TempDir,
 }
@@ -109,7 +109,7 @@ impl Loop {
         }
         let secrets_dir = host.secrets_dir.clone();
         let (store, reader) = MemoryStore::new();
-        let fail = Arc::new(AtomicBool::new(false));
+        let fail = Arc::new(AtomicU32::new(0));
         let mut store = Failing { store, fail: fail.clone() };
         let loaded = store.load(&mut |_| PoolId(0), &mut |_| ()).unwrap();
         let native = NativeOptions {
@@ -165,7 +165,15 @@ impl Loop {
     }
 
     pub fn fail_next_commit(&self) {
-        self.fail.store(true, Ordering::SeqCst);
+        self.fail_commits(1);
+    }
+
+    pub fn fail_commits(&self, count: u32) {
+        self.fail.store(count, Ordering::SeqCst);
+    }
+
+    pub fn commits_to_fail(&self) -> u32 {
+        self.fail.load(Ordering::SeqCst)
     }
 
     pub fn count_running(&self) -> usize {

@@ -4,6 +4,7 @@
 
 mod harness;
 mod limits;
+mod schedules;
 mod spawner;
 
 use ci_runner::daemon::handle::{IdempotencyKey, NewJob, Refusal};

@@ -1,8 +1,10 @@
 //! Schedules that the configuration declares: they come, run, change and go with it, and with it only.
 
+use crate::support::small::Small;
 use crate::support::{Host, wait_for};
 use serde_json::{Value, json};
 use std::fs;
+use std::time::{Duration, Instant};
 
 const BASE: &str = "grace = 1\n";
 
@@ -79,4 +81,39 @@ fn a_declared_schedule_comes_and_goes_with_the_configuration() {
     host.config = BASE.to_owned();
     host.start();
     assert!(schedule(&host, "tick").is_none());
+}
+
+/// A reload whose commit failed used to leave the configuration's schedules out until the next one.
+#[test]
+fn a_schedule_declared_on_a_full_disk_comes_when_there_is_room() {
+    let mount = tempfile::tempdir().unwrap();
+    let mount = mount.path().to_owned();
+    let Some(small) = Small::mount(&mount, "4m") else {
+        println!("SKIPPED a_schedule_declared_on_a_full_disk_comes_when_there_is_room: mounting is not permitted");
+        return;
+    };
+    let mut host = Host::new();
+    host.state = mount.join("state");
+    host.config = format!("{BASE}[schedules.old]\ncalendar = \"yearly\"\nshell = \"true\"\n");
+    host.start();
+    assert!(schedule(&host, "old").is_some());
+    small.fill();
+    assert_eq!(super::service::submit_until_full(&host).1.status, 507);
+    reload(&host, &declared("* * * * * *", "true"));
+    // A look at the disk every second: over one of them at least it stays full.
+    let until = Instant::now() + Duration::from_millis(1_500);
+    wait_for("a look at the disk", || {
+        assert_eq!(host.get("/api/v1/status")["state"], "degraded");
+        (Instant::now() > until).then_some(())
+    });
+    assert!(schedule(&host, "tick").is_none() && schedule(&host, "old").is_some(), "nothing can be kept yet");
+    small.free();
+    wait_for("the schedule", || schedule(&host, "tick"));
+    assert!(schedule(&host, "old").is_none(), "declared no more");
+    wait_for("a run", || (jobs_of(&host, "tick") > 0).then_some(()));
+    reload(&host, BASE);
+    host.finish_all(Duration::from_secs(20));
+    host.assert_clean();
+    host.stop();
+    drop(host);
 }

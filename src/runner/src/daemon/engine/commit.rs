@@ -188,6 +188,8 @@ impl Engine {
                     self.changed = true;
                     self.collect_soon();
                     self.list_again();
+                    // What the configuration declares may have been in a commit that failed, or come meanwhile.
+                    self.declare_schedules(self.clock.now());
                 }
                 for id in &flight.jobs {
                     if let Some(count) = self.uncommitted.get_mut(id) {

@@ -155,7 +155,10 @@ impl Engine {
                 self.host = HostSettings { log_dir, tmp_dir, secrets_dir, jobs_have_users, ..host };
                 self.settings.send_replace(Arc::new(settings));
                 self.admission_reloaded();
-                self.declare_schedules(self.clock.now());
+                // Else what it writes would be lost with the commits that fail: it is done when one succeeds.
+                if self.health == Health::Good {
+                    self.declare_schedules(self.clock.now());
+                }
                 self.tell_enforced();
                 log::info!("configuration reloaded");
                 self.notifier.ready();

@@ -1,6 +1,6 @@
 //! Schedules that the configuration declares: the store has them as it has the others, marked as the configuration's own. At
-//! each start and reload what is stored becomes what is declared. A pause, the last job and what was missed are remembered; a
-//! schedule that is declared no more goes.
+//! each start and reload, and when the store takes commits again, what is stored becomes what is declared. A pause, the last job
+//! and what was missed are remembered; a schedule that is declared no more goes.
 
 use super::*;
 
