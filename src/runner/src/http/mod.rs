@@ -26,6 +26,7 @@ mod quota;
 mod serve;
 mod socket;
 mod stall;
+mod turns;
 mod view;
 
 pub use api::act::CancelRequest;
@@ -111,6 +112,10 @@ struct Shared {
     streams: Arc<Semaphore>,
     /// Places of searches in logs.
     searches: Arc<Semaphore>,
+    /// Turns at figures of finished jobs.
+    figures: turns::Turns,
+    /// Turns at lists of jobs.
+    lists: turns::Turns,
     /// Measures what attempts use, one at a time.
     meter: Arc<tokio::sync::Mutex<crate::usage::Meter>>,
     /// Told when the server ends: streams close.
@@ -127,7 +132,9 @@ impl Shared {
         let searches = Arc::new(Semaphore::new(api::search::SEARCHES_MAX));
         let meter = Arc::new(tokio::sync::Mutex::new(crate::usage::Meter::new(context.places.clone())));
         let alive = health::Alive::default();
-        Arc::new(Self { context, access, body_kib, streams, searches, meter, shutdown, alive })
+        let figures = turns::Turns::new("requests for figures of finished jobs");
+        let lists = turns::Turns::new("requests for lists of jobs");
+        Arc::new(Self { context, access, body_kib, streams, searches, figures, lists, meter, shutdown, alive })
     }
 
     /// A place for something that is followed; to be held to its end.

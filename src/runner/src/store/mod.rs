@@ -19,6 +19,8 @@ use ci_runner_core::limits::Limits;
 use ci_runner_core::outcome::{AttemptResult, Outcome, Receipt};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::{ClockBase, Instant, Now, WallTime};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 pub use ended::{EndMark, EndedFilter, EndedJob};
 pub use filter::JobFilter;
@@ -206,6 +208,11 @@ pub type JobEnd = (JobId, Option<Instant>);
 
 /// The reading side. Cheap to call; may be used from any thread.
 pub trait Reader: Send + Sync {
+    /// One that waits for nothing that others read; None: this one does not either.
+    fn apart(&self) -> Option<Arc<dyn Reader>> {
+        None
+    }
+
     /// One job.
     fn job(&self, id: JobId) -> Result<Option<JobRow>, StoreError>;
 
@@ -223,6 +230,9 @@ pub trait Reader: Send + Sync {
 
     /// How a finished job ended: true for success. None: not finished, or not there.
     fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError>;
+
+    /// How those of these jobs that are finished ended, by id.
+    fn ended_among(&self, ids: &[JobId]) -> Result<HashMap<JobId, bool>, StoreError>;
 
     /// When the jobs with these ids and between them ended. Those that are gone are left out.
     fn ends(&self, first: JobId, last: JobId) -> Result<Vec<JobEnd>, StoreError>;

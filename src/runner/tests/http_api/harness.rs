@@ -84,6 +84,11 @@ impl Server {
         &self.life().socket
     }
 
+    /// As the daemon reads.
+    pub fn reader(&self) -> Arc<dyn Reader> {
+        self.life().handle.reader.clone()
+    }
+
     pub fn tcp(&self) -> SocketAddr {
         self.life().tcp
     }

@@ -12,5 +12,6 @@ mod host;
 mod jobs;
 mod limits;
 mod log;
+mod readers;
 mod search;
 mod tcp;

@@ -23,6 +23,32 @@ const GATHER: Duration = Duration::from_millis(4);
 /// A start rides along with the next commit; without one it is kept after this.
 const RIDE: Duration = Duration::from_millis(20);
 
+/// How well the store takes commits.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    /// All is well.
+    Good,
+    /// A commit failed and the record is being read again.
+    Reloading,
+    /// It could not be read; it is tried again.
+    Unread {
+        /// When to try.
+        at: Instant,
+    },
+    /// The record is right again; a commit must succeed before anything is taken in.
+    Probing {
+        /// When to try.
+        at: Instant,
+    },
+}
+
+/// Why the store is not well, for answers.
+#[derive(Clone, Debug)]
+pub(super) struct StoreTrouble {
+    pub full: bool,
+    pub text: String,
+}
+
 impl Engine {
     /// Takes a change that the record already has into the batch.
     pub(super) fn note(&mut self, entry: Entry) {

@@ -219,7 +219,7 @@ impl Engine {
     /// Removes the logs of collected jobs and those beyond the limits, and answers who asked.
     fn trim(&mut self, waiting: Option<String>) {
         let mut limits = gc::LogLimits { max_age: self.host.log_max_age, bytes_max: self.host.log_bytes_max };
-        let (now, reader) = (self.clock.now().engine, self.reader.clone());
+        let (now, reader) = (self.clock.now().engine, self.common_reader.clone());
         let (dir, asked) = (self.host.log_dir.clone(), std::mem::take(&mut self.collect_asked));
         let running: Vec<JobId> = self.record.leases().map(|(id, _)| id).collect();
         let gone = std::mem::take(&mut self.collected_jobs);

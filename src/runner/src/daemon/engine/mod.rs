@@ -10,7 +10,8 @@
 //! - **After a failed commit, re-read.** Nothing of it was kept, so the record is made anew from the store, and nothing
 //!   is taken in until a commit succeeds again.
 //!
-//! Wake-ups carry no meaning: every turn looks at the state. It does no I/O of its own but reads of the store by key.
+//! Wake-ups carry no meaning: every turn looks at the state. It does no I/O of its own but reads of the store by key,
+//! from a connection of its own.
 
 mod admission;
 mod attempts;
@@ -62,6 +63,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use commit::{Health, StoreTrouble};
 pub use commit::{NO_POOL, chain};
 pub use host::{Collected, Control, HostSettings, PersonHost, PoolHost};
 pub use reload::{load_job, load_rest, rebuild};
@@ -101,38 +103,15 @@ pub struct Parts {
     pub output: Option<Output>,
 }
 
-/// How well the store takes commits.
-#[derive(Debug, PartialEq, Eq)]
-enum Health {
-    /// All is well.
-    Good,
-    /// A commit failed and the record is being read again.
-    Reloading,
-    /// It could not be read; it is tried again.
-    Unread {
-        /// When to try.
-        at: Instant,
-    },
-    /// The record is right again; a commit must succeed before anything is taken in.
-    Probing {
-        /// When to try.
-        at: Instant,
-    },
-}
-
-/// Why the store is not well, for answers.
-#[derive(Clone, Debug)]
-struct StoreTrouble {
-    full: bool,
-    text: String,
-}
-
 /// The loop's state.
 pub struct Engine {
     record: Record,
     clock: Clock,
     writer: Writer,
+    /// The loop's own: it waits for nobody else's reading.
     reader: Arc<dyn Reader>,
+    /// Everybody's, for chores on other threads.
+    common_reader: Arc<dyn Reader>,
     sides: Sides,
     host: HostSettings,
     job_host: Host,
@@ -217,13 +196,15 @@ impl Engine {
         };
         let job_host = parts.host.job_host(&parts.loaded.store_id);
         let now = parts.clock.now();
-        let finished = parts.reader.totals().unwrap_or_default().into_iter().collect();
+        let reader = parts.reader.apart().unwrap_or_else(|| parts.reader.clone());
+        let finished = reader.totals().unwrap_or_default().into_iter().collect();
         let mut engine = Self {
             committed_news: parts.record.news_seq(),
             record: parts.record,
             writer: Writer::start(parts.store, parts.host.secrets_dir.clone())?,
             clock: parts.clock,
-            reader: parts.reader,
+            reader,
+            common_reader: parts.reader,
             sides: Sides::new(parts.sides, parts.former),
             host: parts.host,
             job_host,

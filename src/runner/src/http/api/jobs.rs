@@ -179,7 +179,8 @@ pub(crate) struct ListParams {
 
 /// Jobs, newest first. Pages hold together by job ids: no job is shown twice or left out, whatever happens meanwhile.
 #[utoipa::path(get, path = "/jobs", tag = "jobs", operation_id = "list_jobs", params(ListParams),
-    responses((status = 200, body = JobList), (status = 400, body = Problem)))]
+    responses((status = 200, body = JobList), (status = 400, body = Problem),
+        (status = 503, body = Problem, description = "Too many ask at once; with `Retry-After`")))]
 pub(crate) async fn list(State(app): State<App>, Params(params): Params<ListParams>) -> Result<Json<JobList>, Fail> {
     let filter = filter_of(params, &zoned_now())?;
     let (pool, group) = match filter.cursor {
@@ -187,7 +188,12 @@ pub(crate) async fn list(State(app): State<App>, Params(params): Params<ListPara
         None => (filter.pool.clone(), filter.group.clone()),
     };
     let reader = app.context.handle.reader.clone();
-    let (rows, more) = in_time(blocking(move || page(reader.as_ref(), filter))).await?;
+    let turn = app.lists.take().await?;
+    let read = move || {
+        let _turn = turn;
+        page(reader.as_ref(), filter)
+    };
+    let (rows, more) = in_time(blocking(read)).await?;
     if let Some(pool) = pool.filter(|_| rows.is_empty()) {
         check_pool(&app.context.handle.settings.borrow(), &pool)?;
     }

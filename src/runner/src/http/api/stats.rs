@@ -46,7 +46,8 @@ pub(crate) struct StatsParams {
 
 /// How finished jobs went: success, waiting, running, cost, and limits that history suggests. Counts the newest 200000.
 #[utoipa::path(get, path = "/stats", tag = "jobs", params(StatsParams),
-    responses((status = 200, body = StatsView), (status = 400, body = Problem)))]
+    responses((status = 200, body = StatsView), (status = 400, body = Problem),
+        (status = 503, body = Problem, description = "Too many ask at once; with `Retry-After`")))]
 pub(crate) async fn stats(
     State(app): State<App>,
     Params(params): Params<StatsParams>,
@@ -54,7 +55,9 @@ pub(crate) async fn stats(
     let asked = asked(params, &zoned_now())?;
     let pool = asked.filter.pool.clone();
     let reader = app.context.handle.reader.clone();
+    let turn = app.figures.take().await?;
     let counted = blocking(move || {
+        let _turn = turn;
         let mut tally = Tally::new(asked.by, asked.zone, asked.range);
         reader.each_ended(&asked.filter, &mut |job| tally.add(job))?;
         Ok::<_, StoreError>(tally.report(asked.rows))

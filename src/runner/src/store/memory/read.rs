@@ -8,6 +8,7 @@ use crate::store::{
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::Outcome;
 use ci_runner_core::time::Instant;
+use std::collections::HashMap;
 
 impl Reader for Shared {
     fn job(&self, id: JobId) -> Result<Option<JobRow>, StoreError> {
@@ -52,6 +53,12 @@ impl Reader for Shared {
             }
         }
         Ok(())
+    }
+
+    fn ended_among(&self, ids: &[JobId]) -> Result<HashMap<JobId, bool>, StoreError> {
+        let ends = ids.iter().map(|id| Ok((*id, self.ended(*id)?)));
+        let ends = ends.collect::<Result<Vec<_>, StoreError>>()?;
+        Ok(ends.into_iter().filter_map(|(id, success)| Some((id, success?))).collect())
     }
 
     fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError> {

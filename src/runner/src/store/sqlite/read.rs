@@ -1,7 +1,9 @@
 //! Answers for everybody but the writer, from connections that cannot write.
 //!
-//! A few connections are shared: each answer takes one for its time, and waits when all are taken. Each answer is one read
-//! transaction, so it sees whole commits only.
+//! A few connections are shared: each answer takes one for its time, and waits when all are taken, in the order in which it
+//! came. Each answer is one read transaction, so it sees whole commits only. Who may not wait has a reader [apart].
+//!
+//! [apart]: Reader::apart
 
 use super::load::{SPEC, spec, spec_columns};
 use super::place::{Fault, Place};
@@ -15,6 +17,7 @@ use ci_runner_core::outcome::{Measured, Outcome, Receipt};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::{Instant, WallTime};
 use rusqlite::{Connection, Row};
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -29,14 +32,19 @@ pub struct SqliteReader {
 
 struct Pool {
     place: Arc<Place>,
+    connections_max: usize,
     idle: Mutex<Idle>,
-    given_back: Condvar,
+    /// One was given back, or somebody's turn came.
+    moved: Condvar,
 }
 
 #[derive(Default)]
 struct Idle {
     connections: Vec<Connection>,
     taken: usize,
+    /// Who came, and whose turn it is, by number: nobody overtakes.
+    came: u64,
+    turn: u64,
 }
 
 const JOB: &str = concat!(
@@ -63,7 +71,11 @@ const ATTEMPTS: &str = "SELECT number, pool, slot, claimed_wall, started_wall, e
 
 impl SqliteReader {
     pub(super) fn new(place: Arc<Place>) -> Self {
-        Self { pool: Arc::new(Pool { place, idle: Mutex::default(), given_back: Condvar::new() }) }
+        Self::with_connections(place, CONNECTIONS_MAX)
+    }
+
+    fn with_connections(place: Arc<Place>, connections_max: usize) -> Self {
+        Self { pool: Arc::new(Pool { place, connections_max, idle: Mutex::default(), moved: Condvar::new() }) }
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -84,10 +96,15 @@ impl SqliteReader {
 
     fn take(&self) -> Result<Connection, Fault> {
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        while idle.connections.is_empty() && idle.taken >= CONNECTIONS_MAX {
-            idle = self.pool.given_back.wait(idle).unwrap_or_else(PoisonError::into_inner);
+        let own = idle.came;
+        idle.came += 1;
+        while idle.turn != own || idle.taken >= self.pool.connections_max {
+            idle = self.pool.moved.wait(idle).unwrap_or_else(PoisonError::into_inner);
         }
+        idle.turn += 1;
         idle.taken += 1;
+        // There may be another one for the next.
+        self.pool.moved.notify_all();
         if let Some(conn) = idle.connections.pop() {
             return Ok(conn);
         }
@@ -99,11 +116,15 @@ impl SqliteReader {
         let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.taken -= 1;
         idle.connections.extend(conn);
-        self.pool.given_back.notify_one();
+        self.pool.moved.notify_all();
     }
 }
 
 impl Reader for SqliteReader {
+    fn apart(&self) -> Option<Arc<dyn Reader>> {
+        Some(Arc::new(Self::with_connections(Arc::clone(&self.pool.place), 1)))
+    }
+
     fn job(&self, id: JobId) -> Result<Option<JobRow>, StoreError> {
         self.with("read a job", |conn| job(conn, id))
     }
@@ -140,10 +161,20 @@ impl Reader for SqliteReader {
     }
 
     fn ended(&self, id: JobId) -> Result<Option<bool>, StoreError> {
-        self.with("read a job", |conn| {
+        Ok(self.ended_among(&[id])?.remove(&id))
+    }
+
+    fn ended_among(&self, ids: &[JobId]) -> Result<HashMap<JobId, bool>, StoreError> {
+        self.with("read ends of jobs", |conn| {
             let mut statement = conn.prepare_cached("SELECT outcome = 0 FROM finished WHERE id = ?1")?;
-            let mut rows = statement.query([codec::int(id.get())])?;
-            Ok(rows.next()?.map(|row| row.get(0)).transpose()?)
+            let mut ended = HashMap::new();
+            for id in ids {
+                let mut rows = statement.query([codec::int(id.get())])?;
+                if let Some(row) = rows.next()? {
+                    ended.insert(*id, row.get(0)?);
+                }
+            }
+            Ok(ended)
         })
     }
 

@@ -1,0 +1,61 @@
+//! Who reads much holds up neither the loop nor who reads little.
+
+use crate::client::PATIENCE;
+use crate::harness::Server;
+use ci_runner::store::EndedFilter;
+use serde_json::json;
+use std::sync::mpsc;
+
+/// Connections of the store for all who ask.
+const CONNECTIONS: usize = 3;
+
+/// The loop used to wait for one of them: with eight clients that asked for figures all day, it stood.
+#[tokio::test]
+async fn submissions_do_not_wait_for_who_reads() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let first = client.submit(&json!({"shell": "true"})).await;
+    client.wait_until(first, "finished").await;
+
+    let (holds, held) = mpsc::channel();
+    let (gates, threads): (Vec<_>, Vec<_>) = (0..CONNECTIONS)
+        .map(|_| {
+            let (gate, closed) = mpsc::channel::<()>();
+            let (reader, holds) = (server.reader(), holds.clone());
+            let thread = std::thread::spawn(move || {
+                let filter = EndedFilter { since: None, until: None, name: None, pool: None };
+                let hold = &mut |_: ci_runner::store::EndedJob<'_>| {
+                    holds.send(()).unwrap();
+                    // Until the gate is dropped.
+                    closed.recv().is_ok()
+                };
+                reader.each_ended(&filter, hold).unwrap();
+            });
+            (gate, thread)
+        })
+        .unzip();
+    for _ in 0..CONNECTIONS {
+        held.recv_timeout(PATIENCE).expect("a connection is held");
+    }
+    let mut other = server.connect().await;
+    let waits = tokio::spawn(async move { other.job(first).await });
+    let body = json!({"shell": "true", "after": [first]}).to_string();
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let answer = client.ask("POST", "/api/v1/jobs", &[("idempotency-key", "once")], body.clone()).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        ids.push(answer.json()["id"].as_u64().unwrap());
+    }
+    assert_eq!(ids[0], ids[1], "the second was answered from the store");
+    let held_job = json!({"ids": [first]});
+    assert_eq!(client.post("/api/v1/jobs/cancel", &held_job).await.json()["finished"], json!([first]));
+    assert!(!waits.is_finished(), "the control: all are held");
+    drop(gates);
+    waits.await.unwrap();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    client.wait_until(ids[0], "finished").await;
+    drop(client);
+    server.stop().await;
+}
