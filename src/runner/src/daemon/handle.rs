@@ -195,7 +195,8 @@ pub struct Explanation {
     pub trouble: Vec<String>,
 }
 
-/// The record at a glance; made anew every 100 ms while something changes, and sooner for who asks with [`Wish::Look`].
+/// The record at a glance; made anew every 100 ms while something changes (more rarely where one is much work), and sooner for
+/// who asks with [`Wish::Look`].
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// When.

@@ -6,11 +6,13 @@ use ci_runner_core::announce::announce;
 
 /// Snapshots are made at most this often, unless somebody waits for one.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
-/// Who waits for a snapshot gets it when so many times the cost of the last one has passed since: however many ask, and
-/// however often, snapshots take a tenth of the loop's time at most.
-const LOOK_COST_TIMES: u32 = 9;
-/// And not before this has passed: a snapshot that costs nothing still costs a turn.
+/// The next one is made when so many times the cost of the last one has passed since: however much there is to show, however
+/// many ask, and however often, snapshots take a tenth of the loop's time at most.
+const COST_TIMES: u32 = 9;
+/// And not before this has passed, also where somebody waits: a snapshot that costs nothing still costs a turn.
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(2);
+/// But after this at last: what held up the making of one (a machine that stood still) must not keep the next away.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// While attempts are open a snapshot is not older, or by one idle look.
 const STALE: Duration = Duration::from_secs(10);
 /// A commit may take this long before the loop counts as hung: a disk can be slow, not dead.
@@ -45,10 +47,7 @@ impl Engine {
 
     /// From the end of one snapshot to the next.
     fn publish_pause(&self) -> Duration {
-        if self.looks.is_empty() {
-            return PUBLISH_EVERY;
-        }
-        (self.publish_cost * LOOK_COST_TIMES).max(LOOK_EVERY_MIN).min(PUBLISH_EVERY)
+        pause_after(self.publish_cost, !self.looks.is_empty())
     }
 
     pub(super) fn next_publish(&self) -> Option<tokio::time::Instant> {
@@ -122,6 +121,12 @@ impl Engine {
     }
 }
 
+/// How long after a snapshot that cost so much the next one may be made.
+fn pause_after(cost: Duration, is_waited_for: bool) -> Duration {
+    let least = if is_waited_for { LOOK_EVERY_MIN } else { PUBLISH_EVERY };
+    (cost * COST_TIMES).clamp(least, PAUSE_MAX)
+}
+
 /// The line of `systemctl status`.
 fn status_line(snapshot: &Snapshot) -> String {
     let queued: usize = snapshot.counts.values().map(|counts| counts.queued).sum();
@@ -146,4 +151,23 @@ fn status_line(snapshot: &Snapshot) -> String {
         line.push_str(&format!("; {problem}"));
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With 100,000 groups one takes some 60 ms: made every 100 ms whatever it cost, it slowed everything.
+    #[test]
+    fn snapshots_take_a_tenth_of_the_time_at_most() {
+        let ms = Duration::from_millis;
+        for cost in [ms(0), ms(1), ms(20), ms(60), ms(500)] {
+            for is_waited_for in [true, false] {
+                let pause = pause_after(cost, is_waited_for);
+                assert!(cost * 10 <= cost + pause, "{cost:?} {is_waited_for}: {pause:?}");
+            }
+        }
+        assert_eq!((pause_after(ms(0), false), pause_after(ms(0), true)), (PUBLISH_EVERY, LOOK_EVERY_MIN));
+        assert_eq!(pause_after(Duration::from_secs(3600), true), PAUSE_MAX, "once is no measure");
+    }
 }
