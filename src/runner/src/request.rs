@@ -24,7 +24,9 @@ use crate::quantity::parse_time;
 use crate::suggest::did_you_mean;
 use ci_runner_core::group::{GroupPolicy, GroupSpec};
 use ci_runner_core::id::JobId;
-use ci_runner_core::job::{After, Command, Condition, Fault, JobSpec, PRIORITY_MAX, TOKEN_BYTES_MAX, Terms, Work};
+use ci_runner_core::job::{
+    AFTER_MAX, After, Command, Condition, Fault, JobSpec, PRIORITY_MAX, TOKEN_BYTES_MAX, Terms, Work,
+};
 use ci_runner_core::labels::Label;
 use ci_runner_core::policy::Settings;
 use ci_runner_core::retry::{Backoff, RetryPolicy};
@@ -32,7 +34,7 @@ use ci_runner_core::time::WallTime;
 use ci_runner_spawner::joblog::{SecretError, check_secrets};
 use jiff::Zoned;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 /// A [`Fault`] in the making.
 fn fault<T>(field: impl Into<String>, why: impl Into<String>) -> Result<T, Fault> {
@@ -304,12 +306,17 @@ pub fn parse_group(field: GroupField) -> Result<GroupSpec, Fault> {
     }
 }
 
+/// Each once, in the order in which they were given.
 fn parse_after(fields: Vec<AfterField>) -> Result<Vec<After>, Fault> {
-    fields
-        .into_iter()
-        .enumerate()
-        .map(|(index, field)| parse_dependency(field).or_else(|why| fault(format!("after[{index}]"), why)))
-        .collect()
+    let mut seen = HashSet::with_capacity(fields.len().min(AFTER_MAX));
+    let mut after = Vec::with_capacity(fields.len().min(AFTER_MAX));
+    for (index, field) in fields.into_iter().enumerate() {
+        let dependency = parse_dependency(field).or_else(|why| fault(format!("after[{index}]"), why))?;
+        if seen.insert(dependency) {
+            after.push(dependency);
+        }
+    }
+    Ok(after)
 }
 
 /// Parses an id, `ID[:success|failure|always]` or the object.

@@ -3,6 +3,7 @@
 //! `http` and `run` hold a [`Handle`]; they never touch the record or the store's writing side. A wish that was answered
 //! `Ok` is on disk. The queue of wishes is bounded: a sender waits, which is the back-pressure of the API.
 
+use super::ends::{self, Ends};
 pub use super::refusal::Refusal;
 use crate::config::Executor;
 use crate::store::{Reader, ScheduleRow};
@@ -13,7 +14,7 @@ use ci_runner_core::job::JobSpec;
 use ci_runner_core::record::{Counts, GroupView, PoolView};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::{Instant, Now};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -102,6 +103,8 @@ pub enum Deed {
     Submit {
         /// The jobs.
         jobs: Vec<NewJob>,
+        /// How jobs that they wait for ended.
+        ends: Ends,
         /// The request's idempotency key.
         key: Option<IdempotencyKey>,
         /// Who.
@@ -124,6 +127,8 @@ pub enum Deed {
     Act {
         /// Which.
         target: Target,
+        /// Those of them that had finished.
+        ends: Ends,
         /// What.
         action: Action,
         /// Who.
@@ -314,12 +319,18 @@ impl Handle {
         submitter: impl Into<Submitter>,
     ) -> Result<Vec<JobId>, Refusal> {
         let submitter = submitter.into();
-        self.ask(|reply| Wish::Do(Deed::Submit { jobs, key, submitter, reply })).await?
+        let ends = ends::look_up(&self.reader, ends::dependencies(&jobs)?).await?;
+        self.ask(|reply| Wish::Do(Deed::Submit { jobs, ends, key, submitter, reply })).await?
     }
 
     /// Does something to jobs.
     pub async fn act(&self, target: Target, action: Action, by: String) -> Result<Acted, Refusal> {
-        self.ask(|reply| Wish::Do(Deed::Act { target, action, by, reply })).await?
+        let ids = match &target {
+            Target::Ids(ids) => ids.iter().copied().collect(),
+            Target::All => BTreeSet::new(),
+        };
+        let ends = ends::look_up(&self.reader, ids).await?;
+        self.ask(|reply| Wish::Do(Deed::Act { target, ends, action, by, reply })).await?
     }
 
     /// Stops claiming (reason and drain), or goes on.

@@ -2,6 +2,7 @@
 
 pub mod archiving;
 pub mod clock;
+pub mod ends;
 pub mod engine;
 mod exporting;
 pub mod fail;

@@ -59,3 +59,34 @@ async fn submissions_do_not_wait_for_who_reads() {
     drop(client);
     server.stop().await;
 }
+
+/// Each used to be a look into the store of its own, repeats and all, made by the loop.
+#[tokio::test]
+async fn dependencies_are_looked_up_once_and_bounded() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let mut done = Vec::new();
+    for _ in 0..20 {
+        done.push(client.submit(&json!({"shell": "true"})).await);
+    }
+    for id in &done {
+        client.wait_until(*id, "finished").await;
+    }
+    let repeats: Vec<u64> = done.iter().copied().cycle().take(1_000).collect();
+    let jobs = vec![json!({"shell": "true", "hold": true, "after": repeats}); 500];
+    let answer = client.post("/api/v1/jobs", &json!(jobs)).await;
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let shown = client.job(answer.json()["ids"][499].as_u64().unwrap()).await;
+    assert_eq!(shown["after"].as_array().map(Vec::len), Some(done.len()), "each once: {shown}");
+
+    let wide: Vec<u64> = (1..=1_000).collect();
+    let job = json!({"shell": "true", "after": wide});
+    let refused = client.post("/api/v1/jobs", &json!(vec![job; 101])).await;
+    refused.expect_problem(400, Some("after"), "at most 100000 for all jobs together");
+    assert_eq!(refused.json()["index"], 100);
+    let mut missing = done.clone();
+    missing.push(999_999);
+    let refused = client.post("/api/v1/jobs", &json!({"shell": "true", "after": missing})).await;
+    refused.expect_problem(400, Some("after[20]"), "there is no job 999999");
+    server.stop().await;
+}

@@ -217,7 +217,9 @@ impl Engine {
         // In pools of people it counts as a job of whoever made the schedule.
         let uid = if live.row.by == DECLARED { Some(ROOT) } else { user_id(&live.row.by) };
         let submitter = Submitter { name: format!("{SUBMITTER} {name}"), uid };
-        let ids = self.submit(vec![job], None, &submitter).map_err(|refusal| refusal.to_string())?;
+        let after: Vec<JobId> = job.spec.terms.after.iter().map(|after| after.job).collect();
+        let ends = self.reader.ended_among(&after).map_err(|error| commit::chain(&error))?;
+        let ids = self.submit(vec![job], ends, None, &submitter).map_err(|refusal| refusal.to_string())?;
         live.row.last_job = ids.first().copied();
         Ok(Run::Queued)
     }

@@ -1,6 +1,7 @@
 //! Wishes: what users ask for becomes changes, or a refusal that says why.
 
 use super::*;
+use crate::daemon::ends::Ends;
 use crate::daemon::handle::{Acted, Action, Deed, Explanation, IdempotencyKey, NewJob, Refusal, Submitter, Target};
 use crate::store::{KeyRow, Write};
 use ci_runner_core::change::{self, Change, Pause, Submission};
@@ -43,8 +44,14 @@ impl Engine {
 
     fn grant(&mut self, deed: Deed) {
         match deed {
-            Deed::Submit { jobs, key, submitter, reply } => match self.submit(jobs, key.as_ref(), &submitter) {
-                Ok(ids) => self.batch.effects.push(batch::Effect::Submitted(ids, reply)),
+            Deed::Submit { jobs, ends, key, submitter, reply } => {
+                match self.submit(jobs, ends, key.as_ref(), &submitter) {
+                    Ok(ids) => self.batch.effects.push(batch::Effect::Submitted(ids, reply)),
+                    Err(refusal) => drop(reply.send(Err(refusal))),
+                }
+            }
+            Deed::Act { target, mut ends, action, by, reply } => match self.targets(target, &mut ends) {
+                Ok((open, acted)) => self.act(open, acted, action, by, reply),
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
             Deed::RunSchedule { name, key, submitter, reply } => {
@@ -53,7 +60,6 @@ impl Engine {
                     Err(refusal) => drop(reply.send(Err(refusal))),
                 }
             }
-            Deed::Act { target, action, by, reply } => self.act(target, action, by, reply),
             Deed::Pause { pause, by, reply } => {
                 let since = self.clock.now();
                 let pause = pause.map(|(reason, drain)| Pause { by, reason, since, drain });
@@ -100,6 +106,7 @@ impl Engine {
     pub(super) fn submit(
         &mut self,
         jobs: Vec<NewJob>,
+        mut ends: Ends,
         key: Option<&IdempotencyKey>,
         submitter: &Submitter,
     ) -> Result<Vec<JobId>, Refusal> {
@@ -127,7 +134,7 @@ impl Engine {
             if !self.record.has_room_for_class(&job.spec.terms, &mut new.classes) {
                 return Err(Refusal::ClassesFull { limit: CLASSES_MAX });
             }
-            let plan = self.plan(job, &mut new.groups).map_err(|fault| Refusal::Fault { index, fault })?;
+            let plan = self.plan(job, &mut ends, &mut new.groups).map_err(|fault| Refusal::Fault { index, fault })?;
             planned.push(Ok(plan));
         }
         self.room_for(planned.iter().filter(|plan| plan.is_ok()).count())?;
@@ -150,27 +157,31 @@ impl Engine {
     }
 
     /// Everything that only the record can say about a new job.
-    fn plan(&self, job: NewJob, groups: &mut HashMap<String, u32>) -> Result<Plan, Fault> {
+    fn plan(&self, job: NewJob, ends: &mut Ends, groups: &mut HashMap<String, u32>) -> Result<Plan, Fault> {
         let terms = &job.spec.terms;
         let mut finished = Vec::with_capacity(terms.after.len());
         for (index, after) in terms.after.iter().enumerate() {
-            finished.push(self.look_up(after.job).map_err(|why| Fault { field: format!("after[{index}]"), why })?);
+            finished
+                .push(self.look_up(after.job, ends).map_err(|why| Fault { field: format!("after[{index}]"), why })?);
         }
         self.check_enforceable(terms)?;
         let group_limit = terms.group.as_ref().map(|group| self.group_limit(group, groups)).transpose()?;
         Ok(Plan { job, finished, group_limit })
     }
 
-    /// How a dependency ended; None while it is open.
-    fn look_up(&self, id: JobId) -> Result<Option<bool>, String> {
+    /// How a dependency ended; None while it is open. Each is read once: what was is in `ends`.
+    fn look_up(&self, id: JobId, ends: &mut Ends) -> Result<Option<bool>, String> {
         if self.record.phase(id).is_some() {
             return Ok(None);
         }
-        if let Some(success) = self.record.ended(id) {
+        if let Some(success) = self.record.ended(id).or_else(|| ends.get(&id).copied()) {
             return Ok(Some(success));
         }
         match self.reader.ended(id) {
-            Ok(Some(success)) => Ok(Some(success)),
+            Ok(Some(success)) => {
+                ends.insert(id, success);
+                Ok(Some(success))
+            }
             Ok(None) => Err(format!("there is no job {id}")),
             Err(error) => Err(format!("job {id} could not be looked up: {error}")),
         }
@@ -251,24 +262,32 @@ impl Engine {
         self.batch.writes.push(Write::Key(KeyRow { key: key.key.clone(), body: key.body, jobs, at }));
     }
 
-    fn act(&mut self, target: Target, action: Action, by: String, reply: oneshot::Sender<Result<Acted, Refusal>>) {
+    /// The open ones of those that are meant, and beside them those that have finished.
+    fn targets(&self, target: Target, ends: &mut Ends) -> Result<(Vec<JobId>, Acted), Refusal> {
         let mut acted = Acted::default();
         let ids = match target {
-            Target::All => self.record.ids().collect(),
-            Target::Ids(ids) => {
-                let mut open = Vec::with_capacity(ids.len());
-                for id in ids {
-                    if self.record.phase(id).is_some() {
-                        open.push(id);
-                    } else if self.look_up(id).is_ok() {
-                        acted.finished.push(id);
-                    } else {
-                        return drop(reply.send(Err(Refusal::NoJob(id))));
-                    }
-                }
-                open
-            }
+            Target::All => return Ok((self.record.ids().collect(), acted)),
+            Target::Ids(ids) => ids,
         };
+        let mut open = Vec::with_capacity(ids.len());
+        for id in ids {
+            match self.look_up(id, ends) {
+                Ok(None) => open.push(id),
+                Ok(Some(_)) => acted.finished.push(id),
+                Err(_) => return Err(Refusal::NoJob(id)),
+            }
+        }
+        Ok((open, acted))
+    }
+
+    fn act(
+        &mut self,
+        ids: Vec<JobId>,
+        acted: Acted,
+        action: Action,
+        by: String,
+        reply: oneshot::Sender<Result<Acted, Refusal>>,
+    ) {
         let bulk = Bulk { ids: ids.into_iter(), action, by, acted, reply };
         if let Some(other) = self.bulk.take() {
             // One at a time: the earlier one is finished first, in one go.

@@ -18,8 +18,10 @@ impl Engine {
             live.request().map_err(|why| Refusal::Store(format!("the schedule's job cannot be read: {why}")))?;
         let job = new_job(request, self.record.settings(), &jiff::Zoned::now());
         let job = job.map_err(|fault: Fault| Refusal::Fault { index: 0, fault })?;
+        let after: Vec<JobId> = job.spec.terms.after.iter().map(|after| after.job).collect();
+        let ends = self.reader.ended_among(&after).map_err(|error| Refusal::Store(commit::chain(&error)))?;
         let next = self.record.next_id();
-        let ids = self.submit(vec![job], key, submitter)?;
+        let ids = self.submit(vec![job], ends, key, submitter)?;
         // A key that was used before stands for the job of then.
         if let Some(live) = self.schedules.live.get_mut(name).filter(|_| ids.first() == Some(&next)) {
             live.row.last_job = Some(next);
