@@ -3,6 +3,7 @@
 //! Times are RFC 3339 UTC, durations seconds, sizes bytes, and the unit is part of the name. A request refuses unknown keys.
 //! What a field means and its limits are in `ci_runner_core::job`; this module only carries.
 
+mod bounded;
 mod health;
 mod job;
 mod log;

@@ -1,5 +1,6 @@
 //! What queues jobs: a request, its fields that have several forms, and the answer.
 
+use super::bounded;
 use crate::quantity::{DurationField, SizeField, WordsField};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use utoipa::ToSchema;
 #[serde(deny_unknown_fields, default)]
 pub struct JobRequest {
     /// Program and arguments.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "bounded::command")]
     pub command: Option<Vec<String>>,
     /// A text for `sh -c`, instead of `command`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -25,10 +26,10 @@ pub struct JobRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
     /// Labels a pool must carry, all of them: `key` or `key=value`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded::labels")]
     pub labels: Vec<String>,
     /// Variables for the job.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "bounded::env")]
     pub env: BTreeMap<String, String>,
     /// Absolute working directory.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +68,7 @@ pub struct JobRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<GroupField>,
     /// Jobs it waits for.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded::after")]
     pub after: Vec<AfterField>,
     /// Not before this date.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -88,7 +89,7 @@ pub struct JobRequest {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// Secrets by name: given to the job as variables, masked in its log, never stored with it. Never sent back.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "bounded::secrets")]
     pub secrets: BTreeMap<String, SecretText>,
     /// Memory limit of each attempt. Refused where nothing can enforce it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,7 +110,7 @@ pub struct JobRequest {
     #[schema(value_type = Option<SizeSchema>)]
     pub log_max: Option<SizeField>,
     /// Notifiers of the daemon's configuration that are told when the job ends.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "bounded::notify")]
     pub notify: Vec<String>,
     /// Correlation id; made when absent.
     #[serde(skip_serializing_if = "Option::is_none")]

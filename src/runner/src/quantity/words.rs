@@ -8,6 +8,9 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WordsField(pub Vec<String>);
 
+/// Read no further: some more than any field of words may have, so that what checks the field says how many it may.
+const WORDS_MAX: usize = 2 * ci_runner_core::retry::RULES_MAX;
+
 impl WordsField {
     /// For a field that holds the words themselves, or none.
     ///
@@ -29,12 +32,15 @@ impl<'de> Deserialize<'de> for WordsField {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<WordsField, E> {
-                Ok(WordsField(text.split(',').map(|word| word.trim().to_owned()).collect()))
+                Ok(WordsField(text.split(',').take(WORDS_MAX).map(|word| word.trim().to_owned()).collect()))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<WordsField, A::Error> {
                 let mut words = Vec::new();
                 while let Some(word) = list.next_element::<String>()? {
+                    if words.len() == WORDS_MAX {
+                        return Err(A::Error::custom(format_args!("has more than {WORDS_MAX} words")));
+                    }
                     words.push(word);
                 }
                 Ok(WordsField(words))

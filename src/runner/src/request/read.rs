@@ -1,11 +1,15 @@
 //! JSON into requests, with faults that name the field.
 //!
 //! Reading is done twice at most: first straight into the types, which is fast and says little when it fails; only then a
-//! second time, key by key, to name the one that is wrong. Memory of the second reading is bounded by one job.
+//! second time, key by key, to name the one that is wrong. The second reading stops at [`parts::PARTS_MAX`] parts: what is larger is no
+//! job, and then says less.
+
+mod parts;
 
 use crate::api::{JobRequest, ScheduleRequest};
 use crate::suggest::{did_you_mean, fields_of};
 use ci_runner_core::job::Fault;
+use parts::Parts;
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -55,6 +59,7 @@ pub fn read_jobs(json: &[u8], most: usize) -> Result<Vec<JobRequest>, ReadFault>
     // The elements behind it were not read yet, nor was its depth: only now may the text turn out to be no JSON.
     let element = match nth(json, index) {
         Ok(element) => element.unwrap_or_default(),
+        Err(large) if large.is_data() => return Err(ReadFault { index: Some(index), fault: plain_fault(&error) }),
         Err(error) => return Err(ReadFault { index: None, fault: no_json(&error) }),
     };
     let fault = whole_job(&element).unwrap_or_else(|| plain_fault(&error));
@@ -105,7 +110,7 @@ fn nth(json: &[u8], index: usize) -> serde_json::Result<Option<Value>> {
             for _ in 0..self.0 {
                 elements.next_element::<IgnoredAny>()?;
             }
-            let wanted = elements.next_element()?;
+            let wanted = elements.next_element_seed(Parts::default())?;
             while elements.next_element::<IgnoredAny>()?.is_some() {}
             Ok(wanted)
         }
@@ -126,9 +131,12 @@ fn explain<T: DeserializeOwned>(
     if !error.is_data() {
         return Err(no_json(error));
     }
-    match serde_json::from_slice::<Value>(json) {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let value = Parts::default().deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    match value {
         Ok(value) => Err(whole::<T>(&value, part).unwrap_or_else(|| plain_fault(error))),
-        Err(error) => Err(no_json(&error)),
+        Err(large) if large.is_data() => Err(plain_fault(error)),
+        Err(broken) => Err(no_json(&broken)),
     }
 }
 

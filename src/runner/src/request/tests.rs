@@ -334,3 +334,34 @@ fn a_key_does_not_depend_on_the_callers_trace() {
     let told = key(&told, Some("t2"));
     assert!(told.body_before.is_none() && told.body != plain.body, "what the job says itself counts");
 }
+
+/// Peak memory of a hostile body was thirty times its size: all of it was read before it was counted, and then once more.
+#[test]
+fn reading_stops_where_a_field_has_too_many() {
+    let many = |entry: &str| vec![entry; 150_000].join(",");
+    let named = (0..150_000).map(|number| format!("\"N{number}\":\"long enough\"")).collect::<Vec<_>>().join(",");
+    // What stands behind the limit is not read: it is not even JSON.
+    for (field, list) in [
+        ("after", format!("[{} oops", many("1"))),
+        ("labels", format!("[{} oops", many("\"a\""))),
+        ("notify", format!("[{} oops", many("\"a\""))),
+        ("env", format!("{{{named} oops")),
+        ("secrets", format!("{{{named} oops")),
+    ] {
+        let body = format!("{{\"shell\":\"true\",\"{field}\":{list}");
+        let fault = read_job(body.as_bytes()).unwrap_err();
+        assert!(fault.field == field && fault.why.contains("entries"), "{field}: {fault}");
+        let fault = read_jobs(format!("[{{\"shell\":\"true\"}},{body}").as_bytes(), 9).unwrap_err();
+        assert_eq!((fault.index, fault.fault.field.as_str()), (Some(1), field));
+    }
+    let words = vec!["\"\""; 400_000].join(",");
+    let fault = read_job(format!("{{\"command\":[{words} oops").as_bytes()).unwrap_err();
+    assert!(fault.field == "command", "{fault}");
+    // A few too many are counted, and said.
+    let body = format!(
+        "{{\"shell\":\"true\",\"after\":[{}]}}",
+        (1..=1_001).map(|id| id.to_string()).collect::<Vec<_>>().join(",")
+    );
+    let fault = new_job(read_job(body.as_bytes()).unwrap(), &Settings::default(), &jiff::Zoned::now()).err().unwrap();
+    assert!(fault.why.contains("1001 dependencies, at most 1000"), "{fault}");
+}

@@ -219,8 +219,18 @@ pub trait Reader: Send + Sync {
     /// Its attempts, by number.
     fn attempts(&self, id: JobId) -> Result<Vec<AttemptRow>, StoreError>;
 
-    /// Jobs that match, newest first (or oldest first), at most `filter.limit`.
-    fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError>;
+    /// Gives jobs that match to `each`, newest first (or oldest first), at most `filter.limit`, until it says stop (false).
+    fn each_job(&self, filter: &JobFilter, each: &mut dyn FnMut(JobRow) -> bool) -> Result<(), StoreError>;
+
+    /// All of them at once: each may have a megabyte.
+    fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+        let mut rows = Vec::new();
+        self.each_job(filter, &mut |row| {
+            rows.push(row);
+            true
+        })?;
+        Ok(rows)
+    }
 
     /// Gives finished jobs that match to `each`, the last that finished first, until it says stop (false).
     fn each_ended(&self, filter: &EndedFilter, each: &mut dyn FnMut(EndedJob<'_>) -> bool) -> Result<(), StoreError>;

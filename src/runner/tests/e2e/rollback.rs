@@ -73,8 +73,9 @@ fn a_state_that_is_many_starts_behind_runs_jobs_and_people_are_told_what_is_forg
     let logs = host.path("logs.kept");
     copy(&host.state.join("logs"), &logs);
     put_back(&mut host, &aside);
-    assert!(host.daemon_log().contains("it knows jobs up to 1, and what was queued"), "{}", host.daemon_log());
-    assert!(host.daemon_log().contains("ids above 1 may be given a second time"), "{}", host.daemon_log());
+    for part in ["it knows jobs up to 1, and what was queued", "ids above 1 may be given a second time"] {
+        wait_for(part, || host.daemon_log().contains(part).then_some(()));
+    }
     let fresh = host.add(&host.shell("echo fresh"));
     assert_eq!((fresh, host.finish(fresh)["outcome"].as_str()), (2, Some("succeeded")));
     host.stop();

@@ -90,3 +90,33 @@ async fn dependencies_are_looked_up_once_and_bounded() {
     refused.expect_problem(400, Some("after[20]"), "there is no job 999999");
     server.stop().await;
 }
+
+/// What the environments of a page hold was not counted: a thousand jobs made a gigabyte.
+#[tokio::test]
+async fn a_page_of_large_jobs_is_cut_short_wherever_they_are_large() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    let large = "x".repeat(120_000);
+    let env: serde_json::Map<_, _> = (0..8).map(|number| (format!("V{number}"), json!(large))).collect();
+    let words: Vec<&str> = vec!["true", &large, &large, &large, &large, &large, &large, &large, &large];
+    for job in [json!({"shell": "true", "env": env, "hold": true}), json!({"command": words, "hold": true})] {
+        let mut ids = Vec::new();
+        for _ in 0..12 {
+            ids.push(client.submit(&job).await);
+        }
+        let (mut seen, mut pages, mut cursor) = (Vec::new(), 0, ids[11] + 1);
+        while seen.len() < 12 {
+            let page = client.get(&format!("/api/v1/jobs?cursor={cursor}&limit=1000")).await.json();
+            let jobs: Vec<u64> =
+                page["jobs"].as_array().unwrap().iter().map(|job| job["id"].as_u64().unwrap()).collect();
+            assert!((1..=5).contains(&jobs.len()) || seen.len() + jobs.len() > 12, "some megabytes: {jobs:?}");
+            seen.extend(jobs);
+            pages += 1;
+            cursor = page["next_cursor"].as_u64().unwrap_or(0);
+        }
+        ids.reverse();
+        assert!(seen[..12] == ids, "none is left out or shown twice: {seen:?}");
+        assert!(pages >= 3, "{pages}");
+    }
+    server.stop().await;
+}

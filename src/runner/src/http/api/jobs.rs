@@ -17,7 +17,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ci_runner_core::id::JobId;
-use ci_runner_core::job::Command;
+use ci_runner_core::job::{Command, Work};
 use ci_runner_core::outcome::Outcome;
 use ci_runner_core::policy::Settings;
 use ci_runner_core::state::Phase;
@@ -36,9 +36,7 @@ const CORRELATION: &str = "ci-runner-correlation-id";
 const PAGE: usize = 100;
 /// Most jobs on a page.
 const PAGE_MAX: usize = 1_000;
-/// Jobs read at once.
-const STEP: usize = 100;
-/// A page ends early once its commands have so many bytes.
+/// A page ends early once the commands and environments of its jobs have so many bytes.
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A parsed submission.
@@ -210,33 +208,31 @@ pub(crate) async fn list(State(app): State<App>, Params(params): Params<ListPara
     Ok(Json(JobList { jobs: jobs.collect(), next_cursor }))
 }
 
-/// The rows of a page, and whether more follow. It is read in steps, and cut short where the commands are very long: a
-/// thousand of them may have a gigabyte.
-fn page(reader: &dyn Reader, mut filter: JobFilter) -> Result<(Vec<JobRow>, bool), StoreError> {
-    let mut left = filter.limit;
-    let mut bytes = 0;
-    let mut rows: Vec<JobRow> = Vec::with_capacity(left);
-    loop {
-        // One more tells whether more follow.
-        filter.limit = left.min(STEP) + 1;
-        let mut step = reader.jobs(&filter)?;
-        let more = step.len() == filter.limit;
-        step.truncate(filter.limit - 1);
-        bytes += step.iter().map(|row| command_bytes(&row.spec.work.command)).sum::<usize>();
-        left -= step.len();
-        rows.append(&mut step);
-        if !more || left == 0 || bytes > PAGE_BYTES_MAX {
-            return Ok((rows, more));
+/// The rows of a page, and whether more follow. It is cut short where the jobs are very large: a thousand of them may have a
+/// gigabyte.
+fn page(reader: &dyn Reader, filter: JobFilter) -> Result<(Vec<JobRow>, bool), StoreError> {
+    let (mut bytes, mut more) = (0, false);
+    let mut rows: Vec<JobRow> = Vec::with_capacity(filter.limit);
+    // One more tells whether more follow.
+    let asked = JobFilter { limit: filter.limit + 1, ..filter.clone() };
+    reader.each_job(&asked, &mut |row| {
+        more = rows.len() == filter.limit || bytes > PAGE_BYTES_MAX;
+        if !more {
+            bytes += work_bytes(&row.spec.work);
+            rows.push(row);
         }
-        filter.cursor = rows.last().map(|row| row.id);
-    }
+        !more
+    })?;
+    Ok((rows, more))
 }
 
-fn command_bytes(command: &Command) -> usize {
-    match command {
+/// What of a job may be large, whether the list shows it or not: it was read.
+fn work_bytes(work: &Work) -> usize {
+    let command = match &work.command {
         Command::Argv(words) => words.iter().map(String::len).sum(),
         Command::Shell(text) => text.len(),
-    }
+    };
+    command + work.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
 }
 
 fn running(row: &JobRow) -> bool {

@@ -19,16 +19,22 @@ impl Reader for Shared {
         Ok(self.lock().jobs.get(&id).map(|job| job.attempts.clone()).unwrap_or_default())
     }
 
-    fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+    fn each_job(&self, filter: &JobFilter, each: &mut dyn FnMut(JobRow) -> bool) -> Result<(), StoreError> {
         let state = self.lock();
         let beyond =
             |id: &JobId| filter.cursor.is_none_or(|cursor| if filter.ascending { *id > cursor } else { *id < cursor });
-        let rows = |ids: &mut dyn Iterator<Item = &JobId>| {
+        let mut give = |ids: &mut dyn Iterator<Item = &JobId>| {
             let rows = ids.filter(|id| beyond(id)).filter_map(|id| state.row(*id));
-            rows.filter(|row| filter.matches(row)).take(filter.limit).collect()
+            let mut rows = rows.filter(|row| filter.matches(row)).take(filter.limit);
+            while rows.next().is_some_and(&mut *each) {}
         };
         let mut ids = state.jobs.keys();
-        Ok(if filter.ascending { rows(&mut ids) } else { rows(&mut ids.rev()) })
+        if filter.ascending {
+            give(&mut ids)
+        } else {
+            give(&mut ids.rev())
+        }
+        Ok(())
     }
 
     fn ends_since(&self, from: Instant, most: usize) -> Result<Vec<EndMark>, StoreError> {

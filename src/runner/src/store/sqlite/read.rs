@@ -141,14 +141,16 @@ impl Reader for SqliteReader {
         })
     }
 
-    fn jobs(&self, filter: &JobFilter) -> Result<Vec<JobRow>, StoreError> {
+    fn each_job(&self, filter: &JobFilter, each: &mut dyn FnMut(JobRow) -> bool) -> Result<(), StoreError> {
         self.with("list jobs", |conn| {
-            let ids = list::ids(conn, filter)?;
-            let mut jobs = Vec::with_capacity(ids.len());
-            for id in ids {
-                jobs.extend(job(conn, id)?);
+            for id in list::ids(conn, filter)? {
+                if let Some(row) = job(conn, id)?
+                    && !each(row)
+                {
+                    break;
+                }
             }
-            Ok(jobs)
+            Ok(())
         })
     }
 

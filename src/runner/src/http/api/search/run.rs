@@ -133,7 +133,10 @@ impl Search {
                     pool: self.wanted.filter.pool.clone(),
                     ..JobFilter::all(OPEN_JOBS_MAX)
                 };
-                ids.extend(reader.jobs(&open)?.into_iter().map(|job| job.id));
+                reader.each_job(&open, &mut |job| {
+                    ids.push(job.id);
+                    true
+                })?;
                 more = ids.len() >= OPEN_JOBS_MAX;
             }
             let most = ids.len() + JOBS_MAX;
