@@ -58,8 +58,9 @@ fn a_declared_schedule_comes_and_goes_with_the_configuration() {
     // A pause is remembered over a change and a restart.
     host.post("/api/v1/schedules/tick/pause", &json!({}));
     reload(&host, &declared("* * * * * *", "echo other"));
-    let shown = schedule(&host, "tick").unwrap();
-    assert_eq!((&shown["job"]["shell"], shown["paused_by"].is_string()), (&json!("echo other"), true), "{shown}");
+    let changed = || schedule(&host, "tick").filter(|shown| shown["job"]["shell"] == "echo other");
+    let shown = wait_for("the change", changed);
+    assert!(shown["paused_by"].is_string(), "{shown}");
     host.stop();
     host.config = declared("* * * * * *", "echo other");
     host.start();
@@ -76,7 +77,7 @@ fn a_declared_schedule_comes_and_goes_with_the_configuration() {
 
     // Declared no more, it is gone, after a restart too.
     reload(&host, BASE);
-    assert!(schedule(&host, "tick").is_none());
+    wait_for("its end", || schedule(&host, "tick").is_none().then_some(()));
     host.stop();
     host.config = BASE.to_owned();
     host.start();

@@ -26,7 +26,7 @@ pub(super) fn check_pool(settings: &Settings, pool: &str) -> Result<(), Fail> {
 pub(super) async fn check_group(app: &App, group: String) -> Result<(), Fail> {
     let handle = &app.context.handle;
     let mut known: Vec<String> = handle.settings.borrow().groups.iter().map(|group| group.name.clone()).collect();
-    known.extend(handle.look().await.groups.iter().map(|group| group.name.clone()));
+    known.extend(handle.fresh_snapshot().await.groups.iter().map(|group| group.name.clone()));
     if known.contains(&group) {
         return Ok(());
     }
