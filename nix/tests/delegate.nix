@@ -10,6 +10,7 @@ pkgs.testers.runNixOSTest {
       services.ci-runner = {
         enable = true;
         executor = "native";
+        slotUsers = false;
         maxParallelJobs = 4;
         retryAttempts = 0;
         extraPackages = [ (pkgs.python3.withPackages (_: [ ])) ];
