@@ -117,6 +117,15 @@ pub struct JobRequest {
     pub correlation: Option<String>,
 }
 
+impl JobRequest {
+    /// What it has of things of which a job may have many.
+    pub fn entries(&self) -> usize {
+        let words = [&self.command, &self.retry_on].into_iter().flatten().map(Vec::len).sum::<usize>();
+        let lists = self.labels.len() + self.after.len() + self.notify.len();
+        words + lists + self.env.len() + self.secrets.len()
+    }
+}
+
 /// Seconds as a number, or a text such as `1h30m`.
 #[derive(ToSchema)]
 #[schema(description = "Seconds as a number, or a text such as `1h30m`.")]

@@ -14,6 +14,10 @@ use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, Ign
 use serde_json::{Map, Value};
 use std::fmt;
 
+/// Words, labels, variables, dependencies and the like that all jobs of an array have: forty for each of the most jobs there may
+/// be. In memory they take some fifty bytes each, however short they are.
+const ENTRIES_MAX: usize = 4_000_000;
+
 /// A fault, and in which job of an array.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadFault {
@@ -44,9 +48,10 @@ pub fn read_schedule(json: &[u8]) -> Result<ScheduleRequest, Fault> {
 
 /// Reads an array of at most `most` jobs.
 pub fn read_jobs(json: &[u8], most: usize) -> Result<Vec<JobRequest>, ReadFault> {
-    let mut jobs = Vec::new();
+    let (mut jobs, mut entries) = (Vec::new(), 0);
     let mut reader = serde_json::Deserializer::from_slice(json);
-    let read = Jobs { jobs: &mut jobs, most }.deserialize(&mut reader).and_then(|()| reader.end());
+    let read =
+        Jobs { jobs: &mut jobs, most, entries: &mut entries }.deserialize(&mut reader).and_then(|()| reader.end());
     let Err(error) = read else { return Ok(jobs) };
     let index = jobs.len();
     if !error.is_data() {
@@ -54,6 +59,13 @@ pub fn read_jobs(json: &[u8], most: usize) -> Result<Vec<JobRequest>, ReadFault>
     }
     if index >= most {
         let why = format!("the array has more than {most} jobs; send them in parts");
+        return Err(ReadFault { index: None, fault: Fault { field: String::new(), why } });
+    }
+    if entries > ENTRIES_MAX {
+        let why = format!(
+            "up to its job {index} the array has more than {ENTRIES_MAX} words, labels, variables, dependencies and the like; \
+             send the jobs in parts"
+        );
         return Err(ReadFault { index: None, fault: Fault { field: String::new(), why } });
     }
     // The elements behind it were not read yet, nor was its depth: only now may the text turn out to be no JSON.
@@ -70,6 +82,7 @@ pub fn read_jobs(json: &[u8], most: usize) -> Result<Vec<JobRequest>, ReadFault>
 struct Jobs<'a> {
     jobs: &'a mut Vec<JobRequest>,
     most: usize,
+    entries: &'a mut usize,
 }
 
 impl<'de> DeserializeSeed<'de> for Jobs<'_> {
@@ -88,7 +101,11 @@ impl<'de> Visitor<'de> for Jobs<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
-        while let Some(job) = elements.next_element()? {
+        while let Some(job) = elements.next_element::<JobRequest>()? {
+            *self.entries += job.entries();
+            if *self.entries > ENTRIES_MAX {
+                return Err(A::Error::custom("too many entries"));
+            }
             if self.jobs.len() == self.most {
                 return Err(A::Error::custom("too many jobs"));
             }

@@ -365,3 +365,13 @@ fn reading_stops_where_a_field_has_too_many() {
     let fault = new_job(read_job(body.as_bytes()).unwrap(), &Settings::default(), &jiff::Zoned::now()).err().unwrap();
     assert!(fault.why.contains("1001 dependencies, at most 1000"), "{fault}");
 }
+
+/// What one job may have, many jobs had together: small entries, in memory twenty times as large as they are written.
+#[test]
+fn an_array_has_so_many_entries_in_all() {
+    let job = |words: usize| format!("{{\"command\":[{}]}}", vec!["\"\""; words].join(","));
+    let array = |jobs: usize| format!("[{}]", vec![job(300_000); jobs].join(","));
+    assert_eq!(read_jobs(array(13).as_bytes(), 99).unwrap().len(), 13);
+    let fault = read_jobs(array(14).as_bytes(), 99).unwrap_err();
+    assert!(fault.index.is_none() && fault.fault.why.contains("more than 4000000 words"), "{}", fault.fault);
+}
