@@ -1,5 +1,7 @@
 //! From what was written to what counts: choose, check, remember the source.
 
+mod job_defaults;
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -10,12 +12,10 @@ use super::check;
 use super::document::Document;
 use super::file::{AdmissionFile, ConfigFile, GcFile, HttpFile, MetricsFile};
 use super::{
-    AdmissionConfig, Backoff, Config, ConfigError, ConfigOverrides, DEFAULT_POOL, Executor, GcConfig, Host, Listen,
-    Problem, RetryDefaults, SLOTS_MAX, SOCKET_NAME, Source,
+    AdmissionConfig, Config, ConfigError, ConfigOverrides, DEFAULT_POOL, Executor, GcConfig, Host, Listen, Problem,
+    SLOTS_MAX, SOCKET_NAME, Source,
 };
-use crate::quantity::{DurationField, exact_duration, exact_size, parse_duration};
-use ci_runner_core::job::LOG_BYTES_MAX;
-use ci_runner_core::retry::RULES_MAX;
+use crate::quantity::{DurationField, exact_duration};
 
 /// What `sun_path` holds on Linux, less the closing NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
@@ -23,8 +23,6 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 const QUEUE_JOBS_MAX: i64 = 10_000_000;
 /// Where the spawner of units listens.
 const SPAWNER_SOCKET: &str = "/run/ci-runner-spawner/socket";
-const RETRIES_MAX: i64 = 1000;
-const FALLBACK_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Gathers problems and sources while values are chosen.
@@ -267,94 +265,6 @@ impl Resolver<'_> {
             }
         }
         hosts.into_iter().map(|host| host.to_lowercase()).collect()
-    }
-
-    fn retry(&mut self, file: &mut ConfigFile, overrides: &ConfigOverrides) -> RetryDefaults {
-        let attempts = (overrides.retry_attempts, file.retry_attempts, 3);
-        let attempts = self.whole("retry_attempts", attempts, 0..=RETRIES_MAX) as u32;
-        let option = match overrides.retry_delay.as_deref().map(parse_duration).transpose() {
-            Ok(delay) => delay.map(DurationField),
-            Err(error) => {
-                self.sources.insert("retry_delay", Source::Option);
-                self.problem("retry_delay", error.to_string());
-                None
-            }
-        };
-        let delay =
-            self.choose("retry_delay", option, file.retry_delay).map_or(Duration::from_secs(5), |field| field.0);
-        if delay > DAY {
-            self.problem("retry_delay", duration_out_of_range(delay, &(Duration::ZERO..=DAY)));
-        }
-        let backoff = self.word("retry_backoff", (None, file.retry_backoff.take(), "fixed"), check::backoff);
-        let on = match self.choose("retry_on", None, file.retry_on.take()) {
-            Some(words) => words.0,
-            None => vec!["exit".to_owned(), "signal".to_owned(), "lost".to_owned()],
-        };
-        for problem in on.iter().filter_map(|rule| check::retry_rule(rule).err()) {
-            self.problem("retry_on", problem);
-        }
-        if on.len() > RULES_MAX {
-            self.problem("retry_on", format!("{} rules, at most {RULES_MAX}", on.len()));
-        }
-        RetryDefaults { attempts, delay, backoff: backoff.unwrap_or(Backoff::Fixed), on }
-    }
-
-    fn timeouts(&mut self, file: &ConfigFile) -> (Duration, Option<Duration>) {
-        let max_timeout = self.choose("max_timeout", None, file.max_timeout).and_then(|limit| limit.into_option());
-        let max_timeout = max_timeout.map(|field| field.0);
-        let longest = Duration::MAX;
-        let default = max_timeout.unwrap_or(longest).min(Duration::from_secs(6 * 3600));
-        let default_timeout =
-            self.duration("default_timeout", file.default_timeout, default, Duration::from_millis(1)..=longest);
-        match max_timeout {
-            Some(Duration::ZERO) => {
-                self.problem("max_timeout", "is zero; give a duration like 12h or \"unlimited\"".to_owned())
-            }
-            Some(max) if default_timeout > max => {
-                let (default, max) = (exact_duration(default_timeout), exact_duration(max));
-                self.problem(
-                    "default_timeout",
-                    format!("{default} is more than max_timeout, {max}; lower it or raise max_timeout"),
-                );
-            }
-            _ => {}
-        }
-        (default_timeout, max_timeout)
-    }
-
-    fn log_max(&mut self, file: &ConfigFile) -> u64 {
-        /// Room for the "truncated" mark and a few lines.
-        const LEAST: u64 = 4096;
-        /// The default cap.
-        const DEFAULT: u64 = 64 << 20;
-        let bytes = self.choose("log_max", None, file.log_max).map_or(DEFAULT, |field| field.0);
-        if bytes < LEAST {
-            let text = format!("{} is less than {}; give a size like 64M", exact_size(bytes), exact_size(LEAST));
-            self.problem("log_max", text);
-        }
-        if bytes > LOG_BYTES_MAX {
-            let text =
-                format!("{} is more than {}, the most a job may have", exact_size(bytes), exact_size(LOG_BYTES_MAX));
-            self.problem("log_max", text);
-        }
-        bytes
-    }
-
-    fn job_path(&mut self, file: Option<String>) -> String {
-        if let Some(path) = self.choose("job_path", None, file) {
-            if let Err(problem) = check::search_path(&path) {
-                self.problem("job_path", problem);
-            }
-            return path;
-        }
-        // What the daemon was started with, without entries that would depend on a directory.
-        let own = self.host.variable("PATH").unwrap_or_default();
-        let absolute: Vec<&str> = own.split(':').filter(|entry| entry.starts_with('/')).collect();
-        if absolute.is_empty() {
-            return FALLBACK_PATH.to_owned();
-        }
-        self.sources.insert("job_path", Source::Environment("PATH"));
-        absolute.join(":")
     }
 
     fn admission(&mut self, file: &AdmissionFile) -> AdmissionConfig {
