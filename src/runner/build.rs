@@ -15,10 +15,25 @@ fn files(dir: &Path, into: &mut Vec<PathBuf>) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Whether the C library of this machine, on which the programs will run, loads the packed form (`DT_RELR`, glibc from 2.36): an older one
+/// refuses to start them.
+fn loads_packed_relocations() -> bool {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    if variable("HOST") != variable("TARGET") || variable("CARGO_CFG_TARGET_ENV") != "gnu" {
+        return false;
+    }
+    let Ok(told) = std::process::Command::new("getconf").arg("GNU_LIBC_VERSION").output() else { return false };
+    let told = String::from_utf8_lossy(&told.stdout).into_owned();
+    let minor = told.trim().strip_prefix("glibc 2.").and_then(|minor| minor.split('.').next()?.parse::<u32>().ok());
+    minor.is_some_and(|minor| minor >= 36)
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // Tens of thousands of relative relocations in the packed form (RELR: `ld` from 2.38, glibc from 2.36): two thirds of a
-    // megabyte less to read in each start. A linker that does not know the word warns and writes the long form.
-    println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    // Tens of thousands of relative relocations in the packed form: two thirds of a megabyte less to read in each start. A
+    // linker that does not know the word warns and writes the long form.
+    if loads_packed_relocations() {
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    }
     list("install", "templates.rs")?;
     list("install-slots", "templates-slots.rs")
 }

@@ -273,8 +273,21 @@ with subtest("back to units, and to users again"):
 with subtest("a removal takes the users, their directories and, by force, their jobs"):
     machine.succeed("ci-runner add -- sleep 7777 >/dev/null")
     machine.wait_until_succeeds("pgrep -x sleep", timeout=20)
+    # Nobody answers, and yet it runs.
+    machine.succeed("systemctl stop ci-runner.socket ci-runner.service")
+    for option in ["--uninstall", "--slot-users 0"]:
+        told = machine.fail(f"ci-runner install --systemd {option} 2>&1", timeout=60)
+        assert "1 jobs run" in told, told
+    machine.succeed("pgrep -x sleep")
     machine.succeed("ci-runner install --systemd --uninstall --force", timeout=60)
     machine.fail("pgrep -x 'sleep|ci-shim|ci-runner.*'")
     assert tree() == before
-    # What the retired spawner of units had in memory stays until a boot (docs/status.md).
-    assert machine.succeed(RUN_TREE).split() == ["/run/ci-runner-spawner"], machine.succeed(RUN_TREE)
+    assert machine.succeed(RUN_TREE).split() == [], machine.succeed(RUN_TREE)
+
+with subtest("nothing of native jobs stays where jobs were units last"):
+    machine.succeed(f"rm -r {STATE}")
+    install("--slot-users 2")
+    install("--slot-users 0")
+    machine.succeed("ci-runner install --systemd --uninstall", timeout=60)
+    assert tree() == before
+    assert machine.succeed(RUN_TREE).split() == [], machine.succeed(RUN_TREE)

@@ -110,6 +110,11 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Named<T> {
         formatter.write_str("a map")
     }
 
+    /// The words of serde would quote it, and it may be a secret.
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+        Err(E::custom(format_args!("`{}` is a text; an object is needed", self.0.field)))
+    }
+
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<BTreeMap<String, T>, A::Error> {
         let mut entries = BTreeMap::new();
         while let Some((name, entry)) = map.next_entry()? {

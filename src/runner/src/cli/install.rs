@@ -12,6 +12,9 @@ use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 
+/// The daemon's settings.
+const CONFIG: &str = "/etc/ci-runner/config.toml";
+
 /// Arguments of `install`.
 #[derive(Args, Debug)]
 pub struct InstallArgs {
@@ -89,7 +92,10 @@ pub fn install(context: &Context<'_>, args: InstallArgs) -> Ended {
         let text = "systemd does not run here: --root DIR installs into an image, --no-start only writes the files";
         return Err(Failure::Error(text.to_owned()));
     }
-    let asked = if starts { services::ask(&place, &plan, services::now) } else { services::Asked::default() };
+    let mut asked = if starts { services::ask(&place, &plan, services::now) } else { services::Asked::default() };
+    if before.is_some() && place.slot_users != installed {
+        asked.notes.extend(slots_by_hand(&plan, place.slot_users));
+    }
     if !args.dry_run {
         needs_root(&place)?;
         if place.is_live() {
@@ -106,6 +112,17 @@ pub fn install(context: &Context<'_>, args: InstallArgs) -> Ended {
         }
     }
     tell(context, &plan, &asked, args.dry_run)
+}
+
+/// Where a person's settings stay, they say how jobs run.
+fn slots_by_hand(plan: &Plan, slots: u32) -> Option<String> {
+    let kept = plan.get(Path::new(CONFIG)) == Some(&Action::Keep);
+    kept.then(|| {
+        format!(
+            "{CONFIG} is yours and was left: write max_parallel_jobs, executor and jobs_socket into it as `ci-runner install \
+             --systemd --slot-users {slots} --print` shows them; until then jobs do not run as asked"
+        )
+    })
 }
 
 /// Jobs that run are with a spawner, or under a user, that goes.
@@ -218,11 +235,11 @@ fn uninstall(context: &Context<'_>, args: &InstallArgs, root: PathBuf) -> Ended 
     tell_removal(context, &removed.files, removed.kept_at.as_deref(), &removed.kept, &removed.left)
 }
 
-/// Jobs that run: as the daemon says, or where none answers, as many as have units.
+/// Jobs that run: as the daemon says, or where none answers, as many as have units or cgroups.
 fn running(context: &Context<'_>) -> u64 {
     match context.client.get::<StatusView>("/api/v1/status") {
         Ok(status) => status.jobs.running,
-        Err(_) => u64::try_from(remove::job_units().len()).unwrap_or(u64::MAX),
+        Err(_) => (remove::job_units().len() + remove::slot_attempts()) as u64,
     }
 }
 

@@ -57,7 +57,8 @@ impl Manifest {
         };
         let wrong = |why: String| InstallError::Manifest { path: path.display().to_string(), why };
         let about = std::fs::metadata(&path).map_err(InstallError::io("cannot look at", &path))?;
-        if about.uid() != rustix::process::geteuid().as_raw() || about.mode() & 0o022 != 0 {
+        let trusted = [0, rustix::process::geteuid().as_raw()];
+        if !trusted.contains(&about.uid()) || about.mode() & 0o022 != 0 {
             return Err(wrong("others can write it".to_owned()));
         }
         serde_json::from_str(&text).map(Some).map_err(|error| wrong(error.to_string()))

@@ -52,6 +52,18 @@ pub fn job_units() -> Vec<String> {
     text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
+/// Native attempts that still have a process, by the cgroups beside the spawner's own: they outlive daemon and spawner.
+pub fn slot_attempts() -> usize {
+    let service = Path::new("/sys/fs/cgroup/ci_runner.slice/ci-runner-jobs.service");
+    let is_alive = |path: &Path| {
+        let events = std::fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
+        events.lines().any(|line| line == "populated 1")
+    };
+    let entries = std::fs::read_dir(service).into_iter().flatten().flatten();
+    let is_attempt = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("ci-job-");
+    entries.filter(is_attempt).filter(|entry| is_alive(&entry.path())).count()
+}
+
 /// Stops, disables, and ends what is left.
 ///
 /// # Errors
@@ -139,7 +151,9 @@ struct Directories {
 }
 
 fn directories(place: &Place) -> Directories {
-    let files = template::files(&place.prefix, place.slot_users);
+    // Of both kinds: it may have been the other one before.
+    let files = [0, place.slot_users.max(1)].into_iter().flat_map(|slots| template::files(&place.prefix, slots));
+    let files: Vec<_> = files.collect();
     let texts = files.iter().filter_map(|file| match &file.content {
         super::plan::Content::File { bytes, .. } => Some((&file.path, String::from_utf8_lossy(bytes).into_owned())),
         super::plan::Content::Link(_) => None,
@@ -157,6 +171,7 @@ fn directories(place: &Place) -> Directories {
             text.lines().filter(|_| is_tmpfiles).filter_map(|line| line.strip_prefix("d ")?.split_whitespace().next());
         for dir in made.map(PathBuf::from).filter(|dir| !dir.starts_with(STATE)) {
             let is_inner = found.made.iter().any(|above| dir.starts_with(above));
+            // Both kinds have it: once.
             if dir.starts_with("/var/log") && !is_inner {
                 found.logs.push(dir.clone());
             }

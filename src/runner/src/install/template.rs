@@ -12,8 +12,8 @@ static UNITS: Templates = include!(concat!(env!("OUT_DIR"), "/templates.rs"));
 /// The same where native jobs have a user each, for one slot.
 static SLOTS: Templates = include!(concat!(env!("OUT_DIR"), "/templates-slots.rs"));
 
-/// How many slots have users: at most so many.
-pub const SLOT_USERS_MAX: u32 = 1024;
+/// How many slots have users: at most so many, as in the NixOS module. System users have numbers below 1000, all services together.
+pub const SLOT_USERS_MAX: u32 = 400;
 /// The user of the slot that the templates have.
 const SLOT_USER: &str = "ci-runner-job-0";
 /// The number of slots in their settings.

@@ -215,6 +215,7 @@ fn what_cannot_be_exported_leaves_nothing() {
     check(&dir.join("a.tar"), &["--name", "nobody"], 1, "nothing was written");
     check(&dir.join("a.tar"), &["1", "--attempt", "2"], 1, "nothing was written");
     check(&dir.join("a.tar"), &["--attempt", "1"], 3, "--attempt is of one job");
+    check(&dir.join("a.tar"), &["1", "--outcome", "failed"], 3, "not both");
     check(&dir.join("a.tar"), &["--grep", "x"], 3, "cannot be used with");
     check(Path::new("-"), &["1", "--output", "json"], 3, "give a file");
     assert_eq!(fs::read_to_string(&taken).unwrap(), "mine");

@@ -84,8 +84,8 @@ fn a_state_that_is_many_starts_behind_runs_jobs_and_people_are_told_what_is_forg
     fs::remove_dir_all(host.state.join("logs")).unwrap();
     copy(&logs, &host.state.join("logs"));
     host.start();
-    let told = host.daemon_log()[before..].to_owned();
-    assert!(told.contains("there are logs up to job 4: new jobs get ids behind them"), "{told}");
+    let part = "there are logs up to job 4: new jobs get ids behind them";
+    wait_for(part, || host.daemon_log()[before..].contains(part).then_some(()));
     let fresh = host.add(&host.shell("echo fresh"));
     assert_eq!((fresh, host.finish(fresh)["outcome"].as_str()), (5, Some("succeeded")));
     let before = host.daemon_log().len();

@@ -64,6 +64,11 @@ pub(super) fn export(context: &Context<'_>, args: &LogsArgs, place: &str) -> End
     if args.attempt.is_some() && args.ids.len() != 1 {
         return Err(Failure::Usage("--attempt is of one job: name it".to_owned()));
     }
+    let chosen = [&args.pattern.name, &args.pattern.pool, &args.pattern.label, &args.pattern.group];
+    if !args.ids.is_empty() && (chosen.into_iter().any(Option::is_some) || !args.pattern.outcome.is_empty()) {
+        let why = "name jobs by their ids, or choose them by --name, --pool, --label, --group and --outcome: not both";
+        return Err(Failure::Usage(why.to_owned()));
+    }
     let time = |name: &str, text: &Option<String>| text.as_deref().map(|text| point(name, text)).transpose();
     let (since, until) = (time("--since", &args.since)?, time("--until", &args.pattern.until)?);
     let target = Target::open(place)?;

@@ -160,6 +160,10 @@ impl Write for Bottom {
     }
 }
 
+/// How a directory says that it cannot be flushed by us.
+const UNFLUSHED: [io::ErrorKind; 3] =
+    [io::ErrorKind::PermissionDenied, io::ErrorKind::InvalidInput, io::ErrorKind::Unsupported];
+
 impl NewFile {
     fn open(path: &Path) -> io::Result<Self> {
         // Before hours of work; at the end it is looked at again.
@@ -204,7 +208,14 @@ impl NewFile {
                 Err(error) => return Err(error.into()),
             },
         }
-        File::open(directory(&self.path))?.sync_all()
+        // The archive is there and whole. A directory that may be written but not read cannot be flushed, some file systems flush none.
+        match File::open(directory(&self.path)).and_then(|directory| directory.sync_all()) {
+            Err(error) if !UNFLUSHED.contains(&error.kind()) => {
+                drop(std::fs::remove_file(&self.path));
+                Err(error)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
