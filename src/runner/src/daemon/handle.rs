@@ -329,7 +329,8 @@ impl Handle {
             Target::Ids(ids) => ids.iter().copied().collect(),
             Target::All => BTreeSet::new(),
         };
-        let ends = ends::look_up(&self.reader, ids).await?;
+        // A job that runs can be ended although the store cannot be read; what is missing here the loop looks up.
+        let ends = ends::look_up(&self.reader, ids).await.unwrap_or_default();
         self.ask(|reply| Wish::Do(Deed::Act { target, ends, action, by, reply })).await?
     }
 

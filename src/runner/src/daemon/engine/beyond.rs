@@ -39,6 +39,7 @@ impl Engine {
         let highest = self.beyond.highest.entry(id).or_default();
         *highest = key.attempt.max(*highest);
         self.record.set_last_id(id.get());
+        self.taken_ids = self.taken_ids.max(id.get());
         match seen {
             Seen::Alive | Seen::Leftovers => {
                 log::warn!(job = id.get(); "attempt {key} is of our store, but no job knows it: left alone");

@@ -17,6 +17,10 @@ impl Engine {
 
     /// Closes the way to those with which nothing is open, nothing is to be told and nothing is to be removed.
     pub(super) fn let_go_of_former(&mut self) {
+        // After a failed commit the record is ahead of the store: what has ended in it may be open again.
+        if self.health != Health::Good {
+            return;
+        }
         let idle: Vec<Way> =
             self.sides.former().filter(|side| side.listed && side.link.is_idle()).map(|s| s.way).collect();
         for way in idle {
@@ -29,6 +33,9 @@ impl Engine {
                 continue;
             }
             self.sides.let_go(way);
+            // Nobody tells any more of what it has of other lives of the store, and it starts nothing that would be in its way.
+            self.beyond.forget_side(way);
+            self.shut_slots();
             self.problems.remove(hearing::spawner_problem(way));
             self.changed = true;
             log::info!("no attempt is open with the {} spawner any more", way.name());

@@ -82,6 +82,10 @@ impl Engine {
         side.lists = 0;
         side.enforces = Some(up.enforces);
         let others = side.narrow();
+        let own = side.epoch.clone().filter(|_| way == Way::Native);
+        for former in own.map(|epoch| self.sides.disown(&epoch)).unwrap_or_default() {
+            self.problems.remove(spawner_problem(former));
+        }
         self.tell_enforced();
         self.send_unrecorded_again();
         self.list_side(way);
@@ -135,6 +139,7 @@ impl Engine {
                 side.listed = true;
                 let of_side = self.record.leases().filter(|(_, lease)| self.sides.way_of(&lease.epoch) == way);
                 let open: Vec<JobId> = of_side.map(|(id, _)| id).collect();
+                self.shut_slots();
                 self.count_adopted(way, &open);
                 if !open.is_empty() {
                     log::info!("looking after {} open attempts of the {} spawner", open.len(), way.name());

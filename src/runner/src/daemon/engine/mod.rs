@@ -131,6 +131,8 @@ pub struct Engine {
     /// Attempts that are not the open ones of their jobs, seen while something of those was not on disk.
     strangers: Vec<(Way, AttemptKey, Seen)>,
     beyond: beyond::Beyond,
+    /// Ids up to this one are taken, whatever the store says, as logs and spawners have shown.
+    taken_ids: u64,
     bulk: Option<wishes::Bulk>,
     /// Attempts that were told to end while nothing could be recorded.
     unrecorded: BTreeMap<JobId, unrecorded::Unrecorded>,
@@ -198,6 +200,7 @@ impl Engine {
         let now = parts.clock.now();
         let reader = parts.reader.apart().unwrap_or_else(|| parts.reader.clone());
         let finished = reader.totals().unwrap_or_default().into_iter().collect();
+        let taken_ids = parts.record.next_id().get() - 1;
         let mut engine = Self {
             committed_news: parts.record.news_seq(),
             record: parts.record,
@@ -221,6 +224,7 @@ impl Engine {
             watches: HashMap::new(),
             strangers: Vec::new(),
             beyond: beyond::Beyond::default(),
+            taken_ids,
             bulk: None,
             unrecorded: BTreeMap::new(),
             schedules: schedules::Schedules::default(),

@@ -10,6 +10,7 @@ impl Engine {
         record.resume_news(seq);
         record.advance(self.clock.now());
         record.set_busy(self.record.busy().to_vec());
+        record.set_last_id(self.taken_ids);
         self.record = record;
         self.shut_slots();
         self.committed_news = self.record.news_seq();

@@ -171,6 +171,18 @@ impl Sides {
         self.list.iter().filter(|side| side.way.is_former())
     }
 
+    /// The configured spawner has said that this epoch is its own: no former one's attempts have it. Gives those that are not there and
+    /// of which nothing is left to be wanted; they are gone.
+    pub(super) fn disown(&mut self, epoch: &Epoch) -> Vec<Way> {
+        for side in self.list.iter_mut().filter(|side| side.way.is_former()) {
+            side.owns.retain(|owned| owned != epoch);
+        }
+        let is_void = |side: &Side| side.way.is_former() && side.owns.is_empty() && side.epoch.is_none();
+        let void: Vec<Way> = self.list.iter().filter(|side| is_void(side)).map(|side| side.way).collect();
+        self.list.retain(|side| !is_void(side));
+        void
+    }
+
     /// Closes the way to this one.
     pub(super) fn let_go(&mut self, way: Way) {
         self.list.retain(|side| side.way != way);
@@ -239,5 +251,41 @@ async fn next_of(sides: &mut [Side]) -> (Way, Event) {
             event = one.link.next() => (one.way, event),
             told = Box::pin(next_of(others)) => told,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::native::NativeOptions;
+    use std::path::PathBuf;
+
+    fn link() -> Native {
+        let nowhere = || PathBuf::from("/nonexistent");
+        Native::new(NativeOptions {
+            program: nowhere(),
+            runtime_dir: nowhere(),
+            log_dir: nowhere(),
+            tmp_dir: nowhere(),
+            store: String::new(),
+            generation: 1,
+            linger: None,
+            job_open_files: None,
+            service: None,
+            lifeline: None,
+        })
+    }
+
+    /// A former service that never answers was taken for the owner of the attempts of the present one, which nobody then looked after.
+    #[test]
+    fn what_the_configured_spawner_calls_its_own_no_former_one_has() {
+        let (own, other) = (Epoch::new("boot:1"), Epoch::new("boot:2"));
+        let gone = || Former { epochs: vec![own.clone()], link: link() };
+        let asked = || Former { epochs: vec![own.clone(), other.clone()], link: link() };
+        let mut sides = Sides::new(vec![(Executor::Native, link())], vec![gone(), asked()]);
+        assert_eq!(sides.way_of(&own), Way::Former(0), "the control: nobody has said whose it is");
+        assert_eq!(sides.disown(&own), [Way::Former(0)], "of that one nothing is wanted any more");
+        assert_eq!((sides.way_of(&own), sides.way_of(&other)), (Way::Native, Way::Former(1)));
+        assert_eq!(sides.former().count(), 1);
     }
 }
