@@ -31,7 +31,8 @@ walk("/")
 """.replace("STATE", STATE)
 # What the tools that add and remove users keep for themselves.
 OF_THE_TOOLS = ("/etc/.pwd.lock", "/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/.updated")
-RUN_TREE = "find /run -maxdepth 1 -name 'ci-*'; find /tmp /var/tmp -maxdepth 1 -name '*ci*'"
+# Names of others end in random letters, which may be ours.
+RUN_TREE = "find /run -maxdepth 1 -name 'ci-*'; find /tmp /var/tmp -maxdepth 1 \\( -name 'ci-*' -o -name '*ci-runner*' -o -name '*ci-job*' \\)"
 
 
 def tree() -> dict[str, str]:

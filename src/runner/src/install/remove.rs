@@ -52,16 +52,27 @@ pub fn job_units() -> Vec<String> {
     text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
-/// Native attempts that still have a process, by the cgroups beside the spawner's own: they outlive daemon and spawner.
+/// Native attempts that still have a process, by the cgroups below the service of their spawner: they outlive daemon and spawner.
 pub fn slot_attempts() -> usize {
-    let service = Path::new("/sys/fs/cgroup/ci_runner.slice/ci-runner-jobs.service");
+    let words = ["show", "--property=ControlGroup", "--value", "ci-runner-jobs.service"];
+    let output = std::process::Command::new("systemctl").args(words).stdin(std::process::Stdio::null()).output();
+    let group = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default();
+    if group.is_empty() { 0 } else { live_attempts(Path::new(&format!("/sys/fs/cgroup{group}"))) }
+}
+
+fn live_attempts(group: &Path) -> usize {
     let is_alive = |path: &Path| {
         let events = std::fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
         events.lines().any(|line| line == "populated 1")
     };
-    let entries = std::fs::read_dir(service).into_iter().flatten().flatten();
-    let is_attempt = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("ci-job-");
-    entries.filter(is_attempt).filter(|entry| is_alive(&entry.path())).count()
+    let entries = std::fs::read_dir(group).into_iter().flatten().flatten();
+    let inner = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    inner
+        .map(|entry| match entry.file_name().to_string_lossy().starts_with("ci-job-") {
+            true => usize::from(is_alive(&entry.path())),
+            false => live_attempts(&entry.path()),
+        })
+        .sum()
 }
 
 /// Stops, disables, and ends what is left.
