@@ -3,17 +3,17 @@
 use ci_runner::api::JobRequest;
 use ci_runner::config::{Config, ConfigOverrides, Executor, Host};
 use ci_runner::daemon::clock::Clock;
-use ci_runner::daemon::engine::{Control, Engine, Parts, rebuild};
+use ci_runner::daemon::engine::{Control, Engine, Former, Parts, rebuild};
 use ci_runner::daemon::handle::{Handle, NewJob};
 use ci_runner::daemon::settings::{host_settings, settings};
 use ci_runner::executor::native::{Native, NativeOptions};
 use ci_runner::metrics::Figures;
 use ci_runner::request;
 use ci_runner::store::memory::MemoryStore;
-use ci_runner::store::{Claimed, CollectLimits, Loaded, Store, StoreError, Write};
+use ci_runner::store::{Claimed, CollectLimits, Loaded, Reader, Store, StoreError, Write};
 use ci_runner::systemd::{Notifier, NotifySettings};
 use ci_runner_core::change::OpenJob;
-use ci_runner_core::id::{JobId, PoolId};
+use ci_runner_core::id::{Epoch, JobId, PoolId};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::time::{ClockBase, Now};
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ pub fn new_job() -> NewJob {
 
 /// So many commits fail as it is told to.
 struct Failing {
-    store: MemoryStore,
+    store: Box<dyn Store>,
     fail: Arc<AtomicU32>,
 }
 
@@ -96,6 +96,17 @@ pub struct Loop {
 impl Loop {
     /// Begins; its spawner is the one of this runtime directory.
     pub async fn start(runtime_dir: &Path) -> Self {
+        let (store, reader) = MemoryStore::new();
+        Self::start_on(Box::new(store), reader, runtime_dir, None).await
+    }
+
+    /// On this store, as a daemon whose native attempts began with the spawner of the former runtime directory, in that life of it.
+    pub async fn start_on(
+        store: Box<dyn Store>,
+        reader: Arc<dyn Reader>,
+        runtime_dir: &Path,
+        former: Option<(&Path, &str)>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let overrides = ConfigOverrides {
             state_dir: Some(dir.path().join("state")),
@@ -108,10 +119,10 @@ impl Loop {
             std::fs::create_dir_all(dir).unwrap();
         }
         let secrets_dir = host.secrets_dir.clone();
-        let (store, reader) = MemoryStore::new();
         let fail = Arc::new(AtomicU32::new(0));
         let mut store = Failing { store, fail: fail.clone() };
-        let loaded = store.load(&mut |_| PoolId(0), &mut |_| ()).unwrap();
+        let mut open = Vec::new();
+        let loaded = store.load(&mut |_| PoolId(0), &mut |job| open.push(job)).unwrap();
         let native = NativeOptions {
             program: PathBuf::from("/nonexistent/spawner"),
             runtime_dir: runtime_dir.to_owned(),
@@ -124,7 +135,11 @@ impl Loop {
             service: None,
             lifeline: None,
         };
-        let record = rebuild(settings(&config).unwrap(), &[], &[], &loaded);
+        let former = former.map(|(dir, epoch)| Former {
+            epochs: vec![Epoch::new(epoch)],
+            link: Native::new(NativeOptions { runtime_dir: dir.to_owned(), ..native.clone() }),
+        });
+        let record = rebuild(settings(&config).unwrap(), &["default".to_owned()], &open, &loaded);
         let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
         let notifier = Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap();
         let figures = Figures::default();
@@ -140,7 +155,7 @@ impl Loop {
                     record,
                     clock,
                     sides,
-                    former: Vec::new(),
+                    former: former.into_iter().collect(),
                     host,
                     notifier,
                     figures,

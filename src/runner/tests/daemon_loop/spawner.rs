@@ -14,6 +14,9 @@ use std::path::Path;
 /// Nothing takes so long, unless it is broken.
 const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 
+/// The life of its directory, unless it is told otherwise.
+pub const EPOCH: &str = "boot/life";
+
 pub struct Spawner {
     dir: tempfile::TempDir,
     listener: OwnedFd,
@@ -47,11 +50,20 @@ impl Spawner {
     }
 
     /// The same, and says which process it is. It takes no `dirs`, as the first ones did.
-    pub fn welcome_as(mut self, pid: u32, enforces: Enforces) -> Self {
+    pub fn welcome_as(self, pid: u32, enforces: Enforces) -> Self {
+        self.welcome_in(EPOCH, pid, enforces)
+    }
+
+    /// Takes the connection of a daemon, as one whose directory has this life.
+    pub fn welcome_of(self, epoch: &str) -> Self {
+        self.welcome_in(epoch, 1, Enforces::default())
+    }
+
+    fn welcome_in(mut self, epoch: &str, pid: u32, enforces: Enforces) -> Self {
         wait(&self.listener, "a daemon");
         self.connection = Some(accept(&self.listener).unwrap());
         assert!(matches!(&self.heard()[..], [Request::Hello { .. }]));
-        let epoch = "boot/life".to_owned();
+        let epoch = epoch.to_owned();
         let version = "test".to_owned();
         self.say(&[Reply::Welcome {
             protocol: PROTOCOL_VERSION,
