@@ -20,7 +20,7 @@ with subtest("the unit is what the module says"):
     for name, value in {
         "Type": "notify-reload",
         "KillMode": "process",
-        "Delegate": "no",
+        "Delegate": "yes",
         "RuntimeDirectoryPreserve": "yes",
         "WatchdogUSec": "30s",
         "User": "ci-runner",
