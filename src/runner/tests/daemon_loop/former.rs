@@ -1,6 +1,6 @@
 //! A spawner that is not the configured one any more, and whose attempts are open.
 
-use crate::harness::{Loop, new_job, wait_for};
+use crate::harness::{Life, Loop, new_job, wait_for};
 use crate::spawner::{EPOCH, Spawner};
 use ci_runner::store::sqlite::SqliteStore;
 use ci_runner_core::id::JobId;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 async fn on_disk(state: &Path, runtime_dir: &Path, former: Option<(&Path, &str)>) -> Loop {
     let (store, reader) = SqliteStore::open(state).unwrap();
-    Loop::start_on(Box::new(store), Arc::new(reader), runtime_dir, former).await
+    Loop::start_on(Box::new(store), Arc::new(reader), runtime_dir, Life { former, ..Life::default() }).await
 }
 
 /// The commit of the last end failed, and the record, which was ahead of the store, let the spawner go: what it had to tell was lost, and
@@ -22,23 +22,16 @@ async fn a_result_is_not_lost_with_the_commit_that_it_was_in() {
     let first = Spawner::new();
     let before = on_disk(state.path(), first.runtime(), None).await;
     let mut first = first.welcome();
-    assert_eq!(first.heard(), [Request::List]);
-    first.say(&[Reply::Listed]);
+    first.has_nothing();
     before.handle.submit(vec![new_job()], None, "me".to_owned()).await.unwrap();
-    let key = match &first.heard()[..] {
-        [Request::Start(start)] => start.key.clone(),
-        other => panic!("{other:?}"),
-    };
-    first.key = Some(key.clone());
-    first.say(&[Reply::Started { key }]);
+    first.starts();
     wait_for("it runs", || before.count_running() == 1).await;
     before.stop().await;
 
     let second = Spawner::new();
     let the_loop = on_disk(state.path(), second.runtime(), Some((first.runtime(), EPOCH))).await;
     let mut second = second.welcome_of("boot/other");
-    assert_eq!(second.heard(), [Request::List]);
-    second.say(&[Reply::Listed]);
+    second.has_nothing();
     let mut first = first.welcome();
     assert_eq!(first.heard(), [Request::List]);
     first.say(&[first.attempt(Seen::Alive), Reply::Listed]);

@@ -93,20 +93,24 @@ pub struct Loop {
     _dir: tempfile::TempDir,
 }
 
+/// What was before the daemon, beside what its store says.
+#[derive(Default)]
+pub struct Life<'a> {
+    /// Where native attempts began, and in which life of that runtime directory.
+    pub former: Option<(&'a Path, &'a str)>,
+    /// Ids up to this one were given, as logs show.
+    pub taken_ids: u64,
+}
+
 impl Loop {
     /// Begins; its spawner is the one of this runtime directory.
     pub async fn start(runtime_dir: &Path) -> Self {
         let (store, reader) = MemoryStore::new();
-        Self::start_on(Box::new(store), reader, runtime_dir, None).await
+        Self::start_on(Box::new(store), reader, runtime_dir, Life::default()).await
     }
 
-    /// On this store, as a daemon whose native attempts began with the spawner of the former runtime directory, in that life of it.
-    pub async fn start_on(
-        store: Box<dyn Store>,
-        reader: Arc<dyn Reader>,
-        runtime_dir: &Path,
-        former: Option<(&Path, &str)>,
-    ) -> Self {
+    /// On this store, after this life of it.
+    pub async fn start_on(store: Box<dyn Store>, reader: Arc<dyn Reader>, runtime_dir: &Path, life: Life<'_>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let overrides = ConfigOverrides {
             state_dir: Some(dir.path().join("state")),
@@ -135,11 +139,12 @@ impl Loop {
             service: None,
             lifeline: None,
         };
-        let former = former.map(|(dir, epoch)| Former {
+        let former = life.former.map(|(dir, epoch)| Former {
             epochs: vec![Epoch::new(epoch)],
             link: Native::new(NativeOptions { runtime_dir: dir.to_owned(), ..native.clone() }),
         });
-        let record = rebuild(settings(&config).unwrap(), &["default".to_owned()], &open, &loaded);
+        let mut record = rebuild(settings(&config).unwrap(), &["default".to_owned()], &open, &loaded);
+        record.set_last_id(life.taken_ids);
         let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
         let notifier = Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap();
         let figures = Figures::default();

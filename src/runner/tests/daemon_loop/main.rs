@@ -5,6 +5,7 @@
 mod former;
 mod harness;
 mod limits;
+mod put_back;
 mod schedules;
 mod spawner;
 
@@ -21,15 +22,9 @@ async fn amid_an_answer() -> (Loop, Spawner) {
     let spawner = Spawner::new();
     let the_loop = Loop::start(spawner.runtime()).await;
     let mut spawner = spawner.welcome();
-    assert_eq!(spawner.heard(), [Request::List]);
-    spawner.say(&[Reply::Listed]);
+    spawner.has_nothing();
     the_loop.handle.submit(vec![new_job()], None, "me".to_owned()).await.unwrap();
-    let key = match &spawner.heard()[..] {
-        [Request::Start(start)] => start.key.clone(),
-        other => panic!("{other:?}"),
-    };
-    spawner.key = Some(key.clone());
-    spawner.say(&[Reply::Started { key }]);
+    spawner.starts();
     wait_for("it runs", || the_loop.count_running() == 1).await;
 
     the_loop.fail_next_commit();
@@ -61,8 +56,7 @@ async fn the_end_of_a_list_that_was_forgotten_half_way_says_nothing() {
 async fn a_list_without_a_job_that_runs_would_be_acted_on() {
     let (the_loop, mut spawner) = amid_an_answer().await;
     spawner.say(&[Reply::Listed]);
-    assert_eq!(spawner.heard(), [Request::List]);
-    spawner.say(&[Reply::Listed]);
+    spawner.has_nothing();
     assert!(matches!(&spawner.heard()[..], [Request::Forget(_)]));
     let attempts = the_loop.handle.reader.attempts(JobId::new(1).unwrap()).unwrap();
     assert_eq!(attempts[0].result, Some(AttemptResult::Lost { cause: LostCause::Executor }));
@@ -76,8 +70,7 @@ async fn a_reload_that_names_other_directories_changes_none() {
     let spawner = Spawner::new();
     let the_loop = Loop::start(spawner.runtime()).await;
     let mut spawner = spawner.welcome();
-    assert_eq!(spawner.heard(), [Request::List]);
-    spawner.say(&[Reply::Listed]);
+    spawner.has_nothing();
     let elsewhere = tempfile::tempdir().unwrap();
     the_loop.reload(elsewhere.path(), "[pools.default]\nslots = 7\n").await;
     wait_for("the rest of it holds", || the_loop.handle.snapshot().pools[0].slots == 7).await;

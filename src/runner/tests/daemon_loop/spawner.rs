@@ -97,6 +97,22 @@ impl Spawner {
         Reply::Attempt { key: self.key.clone().expect("started"), seen, slot: None }
     }
 
+    /// Asked for all that it has, it has nothing.
+    pub fn has_nothing(&mut self) {
+        assert_eq!(self.heard(), [Request::List]);
+        self.say(&[Reply::Listed]);
+    }
+
+    /// Takes the start of a job, and has started it.
+    pub fn starts(&mut self) {
+        let key = match &self.heard()[..] {
+            [Request::Start(start)] => start.key.clone(),
+            other => panic!("{other:?}"),
+        };
+        self.key = Some(key.clone());
+        self.say(&[Reply::Started { key }]);
+    }
+
     /// The job exits with 0.
     pub fn end_well(&self) {
         let key = self.key.clone().expect("started");
