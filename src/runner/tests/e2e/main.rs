@@ -7,6 +7,7 @@
 mod activation;
 mod adoption;
 mod cores;
+mod damaged;
 mod declared;
 mod dirs;
 mod export;
@@ -22,6 +23,7 @@ mod notices;
 mod notices_crashes;
 mod notices_reload;
 mod notices_tls;
+mod retries;
 mod rollback;
 mod room;
 mod run;

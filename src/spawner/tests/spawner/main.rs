@@ -11,6 +11,8 @@ mod failpoints;
 mod fork_loop;
 mod kill;
 mod lifeline;
+mod once;
+mod processes;
 mod rules;
 mod shortage;
 mod stopped;

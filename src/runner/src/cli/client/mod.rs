@@ -6,6 +6,7 @@
 
 mod body;
 mod error;
+mod query;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use crate::api::Problem;
 use crate::config::Host;
 pub use body::Body;
 pub use error::ClientError;
+pub use query::{encoded, with_query};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use serde::Serialize;
@@ -374,28 +376,4 @@ fn message(request: &Request<'_>) -> Vec<u8> {
 pub fn to_json(value: &impl Serialize) -> Result<Vec<u8>, ClientError> {
     serde_json::to_vec(value)
         .map_err(|error| ClientError::Garbled { path: PathBuf::new(), what: format!("the request: {error}") })
-}
-
-/// A part of a path or query, percent-encoded: everything but letters, digits and `-_.~`.
-pub fn encoded(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(byte as char),
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
-}
-
-/// `path?name=value&…`, encoded; just the path without pairs.
-pub fn with_query(path: &str, pairs: &[(&str, String)]) -> String {
-    let mut text = path.to_owned();
-    for (index, (name, value)) in pairs.iter().enumerate() {
-        text.push(if index == 0 { '?' } else { '&' });
-        text.push_str(name);
-        text.push('=');
-        text.push_str(&encoded(value));
-    }
-    text
 }

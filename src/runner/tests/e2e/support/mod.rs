@@ -3,13 +3,14 @@
 //! Tests run in parallel and must find their own processes, and only those. Nothing here sleeps to wait for something:
 //! states are polled with a deadline. When a [`Host`] is dropped, every process of it is killed and every file removed.
 
+mod api;
 pub mod client;
 pub mod load;
 pub mod procs;
 pub mod random;
+mod remains;
 pub mod small;
 
-use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -304,122 +305,6 @@ impl Host {
         assert!(status.success(), "the daemon ended with {status}:\n{}", self.daemon_log());
     }
 
-    /// A way to the API.
-    pub fn client(&self) -> Client {
-        Client::new(self.socket())
-    }
-
-    /// A request that is answered.
-    pub fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Response {
-        let answer = self.client().call(method, path, &[], body);
-        answer.unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.daemon_log()))
-    }
-
-    /// What a GET tells.
-    pub fn get(&self, path: &str) -> Value {
-        let response = self.call("GET", path, None);
-        assert_eq!(response.status, 200, "GET {path}: {}", response.text());
-        response.json()
-    }
-
-    /// A POST that must succeed.
-    pub fn post(&self, path: &str, body: &Value) -> Value {
-        let response = self.call("POST", path, Some(body));
-        assert!((200..300).contains(&response.status), "POST {path}: {}", response.text());
-        if response.body.is_empty() { Value::Null } else { response.json() }
-    }
-
-    /// Queues one job.
-    pub fn add(&self, job: &Value) -> u64 {
-        self.post("/api/v1/jobs", job)["id"].as_u64().unwrap()
-    }
-
-    /// A job of a shell, marked as this host's; not retried.
-    pub fn shell(&self, script: &str) -> Value {
-        json!({ "shell": script, "retry": 0, "env": { "E2E_MARKER": self.marker } })
-    }
-
-    /// As [`Host::shell`], with more keys.
-    pub fn shell_with(&self, script: &str, more: Value) -> Value {
-        let mut job = self.shell(script);
-        for (key, value) in more.as_object().unwrap() {
-            job[key] = value.clone();
-        }
-        job
-    }
-
-    /// What is told of a job.
-    pub fn job(&self, id: u64) -> Value {
-        self.get(&format!("/api/v1/jobs/{id}"))
-    }
-
-    /// A job's state.
-    pub fn state_of(&self, id: u64) -> String {
-        self.job(id)["state"].as_str().unwrap().to_owned()
-    }
-
-    /// Waits until a job is in this state.
-    pub fn wait_state(&self, id: u64, state: &str) -> Value {
-        let until = Instant::now() + PATIENCE;
-        let mut last = Value::Null;
-        loop {
-            // A daemon that is killed and started again may not answer now.
-            if let Ok(response) = self.client().call("GET", &format!("/api/v1/jobs/{id}"), &[], None) {
-                last = response.json();
-                if last["state"] == state {
-                    return last;
-                }
-            }
-            assert!(Instant::now() < until, "job {id} is not {state}: {last:#}\n{}", self.daemon_log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Waits until a job has finished, and tells of it.
-    pub fn finish(&self, id: u64) -> Value {
-        self.wait_state(id, "finished")
-    }
-
-    /// Waits until no job is open.
-    pub fn finish_all(&self, patience: Duration) {
-        let until = Instant::now() + patience;
-        loop {
-            let open = self.get("/api/v1/jobs?state=open&limit=20");
-            if open["jobs"].as_array().unwrap().is_empty() {
-                return;
-            }
-            assert!(Instant::now() < until, "jobs are stuck: {open:#}\n{}", self.daemon_log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// Every job, oldest first.
-    pub fn all_jobs(&self) -> Vec<Value> {
-        let mut jobs = Vec::new();
-        let mut cursor = String::new();
-        loop {
-            let page = self.get(&format!("/api/v1/jobs?order=asc&limit=1000{cursor}"));
-            jobs.extend(page["jobs"].as_array().unwrap().iter().cloned());
-            match page["next_cursor"].as_u64() {
-                Some(next) => cursor = format!("&cursor={next}"),
-                None => return jobs,
-            }
-        }
-    }
-
-    /// The log of a job's last attempt.
-    pub fn log(&self, id: u64) -> String {
-        let response = self.call("GET", &format!("/api/v1/jobs/{id}/log"), None);
-        if response.status == 200 { response.text() } else { String::new() }
-    }
-
-    /// The reasons why a job does not run: kinds and texts.
-    pub fn why(&self, id: u64) -> Vec<(String, String)> {
-        let why = self.get(&format!("/api/v1/jobs/{id}/why"));
-        let word = |reason: &Value, key: &str| reason[key].as_str().unwrap().to_owned();
-        why["reasons"].as_array().unwrap().iter().map(|reason| (word(reason, "kind"), word(reason, "text"))).collect()
-    }
-
     /// A line of shell that waits until this file is there, however late it comes to it.
     pub fn until(&self, name: &str) -> String {
         format!("until [ -e {} ]; do sleep 0.02; done", self.path(name).display())
@@ -448,66 +333,6 @@ impl Host {
         let path = self.path(name);
         wait_for(&path.display().to_string(), || fs::read_to_string(&path).ok().filter(|text| !text.is_empty()))
     }
-
-    /// Process id of the spawner, when one runs.
-    pub fn spawner(&self) -> Option<i32> {
-        let text = fs::read_to_string(self.runtime().join("spawner/lock")).ok()?;
-        let pid = text.trim().parse().ok()?;
-        let words = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        (is_alive(pid) && contains(&words, self.run.path().to_str().unwrap())).then_some(pid)
-    }
-
-    /// Process id of the spawner, once one runs.
-    pub fn wait_spawner(&self) -> i32 {
-        wait_for("a spawner", || self.spawner())
-    }
-
-    /// Names of the attempt directories that there are.
-    pub fn attempts(&self) -> Vec<String> {
-        let dir = fs::read_dir(self.runtime().join("spawner/attempts"));
-        let entries = dir.into_iter().flatten().flatten();
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-    }
-
-    /// Process ids of living shims, by job.
-    pub fn shims(&self) -> Vec<(u64, i32)> {
-        let pid = |name: &String| -> Option<(u64, i32)> {
-            let text = fs::read_to_string(self.runtime().join("spawner/attempts").join(name).join("lock")).ok()?;
-            let pid = text.split(' ').next()?.parse().ok()?;
-            Some((name.split('-').nth(1)?.parse().ok()?, pid))
-        };
-        self.attempts().iter().filter_map(pid).filter(|(_, pid)| is_alive(*pid)).collect()
-    }
-
-    /// The shim of a running job.
-    pub fn wait_shim(&self, id: u64) -> i32 {
-        wait_for("a shim", || self.shims().iter().find(|(job, _)| *job == id).map(|(_, pid)| *pid))
-    }
-
-    /// Living processes of this host's jobs.
-    pub fn survivors(&self) -> Vec<i32> {
-        processes_with(&self.marker)
-    }
-
-    /// Waits until no process of a job and no attempt directory is left.
-    pub fn assert_clean(&self) {
-        let until = Instant::now() + Duration::from_secs(20);
-        loop {
-            let (survivors, attempts) = (self.survivors(), self.attempts());
-            if survivors.is_empty() && attempts.is_empty() {
-                return;
-            }
-            if Instant::now() > until {
-                let survivors: Vec<String> = survivors.into_iter().map(describe).collect();
-                let spawner = fs::read_to_string(self.runtime().join("spawner/spawner.log")).unwrap_or_default();
-                panic!(
-                    "left: processes {survivors:#?}, attempts {attempts:?}\ndaemon:\n{}\nspawner:\n{spawner}",
-                    tail(&self.daemon_log())
-                );
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
 }
 
 /// The last lines of a text.
@@ -532,31 +357,6 @@ impl Drop for Host {
             pids.into_iter().for_each(|pid| kill(pid, "KILL"));
             std::thread::sleep(Duration::from_millis(2));
         }
-        remove_cgroups(&self.state);
+        remains::remove_cgroups(&self.state);
     }
-}
-
-/// Cgroups of jobs whose spawner could not remove them any more; by the store's id, which is in their names.
-fn remove_cgroups(state: &Path) {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let Some(store) = store_id(state) else { return };
-    for line in mounts.lines().filter(|line| line.split(' ').nth(2) == Some("cgroup2")) {
-        remove_cgroups_in(Path::new(line.split(' ').nth(1).unwrap()), &store);
-    }
-}
-
-fn remove_cgroups_in(dir: &Path, store: &str) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            remove_cgroups_in(&entry.path(), store);
-            if entry.file_name().to_string_lossy().starts_with(&format!("ci-job-{store}")) {
-                let _ = fs::remove_dir(entry.path());
-            }
-        }
-    }
-}
-
-/// The second line of the state's lock file.
-fn store_id(state: &Path) -> Option<String> {
-    fs::read_to_string(state.join("lock")).ok()?.lines().nth(1).map(str::to_owned)
 }

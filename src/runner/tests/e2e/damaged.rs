@@ -1,0 +1,66 @@
+//! A store that is damaged, or from a newer version: never an empty queue instead.
+
+use crate::support::{Host, wait_for};
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+
+/// A specification that cannot be read used to look like a failed commit, for ever, and refused what others submitted.
+#[test]
+fn a_damaged_row_costs_its_own_job_only() {
+    let mut host = Host::started();
+    let damaged = host.add(&host.shell_with("true", json!({"hold": true, "retry": 0})));
+    host.stop();
+    let database = rusqlite::Connection::open(host.state.join("queue.db")).unwrap();
+    database
+        .execute(
+            "UPDATE job SET work = replace(work, 'true', 'false') WHERE id = ?1",
+            [i64::try_from(damaged).unwrap()],
+        )
+        .unwrap();
+    drop(database);
+    host.start();
+    host.post(&format!("/api/v1/jobs/{damaged}/release"), &json!({}));
+    let beside: Vec<u64> = (0..3).map(|_| host.add(&host.shell("true"))).collect();
+    for id in beside {
+        assert_eq!(host.finish(id)["outcome"], "succeeded");
+    }
+    let words = wait_for("the end of the damaged job", || {
+        host.daemon_log().lines().find(|line| line.contains("specification cannot be read")).map(str::to_owned)
+    });
+    assert!(words.contains(&format!("job {damaged} failed")), "{words}");
+}
+
+fn database(state: &Path) -> std::path::PathBuf {
+    state.join("queue.db")
+}
+
+#[test]
+fn a_damaged_or_newer_database_is_refused_and_never_replaced() {
+    let mut host = Host::started();
+    host.post("/api/v1/pause", &json!({ "reason": "test" }));
+    let ids: Vec<u64> = (0..20).map(|_| host.add(&host.shell("true"))).collect();
+    host.stop();
+    let file = database(&host.state);
+    let sound = fs::read(&file).unwrap();
+
+    let newer = rusqlite::Connection::open(&file).unwrap();
+    newer.pragma_update(None, "user_version", 999).unwrap();
+    drop(newer);
+    let (status, text) = host.refused();
+    assert!(!status.success() && text.contains("999"), "{status}: {text}");
+
+    let mut damaged = sound.clone();
+    for (at, byte) in damaged.iter_mut().enumerate().take(8192) {
+        *byte = (at * 7) as u8;
+    }
+    fs::write(&file, &damaged).unwrap();
+    let (status, text) = host.refused();
+    assert!(!status.success() && !text.is_empty(), "{status}: {text}");
+    assert!(text.contains(file.to_str().unwrap()), "the damaged file is not named: {text}");
+    assert_eq!(fs::read(&file).unwrap(), damaged, "the damaged file was touched");
+
+    fs::write(&file, &sound).unwrap();
+    host.start();
+    assert_eq!(host.get("/api/v1/status")["jobs"]["queued"], ids.len());
+}
