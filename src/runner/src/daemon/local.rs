@@ -143,7 +143,7 @@ pub fn run(plan: Plan, events: mpsc::Sender<Event>, stop: watch::Receiver<Stop>)
         let log_dir = parts.host.log_dir.clone();
         let (engine, handle, control) = Engine::new(parts)?;
         let engine = tokio::spawn(engine.run());
-        let ids = match submit(&handle, planned).await {
+        let ids = match submit(&handle, planned, stop.clone()).await {
             Ok(ids) => ids,
             Err(error) => {
                 control.send(Control::Stop).await.ok();
@@ -166,12 +166,17 @@ pub fn run(plan: Plan, events: mpsc::Sender<Event>, stop: watch::Receiver<Stop>)
 }
 
 /// Submits the jobs. Which limits can be kept is known when the spawner has come: before, every limit passes, and a job with
-/// one that cannot be kept would wait for ever.
-async fn submit(handle: &Handle, jobs: Vec<NewJob>) -> Result<Vec<JobId>> {
+/// one that cannot be kept would wait for ever. Who does not want them any more waits for no spawner: the watcher, which hears
+/// the same, cancels them.
+async fn submit(handle: &Handle, jobs: Vec<NewJob>, mut stop: watch::Receiver<Stop>) -> Result<Vec<JobId>> {
     if jobs.iter().any(|job| job.spec.terms.limits != Limits::NONE) {
         let mut snapshots = handle.snapshots();
-        let there = tokio::time::timeout(SPAWNER_COMES, snapshots.wait_for(|snapshot| snapshot.executor_up));
-        there.await.context("the spawner does not come up")?.context("the loop ended by itself")?;
+        tokio::select! {
+            there = tokio::time::timeout(SPAWNER_COMES, snapshots.wait_for(|snapshot| snapshot.executor_up)) => {
+                there.context("the spawner does not come up")?.context("the loop ended by itself")?;
+            }
+            Ok(_) = stop.wait_for(|stop| *stop != Stop::No) => {}
+        }
     }
     handle.submit(jobs, None, "run".to_owned()).await.map_err(refused)
 }

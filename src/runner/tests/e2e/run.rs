@@ -2,9 +2,11 @@
 
 use crate::support::{Host, describe, is_alive, kill, processes_with, program, wait_for};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 /// Jobs that run.
 const JOBS: usize = 3;
@@ -214,4 +216,26 @@ fn output_that_is_cut_is_told_and_no_success() {
     // The control: what fits is a success.
     let (code, said) = run_to_end(&["-q", "--log-max", "1M", "--", "sh", "-c", "head -c 200000 /dev/zero"]);
     assert_eq!((code, said.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn who_waits_for_a_spawner_that_does_not_come_may_leave() {
+    // The program beside a spawner that ends at once; a link, as whoever is asked for its own name follows a symbolic one.
+    let place = tempfile::tempdir_in(program().parent().unwrap()).unwrap();
+    let linked = place.path().join("ci-runner");
+    fs::hard_link(program(), &linked).unwrap();
+    fs::write(place.path().join("ci-runner-spawner"), "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(place.path().join("ci-runner-spawner"), fs::Permissions::from_mode(0o755)).unwrap();
+    let private = place.path().join("run");
+    fs::create_dir(&private).unwrap();
+    let mut command = Command::new(&linked);
+    command.args(["run", "--pids", "50", "--", "true"]).env("XDG_RUNTIME_DIR", &private);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for("its directory", || fs::read_dir(&private).unwrap().next().is_some().then_some(()));
+    let asked = Instant::now();
+    kill(child.id() as i32, "INT");
+    assert_eq!(wait_for("the end of run", || child.try_wait().unwrap()).code(), Some(130));
+    // Without hearing the signal it would have waited for half a minute.
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    wait_for("an empty place", || fs::read_dir(&private).unwrap().next().is_none().then_some(()));
 }
