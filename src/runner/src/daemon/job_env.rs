@@ -1,6 +1,6 @@
 //! What a job finds in its environment, and the specification the shim gets.
 
-use crate::store::Claimed;
+use crate::store::{Claimed, FormerStore};
 use ci_runner_core::id::{AttemptNumber, JobId};
 use ci_runner_spawner::protocol::Spec;
 use std::collections::BTreeMap;
@@ -13,10 +13,21 @@ pub struct Host {
     pub runner: String,
     /// Short store id.
     pub store: String,
+    /// The stores that it was restored from, oldest first.
+    pub former: Vec<FormerStore>,
     /// `HOME`, `USER` and `LOGNAME` of jobs.
     pub home: String,
     /// User name of jobs.
     pub user: String,
+}
+
+impl Host {
+    /// What stays the same for a job over all its attempts, over a restore as well, and is never another job's: its id and
+    /// the store that gave it.
+    fn idempotency_key(&self, id: JobId) -> String {
+        let giver = self.former.iter().find(|former| id.get() <= former.last_id);
+        format!("{}-{id}", giver.map_or(&self.store, |former| &former.store_id))
+    }
 }
 
 /// Where an attempt runs.
@@ -70,7 +81,7 @@ pub fn specification(host: &Host, at: Where<'_>, id: JobId, attempt: AttemptNumb
     let name = spec.name.as_deref().unwrap_or_default();
     let number = id.to_string();
     let attempt = attempt.to_string();
-    let idempotency = format!("{}-{id}", host.store);
+    let idempotency = host.idempotency_key(id);
     for (name, value) in [
         ("CI", "true"),
         ("CI_RUNNER", &host.runner),
@@ -116,7 +127,7 @@ mod tests {
             let settings = ci_runner_core::policy::Settings::default();
             let spec = crate::request::new_job(request, &settings, &jiff::Zoned::now()).unwrap().spec;
             let text = || "given".to_owned();
-            let host = Host { runner: text(), store: text(), home: text(), user: text() };
+            let host = Host { runner: text(), store: text(), former: Vec::new(), home: text(), user: text() };
             let at = Where { pool: "p", path: "/bin", tmp: Path::new("/tmp"), as_us: true };
             let claimed = Claimed { spec, submitter: text() };
             specification(&host, at, JobId::new(7).unwrap(), AttemptNumber(1), &claimed).env
@@ -128,6 +139,20 @@ mod tests {
         // This one the shim sets.
         assert!(is_reserved("TMPDIR") && is_reserved("CI_RUNNER_OF_TOMORROW") && !is_reserved("CI_TOKEN"));
         assert!(RESERVED.iter().all(|name| *name == "TMPDIR" || names.iter().any(|given| given == name)));
+    }
+
+    #[test]
+    fn a_key_is_of_the_store_that_gave_the_id() {
+        let former = |store: &str, last_id| FormerStore { store_id: store.to_owned(), last_id };
+        let host = Host {
+            runner: String::new(),
+            store: "now".to_owned(),
+            former: vec![former("first", 3), former("second", 9)],
+            home: String::new(),
+            user: String::new(),
+        };
+        let key = |id| host.idempotency_key(JobId::new(id).unwrap());
+        assert_eq!([1, 3, 4, 9, 10].map(key), ["first-1", "first-3", "second-4", "second-9", "now-10"]);
     }
 
     #[test]

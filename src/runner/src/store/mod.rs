@@ -109,11 +109,22 @@ pub struct RefusedRun {
     pub why: String,
 }
 
+/// A store that the present one was restored from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FormerStore {
+    /// Its short id.
+    pub store_id: String,
+    /// It gave the job ids up to this one, but for those that a store before it gave.
+    pub last_id: u64,
+}
+
 /// What a store tells at the start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Loaded {
     /// Short store id: 8 lower-case hex digits, new at creation and at `restore`.
     pub store_id: String,
+    /// The stores that it was restored from, oldest first.
+    pub former: Vec<FormerStore>,
     /// This start's number, already counted and durable.
     pub generation: u64,
     /// Highest job id ever given; 0 before the first.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::damage::Crashed;
-use ci_runner::store::BackupFile;
+use ci_runner::store::{BackupFile, FormerStore};
 
 #[test]
 fn a_backup_is_one_moment_and_refuses_to_overwrite() {
@@ -87,11 +87,13 @@ fn a_restored_store_holds_what_was_open() {
     assert_eq!(report.paused, 1, "the other one was: {report:?}");
     let replaced = report.replaced.expect("there was one");
     assert!(replaced.starts_with(&state) && replaced.exists(), "{}", replaced.display());
-    let (_store, reader, loaded, open) = opened(&state).expect("opens");
+    let (store, reader, loaded, open) = opened(&state).expect("opens");
     assert_eq!(reader.check().expect("checks"), [""; 0]);
     assert_ne!(loaded.store_id, first.store_id, "nothing of the other life is adopted");
-    assert_eq!((loaded.store_id, loaded.unclean), (report.store_id, false));
+    assert_eq!((&loaded.store_id, loaded.unclean), (&report.store_id, false));
     assert_eq!(loaded.last_id, 7, "an id that was printed is never given again");
+    let former = |store: &str, last_id| FormerStore { store_id: store.to_owned(), last_id };
+    assert_eq!(loaded.former, [former(&first.store_id, 6)], "what the backup did not know was queued in another life");
     assert!(loaded.generation > first.generation);
     assert!(open.iter().all(|job| job.lease.is_none() && job.wish != Wish::Run), "{open:?}");
     assert_eq!(open.iter().map(|job| job.id.get()).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
@@ -104,6 +106,16 @@ fn a_restored_store_holds_what_was_open() {
     assert!(held.0 == "restore" && held.1.contains(&first.store_id), "{held:?}");
     let paused: Vec<_> = reader.schedules().expect("reads").into_iter().filter_map(|row| row.paused).collect();
     assert!(paused[0].contains("restored from a backup") && paused[1] == "me", "{paused:?}");
+
+    // Restored again, twice from the same: who gave which id is still known.
+    let again = dir.path().join("again.db");
+    reader.backup(&again, &[]).expect("backs up");
+    drop((store, reader));
+    for _ in 0..2 {
+        restore(&again, &state).expect("restores");
+    }
+    let (_store, _reader, last, _) = opened(&state).expect("opens");
+    assert_eq!(last.former, [former(&first.store_id, 6), former(&loaded.store_id, 7)]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::daemon::gauges::Look;
 use crate::daemon::gc::{self, Trimmed};
 use crate::daemon::job_env;
 use crate::daemon::secrets;
-use crate::store::{CollectLimits, ScheduleRow, StoreError};
+use crate::store::{CollectLimits, FormerStore, ScheduleRow, StoreError};
 use ci_runner_spawner::joblog::earlier_dirs_of;
 
 /// Old jobs are looked for this often.
@@ -102,13 +102,8 @@ impl HostSettings {
         self.pools.get(pool).map_or(Executor::Native, |pool| pool.executor)
     }
 
-    pub(super) fn job_host(&self, store: &str) -> job_env::Host {
-        job_env::Host {
-            runner: self.name.clone(),
-            store: store.to_owned(),
-            home: self.home.clone(),
-            user: self.user.clone(),
-        }
+    pub(super) fn job_host(&self, store: String, former: Vec<FormerStore>) -> job_env::Host {
+        job_env::Host { runner: self.name.clone(), store, former, home: self.home.clone(), user: self.user.clone() }
     }
 }
 
@@ -149,7 +144,8 @@ impl Engine {
                 self.notifier.reloading();
                 let (settings, host) = *settings;
                 self.record.configure(settings.clone());
-                self.job_host = host.job_host(&self.job_host.store);
+                let job_env::Host { store, former, .. } = &self.job_host;
+                self.job_host = host.job_host(store.clone(), former.clone());
                 // Writer and spawner keep their directories until a restart, so the loop does.
                 let HostSettings { log_dir, tmp_dir, secrets_dir, jobs_have_users, .. } = self.host.clone();
                 self.host = HostSettings { log_dir, tmp_dir, secrets_dir, jobs_have_users, ..host };

@@ -196,7 +196,7 @@ impl Engine {
             reader: parts.reader.clone(),
             settings: settings_out,
         };
-        let job_host = parts.host.job_host(&parts.loaded.store_id);
+        let job_host = parts.host.job_host(parts.loaded.store_id, parts.loaded.former);
         let now = parts.clock.now();
         let reader = parts.reader.apart().unwrap_or_else(|| parts.reader.clone());
         let finished = reader.totals().unwrap_or_default().into_iter().collect();

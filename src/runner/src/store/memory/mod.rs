@@ -141,6 +141,7 @@ impl State {
         }
         Loaded {
             store_id: self.store_id.clone(),
+            former: Vec::new(),
             generation: self.generation,
             last_id: self.last_id,
             paused: self.paused.clone(),

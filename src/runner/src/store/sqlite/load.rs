@@ -2,7 +2,7 @@
 
 use super::place::Fault;
 use super::{codec, ends, retry_text};
-use crate::store::{Claimed, Loaded, StoreError};
+use crate::store::{Claimed, FormerStore, Loaded, StoreError};
 use ci_runner_core::change::{Lease, OpenJob, Pause, Wish};
 use ci_runner_core::group::GroupSpec;
 use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};
@@ -125,6 +125,7 @@ pub(super) fn loaded(conn: &Connection, unclean: bool) -> Result<Loaded, Fault> 
     };
     Ok(Loaded {
         store_id: row.get(0)?,
+        former: former(conn)?,
         generation: codec::uint(row.get(1)?, "generation")?,
         last_id: codec::uint(row.get(2)?, "last id")?,
         paused,
@@ -132,6 +133,16 @@ pub(super) fn loaded(conn: &Connection, unclean: bool) -> Result<Loaded, Fault> 
         last: Now { engine: Instant(row.get(3)?), wall: WallTime(row.get(4)?) },
         unclean,
     })
+}
+
+fn former(conn: &Connection) -> Result<Vec<FormerStore>, Fault> {
+    let mut statement = conn.prepare("SELECT store_id, last_id FROM former_store ORDER BY last_id")?;
+    let mut rows = statement.query([])?;
+    let mut former = Vec::new();
+    while let Some(row) = rows.next()? {
+        former.push(FormerStore { store_id: row.get(0)?, last_id: codec::uint(row.get(1)?, "last id")? });
+    }
+    Ok(former)
 }
 
 /// Gives every open job to `each`, ids rising.

@@ -168,6 +168,9 @@ fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreRepo
     let held = count("SELECT count(*) FROM open WHERE wish = 1")?;
     let by = format!("{BY} (restored from a backup of store {old_id})");
     let paused = transaction.execute("UPDATE schedule SET paused = ?1 WHERE paused IS NULL", [by])?;
+    // Where nothing was queued since the restore before, that store gave the ids.
+    let sql = "INSERT OR IGNORE INTO former_store (last_id, store_id) SELECT last_id, store_id FROM meta";
+    transaction.execute(sql, [])?;
     let sql =
         "UPDATE meta SET store_id = ?1, running = 0, last_id = max(last_id, ?2), generation = max(generation, ?3)";
     transaction.execute(sql, params![store_id, given.id, given.generation])?;

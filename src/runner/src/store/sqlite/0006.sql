@@ -1,0 +1,6 @@
+-- Stores that this one was restored from, and the ids that each of them gave: a job keeps the key that it was given.
+
+CREATE TABLE former_store (
+    last_id INTEGER PRIMARY KEY,                            -- it gave the ids up to here, those of earlier stores aside
+    store_id TEXT NOT NULL
+) STRICT;
