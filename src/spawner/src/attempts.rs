@@ -5,7 +5,7 @@
 //!   lock    flock held = the shim lives; says who it is ([`Identity`])
 //!   void    never starts
 //!   began   the shim is about to let the job run
-//!   exit    the record (`exit.tmp` while it is written)
+//!   exit    the record (`exit.tmp` before: room for it is taken when the attempt begins)
 //!   verdict how its unit ended (kind `systemd` only)
 //! ```
 //!
@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::protocol::{AttemptKey, ExitRecord, names};
@@ -24,6 +24,8 @@ use crate::record;
 
 /// Where an exit record is written before it is renamed.
 const EXIT_ASIDE: &str = "exit.tmp";
+/// Room that is taken for a record: more than one of usual size has.
+const EXIT_BYTES: u64 = 4 * 1024;
 /// Where a small file is written before it is renamed.
 const SMALL_ASIDE: &str = "small.tmp";
 /// An identity never exceeds this: its only long part is a cgroup's path.
@@ -167,14 +169,32 @@ impl Attempts {
 
     /// Writes the exit record aside; [`Self::publish_exit`] makes it count.
     pub(crate) fn write_exit_aside(&self, record: &ExitRecord) -> io::Result<()> {
-        let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let file = rustix::fs::openat(&self.dir, path(&record.key, EXIT_ASIDE), flags, mode)?;
+        let file = self.exit_aside(&record.key)?;
         let text = record::encode(record);
-        match rustix::io::write(&file, &text)? {
-            written if written == text.len() => Ok(()),
-            _ => Err(io::ErrorKind::StorageFull.into()),
+        if rustix::io::write(&file, &text)? != text.len() {
+            return Err(io::ErrorKind::StorageFull.into());
         }
+        Ok(rustix::fs::ftruncate(&file, text.len() as u64)?)
+    }
+
+    /// Takes the room that the record will need, so that a disk which is full by then does not take the result.
+    pub(crate) fn reserve_exit(&self, key: &AttemptKey) -> io::Result<()> {
+        let file = self.exit_aside(key)?;
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, EXIT_BYTES) {
+            // A file system that cannot say so is written to; one that copies on write may still find no room at the end.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                match rustix::io::write(&file, &[b' '; EXIT_BYTES as usize])? == EXIT_BYTES as usize {
+                    true => Ok(()),
+                    false => Err(io::ErrorKind::StorageFull.into()),
+                }
+            }
+            reserved => Ok(reserved?),
+        }
+    }
+
+    fn exit_aside(&self, key: &AttemptKey) -> io::Result<OwnedFd> {
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.dir, path(key, EXIT_ASIDE), flags, Mode::RUSR | Mode::WUSR)?)
     }
 
     /// Renames the record into place.

@@ -1,7 +1,7 @@
 //! Room on the disk: what `gc` removes, by which clock, and that it does so on a full one; a cancel while there is none.
 
 use crate::support::small::Small;
-use crate::support::{Host, wait_for};
+use crate::support::{Host, is_alive, wait_for};
 use serde_json::json;
 use std::fs;
 use std::path::PathBuf;
@@ -183,6 +183,42 @@ fn output_that_a_full_disk_took_is_told_by_logs() {
     host.finish(whole);
     let done = host.run_cli(&["logs", &whole.to_string()]);
     assert_eq!((&*done.stdout, &*done.stderr), (&b"whole\n"[..], &b""[..]), "the control: nothing of it is lost");
+    host.stop();
+    host.assert_clean();
+    drop(host);
+}
+
+/// An operator restarts what complains. The spawner used to leave meanwhile, with results that had found no room: they were
+/// called lost, and the jobs ran again.
+#[test]
+fn results_outlive_the_daemon_on_a_full_disk() {
+    let Some(small) = Small::mount("results_outlive_the_daemon_on_a_full_disk", "8m") else { return };
+    let mut host = Host::on(small.path());
+    host.start();
+    let mut ends = Vec::new();
+    for (script, more, outcome) in [
+        ("exit 0", json!({}), "succeeded"),
+        ("exit 7", json!({}), "failed"),
+        ("kill -9 $$", json!({}), "failed"),
+        ("sleep 600", json!({ "timeout": "1s" }), "timed_out"),
+    ] {
+        let script = format!("echo >>{}; {}; {script}", host.path("ran").display(), host.until("gate"));
+        ends.push((host.add(&host.shell_with(&script, more)), outcome));
+    }
+    host.wait_lines("ran", ends.len());
+    let spawner = host.wait_spawner();
+    small.fill();
+    host.kill();
+    fs::write(host.path("gate"), "").unwrap();
+    wait_for("the end of the jobs", || host.shims().is_empty().then_some(()));
+    wait_for("the end of the spawner, which has nothing to stay for", || (!is_alive(spawner)).then_some(()));
+    small.free();
+    host.start();
+    for (id, outcome) in ends {
+        let job = host.finish(id);
+        assert_eq!((job["outcome"].as_str(), job["attempts"].as_array().unwrap().len()), (Some(outcome), 1), "{job:#}");
+    }
+    assert_eq!(fs::read_to_string(host.path("ran")).unwrap().lines().count(), 4, "each ran once");
     host.stop();
     host.assert_clean();
     drop(host);

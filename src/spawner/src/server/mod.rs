@@ -234,7 +234,7 @@ impl Server {
             return true;
         }
         let used = self.closed.is_none() && !self.daemons.is_empty();
-        if used || self.attempts.values().any(State::is_alive) {
+        if used || self.attempts.values().any(State::is_alive) || self.keeps_records() {
             self.idle_since_ms = None;
             return false;
         }

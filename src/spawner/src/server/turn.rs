@@ -50,7 +50,7 @@ impl Server {
     fn sleep_ms(&self) -> u64 {
         let now = sys::boottime_ms();
         let mut until = self.due_ms.min(now.saturating_add(SLEEP_MS_MAX));
-        if !self.daemons.is_empty() {
+        if !self.daemons.is_empty() || self.keeps_records() {
             until = until.min(self.home_check_ms);
         }
         until = self.daemons.send_ms().into_iter().chain(self.shims_due_ms()).fold(until, u64::min);

@@ -159,6 +159,11 @@ impl Server {
         }
     }
 
+    /// True while a result that nobody has heard is here only: whoever comes next would call it lost.
+    pub(super) fn keeps_records(&self) -> bool {
+        self.closed.is_none() && self.attempts.values().any(|state| matches!(state, State::Ended(Some(_))))
+    }
+
     /// Records that could not be written when their jobs ended: perhaps there is room now.
     pub(super) fn write_kept_records(&mut self) {
         for state in self.attempts.values_mut() {
@@ -174,7 +179,7 @@ impl Server {
     /// Everything whose time has come.
     pub(super) fn do_what_is_due(&mut self) {
         let now = sys::boottime_ms();
-        if !self.daemons.is_empty() && now >= self.home_check_ms {
+        if now >= self.home_check_ms && (!self.daemons.is_empty() || self.keeps_records()) {
             self.check_home();
         }
         self.look_at_shims(now);

@@ -128,6 +128,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     };
     let log_dir = &order.dirs.log_dir;
     let log_dir = open_dir(log_dir).map_err(|error| describe("open the log directory", log_dir, error))?;
+    shared.attempts.reserve_exit(&start.key).map_err(|error| format!("there is no room for its result: {error}"))?;
     crate::joblog::make_way(&log_dir, order.start.key.job, order.start.key.attempt);
     let (output, job_output) = output_pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
     let leaf = match &shared.cgroup {

@@ -110,6 +110,8 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     };
     let log_dir = shim::open_dir(&shared.log_dir)
         .map_err(|error| format!("cannot open the log directory {}: {error}", shared.log_dir.display()))?;
+    let reserved = shared.attempts.reserve_exit(&order.start.key);
+    reserved.map_err(|error| format!("there is no room for its result: {error}"))?;
     crate::joblog::make_way(&log_dir, order.start.key.job, order.start.key.attempt);
     let (output, job_output) = shim::output_pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
     let (status, job_status) = shim::output_pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;

@@ -139,6 +139,14 @@ impl Host {
         }
     }
 
+    /// With state and runtime directory on one disk, as where no session has a runtime directory.
+    pub fn on(disk: &Path) -> Self {
+        let mut host = Self::new();
+        host.state = disk.join("state");
+        host.run = tempfile::tempdir_in(disk).unwrap();
+        host
+    }
+
     /// A daemon that is ready.
     pub fn started() -> Self {
         let mut host = Self::new();
