@@ -10,20 +10,24 @@ fn main() -> ExitCode {
     cli::main(&Hooks { daemon: service::run, run: local::run, restore, openapi: ci_runner::http::openapi_json })
 }
 
-fn restore(from: &Path, state_dir: &Path) -> Result<Restored, Failure> {
-    let report = sqlite::restore(from, state_dir).map_err(|error| match error {
-        StoreError::Held { .. } | StoreError::Full => Failure::Temporary(format!("{:#}", anyhow::Error::new(error))),
-        StoreError::Damaged { path, what } => {
-            Failure::Error(format!("{path} is damaged: {what}; nothing was changed, restore another backup"))
-        }
-        other => Failure::Error(format!("{:#}", anyhow::Error::new(other))),
-    })?;
+fn restore(from: &Path, state_dir: &Path, log_dir: &Path) -> Result<Restored, Failure> {
+    let report =
+        sqlite::restore(from, state_dir, &[log_dir, &state_dir.join("secrets")]).map_err(|error| match error {
+            StoreError::Held { .. } | StoreError::Full => {
+                Failure::Temporary(format!("{:#}", anyhow::Error::new(error)))
+            }
+            StoreError::Damaged { path, what } => {
+                Failure::Error(format!("{path} is damaged: {what}; nothing was changed, restore another backup"))
+            }
+            other => Failure::Error(format!("{:#}", anyhow::Error::new(other))),
+        })?;
     Ok(Restored {
         held: report.held,
         paused_schedules: report.paused,
         lost: report.lost,
         finished: report.finished,
         replaced: report.replaced,
+        others: report.others,
         files: report.files,
     })
 }

@@ -59,7 +59,7 @@ pub struct Hooks {
     /// Runs jobs here and now; see [`run::Engine`].
     pub run: run::Engine,
     /// Makes the state directory (second) from a backup file (first).
-    pub restore: fn(&Path, &Path) -> Result<Restored, Failure>,
+    pub restore: fn(&Path, &Path, &Path) -> Result<Restored, Failure>,
     /// The OpenAPI document.
     pub openapi: fn() -> String,
 }
@@ -77,6 +77,8 @@ pub struct Restored {
     pub finished: u64,
     /// Where the replaced database is kept.
     pub replaced: Option<PathBuf>,
+    /// Where logs and secrets of other jobs that had the same ids are kept.
+    pub others: Vec<PathBuf>,
     /// Where the files of the backup, such as the configuration, were put.
     pub files: Vec<PathBuf>,
 }

@@ -50,7 +50,7 @@ pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
     if !args.file.is_file() {
         return Err(Failure::Usage(format!("{}: there is no such file", args.file.display())));
     }
-    let restored = (context.hooks.restore)(&args.file, &config.state_dir)?;
+    let restored = (context.hooks.restore)(&args.file, &config.state_dir, &config.log_dir)?;
     if context.is_json() {
         return context.print_json(&restored);
     }
@@ -64,6 +64,12 @@ pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
     ))?;
     if let Some(replaced) = &restored.replaced {
         context.note(&format!("what was there before is kept at {}", replaced.display()));
+    }
+    for others in &restored.others {
+        context.note(&format!(
+            "the same ids were other jobs there: what they left is kept at {}, and is nobody's",
+            others.display()
+        ));
     }
     for file in &restored.files {
         context.note(&format!(

@@ -24,6 +24,7 @@ mod notices;
 mod notices_crashes;
 mod notices_reload;
 mod notices_tls;
+mod restored;
 mod retries;
 mod rollback;
 mod room;

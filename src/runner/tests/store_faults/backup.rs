@@ -78,11 +78,11 @@ fn a_restored_store_holds_what_was_open() {
     store.commit(&[schedule("nightly", None), schedule("paused", Some("me"))], &pools()).expect("commits");
     reader.backup(&copy, &[]).expect("backs up");
     store.commit(&[submission(7, "n", "true"), end(2)], &pools()).expect("commits");
-    let refused = restore(&copy, &state);
+    let refused = restore(&copy, &state, &[]);
     assert!(matches!(&refused, Err(StoreError::Held { .. })), "a daemon runs: {refused:?}");
     drop((store, reader));
 
-    let report = restore(&copy, &state).expect("restores");
+    let report = restore(&copy, &state, &[]).expect("restores");
     assert_eq!((report.held, report.lost, report.finished), (3, 2, 1), "all that is held, by whomever: {report:?}");
     assert_eq!(report.paused, 1, "the other one was: {report:?}");
     let replaced = report.replaced.expect("there was one");
@@ -112,7 +112,7 @@ fn a_restored_store_holds_what_was_open() {
     reader.backup(&again, &[]).expect("backs up");
     drop((store, reader));
     for _ in 0..2 {
-        restore(&again, &state).expect("restores");
+        restore(&again, &state, &[]).expect("restores");
     }
     let (_store, _reader, last, _) = opened(&state).expect("opens");
     assert_eq!(last.former, [former(&first.store_id, 6), former(&loaded.store_id, 7)]);
@@ -131,7 +131,7 @@ fn only_a_whole_backup_of_a_known_version_is_restored() {
         let mut bytes = fs::read(&good).expect("reads");
         change(&mut bytes);
         fs::write(&bad, bytes).expect("writes");
-        restore(&bad, store.dir.path()).expect_err("refused")
+        restore(&bad, store.dir.path(), &[]).expect_err("refused")
     };
     let short = changed(&|bytes| bytes.truncate(bytes.len() / 2));
     assert!(matches!(&short, StoreError::Damaged { path, .. } if path.ends_with("bad.db")), "{short:?}");
@@ -141,15 +141,15 @@ fn only_a_whole_backup_of_a_known_version_is_restored() {
     assert!(matches!(&other, StoreError::Damaged { .. }), "{other:?}");
     let newer = changed(&|bytes| bytes[60..64].copy_from_slice(&99u32.to_be_bytes()));
     assert!(matches!(&newer, StoreError::Newer { found: 99, .. }), "{newer:?}");
-    let missing = restore(&store.path("nothing.db"), store.dir.path()).expect_err("refused");
+    let missing = restore(&store.path("nothing.db"), store.dir.path(), &[]).expect_err("refused");
     assert!(matches!(&missing, StoreError::Io { .. }), "{missing:?}");
     fs::write(&bad, &before).expect("writes");
-    let torn = restore(&bad, store.dir.path()).expect_err("refused");
+    let torn = restore(&bad, store.dir.path(), &[]).expect_err("refused");
     assert!(torn.to_string().contains("without its write-ahead log"), "{torn}");
     assert_eq!(store.look().expect("untouched by all that"), store.jobs);
     let mut reread = Vec::new();
     fs::File::open(&good).and_then(|mut file| file.read_to_end(&mut reread)).expect("reads");
-    restore(&good, store.dir.path()).expect("restores");
+    restore(&good, store.dir.path(), &[]).expect("restores");
     assert_eq!(fs::read(&good).expect("reads"), reread, "the backup itself is not changed");
     assert_eq!(store.look().expect("whole"), store.jobs);
 }
@@ -165,11 +165,11 @@ fn a_backup_holds_the_configuration_and_gives_it_back_beside_the_store() {
         reader.backup(&good, std::slice::from_ref(&config)).expect("backs up");
         reader.backup(&evil, &[outside]).expect("backs up");
     }
-    let refused = restore(&evil, store.dir.path()).expect_err("refused");
+    let refused = restore(&evil, store.dir.path(), &[]).expect_err("refused");
     assert!(refused.to_string().contains("../config.toml"), "{refused}");
     assert!(!store.path("config.toml").exists());
     assert_eq!(store.look().expect("untouched by that"), store.jobs);
-    let report = restore(&good, store.dir.path()).expect("restores");
+    let report = restore(&good, store.dir.path(), &[]).expect("restores");
     assert_eq!(report.files, [store.path("restored/config.toml")]);
     assert_eq!(fs::read(&report.files[0]).expect("reads"), config.content);
     let (_held, reader, ..) = opened(store.dir.path()).expect("opens");

@@ -145,6 +145,10 @@ impl Engine {
             return Ok(None);
         }
         match crate::daemon::secrets::read(&self.host.secrets_dir, id) {
+            // A file that holds others was put there: it is another job's.
+            Ok(secrets) if !holds(&secrets, &claimed.spec.work.secrets) => {
+                Err(NoOrder::Never("its secrets are gone: their file holds those of another job".to_owned()))
+            }
             Ok(secrets) => Ok(Some(secrets)),
             // What a parser says of a damaged file may quote it.
             Err(error) if error.kind() == ErrorKind::InvalidData => {
@@ -222,4 +226,9 @@ impl Engine {
         log::warn!(job = id.get(), attempt = key.attempt, correlation = story.correlation.as_str();
             "job {id} could not be started, tried again in {pause} ms: {why}");
     }
+}
+
+/// True when these are the secrets that a job declared, by their names.
+fn holds(secrets: &[(String, String)], declared: &[String]) -> bool {
+    secrets.len() == declared.len() && secrets.iter().all(|(name, _)| declared.contains(name))
 }

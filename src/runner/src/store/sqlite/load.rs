@@ -135,7 +135,8 @@ pub(super) fn loaded(conn: &Connection, unclean: bool) -> Result<Loaded, Fault> 
     })
 }
 
-fn former(conn: &Connection) -> Result<Vec<FormerStore>, Fault> {
+/// The stores that this one was restored from, oldest first.
+pub(super) fn former(conn: &Connection) -> Result<Vec<FormerStore>, Fault> {
     let mut statement = conn.prepare("SELECT store_id, last_id FROM former_store ORDER BY last_id")?;
     let mut rows = statement.query([])?;
     let mut former = Vec::new();

@@ -14,6 +14,7 @@ mod codec;
 mod ends;
 mod finished;
 mod gc;
+mod lineage;
 mod list;
 mod load;
 mod migrate;

@@ -7,9 +7,11 @@
 //!
 //! 1. take the lock; copy the backup to `queue.db.restore`, change it there, make it durable;
 //! 2. rename the old log, then the old database, to their dated names;
-//! 3. rename the copy to `queue.db`.
+//! 3. put logs and secrets aside, if the same ids are of other jobs in the backup;
+//! 4. rename the copy to `queue.db`.
 
 use super::backup;
+use super::lineage::{self, Lineage};
 use super::load;
 use super::migrate::{self, MIGRATIONS, migrate};
 use super::open::{self, Lock};
@@ -42,6 +44,8 @@ pub struct RestoreReport {
     pub finished: u64,
     /// Where the replaced database is kept; None when there was none.
     pub replaced: Option<PathBuf>,
+    /// Where logs and secrets of the replaced store are kept, when the same ids were other jobs there.
+    pub others: Vec<PathBuf>,
     /// Where the files of the backup, such as the configuration, were put; nothing uses them there.
     pub files: Vec<PathBuf>,
 }
@@ -53,21 +57,29 @@ struct Given {
     generation: i64,
 }
 
-/// Replaces the store in `state_dir` by the backup `from`.
-pub fn restore(from: &Path, state_dir: &Path) -> Result<RestoreReport, StoreError> {
+/// Replaces the store in `state_dir`, whose jobs log in `log_dir` and have their secrets in `secrets_dir`, by the backup `from`.
+pub fn restore(from: &Path, state_dir: &Path, files_of_jobs: &[&Path]) -> Result<RestoreReport, StoreError> {
     open::check_sqlite()?;
     let mut lock = Lock::take(state_dir)?;
     let place = Place::new(state_dir);
     validate(from)?;
     let given = given(&place);
+    let replaced = place.db.exists().then(|| line_of(&place.db).ok()).flatten();
+    let restored = line_of(from).map_err(|fault| place.error("read the backup", fault))?;
+    let continues = restored.continues(replaced.as_ref(), lock.store_id.as_deref());
     let aside = beside(&place.db, ".restore");
     let (report, files) = adopt(from, &aside, &place, given)?;
     let files = put_files(&place, &files)?;
-    let replaced = put_aside(&place)?;
+    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string();
+    let replaced = put_aside(&place, &now)?;
+    let mut others = Vec::new();
+    for dir in files_of_jobs.iter().filter(|_| !continues) {
+        others.extend(lineage::set_aside(dir, &now)?);
+    }
     std::fs::rename(&aside, &place.db).map_err(|source| io_error("create", &place.db, source))?;
     open::sync_dir(&place.dir)?;
     lock.write(&place.dir.join("lock"), Some(&report.store_id))?;
-    Ok(RestoreReport { replaced, files, ..report })
+    Ok(RestoreReport { replaced, others, files, ..report })
 }
 
 /// Refuses what is no whole backup of a version that is known. Nothing is written.
@@ -87,6 +99,10 @@ fn validate(from: &Path) -> Result<(), StoreError> {
         if words == "ok" { Ok(()) } else { Err(Fault::Store(damaged(from, words))) }
     });
     checked.map_err(|fault| source.error("read the backup", fault))
+}
+
+fn line_of(db: &Path) -> Result<Lineage, Fault> {
+    Lineage::read(&open::reader(db)?)
 }
 
 /// What the store that is replaced has given, if it can still tell.
@@ -179,7 +195,7 @@ fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreRepo
     let finished = u64::try_from(finished).unwrap_or_default();
     let held = u64::try_from(held).unwrap_or_default();
     let (paused, lost) = (count(paused), count(lost));
-    Ok(RestoreReport { store_id, held, paused, lost, finished, replaced: None, files: Vec::new() })
+    Ok(RestoreReport { store_id, held, paused, lost, finished, replaced: None, others: Vec::new(), files: Vec::new() })
 }
 
 /// Writes the backup's files below the state directory: where they were is not ours to overwrite.
@@ -203,8 +219,7 @@ fn put_files(place: &Place, files: &[BackupFile]) -> Result<Vec<PathBuf>, StoreE
 }
 
 /// Renames the database that is replaced, with its log, to a name that tells when.
-fn put_aside(place: &Place) -> Result<Option<PathBuf>, StoreError> {
-    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string();
+fn put_aside(place: &Place, now: &str) -> Result<Option<PathBuf>, StoreError> {
     let kept = beside(&place.db, &format!(".replaced-{now}"));
     let mut any = None;
     for (from, to) in [(place.wal(), beside(&kept, "-wal")), (place.db.clone(), kept.clone())] {
