@@ -362,6 +362,14 @@ pub enum StoreError {
         /// Ours.
         known: i64,
     },
+    /// It is not where it was opened any more.
+    #[error(
+        "{path} was removed or replaced while the daemon has it open; put it back, or stop the daemon and restore a backup"
+    )]
+    Gone {
+        /// The file.
+        path: String,
+    },
     /// It is damaged.
     #[error("{path} is damaged: {what}; restore a backup with `ci-runner restore`, while no daemon runs")]
     Damaged {

@@ -64,3 +64,38 @@ fn a_damaged_or_newer_database_is_refused_and_never_replaced() {
     host.start();
     assert_eq!(host.get("/api/v1/status")["jobs"]["queued"], ids.len());
 }
+
+/// It went on acknowledging jobs into a file without a name, and nothing said so.
+#[test]
+fn a_database_that_was_removed_under_the_daemon_takes_no_jobs_until_it_is_back() {
+    for name in ["queue.db", "queue.db-wal", ""] {
+        let mut host = Host::started();
+        let before = host.add(&host.shell_with("true", json!({ "hold": true })));
+        let (gone, aside) = (host.state.join(name), host.path("aside"));
+        fs::rename(&gone, &aside).unwrap();
+        if name.is_empty() {
+            fs::create_dir(&host.state).unwrap();
+        }
+        let refused = host.run_cli(&["add", "--", "true"]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0), "{name:?}: {refused:?}");
+        assert!(said.contains("was removed or replaced"), "{name:?}: {said}");
+        wait_for("a degraded state", || (host.get("/api/v1/status")["state"] == "degraded").then_some(()));
+        let doctor = host.run_cli(&["doctor"]);
+        assert!(String::from_utf8_lossy(&doctor.stdout).contains("was removed or replaced"), "{name:?}: {doctor:?}");
+        // The control: put back, it is what it was, without a restart.
+        if name.is_empty() {
+            fs::remove_dir(&host.state).unwrap();
+        }
+        fs::rename(&aside, &gone).unwrap();
+        let after = wait_for("a submission that is taken", || {
+            let answer = host.call("POST", "/api/v1/jobs", Some(&host.shell("true")));
+            (answer.status == 201).then(|| answer.json()["id"].as_u64().unwrap())
+        });
+        assert_eq!((host.finish(after)["outcome"].as_str(), after > before), (Some("succeeded"), true));
+        host.stop();
+        host.start();
+        assert_eq!(host.state_of(before), "queued");
+        host.stop();
+    }
+}

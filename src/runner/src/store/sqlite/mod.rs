@@ -19,6 +19,7 @@ mod list;
 mod load;
 mod migrate;
 mod open;
+mod own_files;
 mod place;
 mod read;
 mod restore;
@@ -32,6 +33,7 @@ use ci_runner_core::change::OpenJob;
 use ci_runner_core::id::{JobId, PoolId};
 use ci_runner_core::time::{ClockBase, Now};
 use open::{Found, Lock};
+use own_files::OwnFiles;
 use place::{Fault, Place};
 pub use read::SqliteReader;
 pub use restore::{RestoreReport, restore};
@@ -49,6 +51,7 @@ pub struct SqliteStore {
     conn: Connection,
     place: Arc<Place>,
     unclean: bool,
+    own: OwnFiles,
     /// The start was counted, and nothing was kept since: whoever gives up now ends in order.
     untouched: bool,
     _lock: Lock,
@@ -83,7 +86,8 @@ impl SqliteStore {
         let checkpointer = Checkpointer::start(&place).map_err(|fault| place.error("open the database", fault))?;
         lock.write(&dir.join("lock"), Some(&store_id))?;
         let reader = SqliteReader::new(Arc::clone(&place));
-        Ok((Self { checkpointer, conn, place, unclean, untouched: false, _lock: lock }, reader))
+        let own = OwnFiles::of(&place)?;
+        Ok((Self { checkpointer, conn, place, own, unclean, untouched: false, _lock: lock }, reader))
     }
 
     /// This start gets a number above `seen`, the highest that a spawner knows of this store; tells it.
@@ -119,6 +123,7 @@ impl SqliteStore {
         doing: &'static str,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Fault>,
     ) -> Result<T, StoreError> {
+        self.own.are_there(&self.place)?;
         let done = self.try_transact(work);
         self.checkpointer.after_commit(&self.conn);
         done.map_err(|fault| self.place.error(doing, fault))
