@@ -35,7 +35,7 @@ let
       ];
     };
 
-  configurations = import ./tests/configurations.nix;
+  configurations = import ./tests/configurations;
 
   accepted = lib.mapAttrs' (
     name: configuration:

@@ -22,7 +22,7 @@ let
     };
   evaluates = configuration: (system configuration).config.system.build.toplevel ? drvPath;
 
-  configurations = import ./configurations.nix;
+  configurations = import ./configurations;
 
   # As a machine that is not NixOS has it: the package where `prefix` says, everybody's PATH.
   elsewhere = prefix: {

@@ -1,5 +1,5 @@
 # Every option of the module at a value of its own, for a test that each of them does something. Values that make no sense,
-# and the configurations that are only evaluated, are in configurations.nix.
+# and the configurations that are only evaluated, are in configurations/.
 { pkgs, self }:
 pkgs.testers.runNixOSTest {
   name = "ci-runner-module-options";

@@ -1,7 +1,7 @@
 """Every option of the module does what its description says: looked at where it counts, in the service that runs.
 
 Written against the `machine` of the NixOS test driver. What is refused while the system is built is not looked at here: see
-configurations.nix.
+configurations/.
 """
 
 import base64
