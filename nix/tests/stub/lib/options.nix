@@ -37,7 +37,23 @@ in
 {
   inherit literalExpression optionAttrSetToDocList;
 
-  mkOption = option: option // { _type = "option"; };
+  # What an option does not have is refused; so is what only nixpkgs knows.
+  mkOption =
+    option:
+    let
+      unknown = removeAttrs option [
+        "default"
+        "defaultText"
+        "description"
+        "example"
+        "internal"
+        "type"
+      ];
+    in
+    if unknown != { } then
+      throw "An option has no `${toString (lib.attrNames unknown)}'."
+    else
+      option // { _type = "option"; };
 
   mkEnableOption =
     name:
