@@ -1,5 +1,5 @@
-# Takes the place of nixpkgs where scripts/check-nix evaluates the flake: it is copied to a
-# directory that has nixpkgs' `lib` beside it.
+# Takes the place of nixpkgs where scripts/check-nix evaluates the flake. It is copied then, with nixpkgs' own `lib` in place of
+# ./lib where that is known.
 {
   outputs =
     _:

@@ -1,5 +1,5 @@
 # A stand-in for the packages of nixpkgs, enough to evaluate with: every package is a derivation
-# that nobody can build. Only nixpkgs' own `lib` is the real one.
+# that nobody can build.
 { lib, system }:
 let
   fake =
