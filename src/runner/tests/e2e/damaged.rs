@@ -99,3 +99,25 @@ fn a_database_that_was_removed_under_the_daemon_takes_no_jobs_until_it_is_back()
         host.stop();
     }
 }
+
+/// The message said that something cannot be read, of two million rows.
+#[test]
+fn a_row_that_cannot_be_loaded_is_named() {
+    for (change, part) in [
+        ("UPDATE job SET retry = '3/5000/fixed/exit,foo' WHERE id = 2", "retry policy"),
+        ("UPDATE open SET wish = 9 WHERE id = 2", "wish 9"),
+        ("UPDATE job SET labels = 'a!b' WHERE id = 2", "label"),
+        ("UPDATE job SET priority = 32768 WHERE id = 2", "never written"),
+    ] {
+        let mut host = Host::started();
+        for _ in 0..3 {
+            host.add(&host.shell_with("true", json!({"hold": true, "retry": 0})));
+        }
+        host.stop();
+        let database = rusqlite::Connection::open(host.state.join("queue.db")).unwrap();
+        assert_eq!(database.execute(change, []).unwrap(), 1, "{change}");
+        drop(database);
+        let (status, said) = host.refused();
+        assert!(!status.success() && said.contains("job 2") && said.contains(part), "{change}: {said}");
+    }
+}

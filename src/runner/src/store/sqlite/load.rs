@@ -152,40 +152,65 @@ pub(super) fn open_jobs(
     pool_id: &mut dyn FnMut(&str) -> PoolId,
     each: &mut dyn FnMut(OpenJob),
 ) -> Result<(), Fault> {
-    let mut retries: HashMap<String, RetryPolicy> = HashMap::new();
-    let mut waits = conn.prepare("SELECT other, condition FROM dependency WHERE waiter = ?1 ORDER BY position")?;
-    let mut last = conn.prepare(LAST_RESULT)?;
+    let mut reading = Reading {
+        retries: HashMap::new(),
+        waits: conn.prepare("SELECT other, condition FROM dependency WHERE waiter = ?1 ORDER BY position")?,
+        last: conn.prepare(LAST_RESULT)?,
+    };
     let mut statement = conn.prepare(OPEN)?;
     let mut rows = statement.query([])?;
     let mut count = 0i64;
     while let Some(row) = rows.next()? {
         count += 1;
+        let id = codec::job_id(row.get(TERMS)?)?;
+        each(reading.open_job(row, id, pool_id).map_err(|fault| fault.of_job(id))?);
+    }
+    let expected: i64 = conn.query_row("SELECT open FROM meta", [], |row| row.get(0))?;
+    if count != expected {
+        return Err(Fault::Damaged(format!("{count} jobs are open, and {expected} should be")));
+    }
+    Ok(())
+}
+
+/// What reading one open job after the other needs.
+struct Reading<'a> {
+    retries: HashMap<String, RetryPolicy>,
+    waits: rusqlite::Statement<'a>,
+    last: rusqlite::Statement<'a>,
+}
+
+impl Reading<'_> {
+    fn open_job(
+        &mut self,
+        row: &Row<'_>,
+        id: JobId,
+        pool_id: &mut dyn FnMut(&str) -> PoolId,
+    ) -> Result<OpenJob, Fault> {
         let mut terms = terms(row, |text| {
-            if let Some(known) = retries.get(text) {
+            if let Some(known) = self.retries.get(text) {
                 return Ok(known.clone());
             }
-            if retries.len() >= RETRIES_REMEMBERED_MAX {
-                retries.clear();
+            if self.retries.len() >= RETRIES_REMEMBERED_MAX {
+                self.retries.clear();
             }
             let policy = retry_text::policy(text)?;
-            retries.insert(text.to_owned(), policy.clone());
+            self.retries.insert(text.to_owned(), policy.clone());
             Ok(policy)
         })?;
         if let Some(grown) = row.get::<_, Option<i64>>(TERMS + 20)? {
             terms.limits.memory_bytes = Some(codec::uint(grown, "memory limit")?);
         }
-        let id = codec::job_id(row.get(TERMS)?)?;
         let wish = wish(row)?;
         let lease = lease(row, pool_id)?;
-        let waits_for = if terms.after.is_empty() { Vec::new() } else { waits_for(&mut waits, id)? };
+        let waits_for = if terms.after.is_empty() { Vec::new() } else { waits_for(&mut self.waits, id)? };
         let impossible = match &wish {
             Wish::Cancel { by: By::Dependency(other) } => Some(*other),
             Wish::Cancel { .. } | Wish::Hold { .. } | Wish::Run => None,
         };
         let tries = row.get(TERMS + 5)?;
-        let last = if tries > 0 && terms.expires.is_some() { last_result(&mut last, id)? } else { None };
+        let last = if tries > 0 && terms.expires.is_some() { last_result(&mut self.last, id)? } else { None };
         terms.after.retain(|after| waits_for.contains(&(after.job, after.on)) || Some(after.job) == impossible);
-        each(OpenJob {
+        Ok(OpenJob {
             id,
             submitted: Instant(row.get(TERMS + 1)?),
             terms,
@@ -199,13 +224,8 @@ pub(super) fn open_jobs(
             last,
             wish,
             lease,
-        });
+        })
     }
-    let expected: i64 = conn.query_row("SELECT open FROM meta", [], |row| row.get(0))?;
-    if count != expected {
-        return Err(Fault::Damaged(format!("{count} jobs are open, and {expected} should be")));
-    }
-    Ok(())
 }
 
 fn waits_for(statement: &mut rusqlite::Statement<'_>, id: JobId) -> Result<Vec<(JobId, Condition)>, Fault> {

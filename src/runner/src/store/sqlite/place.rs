@@ -1,6 +1,7 @@
 //! Where a store lies, and what an error of SQLite means there.
 
 use crate::store::StoreError;
+use ci_runner_core::id::JobId;
 use rusqlite::ErrorCode;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,27 @@ pub(super) enum Fault {
     Store(StoreError),
     /// Of the database that is being read; what was found.
     Damaged(String),
+}
+
+impl Fault {
+    /// The same, with whose row it is.
+    pub(super) fn of_job(self, id: JobId) -> Self {
+        match self {
+            Self::Store(StoreError::Row { what }) => {
+                Self::Store(StoreError::Row { what: format!("row of job {id}, its {what},") })
+            }
+            Self::Sql(error) if is_of_a_row(&error) => {
+                Self::Damaged(format!("the row of job {id} holds what was never written ({error})"))
+            }
+            fault => fault,
+        }
+    }
+}
+
+/// What was read fits no value of ours.
+fn is_of_a_row(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error as E;
+    matches!(error, E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..))
 }
 
 impl From<rusqlite::Error> for Fault {
@@ -76,7 +98,7 @@ impl Place {
 
     fn sql_error(&self, doing: &'static str, error: rusqlite::Error) -> StoreError {
         use rusqlite::Error as E;
-        if let E::InvalidColumnType(..) | E::FromSqlConversionFailure(..) | E::IntegralValueOutOfRange(..) = &error {
+        if is_of_a_row(&error) {
             return self.damaged(format!("a row holds what was never written ({error})"));
         }
         // Every statement of ours fits the schema that was written.
