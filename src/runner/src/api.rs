@@ -19,7 +19,7 @@ pub use job::{ActedView, AttemptView, JobList, JobView, PriorityRequest, ReasonR
 pub use log::{FoundView, LineView, SearchLine, Searched, SearchedView};
 pub use request::{
     AfterField, AfterParts, DurationSchema, GroupField, GroupParts, JobRequest, SecretText, SizeSchema, Submit,
-    SubmittedMany, SubmittedOne, WordsSchema,
+    Submitted, SubmittedMany, SubmittedOne, WordsSchema,
 };
 pub use schedule::{ScheduleRequest, ScheduleView};
 pub use state::{GroupInfo, JobCounts, PauseView, PoolInfo, RunnerInfo, SlotCounts, StatusView};

@@ -234,6 +234,16 @@ pub struct SubmittedOne {
     pub id: u64,
 }
 
+/// Answer to a submission, which may have been an array.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Submitted {
+    /// Of an array.
+    Many(SubmittedMany),
+    /// Of one job.
+    One(SubmittedOne),
+}
+
 /// Answer to several jobs.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SubmittedMany {

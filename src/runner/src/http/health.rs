@@ -3,10 +3,11 @@
 //! *Live* means that the loop answers; a full disk or a lost executor is a degraded daemon, and restarting it would mend
 //! nothing. *Ready* means that a submission would be taken now.
 
+use super::answers::{Late, PROBLEM, ServedOnTcp};
 use super::components::components;
 use super::extract::in_time;
 use super::{App, Fail};
-use crate::api::{ComponentView, HealthView};
+use crate::api::{ComponentView, HealthView, Problem};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -81,7 +82,9 @@ fn answer(fine: bool, view: HealthView) -> Health {
 
 /// All components. 200 while the loop answers, whatever else is wrong.
 #[utoipa::path(get, path = "/health", tag = "health",
-    responses((status = 200, body = HealthView), (status = 503, body = HealthView, description = "the loop does not answer")))]
+    responses(ServedOnTcp, (status = 200, body = HealthView, description = "The loop answers"),
+        (status = 503, description = "The loop does not answer; as a problem: all connections are in use",
+            content((HealthView = "application/json"), (Problem = PROBLEM))), (status = 504, response = Late)))]
 pub(super) async fn health(State(app): State<App>) -> Result<Health, Fail> {
     let view = in_time(async { Ok(look(&app).await) }).await?;
     Ok(answer(view.status != "dead", view))
@@ -89,14 +92,18 @@ pub(super) async fn health(State(app): State<App>) -> Result<Health, Fail> {
 
 /// Live: the loop answers within 5 s. Degraded is not dead.
 #[utoipa::path(get, path = "/livez", tag = "health",
-    responses((status = 200, body = HealthView), (status = 503, body = HealthView, description = "the loop does not answer")))]
+    responses(ServedOnTcp, (status = 200, body = HealthView, description = "The loop answers"),
+        (status = 503, description = "The loop does not answer; as a problem: all connections are in use",
+            content((HealthView = "application/json"), (Problem = PROBLEM))), (status = 504, response = Late)))]
 pub(super) async fn livez(State(app): State<App>) -> Result<Health, Fail> {
     health(State(app)).await
 }
 
 /// Ready: a submission would be taken now.
 #[utoipa::path(get, path = "/readyz", tag = "health",
-    responses((status = 200, body = HealthView), (status = 503, body = HealthView, description = "not now")))]
+    responses(ServedOnTcp, (status = 200, body = HealthView, description = "Ready"),
+        (status = 503, description = "Not now; as a problem: all connections are in use",
+            content((HealthView = "application/json"), (Problem = PROBLEM))), (status = 504, response = Late)))]
 pub(super) async fn readyz(State(app): State<App>) -> Result<Health, Fail> {
     let view = in_time(async { Ok(look(&app).await) }).await?;
     // A part that is merely worse than it could be refuses nobody.
@@ -106,7 +113,9 @@ pub(super) async fn readyz(State(app): State<App>) -> Result<Health, Fail> {
 
 /// Started: the loop has answered once.
 #[utoipa::path(get, path = "/startupz", tag = "health",
-    responses((status = 200, body = HealthView), (status = 503, body = HealthView, description = "not yet")))]
+    responses(ServedOnTcp, (status = 200, body = HealthView, description = "Started"),
+        (status = 503, description = "Not yet; as a problem: all connections are in use",
+            content((HealthView = "application/json"), (Problem = PROBLEM))), (status = 504, response = Late)))]
 pub(super) async fn startupz(State(app): State<App>) -> Result<Health, Fail> {
     let view = in_time(async { Ok(look(&app).await) }).await?;
     Ok(answer(app.alive.once.load(Ordering::Relaxed), view))

@@ -3,6 +3,7 @@
 //! The text is made of a snapshot, on a thread for chores: counters are written down first, and a slow disk holds up nobody
 //! but who asked.
 
+use super::answers::{Late, Served};
 use super::extract::in_time;
 use super::{App, Fail};
 use axum::extract::State;
@@ -12,7 +13,8 @@ use ci_runner_hostmetrics::Format;
 
 /// The daemon's figures, `ci_runner_*` alone: text format 0.0.4, or OpenMetrics where `Accept` names it first.
 #[utoipa::path(get, path = "/metrics", tag = "host",
-    responses((status = 200, description = "Prometheus' text format", content_type = "text/plain")))]
+    responses(Served, (status = 200, description = "Prometheus' text format, or OpenMetrics",
+        content((String = "text/plain"), (String = "application/openmetrics-text"))), (status = 504, response = Late)))]
 pub(super) async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<impl IntoResponse, Fail> {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let format = crate::exporter::format_of(accept);

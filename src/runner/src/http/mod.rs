@@ -6,11 +6,12 @@
 //! - `serve.rs`: connections, their limits, the graceful end. `socket.rs`: the socket's file, `door.rs`: the one that counts.
 //!   `peer.rs`: who may do what, `quota.rs`: how many connections one user may hold, `places.rs`: how many there are, and who
 //!   yields.
-//! - `guard.rs`: what TCP refuses. `problem.rs`: errors. `extract.rs`: reading requests.
+//! - `guard.rs`: what TCP refuses. `problem.rs`: errors, `answers.rs`: how the document describes them. `extract.rs`: reading requests.
 //! - `api/`: the routes; `health.rs`: those of supervisors. `view.rs`, `explain.rs`: what they show.
 //!
 //! `docs/reference/http-api.md` tells the same for people, `/api/v1/openapi.json` for programs.
 
+mod answers;
 mod api;
 mod components;
 mod door;
@@ -153,7 +154,27 @@ impl Shared {
                        `/runners` where the configuration says so.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
-    components(schemas(crate::api::Problem, crate::api::EventView, crate::api::LineView))
+    components(
+        schemas(crate::api::Problem, crate::api::EventView, crate::api::LineView),
+        responses(
+            answers::Invalid,
+            answers::NoToken,
+            answers::NotAllowed,
+            answers::NoJob,
+            answers::NoSchedule,
+            answers::Declared,
+            answers::SlowBody,
+            answers::TooLarge,
+            answers::WrongHost,
+            answers::KeyReused,
+            answers::TooMany,
+            answers::Failed,
+            answers::NotNow,
+            answers::NotTaken,
+            answers::Late,
+            answers::DiskFull,
+        )
+    )
 )]
 struct Document;
 
@@ -210,7 +231,7 @@ fn status_routes() -> OpenApiRouter<App> {
 
 /// This document.
 #[utoipa::path(get, path = "/openapi.json", tag = "host",
-    responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json")))]
+    responses(answers::Served, (status = 200, body = serde_json::Value, description = "OpenAPI 3.1")))]
 async fn openapi() -> impl axum::response::IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], openapi_json())
 }

@@ -1,5 +1,6 @@
 //! A small HTTP client for the tests.
 
+use crate::schema;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -8,10 +9,11 @@ use hyper::header::HeaderMap;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 /// No answer takes longer than this on a busy machine.
@@ -57,21 +59,27 @@ impl Answer {
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
     host: String,
+    tcp: bool,
 }
 
 impl Connection {
     pub async fn unix(path: &Path) -> Self {
-        Self::over(UnixStream::connect(path).await.unwrap(), "localhost").await
+        Self::over(UnixStream::connect(path).await.unwrap()).await
     }
 
-    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, host: &str) -> Self {
+    pub async fn tcp(address: SocketAddr) -> Self {
+        let over = Self::over(TcpStream::connect(address).await.unwrap()).await;
+        Self { host: address.to_string(), tcp: true, ..over }
+    }
+
+    pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (sender, connection) = handshake(TokioIo::new(stream)).await.unwrap();
         // It ends with the sender, or with the server.
         tokio::spawn(async move { drop(connection.await) });
-        Self { sender, host: host.to_owned() }
+        Self { sender, host: "localhost".to_owned(), tcp: false }
     }
 
-    /// The head of an answer; its body is still to be read.
+    /// The head of an answer, which the document must describe; its body is still to be read.
     pub async fn open(
         &mut self,
         method: &str,
@@ -88,15 +96,19 @@ impl Connection {
         }
         let request = request.body(Full::new(body.into())).unwrap();
         self.sender.ready().await?;
-        timeout(PATIENCE, self.sender.send_request(request)).await.expect("an answer in time")
+        let answer = timeout(PATIENCE, self.sender.send_request(request)).await.expect("an answer in time")?;
+        schema::described(method, path, self.tcp, answer.status().as_u16());
+        Ok(answer)
     }
 
-    /// A whole answer.
+    /// A whole answer, held against the document.
     pub async fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
         let response = self.open(method, path, headers, body).await.unwrap();
         let (parts, body) = response.into_parts();
         let bytes = timeout(PATIENCE, body.collect()).await.expect("a body in time").unwrap().to_bytes();
-        Answer { status: parts.status.as_u16(), headers: parts.headers, bytes }
+        let answer = Answer { status: parts.status.as_u16(), headers: parts.headers, bytes };
+        schema::agrees(method, path, self.tcp, &answer);
+        answer
     }
 
     pub async fn get(&mut self, path: &str) -> Answer {

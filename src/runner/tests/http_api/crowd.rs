@@ -143,8 +143,7 @@ async fn half_open_requests_on_tcp_do_not_hide_health() {
         halves.push(stream);
     }
     let started = Instant::now();
-    let stream = TcpStream::connect(server.tcp()).await.unwrap();
-    let mut client = Connection::over(stream, "localhost").await;
+    let mut client = Connection::tcp(server.tcp()).await;
     assert_eq!(client.get("/health").await.status, 200);
     assert!(started.elapsed() < PROMPT, "{:?}", started.elapsed());
     // The last of them is closed as well, soon: 5 s are enough for a head.

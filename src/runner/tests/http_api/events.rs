@@ -2,6 +2,7 @@
 
 use crate::client::{Connection, next_piece};
 use crate::harness::Server;
+use crate::schema;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -55,6 +56,9 @@ impl Stream {
                 }
             }
             event.id.clone_from(&self.last_id);
+            if event.kind == "job" {
+                schema::is_a("EventView", &event.data);
+            }
             if !event.kind.is_empty() {
                 self.ready.push_back(event);
             }

@@ -1,6 +1,7 @@
 //! A daemon in a temporary directory: everything but the process around it.
 
 use crate::client::{Connection, PATIENCE};
+use crate::disk::DiskOf;
 use ci_runner::config::{Config, ConfigOverrides, Host};
 use ci_runner::daemon::clock::Clock;
 use ci_runner::daemon::engine::{Control, Engine, Parts, rebuild};
@@ -19,10 +20,12 @@ use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// What differs between tests.
@@ -54,6 +57,7 @@ struct Life {
     handle: Handle,
     shutdown: CancellationToken,
     served: tokio::task::JoinHandle<std::io::Result<()>>,
+    full: Arc<AtomicBool>,
     engine: std::thread::JoinHandle<()>,
 }
 
@@ -97,12 +101,31 @@ impl Server {
         Connection::unix(self.socket()).await
     }
 
+    /// From now on the store takes no commit, as on a full disk; or takes them again.
+    pub fn fill_disk(&self, full: bool) {
+        self.life().full.store(full, Ordering::SeqCst);
+    }
+
+    /// Ends the loop alone: HTTP answers for a while longer, as it does when the daemon goes away.
+    pub async fn end_loop(&self) {
+        let control = &self.life().control;
+        control.send(Control::Stop).await.unwrap();
+        timeout(PATIENCE, control.closed()).await.expect("it ends");
+    }
+
+    /// Ends the rest, where no job runs.
+    pub async fn stop_after_loop(mut self) {
+        self.end().await;
+        end_spawner(self.dir()).await;
+    }
+
     /// Ends HTTP, then the loop; jobs go on.
     pub async fn end(&mut self) {
         let life = self.life.take().expect("it runs");
         life.shutdown.cancel();
         life.served.await.unwrap().unwrap();
-        life.control.send(Control::Stop).await.unwrap();
+        // The loop may have ended already.
+        let _ = life.control.send(Control::Stop).await;
         drop((life.handle, life.control));
         tokio::task::spawn_blocking(|| life.engine.join().unwrap()).await.unwrap();
     }
@@ -197,6 +220,8 @@ async fn start(dir: &Path, options: &Options) -> Life {
     let record = rebuild(settings(&config).unwrap(), &pools, &open, &loaded);
     let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
     let watch_clock = clock.clone();
+    let full = Arc::new(AtomicBool::new(false));
+    let store = DiskOf { store, full: full.clone() };
     let notifier = Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap();
     let figures = Figures::default();
     let (ready, started) = tokio::sync::oneshot::channel();
@@ -250,5 +275,5 @@ async fn start(dir: &Path, options: &Options) -> Life {
     };
     let shutdown = CancellationToken::new();
     let served = tokio::spawn(http::serve(context, unix, Some(tcp), shutdown.clone()));
-    Life { socket: config.socket, tcp: address, control, handle, shutdown, served, engine }
+    Life { socket: config.socket, tcp: address, control, handle, shutdown, served, full, engine }
 }

@@ -5,6 +5,7 @@
 mod again;
 mod client;
 mod crowd;
+mod disk;
 mod document;
 mod events;
 mod harness;
@@ -13,5 +14,8 @@ mod jobs;
 mod limits;
 mod log;
 mod readers;
+mod refused;
+mod rules;
+mod schema;
 mod search;
 mod tcp;

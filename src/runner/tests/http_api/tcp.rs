@@ -2,11 +2,9 @@
 
 use crate::client::Connection;
 use crate::harness::{Options, Server};
-use tokio::net::TcpStream;
 
 async fn connect(server: &Server) -> Connection {
-    let stream = TcpStream::connect(server.tcp()).await.unwrap();
-    Connection::over(stream, &server.tcp().to_string()).await
+    Connection::tcp(server.tcp()).await
 }
 
 #[tokio::test]

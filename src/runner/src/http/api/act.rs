@@ -4,6 +4,7 @@ use super::jobs::{header_key, row_of, submitted_one};
 use super::zoned_now;
 use crate::api::{ActedView, PriorityRequest, Problem, ReasonRequest, SubmittedOne};
 use crate::daemon::handle::{Action, IdempotencyKey, Target};
+use crate::http::answers::{Committed, KeyReused, NoJob, PROBLEM, Sent};
 use crate::http::extract::{Body, Caller, Id, blocking, in_time};
 use crate::http::{App, Fail, JOBS_MAX};
 use crate::request::{deed_hash, new_job, request_of};
@@ -60,8 +61,9 @@ pub(super) fn check_reason(reason: &str) -> Result<(), Fail> {
 
 /// Ends several jobs, or all.
 #[utoipa::path(post, path = "/jobs/cancel", tag = "jobs", operation_id = "cancel_jobs", request_body = CancelRequest,
-    responses((status = 200, body = ActedView), (status = 400, body = Problem), (status = 404, body = Problem),
-        (status = 507, body = Problem, description = "The disk is full; running ones may have been told to end, without a record")))]
+    responses(Committed, Sent, (status = 200, body = ActedView, description = "Which jobs it concerned"),
+        (status = 404, response = NoJob), (status = 507, body = Problem, content_type = PROBLEM,
+            description = "The disk is full; running ones may have been told to end, without a record")))]
 pub(crate) async fn cancel_many(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<ActedView>, Fail> {
     let request: CancelRequest = body.json()?;
     let target = match (request.ids, request.all) {
@@ -83,7 +85,9 @@ pub(crate) async fn cancel_many(State(app): State<App>, caller: Caller, body: Bo
 
 /// Ends a job: a queued one at once, a running one by SIGTERM and, after the grace, by force.
 #[utoipa::path(post, path = "/jobs/{id}/cancel", tag = "jobs", operation_id = "cancel_job", params(("id" = u64, Path)),
-    responses((status = 200, body = ActedView), (status = 404, body = Problem)))]
+    responses(Committed, Sent, (status = 200, body = ActedView, description = "Whether it was open"),
+        (status = 404, response = NoJob), (status = 507, body = Problem, content_type = PROBLEM,
+            description = "The disk is full; a running one may have been told to end, without a record")))]
 pub(crate) async fn cancel(
     State(app): State<App>,
     Id(id): Id,
@@ -96,7 +100,8 @@ pub(crate) async fn cancel(
 
 /// Keeps a job in the queue until it is released; a running attempt goes on.
 #[utoipa::path(post, path = "/jobs/{id}/hold", tag = "jobs", operation_id = "hold_job", params(("id" = u64, Path)), request_body = ReasonRequest,
-    responses((status = 200, body = ActedView), (status = 400, body = Problem), (status = 404, body = Problem)))]
+    responses(Committed, Sent, (status = 200, body = ActedView, description = "Whether it was open, and whether it runs on"),
+        (status = 404, response = NoJob)))]
 pub(crate) async fn hold(
     State(app): State<App>,
     Id(id): Id,
@@ -110,7 +115,8 @@ pub(crate) async fn hold(
 
 /// Lets a held job go.
 #[utoipa::path(post, path = "/jobs/{id}/release", tag = "jobs", operation_id = "release_job", params(("id" = u64, Path)),
-    responses((status = 200, body = ActedView), (status = 404, body = Problem)))]
+    responses(Committed, Sent, (status = 200, body = ActedView, description = "Whether it was open"),
+        (status = 404, response = NoJob)))]
 pub(crate) async fn release(
     State(app): State<App>,
     Id(id): Id,
@@ -124,7 +130,8 @@ pub(crate) async fn release(
 /// Gives a queued job another priority.
 #[utoipa::path(post, path = "/jobs/{id}/priority", tag = "jobs", operation_id = "prioritize_job", params(("id" = u64, Path)),
     request_body = PriorityRequest,
-    responses((status = 200, body = ActedView), (status = 400, body = Problem), (status = 404, body = Problem)))]
+    responses(Committed, Sent, (status = 200, body = ActedView, description = "Whether it was open, and whether it runs already"),
+        (status = 404, response = NoJob)))]
 pub(crate) async fn priority(
     State(app): State<App>,
     Id(id): Id,
@@ -158,9 +165,10 @@ pub(super) async fn known_deed(app: &App, key: Option<&IdempotencyKey>) -> Resul
 #[utoipa::path(post, path = "/jobs/{id}/retry", tag = "jobs", operation_id = "retry_job",
     params(("id" = u64, Path), ("Idempotency-Key" = Option<String>, Header,
         description = "Makes it safe to repeat: within 24 h the same key gives the same new job; with another request 422.")),
-    responses((status = 201, body = SubmittedOne), (status = 404, body = Problem),
-        (status = 409, body = Problem, description = "It is still open, or had secrets"),
-        (status = 422, body = Problem, description = "The key was used with another request"), (status = 503, body = Problem)))]
+    responses(Committed, Sent, (status = 201, body = SubmittedOne, description = "Queued: the new job"),
+        (status = 404, response = NoJob),
+        (status = 409, body = Problem, content_type = PROBLEM, description = "It is still open, or had secrets"),
+        (status = 422, response = KeyReused)))]
 pub(crate) async fn retry(
     State(app): State<App>,
     Id(id): Id,

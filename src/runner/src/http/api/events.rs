@@ -5,8 +5,9 @@
 //! asks for states again; the stream's first id is sent before anything is missed, so: open the stream, then ask.
 
 use super::watch::QUIET;
-use crate::api::{EventView, Problem};
+use crate::api::EventView;
 use crate::daemon::handle::News;
+use crate::http::answers::{Invalid, Served};
 use crate::http::extract::Params;
 use crate::http::{App, Fail};
 use axum::body::Body;
@@ -59,8 +60,8 @@ struct Stream {
 /// New states of jobs as they are recorded. `event: job` carries an `EventView`; after `event: gap` ask for states again.
 #[utoipa::path(get, path = "/events", tag = "events",
     params(EventParams, ("Last-Event-ID" = Option<String>, Header, description = "Goes on after this event")),
-    responses((status = 200, body = String, content_type = "text/event-stream", description = "Server-sent events"),
-        (status = 503, body = Problem, description = "Too many streams are open; with `Retry-After`")))]
+    responses(Served, (status = 200, body = String, content_type = "text/event-stream", description = "Server-sent events"),
+        (status = 400, response = Invalid)))]
 pub(crate) async fn events(
     State(app): State<App>,
     Params(params): Params<EventParams>,

@@ -3,13 +3,13 @@
 use super::act::{Nothing, check_reason};
 use super::wall_now;
 use crate::api::{
-    BackupRequest, GroupInfo, JobCounts, PauseView, PoolInfo, Problem, ReasonRequest, RunnerInfo, SlotCounts,
-    StatusView,
+    BackupRequest, GroupInfo, JobCounts, PauseView, PoolInfo, ReasonRequest, RunnerInfo, SlotCounts, StatusView,
 };
 use crate::config::Executor;
 use crate::daemon::engine::{Collected, Control};
 use crate::daemon::gauges;
 use crate::daemon::handle::{Refusal, Snapshot};
+use crate::http::answers::{Committed, DiskFull, Failed, NoToken, Sent, Served, ServedOnTcp};
 use crate::http::extract::{Body, Caller, blocking, in_time};
 use crate::http::{App, Fail};
 use crate::quantity::rfc3339_utc;
@@ -32,7 +32,7 @@ fn age_seconds(snapshot: &Snapshot, since: Instant) -> f64 {
 }
 
 /// Pools with their slots.
-#[utoipa::path(get, path = "/pools", tag = "host", responses((status = 200, body = Vec<PoolInfo>)))]
+#[utoipa::path(get, path = "/pools", tag = "host", responses(Served, (status = 200, body = Vec<PoolInfo>, description = "All pools")))]
 pub(crate) async fn pools(State(app): State<App>) -> Json<Vec<PoolInfo>> {
     let snapshot = app.context.handle.fresh_snapshot().await;
     let view = |pool: &ci_runner_core::record::PoolView| PoolInfo {
@@ -47,7 +47,7 @@ pub(crate) async fn pools(State(app): State<App>) -> Json<Vec<PoolInfo>> {
 }
 
 /// Concurrency groups with open jobs.
-#[utoipa::path(get, path = "/groups", tag = "host", responses((status = 200, body = Vec<GroupInfo>)))]
+#[utoipa::path(get, path = "/groups", tag = "host", responses(Served, (status = 200, body = Vec<GroupInfo>, description = "Groups with open jobs")))]
 pub(crate) async fn groups(State(app): State<App>) -> Json<Vec<GroupInfo>> {
     let snapshot = app.context.handle.fresh_snapshot().await;
     let view = |group: &ci_runner_core::record::GroupView| GroupInfo {
@@ -61,7 +61,7 @@ pub(crate) async fn groups(State(app): State<App>) -> Json<Vec<GroupInfo>> {
 }
 
 /// Places in pools and what runs there.
-#[utoipa::path(get, path = "/runners", tag = "host", responses((status = 200, body = Vec<RunnerInfo>)))]
+#[utoipa::path(get, path = "/runners", tag = "host", responses(Served, (status = 200, body = Vec<RunnerInfo>, description = "All places")))]
 pub(crate) async fn runners(State(app): State<App>) -> Json<Vec<RunnerInfo>> {
     let snapshot = app.context.handle.fresh_snapshot().await;
     Json(all_runners(&snapshot))
@@ -69,7 +69,7 @@ pub(crate) async fn runners(State(app): State<App>) -> Json<Vec<RunnerInfo>> {
 
 /// The same as `/api/v1/runners`; on TCP only with `http_public_status`.
 #[utoipa::path(get, path = "/runners", tag = "host", operation_id = "root_runners",
-    responses((status = 200, body = Vec<RunnerInfo>), (status = 401, body = Problem, description = "On TCP, unless public")))]
+    responses(ServedOnTcp, (status = 200, body = Vec<RunnerInfo>, description = "All places"), (status = 401, response = NoToken)))]
 pub(crate) async fn root_runners(State(app): State<App>) -> Json<Vec<RunnerInfo>> {
     runners(State(app)).await
 }
@@ -106,7 +106,7 @@ fn all_runners(snapshot: &Snapshot) -> Vec<RunnerInfo> {
 }
 
 /// The host at a glance.
-#[utoipa::path(get, path = "/status", tag = "host", responses((status = 200, body = StatusView)))]
+#[utoipa::path(get, path = "/status", tag = "host", responses(Served, (status = 200, body = StatusView, description = "The host")))]
 pub(crate) async fn status(State(app): State<App>) -> Json<StatusView> {
     let snapshot = app.context.handle.fresh_snapshot().await;
     let mut components = crate::http::components::components(&app, &snapshot);
@@ -162,7 +162,7 @@ fn job_counts(snapshot: &Snapshot) -> JobCounts {
 
 /// The same as `/api/v1/status`, but for the directories; on TCP only with `http_public_status`.
 #[utoipa::path(get, path = "/status", tag = "host", operation_id = "root_status",
-    responses((status = 200, body = StatusView), (status = 401, body = Problem, description = "On TCP, unless public")))]
+    responses(ServedOnTcp, (status = 200, body = StatusView, description = "The host"), (status = 401, response = NoToken)))]
 pub(crate) async fn root_status(State(app): State<App>) -> Json<StatusView> {
     let Json(status) = status(State(app)).await;
     Json(StatusView { state_dir: None, runtime_dir: None, ..status })
@@ -178,20 +178,20 @@ async fn stop_claiming(app: &App, caller: &Caller, body: &Body, drain: bool) -> 
 
 /// Starts no more jobs; running ones go on. Kept over restarts.
 #[utoipa::path(post, path = "/pause", tag = "host", request_body = ReasonRequest,
-    responses((status = 204, description = "Done"), (status = 400, body = Problem)))]
+    responses(Committed, Sent, (status = 204, description = "Done")))]
 pub(crate) async fn pause(State(app): State<App>, caller: Caller, body: Body) -> Result<StatusCode, Fail> {
     stop_claiming(&app, &caller, &body, false).await
 }
 
 /// As `pause`, for an operator who waits for the host to be empty.
 #[utoipa::path(post, path = "/drain", tag = "host", request_body = ReasonRequest,
-    responses((status = 204, description = "Done"), (status = 400, body = Problem)))]
+    responses(Committed, Sent, (status = 204, description = "Done")))]
 pub(crate) async fn drain(State(app): State<App>, caller: Caller, body: Body) -> Result<StatusCode, Fail> {
     stop_claiming(&app, &caller, &body, true).await
 }
 
 /// Starts jobs again after `pause` or `drain`.
-#[utoipa::path(post, path = "/resume", tag = "host", responses((status = 204, description = "Done")))]
+#[utoipa::path(post, path = "/resume", tag = "host", responses(Committed, Sent, (status = 204, description = "Done")))]
 pub(crate) async fn resume(State(app): State<App>, caller: Caller, body: Body) -> Result<StatusCode, Fail> {
     let Nothing {} = body.json()?;
     let resumed = app.context.handle.pause(None, caller.name());
@@ -214,7 +214,7 @@ pub struct CollectedView {
 
 /// Removes finished jobs and logs beyond the configured limits now. Admins only. Takes as long as it takes.
 #[utoipa::path(post, path = "/gc", tag = "host",
-    responses((status = 200, body = CollectedView), (status = 403, body = Problem), (status = 503, body = Problem)))]
+    responses(Served, Sent, (status = 200, body = CollectedView, description = "What was removed")))]
 pub(crate) async fn gc(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<CollectedView>, Fail> {
     caller.admin("remove jobs")?;
     let Nothing {} = body.json()?;
@@ -227,8 +227,8 @@ pub(crate) async fn gc(State(app): State<App>, caller: Caller, body: Body) -> Re
 /// Writes a consistent copy of the store, and the configuration in it, to a new file on the daemon's host, with the daemon's
 /// rights. Never secrets. Admins only. Takes as long as it takes.
 #[utoipa::path(post, path = "/backup", tag = "host", request_body = BackupRequest,
-    responses((status = 204, description = "Done"), (status = 400, body = Problem), (status = 403, body = Problem),
-        (status = 507, body = Problem)))]
+    responses(Served, Sent, (status = 204, description = "Done"), (status = 500, response = Failed),
+        (status = 507, response = DiskFull)))]
 pub(crate) async fn backup(State(app): State<App>, caller: Caller, body: Body) -> Result<StatusCode, Fail> {
     caller.admin("make backups")?;
     let BackupRequest { path } = body.json()?;

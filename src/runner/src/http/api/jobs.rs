@@ -2,8 +2,9 @@
 
 use super::known::{check_group, check_pool};
 use super::{wall_now, zoned_now};
-use crate::api::{JobList, JobRequest, JobView, Problem, ReasonView, Submit, SubmittedMany, SubmittedOne, WhyView};
+use crate::api::{JobList, JobRequest, JobView, ReasonView, Submit, Submitted, SubmittedMany, SubmittedOne, WhyView};
 use crate::daemon::handle::{IdempotencyKey, NewJob};
+use crate::http::answers::{Committed, Invalid, KeyReused, NoJob, Read, Sent};
 use crate::http::extract::{Body, Caller, Id, Params, blocking, in_time};
 use crate::http::view::{JobTimes, job_view, running_since, show_attempts};
 use crate::http::{App, BODY_BYTES_SMALL, Fail, JOBS_MAX, explain};
@@ -55,13 +56,10 @@ struct Submission {
         ("X-Request-Id" = Option<String>, Header,
             description = "The same without a valid `traceparent`: 1 to 128 letters, digits and `-_.:/+=`, else ignored.")),
     request_body(content = Submit, description = "One job, or an array of at most 100,000; 64 MiB"),
-    responses(
-        (status = 201, body = SubmittedOne, description = "Queued; for an array a `SubmittedMany`",
+    responses(Committed, Sent,
+        (status = 201, body = Submitted, description = "Queued; for an array a `SubmittedMany`",
             headers(("CI-Runner-Correlation-Id" = String, description = "Of one job, without an idempotency key"))),
-        (status = 400, body = Problem, description = "A field is wrong; nothing was queued"),
-        (status = 413, body = Problem), (status = 422, body = Problem, description = "The key was used with other jobs"),
-        (status = 503, body = Problem, description = "The queue is full; with `Retry-After`"),
-        (status = 507, body = Problem, description = "The disk is full")))]
+        (status = 422, response = KeyReused)))]
 pub(crate) async fn submit(
     State(app): State<App>,
     caller: Caller,
@@ -177,8 +175,7 @@ pub(crate) struct ListParams {
 
 /// Jobs, newest first. Pages hold together by job ids: no job is shown twice or left out, whatever happens meanwhile.
 #[utoipa::path(get, path = "/jobs", tag = "jobs", operation_id = "list_jobs", params(ListParams),
-    responses((status = 200, body = JobList), (status = 400, body = Problem),
-        (status = 503, body = Problem, description = "Too many ask at once; with `Retry-After`")))]
+    responses(Read, (status = 200, body = JobList, description = "A page of jobs"), (status = 400, response = Invalid)))]
 pub(crate) async fn list(State(app): State<App>, Params(params): Params<ListParams>) -> Result<Json<JobList>, Fail> {
     let filter = filter_of(params, &zoned_now())?;
     let (pool, group) = match filter.cursor {
@@ -317,7 +314,8 @@ pub(super) async fn row_of(app: &App, id: JobId) -> Result<JobRow, Fail> {
 
 /// One job with its attempts and, while it is open, the reason why it is where it is.
 #[utoipa::path(get, path = "/jobs/{id}", tag = "jobs", operation_id = "show_job", params(("id" = u64, Path)),
-    responses((status = 200, body = JobView), (status = 404, body = Problem)))]
+    responses(Read, (status = 200, body = JobView, description = "The job"), (status = 400, response = Invalid),
+        (status = 404, response = NoJob)))]
 pub(crate) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<JobView>, Fail> {
     in_time(async {
         let reader = app.context.handle.reader.clone();
@@ -366,7 +364,8 @@ fn both(reader: &Arc<dyn Reader>, id: JobId) -> Result<(JobRow, Vec<crate::store
 
 /// Why a job does not run, every reason, the deciding one first.
 #[utoipa::path(get, path = "/jobs/{id}/why", tag = "jobs", operation_id = "why_job", params(("id" = u64, Path)),
-    responses((status = 200, body = WhyView), (status = 404, body = Problem)))]
+    responses(Read, (status = 200, body = WhyView, description = "Its state and the reasons"), (status = 400, response = Invalid),
+        (status = 404, response = NoJob)))]
 pub(crate) async fn why(State(app): State<App>, Id(id): Id) -> Result<Json<WhyView>, Fail> {
     in_time(async {
         if let Some(explanation) = app.context.handle.explain(id).await? {

@@ -5,7 +5,8 @@
 //! transfer, so that the two can be told apart.
 
 use super::watch::Watch;
-use crate::api::Problem;
+use crate::api::{LineView, Problem};
+use crate::http::answers::{Failed, Invalid, PROBLEM, Served};
 use crate::http::extract::{Id, Params, blocking};
 use crate::http::{App, Fail};
 use crate::joblog;
@@ -82,24 +83,25 @@ struct Wanted {
 }
 
 /// The log of one attempt. Followed, it ends when the attempt has ended and every byte was sent.
-#[utoipa::path(get, path = "/jobs/{id}/log", tag = "jobs", operation_id = "job_log", 
+#[utoipa::path(get, path = "/jobs/{id}/log", tag = "jobs", operation_id = "job_log",
     params(("id" = u64, Path), LogParams,
         ("Range" = Option<String>, Header, description = "One range of bytes; not with `offset`, `tail`, `since`, `until`, `follow` or `ndjson`"),
         ("If-Range" = Option<String>, Header, description = "The part only if the log still has this `ETag`, else all of it"),
         ("If-None-Match" = Option<String>, Header, description = "304 if the log still has this `ETag`")),
-    responses(
-        (status = 200, body = String, content_type = "application/octet-stream",
+    responses(Served,
+        (status = 200, description = "Bytes, or with `format=ndjson` one `LineView` a line. The whole log as bytes has `ETag`, `Accept-Ranges` and `Content-Length`",
             headers(("CI-Runner-Attempt" = u32, description = "Which attempt"),
                 ("CI-Runner-Log-Offset" = u64, description = "Offset of the first byte; with the bytes received it is the cursor to go on")),
-            description = "Bytes, or with `format=ndjson` one `LineView` a line (`application/x-ndjson`). The whole log as bytes has `ETag`, `Accept-Ranges` and `Content-Length`"),
+            content((String = "application/octet-stream"), (LineView = "application/x-ndjson"))),
         (status = 206, body = String, content_type = "application/octet-stream",
             headers(("Content-Range" = String, description = "Which bytes, and of how many")),
             description = "The part that `Range` asks for"),
         (status = 304, description = "It has not grown"),
-        (status = 416, body = Problem, description = "The log has no such bytes; `Content-Range` tells how many it has"),
-        (status = 400, body = Problem), (status = 404, body = Problem, description = "No such job or attempt"),
-        (status = 410, body = Problem, description = "The log was removed"),
-        (status = 503, body = Problem, description = "To follow: too many streams are open; with `Retry-After`")))]
+        (status = 416, body = Problem, content_type = PROBLEM, description = "The log has no such bytes; `Content-Range` tells how many it has"),
+        (status = 400, response = Invalid),
+        (status = 404, body = Problem, content_type = PROBLEM, description = "No such job or attempt"),
+        (status = 410, body = Problem, content_type = PROBLEM, description = "The log was removed"),
+        (status = 500, response = Failed)))]
 pub(crate) async fn log(
     State(app): State<App>,
     Id(id): Id,

@@ -7,6 +7,7 @@ use crate::api::{JobRequest, Problem, ScheduleRequest, ScheduleView, SubmittedOn
 use crate::config::{schedule_job_fault, schedule_name_fault};
 use crate::cron::{CronSchedule, Missed, Overlap};
 use crate::daemon::engine::DECLARED;
+use crate::http::answers::{Committed, Declared, Invalid, KeyReused, NoSchedule, PROBLEM, Read, Sent};
 use crate::http::extract::{Body, Caller, Name, blocking, in_time};
 use crate::http::{App, Fail};
 use crate::quantity::rfc3339_utc;
@@ -111,7 +112,8 @@ async fn keep(app: &App, row: ScheduleRow, replace: bool) -> Result<(), Fail> {
 }
 
 /// All schedules, by name.
-#[utoipa::path(get, path = "/schedules", tag = "schedules", operation_id = "list_schedules", responses((status = 200, body = Vec<ScheduleView>)))]
+#[utoipa::path(get, path = "/schedules", tag = "schedules", operation_id = "list_schedules",
+    responses(Read, (status = 200, body = Vec<ScheduleView>, description = "All schedules")))]
 pub(crate) async fn list(State(app): State<App>) -> Result<Json<Vec<ScheduleView>>, Fail> {
     let now = wall_now();
     Ok(Json(rows(&app).await?.into_iter().map(|row| view_of(row, now)).collect()))
@@ -119,8 +121,8 @@ pub(crate) async fn list(State(app): State<App>) -> Result<Json<Vec<ScheduleView
 
 /// Adds a schedule.
 #[utoipa::path(post, path = "/schedules", tag = "schedules", operation_id = "add_schedule", request_body = ScheduleRequest,
-    responses((status = 201, body = ScheduleView), (status = 400, body = Problem),
-        (status = 409, body = Problem, description = "One of that name is there")))]
+    responses(Committed, Sent, (status = 201, body = ScheduleView, description = "Added"),
+        (status = 409, body = Problem, content_type = PROBLEM, description = "One of that name is there")))]
 pub(crate) async fn add(State(app): State<App>, caller: Caller, body: Body) -> Result<Response, Fail> {
     let row = row_of(read_schedule(&body.bytes)?, caller.name(), &app)?;
     keep(&app, row.clone(), false).await?;
@@ -130,7 +132,8 @@ pub(crate) async fn add(State(app): State<App>, caller: Caller, body: Body) -> R
 
 /// One schedule.
 #[utoipa::path(get, path = "/schedules/{name}", tag = "schedules", operation_id = "show_schedule", params(("name" = String, Path)),
-    responses((status = 200, body = ScheduleView), (status = 404, body = Problem)))]
+    responses(Read, (status = 200, body = ScheduleView, description = "The schedule"), (status = 400, response = Invalid),
+        (status = 404, response = NoSchedule)))]
 pub(crate) async fn show(State(app): State<App>, Name(name): Name) -> Result<Json<ScheduleView>, Fail> {
     Ok(Json(view_of(find(&app, &name).await?, wall_now())))
 }
@@ -138,7 +141,7 @@ pub(crate) async fn show(State(app): State<App>, Name(name): Name) -> Result<Jso
 /// Adds or replaces a schedule; runs are due from now on.
 #[utoipa::path(put, path = "/schedules/{name}", tag = "schedules", operation_id = "replace_schedule", params(("name" = String, Path)),
     request_body = ScheduleRequest,
-    responses((status = 200, body = ScheduleView), (status = 400, body = Problem)))]
+    responses(Committed, Sent, (status = 200, body = ScheduleView, description = "As it is now"), (status = 409, response = Declared)))]
 pub(crate) async fn replace(
     State(app): State<App>,
     Name(name): Name,
@@ -159,7 +162,8 @@ pub(crate) async fn replace(
 
 /// Removes a schedule; jobs it made stay.
 #[utoipa::path(delete, path = "/schedules/{name}", tag = "schedules", operation_id = "remove_schedule", params(("name" = String, Path)),
-    responses((status = 204, description = "Removed"), (status = 404, body = Problem)))]
+    responses(Committed, (status = 204, description = "Removed"), (status = 400, response = Invalid),
+        (status = 404, response = NoSchedule), (status = 409, response = Declared)))]
 pub(crate) async fn remove(State(app): State<App>, Name(name): Name) -> Result<StatusCode, Fail> {
     in_time(async { Ok(app.context.handle.unschedule(name).await?) }).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -167,7 +171,8 @@ pub(crate) async fn remove(State(app): State<App>, Name(name): Name) -> Result<S
 
 /// Lets a schedule make no jobs until it is resumed.
 #[utoipa::path(post, path = "/schedules/{name}/pause", tag = "schedules", operation_id = "pause_schedule", params(("name" = String, Path)),
-    responses((status = 200, body = ScheduleView), (status = 404, body = Problem)))]
+    responses(Committed, Sent, (status = 200, body = ScheduleView, description = "As it is now"),
+        (status = 404, response = NoSchedule), (status = 409, response = Declared)))]
 pub(crate) async fn pause(
     State(app): State<App>,
     Name(name): Name,
@@ -185,7 +190,8 @@ pub(crate) async fn pause(
 
 /// Lets a paused schedule make jobs again. Runs missed meanwhile stay missed.
 #[utoipa::path(post, path = "/schedules/{name}/resume", tag = "schedules", operation_id = "resume_schedule", params(("name" = String, Path)),
-    responses((status = 200, body = ScheduleView), (status = 404, body = Problem)))]
+    responses(Committed, Sent, (status = 200, body = ScheduleView, description = "As it is now"),
+        (status = 404, response = NoSchedule), (status = 409, response = Declared)))]
 pub(crate) async fn resume(
     State(app): State<App>,
     Name(name): Name,
@@ -206,8 +212,8 @@ pub(crate) async fn resume(
 #[utoipa::path(post, path = "/schedules/{name}/run", tag = "schedules", operation_id = "run_schedule",
     params(("name" = String, Path), ("Idempotency-Key" = Option<String>, Header,
         description = "Makes it safe to repeat: within 24 h the same key gives the same job; with another request 422.")),
-    responses((status = 201, body = SubmittedOne), (status = 404, body = Problem),
-        (status = 422, body = Problem, description = "The key was used with another request"), (status = 503, body = Problem)))]
+    responses(Committed, Sent, (status = 201, body = SubmittedOne, description = "Queued: the job"),
+        (status = 404, response = NoSchedule), (status = 422, response = KeyReused)))]
 pub(crate) async fn run(
     State(app): State<App>,
     Name(name): Name,

@@ -2,7 +2,8 @@
 
 use super::known::check_pool;
 use super::zoned_now;
-use crate::api::{Problem, StatsView};
+use crate::api::StatsView;
+use crate::http::answers::{Invalid, Read};
 use crate::http::extract::{Params, blocking, in_time};
 use crate::http::{App, Fail};
 use crate::quantity;
@@ -46,8 +47,7 @@ pub(crate) struct StatsParams {
 
 /// How finished jobs went: success, waiting, running, cost, and limits that history suggests. Counts the newest 200000.
 #[utoipa::path(get, path = "/stats", tag = "jobs", params(StatsParams),
-    responses((status = 200, body = StatsView), (status = 400, body = Problem),
-        (status = 503, body = Problem, description = "Too many ask at once; with `Retry-After`")))]
+    responses(Read, (status = 200, body = StatsView, description = "The figures"), (status = 400, response = Invalid)))]
 pub(crate) async fn stats(
     State(app): State<App>,
     Params(params): Params<StatsParams>,

@@ -2,6 +2,7 @@
 
 use super::wall_now;
 use crate::api::UsageView;
+use crate::http::answers::Read;
 use crate::http::extract::{blocking, in_time};
 use crate::http::{App, Fail};
 use crate::usage::Running;
@@ -10,7 +11,7 @@ use axum::extract::State;
 use ci_runner_core::state::Phase;
 
 /// Load, memory and pressure of the host, and CPU time and memory of each running attempt. Measured when asked for.
-#[utoipa::path(get, path = "/usage", tag = "host", responses((status = 200, body = UsageView)))]
+#[utoipa::path(get, path = "/usage", tag = "host", responses(Read, (status = 200, body = UsageView, description = "As measured")))]
 pub(crate) async fn usage(State(app): State<App>) -> Result<Json<UsageView>, Fail> {
     let snapshot = app.context.handle.fresh_snapshot().await;
     let under_way = |phase: Phase| matches!(phase, Phase::Running | Phase::Stopping);

@@ -7,7 +7,8 @@
 mod grep;
 mod run;
 
-use crate::api::{Problem, SearchLine};
+use crate::api::SearchLine;
+use crate::http::answers::{Failed, Invalid, NoJob, Served};
 use crate::http::extract::{Params, blocking};
 use crate::http::{App, Fail};
 use crate::quantity::parse_time;
@@ -85,11 +86,10 @@ struct Wanted {
 /// Lines of logs that match a pattern, the newest job first, and a last object that says what was searched. Without that one
 /// the answer is not whole.
 #[utoipa::path(get, path = "/logs", tag = "jobs", operation_id = "search_logs", params(SearchParams),
-    responses(
+    responses(Served,
         (status = 200, body = SearchLine, content_type = "application/x-ndjson",
             description = "One `FoundView` a line, then one `SearchedView`"),
-        (status = 400, body = Problem), (status = 404, body = Problem, description = "No such job"),
-        (status = 503, body = Problem, description = "Others search already; with `Retry-After`")))]
+        (status = 400, response = Invalid), (status = 404, response = NoJob), (status = 500, response = Failed)))]
 pub(crate) async fn search(State(app): State<App>, Params(params): Params<SearchParams>) -> Result<Response, Fail> {
     let place = app.searches.clone().try_acquire_owned().map_err(|_| {
         let why = format!("{SEARCHES_MAX} searches of logs run already, the most there may be; try again");
