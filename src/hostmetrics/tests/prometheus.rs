@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../../skipped.rs"]
+mod skipped;
 #[path = "support/tree.rs"]
 mod tree;
 
@@ -77,9 +79,10 @@ fn prometheus_takes_the_same_from_both_formats() {
     command.arg(format!("--storage.tsdb.path={}", part("data").display()));
     command.arg(format!("--web.listen-address=127.0.0.1:{port}"));
     let Ok(child) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
-        let why =
-            "SKIPPED prometheus_takes_the_same_from_both_formats: Prometheus (Debian: prometheus) is not installed";
-        let _ = writeln!(std::io::stderr(), "{why}");
+        skipped::tell(
+            "prometheus_takes_the_same_from_both_formats",
+            "Prometheus (Debian: prometheus) is not installed",
+        );
         return;
     };
     let _prometheus = Prometheus(child);

@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../../skipped.rs"]
+mod skipped;
 mod support;
 
 use ci_runner_hostmetrics::{ClockState, Format, HostMetrics, Options};
@@ -24,11 +26,6 @@ const ROUNDS: usize = 200;
 const SMOOTHED: [&str; 2] = ["node_cpu_seconds_total", "node_cpu_guest_seconds_total"];
 
 const NO_PEER: &str = "node_exporter (Debian: prometheus-node-exporter) is not installed";
-
-/// Past the capture of passing tests: `scripts/test` counts these lines.
-fn skipped(test: &str, why: &str) {
-    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
-}
 
 fn clock_state() -> std::io::Result<ClockState> {
     ci_runner_spawner::clock::read_clock().map(ClockState::from)
@@ -128,7 +125,7 @@ fn enable(collectors: &[&str]) -> Vec<String> {
 /// Both on `dir`, every option that adds series switched on.
 fn on_a_tree(test: &str, name: &str, unpack: bool) {
     let Some(program) = program() else {
-        skipped(test, NO_PEER);
+        skipped::tell(test, NO_PEER);
         return;
     };
     let dir = tempfile::tempdir().unwrap();
@@ -181,7 +178,7 @@ fn a_host_without_files() {
 #[test]
 fn this_host() {
     let Some(program) = program() else {
-        skipped("this_host", NO_PEER);
+        skipped::tell("this_host", NO_PEER);
         return;
     };
     let texts = tempfile::tempdir().unwrap();
@@ -196,7 +193,7 @@ fn this_host() {
 /// Where node_exporter has a default pattern, ours is the same.
 #[test]
 fn the_default_patterns_are_the_same() {
-    let Some(program) = program() else { return skipped("the_default_patterns_are_the_same", NO_PEER) };
+    let Some(program) = program() else { return skipped::tell("the_default_patterns_are_the_same", NO_PEER) };
     let help = std::process::Command::new(program).arg("--help").output().unwrap();
     let help = String::from_utf8([help.stdout, help.stderr].concat()).unwrap();
     let ours = Options::default();
@@ -219,7 +216,7 @@ fn the_default_patterns_are_the_same() {
 #[test]
 fn a_wrong_digit_is_found() {
     let Some(program) = program() else {
-        skipped("a_wrong_digit_is_found", NO_PEER);
+        skipped::tell("a_wrong_digit_is_found", NO_PEER);
         return;
     };
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -242,7 +239,7 @@ fn a_wrong_digit_is_found() {
 fn promtool_reads_it() {
     use std::process::{Command, Stdio};
     let Some(program) = program() else {
-        skipped("promtool_reads_it", NO_PEER);
+        skipped::tell("promtool_reads_it", NO_PEER);
         return;
     };
     let remarks = |text: &str| -> Option<BTreeSet<String>> {
@@ -265,7 +262,7 @@ fn promtool_reads_it() {
     arguments.extend([option("path.udev.data", "udev"), option("collector.textfile.directory", "textfile")]);
     let theirs = Peer::start(&program, &arguments).scrape();
     let (Some(ours), Some(theirs)) = (remarks(&ours), remarks(&theirs)) else {
-        skipped("promtool_reads_it", "promtool (Debian: prometheus) is not installed");
+        skipped::tell("promtool_reads_it", "promtool (Debian: prometheus) is not installed");
         return;
     };
     let new: Vec<_> = ours.difference(&theirs).collect();

@@ -25,3 +25,7 @@ pub mod table;
 pub mod telemetry;
 pub mod trace;
 pub mod usage;
+
+#[cfg(test)]
+#[path = "../../skipped.rs"]
+mod skipped;

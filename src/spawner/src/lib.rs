@@ -53,3 +53,7 @@ pub fn main() -> std::process::ExitCode {
     };
     std::process::ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
+
+#[cfg(test)]
+#[path = "../../skipped.rs"]
+mod skipped;

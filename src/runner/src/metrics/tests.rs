@@ -1,5 +1,6 @@
 //! The text that Prometheus gets, checked by a reader of our own and, where it is installed, by promtool; and what is kept.
 
+use crate::skipped;
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -214,7 +215,7 @@ fn promtool_accepts_the_text() {
     let check =
         Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(mut child) = check else {
-        eprintln!("SKIPPED metrics::tests::promtool_accepts_the_text: promtool (Debian: prometheus) is not installed");
+        skipped::tell("promtool_accepts_the_text", "promtool (Debian: prometheus) is not installed");
         return;
     };
     child.stdin.take().unwrap().write_all(text(&filled(), &SCRAPE).as_bytes()).unwrap();

@@ -5,6 +5,8 @@
 mod follow;
 mod search;
 mod server;
+#[path = "../../../skipped.rs"]
+mod skipped;
 mod waiting;
 
 use server::{Answer, Asked, Fake, Then, job, problem};
@@ -206,7 +208,7 @@ fn a_file_of_too_many_jobs_is_refused_by_name() {
 #[test]
 fn who_may_not_use_a_socket_is_told_whose_it_is() {
     if !rustix::process::getuid().is_root() {
-        println!("skipped: only root can be another user");
+        skipped::tell("who_may_not_use_a_socket_is_told_whose_it_is", "only root can be another user");
         return;
     }
     let fake = Fake::new(created);

@@ -1,10 +1,10 @@
 //! The memory of daemon, spawner, shims and helpers, through which secrets pass, is not left behind in a file, while jobs keep
 //! their own limit; the daemon's environment goes to no other process.
 
+use crate::skipped;
 use crate::support::{Host, wait_for};
 use serde_json::json;
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -27,10 +27,7 @@ fn machine_writes_cores(dir: &Path) -> bool {
 fn a_daemon_that_dies_leaves_no_core_file() {
     let control = tempfile::tempdir().unwrap();
     if !machine_writes_cores(control.path()) {
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED a_daemon_that_dies_leaves_no_core_file: no core files on this machine"
-        );
+        skipped::tell("a_daemon_that_dies_leaves_no_core_file", "this machine writes no core files");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -101,10 +98,7 @@ fn a_helper_that_dies_leaves_no_core_file() {
     use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
     let control = tempfile::tempdir().unwrap();
     if !machine_writes_cores(control.path()) {
-        let _ = writeln!(
-            std::io::stderr(),
-            "SKIPPED a_helper_that_dies_leaves_no_core_file: no core files on this machine"
-        );
+        skipped::tell("a_helper_that_dies_leaves_no_core_file", "this machine writes no core files");
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,7 @@
 //! Jobs that do not want to end, processes of ours that are killed or stopped, and a runtime directory that is emptied: nothing
 //! survives, nothing is stuck, and nothing counts as a success that did not exit with 0.
 
+use crate::skipped;
 use crate::support::{Host, is_alive, kill, state, wait_for};
 use serde_json::json;
 use std::fs;
@@ -202,7 +203,10 @@ fn jobs_of_an_emptied_runtime_directory_are_lost_to_the_next_daemon_and_end() {
     if host.daemon_log().contains("attempts have cgroups") {
         wait_for("the end of lost jobs", || host.survivors().is_empty().then_some(()));
     } else {
-        println!("SKIPPED a part: without cgroups nobody knows their processes");
+        skipped::tell(
+            "a part of jobs_of_an_emptied_runtime_directory_are_lost_to_the_next_daemon_and_end",
+            "without cgroups nobody knows their processes",
+        );
         host.survivors().into_iter().for_each(|pid| kill(pid, "KILL"));
     }
     check_emptied(&host, &jobs, old);

@@ -1,5 +1,6 @@
 //! Logs of jobs end to end: secrets, followers over restarts; and the metrics' account.
 
+use crate::skipped;
 use crate::support::{Host, contains, http_get, wait_for};
 use serde_json::json;
 use std::fs;
@@ -210,7 +211,7 @@ fn metrics_agree_with_what_happened() {
     let promtool =
         Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
     match promtool {
-        Err(_) => println!("SKIPPED a part of metrics_agree_with_what_happened: promtool is not installed"),
+        Err(_) => skipped::tell("a part of metrics_agree_with_what_happened", "promtool is not installed"),
         Ok(mut child) => {
             // The host's names are node_exporter's, and promtool does not like all of them.
             let of_host = |line: &&str| line.split(' ').any(|word| word.starts_with("node_"));

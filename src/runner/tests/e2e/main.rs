@@ -33,5 +33,7 @@ mod schedules;
 mod scheduling;
 mod selftest;
 mod service;
+#[path = "../../../skipped.rs"]
+mod skipped;
 mod starts;
 mod support;

@@ -1,6 +1,7 @@
 //! An HTTPS notifier and a peer with a certificate of its own authority: told where the certificate is right, and nowhere else.
 
 use crate::notices::{host, submit};
+use crate::skipped;
 use crate::support::{Host, PATIENCE, wait_for};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -75,7 +76,7 @@ fn test(host: &Host, name: &str) -> String {
 fn only_a_peer_whose_certificate_is_trusted_and_right_is_told() {
     let dir = tempfile::tempdir().unwrap();
     if !certificates(dir.path()) {
-        println!("SKIPPED only_a_peer_whose_certificate_is_trusted_and_right_is_told: openssl is not installed");
+        skipped::tell("only_a_peer_whose_certificate_is_trusted_and_right_is_told", "openssl is not installed");
         return;
     }
     let (port, told) = peer(dir.path());

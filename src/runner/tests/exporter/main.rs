@@ -4,6 +4,8 @@
 
 mod client;
 mod protection;
+#[path = "../../../skipped.rs"]
+mod skipped;
 
 use ci_runner::config::{Config, ConfigOverrides, Host, Listen};
 use ci_runner::exporter::{CONNECTIONS_MAX, DaemonPart, Exporter, SCRAPES_MAX, Settings};

@@ -1,6 +1,7 @@
 //! TLS, users and tokens. The certificate is made by openssl's program, where it is installed.
 
 use crate::client::{Answer, ask, get};
+use crate::skipped;
 use crate::{daemon, settings};
 use ci_runner::exporter::Exporter;
 use rustls::pki_types::CertificateDer;
@@ -61,7 +62,7 @@ fn certificate(dir: &Path) -> bool {
 fn scrapes_go_over_tls_and_plain_ones_do_not() {
     let dir = tempfile::tempdir().unwrap();
     if !certificate(dir.path()) {
-        println!("SKIPPED exporter::scrapes_go_over_tls_and_plain_ones_do_not: openssl is not installed");
+        skipped::tell("scrapes_go_over_tls_and_plain_ones_do_not", "openssl is not installed");
         return;
     }
     let path = dir.path().display();

@@ -2,6 +2,7 @@
 
 use crate::client::{Connection, PATIENCE};
 use crate::harness::Server;
+use crate::skipped;
 use ci_runner::http;
 use ci_runner_core::record::CLASSES_MAX;
 use serde_json::json;
@@ -110,7 +111,7 @@ async fn the_socket_is_closed_to_others() {
 #[tokio::test]
 async fn strangers_may_do_nothing() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can ask as somebody else");
+        skipped::tell("strangers_may_do_nothing", "only root can ask as somebody else");
         return;
     }
     let server = Server::start().await;
@@ -134,7 +135,7 @@ async fn as_a_stranger() {
 #[tokio::test]
 async fn no_user_can_hold_all_connections() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can ask as somebody else");
+        skipped::tell("no_user_can_hold_all_connections", "only root can ask as somebody else");
         return;
     }
     let server = Server::start().await;

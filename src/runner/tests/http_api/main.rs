@@ -18,4 +18,6 @@ mod refused;
 mod rules;
 mod schema;
 mod search;
+#[path = "../../../skipped.rs"]
+mod skipped;
 mod tcp;

@@ -14,7 +14,7 @@ impl Mount {
         if mounted.is_ok_and(|status| status.success()) {
             return Some(Self(dir));
         }
-        println!("skipped: {test} (`mount {}` is not permitted here)", arguments.join(" "));
+        skipped::tell(test, &format!("`mount {}` is not permitted", arguments.join(" ")));
         None
     }
 
@@ -70,7 +70,7 @@ fn a_full_disk_refuses_whole_batches_until_there_is_space() {
     fs::File::create(&image).and_then(|file| file.set_len(32 << 20)).expect("makes");
     let made = std::process::Command::new("mke2fs").args(["-qFt", "ext4", "-m", "0"]).arg(&image).status();
     if !made.is_ok_and(|status| status.success()) {
-        println!("skipped: full ext4 (no mke2fs)");
+        skipped::tell("full ext4", "mke2fs is not installed");
         return;
     }
     if let Some(mount) = Mount::new("full ext4", &["-o", "loop", &image.display().to_string()]) {

@@ -8,6 +8,8 @@ mod backup;
 mod damage;
 mod full;
 mod kill;
+#[path = "../../../skipped.rs"]
+mod skipped;
 
 use ci_runner::store::sqlite::{SqliteReader, SqliteStore, restore};
 use ci_runner::store::{JobFilter, Loaded, Reader as _, ScheduleRow, Store as _, StoreError, Write};

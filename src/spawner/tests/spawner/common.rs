@@ -1,11 +1,13 @@
 //! A spawner of one's own, in directories of one's own, with a store id and a marker that nobody else has: tests run in
 //! parallel and must find their own processes, and only those.
 
+use crate::skipped;
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use ci_runner_spawner::client::Client;
@@ -166,6 +168,12 @@ impl Host {
                 self.take(rest.to_vec());
                 if self.cgroup == Cgroup::Off {
                     assert!(!cgroup);
+                }
+                if self.cgroup != Cgroup::Off && !cgroup {
+                    static SAID: Once = Once::new();
+                    SAID.call_once(|| {
+                        skipped::tell("all that needs a cgroup per attempt", "no cgroup v2 can be written")
+                    });
                 }
                 self.spawner_pid = *pid as i32;
                 self.epoch = epoch.clone();

@@ -15,5 +15,7 @@ mod once;
 mod processes;
 mod rules;
 mod shortage;
+#[path = "../../../skipped.rs"]
+mod skipped;
 mod stopped;
 mod survive;

@@ -1,5 +1,6 @@
 //! What dies and what does not: daemon, spawner and shim killed, stopped and replaced under running jobs.
 
+use crate::skipped;
 use std::fs;
 use std::time::Duration;
 
@@ -193,7 +194,7 @@ fn what_a_dead_shims_job_left_on_the_disk_is_removed() {
 fn the_cgroup_of_an_attempt_without_a_directory_is_removed() {
     let mut host = Host::started(Cgroup::Auto);
     if !host.has_cgroup {
-        eprintln!("skipped: no cgroup v2 that can be written");
+        skipped::tell("the_cgroup_of_an_attempt_without_a_directory_is_removed", "no cgroup v2 can be written");
         return;
     }
     let spec = host.script("trap '' TERM; echo ready > $TMPDIR/../ready; while :; do sleep 0.1; done");

@@ -1,5 +1,6 @@
 //! A file system that can be filled.
 
+use crate::skipped;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,7 +16,7 @@ impl Small {
         let options = format!("size={size}");
         let done = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "ci-e2e"]).arg(dir.path()).output();
         if !done.is_ok_and(|done| done.status.success()) {
-            println!("SKIPPED {test}: mounting is not permitted");
+            skipped::tell(test, "mounting is not permitted");
             return None;
         }
         Some(Self(dir))

@@ -1,5 +1,6 @@
 //! The masker against a search over the whole buffer, and the forms it finds.
 
+use crate::skipped;
 use std::collections::BTreeSet;
 
 use base64::Engine;
@@ -288,7 +289,7 @@ fn what_bash_quotes_is_masked() {
         let asked =
             std::process::Command::new("bash").args(["-c", "printf '%q\\n' \"$@\"", "bash"]).args(words).output();
         let Ok(asked) = asked else {
-            eprintln!("SKIPPED what_bash_quotes_is_masked: bash is not installed");
+            skipped::tell("what_bash_quotes_is_masked", "bash is not installed");
             return;
         };
         let lines: Vec<&[u8]> = asked.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
