@@ -253,6 +253,8 @@ mod tests {
             std::os::unix::fs::chown(&tree, Some(54321), None).expect("given away");
             set(&tree, 0o755);
             refused(&tree.join("inner"), &other(12345), "belongs to user 54321, who could");
+        } else {
+            crate::skipped::tell("a part of unit::places, trees of other users", "only root can give files away");
         }
     }
 
