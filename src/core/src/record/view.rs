@@ -172,6 +172,12 @@ impl Record {
         self.pools.get(usize::from(pool.0)).map_or("?", |pool| pool.name.as_str())
     }
 
+    /// The pools that a job may go to, as the host is configured and spawners told.
+    pub fn pools_of(&self, id: JobId) -> &[PoolId] {
+        let class = self.jobs.get(id).and_then(|job| self.classes.get(job.class as usize));
+        class.map_or(&[], |class| class.pools.as_slice())
+    }
+
     /// Limit of a group that has open jobs.
     pub fn group_limit(&self, name: &str) -> Option<u32> {
         let number = self.group_names.find(&name.to_owned())?;

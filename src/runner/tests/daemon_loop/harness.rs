@@ -96,6 +96,8 @@ pub struct Loop {
 /// What was before the daemon, beside what its store says.
 #[derive(Default)]
 pub struct Life<'a> {
+    /// The only spawner is that of units.
+    pub units_only: bool,
     /// Where native attempts began, and in which life of that runtime directory.
     pub former: Option<(&'a Path, &'a str)>,
     /// Ids up to this one were given, as logs show.
@@ -148,11 +150,12 @@ impl Loop {
         let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
         let notifier = Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap();
         let figures = Figures::default();
+        let executor = if life.units_only { Executor::Systemd } else { Executor::Native };
         let (ready, started) = tokio::sync::oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let (store, sides) = (Box::new(store), vec![(Executor::Native, Native::new(native))]);
+                let (store, sides) = (Box::new(store), vec![(executor, Native::new(native))]);
                 let parts = Parts {
                     store,
                     reader,

@@ -10,6 +10,7 @@ mod cores;
 mod damaged;
 mod declared;
 mod dirs;
+mod executors;
 mod environment;
 mod export;
 mod exporter;

@@ -156,6 +156,7 @@ impl Engine {
                     self.declare_schedules(self.clock.now());
                 }
                 self.tell_enforced();
+                self.tell_executors();
                 log::info!("configuration reloaded");
                 self.notifier.ready();
             }

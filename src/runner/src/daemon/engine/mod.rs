@@ -20,6 +20,7 @@ mod beyond;
 mod commit;
 mod correlation;
 mod counting;
+mod executors;
 mod former;
 mod hearing;
 mod host;
@@ -49,11 +50,11 @@ use attempts::Watch;
 use batch::{Batch, InFlight};
 use ci_runner_core::announce::Announcement;
 use ci_runner_core::change::OpenJob;
-use ci_runner_core::id::{JobId, PoolId};
+use ci_runner_core::id::{Epoch, JobId, PoolId};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::reconcile::Seen;
 use ci_runner_core::record::Record;
-use ci_runner_core::schedule::{Permit, schedule};
+use ci_runner_core::schedule::schedule;
 use ci_runner_core::time::{Instant, Now};
 use ci_runner_spawner::protocol::AttemptKey;
 use sides::{Sides, Way};
@@ -326,22 +327,6 @@ impl Engine {
         self.sides.flush();
         self.let_go_of_former();
         self.feed();
-    }
-
-    /// Where claims may be made: in pools whose executor's spawner is connected and has told what it has.
-    fn permit(&self, now: Now) -> Permit {
-        let may = !self.stopping && self.knows_host(now);
-        let epoch = |executor: Executor| {
-            let side = self.sides.get(executor).filter(|side| side.takes_starts() && may);
-            side.and_then(|side| side.epoch.clone())
-        };
-        let mut claim_in = BTreeMap::new();
-        if self.sides.get(Executor::Systemd).is_some() {
-            let pools = (0..).map(PoolId).zip(self.record.pools());
-            claim_in = pools.map(|(id, pool)| (id, epoch(self.host.executor_of(&pool.name)))).collect();
-        }
-        let claim = epoch(Executor::Native).filter(|_| claim_in.is_empty());
-        Permit { claim, claim_in, changes_max: CHANGES_PER_TURN }
     }
 
     async fn wait(&mut self, now: Now) -> Woken {

@@ -68,9 +68,11 @@ impl Engine {
         if watch.and_then(|watch| watch.refused).is_some_and(|(until, _)| until > now.engine) {
             return;
         }
-        let Some(way) = self.record.lease(id).map(|lease| self.sides.way_of(&lease.epoch)) else { return };
-        if way.is_former() {
-            // It is not to run as it was claimed: given back, it is claimed again for the spawner that is configured.
+        let Some(lease) = self.record.lease(id) else { return };
+        let way = self.sides.way_of(&lease.epoch);
+        if way.is_former() || executor_of(&lease.epoch) != self.executor_in(lease.pool) {
+            // It is not to run as it was claimed: given back, it is claimed again for the spawner that is configured. In a pool
+            // that has another executor by now it would run without the sandbox, or as another user, than configured.
             let key = self.key(id, attempt);
             return self.command(id, attempt, Request::Void(key), |watch| &mut watch.voided);
         }

@@ -79,8 +79,9 @@ impl Engine {
 
     fn explain(&self, id: JobId) -> Option<Explanation> {
         let phase = self.record.phase(id)?;
-        let reasons = self.record.explain(id)?;
+        let mut reasons = self.record.explain(id)?;
         let trouble = self.troubles_of(id, phase);
+        self.settle_next(id, &mut reasons, &trouble);
         let silent = [Way::Native, Way::Systemd].map(hearing::spawner_problem);
         let spawner = silent.iter().find_map(|name| self.problems.get(name).cloned());
         let ahead = self.record.queued_ahead(id);
@@ -99,7 +100,8 @@ impl Engine {
         let refused = self.watches.get(&id).and_then(|watch| watch.refused_why.as_ref());
         let refused = refused.map(|why| format!("its start was refused, and is tried again: {why}"));
         let sides = self.sides.iter().filter(|side| !side.way.is_former()).filter_map(sides::Side::problem);
-        refused.into_iter().chain(sides).chain(self.slots_beyond()).collect()
+        let closed = if phase == Phase::Queued { self.closed_pools_of(id) } else { Vec::new() };
+        closed.into_iter().chain(refused).chain(sides).chain(self.slots_beyond()).collect()
     }
 
     /// All or none; the ids are given, not yet on disk.

@@ -1,0 +1,111 @@
+//! Executors that came into use after the start: whose spawner is not there runs nothing, and nobody else runs it instead.
+
+use crate::harness::{Life, Loop, new_job, wait_for};
+use crate::spawner::Spawner;
+use ci_runner::daemon::handle::{Explanation, NewJob};
+use ci_runner::store::memory::MemoryStore;
+use ci_runner_core::explain::Reason;
+use ci_runner_core::id::JobId;
+use ci_runner_spawner::protocol::{Reply, Request};
+
+const BOXED: &str =
+    "[pools.default]\nslots = 4\n[pools.boxed]\nslots = 2\nexecutor = \"systemd\"\nprofile = \"strict\"\n";
+
+fn in_pool(name: &str) -> NewJob {
+    let mut job = new_job();
+    job.spec.terms.pool = Some(name.to_owned());
+    job
+}
+
+async fn submit(the_loop: &Loop, job: NewJob) -> JobId {
+    the_loop.handle.submit(vec![job], None, "me".to_owned()).await.unwrap()[0]
+}
+
+async fn why(the_loop: &Loop, id: JobId) -> Explanation {
+    the_loop.handle.explain(id).await.unwrap().expect("it is open")
+}
+
+fn is_problem(the_loop: &Loop, words: &str) -> bool {
+    the_loop.handle.snapshot().problems.iter().any(|text| text.contains(words))
+}
+
+/// The next start is of this job.
+fn hears_start_of(spawner: &mut Spawner, id: JobId) {
+    let heard = spawner.heard();
+    assert!(matches!(&heard[..], [Request::Start(start)] if start.key.job == id.get()), "{heard:?}");
+}
+
+async fn welcomed() -> (Loop, Spawner) {
+    let spawner = Spawner::new();
+    let the_loop = Loop::start(spawner.runtime()).await;
+    let mut spawner = spawner.welcome();
+    spawner.has_nothing();
+    wait_for("the spawner is there", || the_loop.handle.snapshot().executor_up).await;
+    (the_loop, spawner)
+}
+
+/// Jobs of a sandboxed pool that a reload added used to run natively, without the sandbox, as the daemon's own user.
+#[tokio::test]
+async fn a_sandboxed_pool_that_a_reload_adds_starts_nothing_natively() {
+    let (the_loop, mut spawner) = welcomed().await;
+    let dir = tempfile::tempdir().unwrap();
+    the_loop.reload(dir.path(), BOXED).await;
+    let needed = "the pool boxed until the daemon is restarted";
+    wait_for("the problem is told", || is_problem(&the_loop, needed)).await;
+    let boxed = submit(&the_loop, in_pool("boxed")).await;
+    let free = submit(&the_loop, new_job()).await;
+    hears_start_of(&mut spawner, free);
+    let why = why(&the_loop, boxed).await;
+    assert!(why.reasons.is_empty(), "{:?}", why.reasons);
+    assert!(why.trouble.iter().any(|text| text.contains(needed)), "{:?}", why.trouble);
+    // The control: named native by another reload, it runs.
+    the_loop.reload(dir.path(), "[pools.default]\nslots = 4\n[pools.boxed]\nslots = 2\nexecutor = \"native\"\n").await;
+    hears_start_of(&mut spawner, boxed);
+    wait_for("it is mended", || !is_problem(&the_loop, needed)).await;
+    the_loop.stop().await;
+}
+
+/// What was claimed before the reload kept the executor that it was claimed for.
+#[tokio::test]
+async fn a_claim_for_another_executor_than_its_pool_has_by_now_is_given_back() {
+    let (the_loop, mut spawner) = welcomed().await;
+    let id = submit(&the_loop, new_job()).await;
+    let heard = spawner.heard();
+    let [Request::Start(start)] = &heard[..] else { panic!("{heard:?}") };
+    let key = start.key.clone();
+    let dir = tempfile::tempdir().unwrap();
+    the_loop.reload(dir.path(), "[pools.default]\nslots = 2\nexecutor = \"systemd\"\nprofile = \"strict\"\n").await;
+    let needed = "the pool default until the daemon is restarted";
+    wait_for("the problem is told", || is_problem(&the_loop, needed)).await;
+    let why_not = "no processes left".to_owned();
+    spawner.say(&[Reply::RefusedStart { key: key.clone(), why: why_not, voided: false, closed: false }]);
+    assert_eq!(spawner.heard(), [Request::Void(key.clone())], "not started again");
+    spawner.say(&[Reply::Voided { key }]);
+    wait_for("it is queued", || the_loop.handle.snapshot().counts["default"].queued == 1).await;
+    let why = why(&the_loop, id).await;
+    assert!(why.trouble.iter().any(|text| text.contains(needed)), "{:?}", why.trouble);
+    the_loop.stop().await;
+}
+
+/// The reverse: a native pool beside those of units. Its jobs waited for ever, and `why` said that they start next.
+#[tokio::test]
+async fn a_native_pool_that_a_reload_adds_waits_and_says_for_what() {
+    let spawner = Spawner::new();
+    let (store, reader) = MemoryStore::new();
+    let life = Life { units_only: true, ..Life::default() };
+    let the_loop = Loop::start_on(Box::new(store), reader, spawner.runtime(), life).await;
+    let mut spawner = spawner.welcome();
+    spawner.has_nothing();
+    let dir = tempfile::tempdir().unwrap();
+    let text = "[pools.default]\nslots = 2\nexecutor = \"systemd\"\n[pools.plain]\nslots = 2\nexecutor = \"native\"\n";
+    the_loop.reload(dir.path(), text).await;
+    let plain = submit(&the_loop, in_pool("plain")).await;
+    let unit = submit(&the_loop, in_pool("default")).await;
+    hears_start_of(&mut spawner, unit);
+    let why = why(&the_loop, plain).await;
+    assert!(!why.reasons.contains(&Reason::Next), "{:?}", why.reasons);
+    let needed = "the pool plain until the daemon is restarted: its executor native";
+    assert!(why.trouble.iter().any(|text| text.contains(needed)), "{:?}", why.trouble);
+    wait_for("the problem is told", || is_problem(&the_loop, needed)).await;
+    the_loop.stop().await;
+}
