@@ -24,6 +24,7 @@ mod members;
 mod pages;
 mod room;
 mod shut;
+mod told;
 mod view;
 mod why;
 
@@ -43,6 +44,7 @@ use interner::Interner;
 use members::Members;
 use pages::Pages;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use told::Told;
 
 pub use classes::{CLASSES_MAX, NewClasses};
 pub use illegal::Illegal;
@@ -148,12 +150,9 @@ struct PoolState {
     named_only: bool,
     defaults: Limits,
     maxima: Limits,
-    /// Which limits can be kept to here; None: nothing may start here.
-    enforced: Option<Enforced>,
+    told: Told,
     /// Who holds each place; longer than `slots` by the claims made ahead.
     places: Vec<Option<JobId>>,
-    /// Places that nobody gets: something that no job knows is there.
-    shut: BTreeSet<u32>,
     /// Leases whose start was sent, by when.
     dispatched: BTreeSet<(Instant, JobId)>,
     /// Leases not yet sent.
@@ -314,9 +313,8 @@ impl Record {
                 named_only: false,
                 defaults: Limits::NONE,
                 maxima: Limits::NONE,
-                enforced: Some(Enforced::ALL),
+                told: Told::default(),
                 places: Vec::new(),
-                shut: BTreeSet::new(),
                 dispatched: BTreeSet::new(),
                 claimed: BTreeSet::new(),
                 run_ms: view::RUN_MS_UNKNOWN,

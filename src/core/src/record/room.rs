@@ -23,7 +23,7 @@ pub(super) struct KeptFree {
 impl PoolState {
     /// Whether an attempt with these limits, and this pool's own, is allowed and can be made to keep to them.
     pub(super) fn takes(&self, limits: &Limits) -> bool {
-        let kept = self.enforced.is_some_and(|enforced| enforced.lacks(&limits.or(self.defaults)).is_none());
+        let kept = self.told.enforced.is_some_and(|enforced| enforced.lacks(&limits.or(self.defaults)).is_none());
         kept && limits.beyond(&self.maxima).is_none()
     }
 }
@@ -32,8 +32,8 @@ impl Record {
     /// Says which limits attempts of a pool can be made to keep to; None: nothing may start there. No fact: a spawner tells
     /// it again at each connection, and until one has, everything is taken to be possible.
     pub fn set_enforced(&mut self, pool: PoolId, enforced: Option<Enforced>) {
-        if let Some(pool) = self.pools.get_mut(usize::from(pool.0)).filter(|pool| pool.enforced != enforced) {
-            pool.enforced = enforced;
+        if let Some(pool) = self.pools.get_mut(usize::from(pool.0)).filter(|pool| pool.told.enforced != enforced) {
+            pool.told.enforced = enforced;
             self.match_all_pools();
         }
     }
@@ -47,7 +47,7 @@ impl Record {
             let fits = terms.pool.as_ref().map_or(!pool.named_only, |name| *name == pool.name)
                 && crate::labels::missing(&terms.labels, &pool.labels).is_empty()
                 && limits.beyond(&pool.maxima).is_none();
-            match pool.enforced.filter(|_| fits).map(|enforced| enforced.lacks(limits)) {
+            match pool.told.enforced.filter(|_| fits).map(|enforced| enforced.lacks(limits)) {
                 None => {}
                 Some(None) => return None,
                 Some(Some(resource)) => lacking = lacking.or(Some((resource, *id))),

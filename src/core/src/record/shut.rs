@@ -8,10 +8,10 @@ use super::*;
 impl Record {
     /// From now on these places are shut, and no others. One of a pool that is not known is passed over.
     pub fn set_shut(&mut self, shut: impl IntoIterator<Item = (PoolId, u32)>) {
-        self.pools.iter_mut().for_each(|pool| pool.shut.clear());
+        self.pools.iter_mut().for_each(|pool| pool.told.shut.clear());
         for (pool, slot) in shut {
             if let Some(pool) = self.pools.get_mut(usize::from(pool.0)) {
-                pool.shut.insert(slot);
+                pool.told.shut.insert(slot);
             }
         }
     }
@@ -25,6 +25,6 @@ impl Record {
 impl PoolState {
     /// Slots that jobs can have.
     pub(super) fn usable(&self) -> u32 {
-        self.slots.saturating_sub(u32::try_from(self.shut.len()).unwrap_or(u32::MAX))
+        self.slots.saturating_sub(u32::try_from(self.told.shut.len()).unwrap_or(u32::MAX))
     }
 }

@@ -324,8 +324,8 @@ impl Record {
             return None;
         }
         let taken =
-            |slot: &u32| pool.shut.contains(slot) || pool.places.get(*slot as usize).copied().flatten().is_some();
-        let slot = (0..).take(held as usize + pool.shut.len() + 1).find(|slot| !taken(slot))?;
+            |slot: &u32| pool.told.shut.contains(slot) || pool.places.get(*slot as usize).copied().flatten().is_some();
+        let slot = (0..).take(held as usize + pool.told.shut.len() + 1).find(|slot| !taken(slot))?;
         Some(FreePlace { pool: id, slot, room: free })
     }
 

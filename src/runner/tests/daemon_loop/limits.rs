@@ -66,6 +66,29 @@ async fn a_pool_whose_own_limits_cannot_be_enforced_starts_nothing_and_is_a_prob
     the_loop.stop().await;
 }
 
+/// The record that is made anew after a failed commit took every limit to be possible: what waited was started, refused by the spawner and
+/// ended as failed.
+#[tokio::test]
+async fn what_cannot_be_enforced_waits_over_a_failed_commit() {
+    let (the_loop, mut spawner) = connected(Enforces { memory: false, ..everything() }).await;
+    let dir = tempfile::tempdir().unwrap();
+    the_loop.reload(dir.path(), "[pools.default]\nmemory = \"1G\"\n").await;
+    the_loop.handle.submit(vec![new_job()], None, "me".to_owned()).await.unwrap();
+    the_loop.fail_next_commit();
+    let refused = the_loop.handle.pause(Some(("test".to_owned(), false)), "me".to_owned()).await;
+    assert!(matches!(refused, Err(Refusal::Store(_))), "{refused:?}");
+    spawner.has_nothing();
+    wait_for("the store fails", || the_loop.handle.snapshot().store_failing).await;
+    wait_for("the store takes commits", || !the_loop.handle.snapshot().store_failing).await;
+    spawner.has_nothing();
+    let why = the_loop.handle.explain(JobId::new(1).unwrap()).await.unwrap().unwrap();
+    assert!(matches!(why.reasons[..], [ci_runner_core::explain::Reason::NoPool { .. }]), "{:?}", why.reasons);
+    the_loop.reload(dir.path(), "[pools.default]\npids = 9\n").await;
+    let heard = spawner.heard();
+    assert!(matches!(&heard[..], [Request::Start(start)] if start.limits.pids_max == Some(9)), "{heard:?}");
+    the_loop.stop().await;
+}
+
 fn labelled(number: usize) -> NewJob {
     let mut job = new_job();
     job.spec.terms.labels = vec![Label::parse(&format!("l{number}")).unwrap()];

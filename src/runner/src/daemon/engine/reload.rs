@@ -9,10 +9,9 @@ impl Engine {
         let mut record = rebuild(self.record.settings().clone(), &reloaded.pools, &reloaded.open, &reloaded.loaded);
         record.resume_news(seq);
         record.advance(self.clock.now());
-        record.set_busy(self.record.busy().to_vec());
+        record.take_over(&self.record);
         record.set_last_id(self.taken_ids);
         self.record = record;
-        self.shut_slots();
         self.committed_news = self.record.news_seq();
         self.news.send_replace(self.committed_news);
         self.finished = self.reader.totals().unwrap_or_default().into_iter().collect();
