@@ -2,16 +2,13 @@
 
 use crate::harness::{Life, Loop, new_job, wait_for};
 use crate::spawner::{EPOCH, Spawner};
-use ci_runner::store::sqlite::SqliteStore;
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::AttemptResult;
 use ci_runner_spawner::protocol::{Reply, Request, Seen};
 use std::path::Path;
-use std::sync::Arc;
 
 async fn on_disk(state: &Path, runtime_dir: &Path, former: Option<(&Path, &str)>) -> Loop {
-    let (store, reader) = SqliteStore::open(state).unwrap();
-    Loop::start_on(Box::new(store), Arc::new(reader), runtime_dir, Life { former, ..Life::default() }).await
+    Loop::start_on_disk(state, runtime_dir, Life { former, ..Life::default() }).await
 }
 
 /// The commit of the last end failed, and the record, which was ahead of the store, let the spawner go: what it had to tell was lost, and

@@ -10,6 +10,7 @@ use ci_runner::executor::native::{Native, NativeOptions};
 use ci_runner::metrics::Figures;
 use ci_runner::request;
 use ci_runner::store::memory::MemoryStore;
+use ci_runner::store::sqlite::SqliteStore;
 use ci_runner::store::{Claimed, CollectLimits, Loaded, Reader, Store, StoreError, Write};
 use ci_runner::systemd::{Notifier, NotifySettings};
 use ci_runner_core::change::OpenJob;
@@ -109,6 +110,12 @@ impl Loop {
     pub async fn start(runtime_dir: &Path) -> Self {
         let (store, reader) = MemoryStore::new();
         Self::start_on(Box::new(store), reader, runtime_dir, Life::default()).await
+    }
+
+    /// On a store in this state directory.
+    pub async fn start_on_disk(state: &Path, runtime_dir: &Path, life: Life<'_>) -> Self {
+        let (store, reader) = SqliteStore::open(state).unwrap();
+        Self::start_on(Box::new(store), Arc::new(reader), runtime_dir, life).await
     }
 
     /// On this store, after this life of it.

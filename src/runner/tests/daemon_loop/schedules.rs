@@ -1,8 +1,11 @@
 //! What the configuration declares, while the store fails.
 
-use crate::harness::{Loop, wait_for};
+use crate::harness::{Life, Loop, wait_for};
 use crate::spawner::Spawner;
 use ci_runner::daemon::handle::Refusal;
+use ci_runner::store::ScheduleRow;
+use ci_runner_core::time::WallTime;
+use std::path::Path;
 
 const TICK: &str = "[schedules.tick]\ncalendar = \"yearly\"\nshell = \"true\"\n";
 
@@ -41,5 +44,60 @@ async fn a_schedule_declared_while_commits_fail_comes_with_the_first_that_succee
     the_loop.reload(dir.path(), TICK).await;
     wait_for("another commit to fail", || the_loop.commits_to_fail() == 0).await;
     wait_for("the schedule", || stored(&the_loop) == ["tick"]).await;
+    the_loop.stop().await;
+}
+
+fn yearly(name: &str) -> ScheduleRow {
+    ScheduleRow {
+        name: name.into(),
+        calendar: "yearly".into(),
+        timezone: "UTC".into(),
+        overlap: "skip".into(),
+        missed: "skip".into(),
+        request: r#"{"command":["true"]}"#.into(),
+        by: "me".into(),
+        paused: None,
+        after: WallTime(i64::MAX / 4),
+        last_job: None,
+        refused: None,
+    }
+}
+
+/// The schedules of a store cannot be read, or can again.
+fn hide_schedules(state: &Path, is_hidden: bool) {
+    let (from, to) = if is_hidden { ("schedule", "away") } else { ("away", "schedule") };
+    let store = rusqlite::Connection::open(state.join("queue.db")).unwrap();
+    store.execute_batch(&format!("PRAGMA busy_timeout = 10000; ALTER TABLE {from} RENAME TO {to}")).unwrap();
+}
+
+/// They were forgotten first and read then: where that failed they were gone from the loop until its end, and one of the same name could
+/// be added.
+#[tokio::test]
+async fn schedules_that_cannot_be_read_again_are_not_forgotten() {
+    let state = tempfile::tempdir().unwrap();
+    let spawner = Spawner::new();
+    let the_loop = Loop::start_on_disk(state.path(), spawner.runtime(), Life::default()).await;
+    the_loop.handle.schedule(yearly("mine"), false).await.unwrap();
+    the_loop.fail_next_commit();
+    hide_schedules(state.path(), true);
+    let refused = the_loop.handle.pause(Some(("test".to_owned(), false)), "me".to_owned()).await;
+    assert!(matches!(refused, Err(Refusal::Store(_))), "{refused:?}");
+    wait_for("the store fails", || the_loop.handle.snapshot().store_failing).await;
+    let is_told = || the_loop.handle.snapshot().problems.iter().any(|text| text.contains("no such table"));
+    wait_for("a try in vain", is_told).await;
+    hide_schedules(state.path(), false);
+    wait_for("the store takes commits", || !the_loop.handle.snapshot().store_failing).await;
+    let again = the_loop.handle.schedule(yearly("mine"), false).await;
+    assert_eq!(again, Err(Refusal::ScheduleExists("mine".to_owned())));
+    the_loop.stop().await;
+    // And so at a start.
+    hide_schedules(state.path(), true);
+    let spawner = Spawner::new();
+    let the_loop = Loop::start_on_disk(state.path(), spawner.runtime(), Life::default()).await;
+    wait_for("nothing is taken in", || the_loop.handle.snapshot().store_failing).await;
+    hide_schedules(state.path(), false);
+    wait_for("the store takes commits", || !the_loop.handle.snapshot().store_failing).await;
+    let again = the_loop.handle.schedule(yearly("mine"), false).await;
+    assert_eq!(again, Err(Refusal::ScheduleExists("mine".to_owned())));
     the_loop.stop().await;
 }

@@ -175,13 +175,12 @@ impl Engine {
     pub(super) fn answered(&mut self, answer: Answer) {
         match answer {
             Answer::Committed(result, took) => self.committed(result, took),
-            Answer::Reloaded(Ok(reloaded)) => {
-                self.take_reloaded(reloaded);
-                self.health = Health::Probing { at: self.clock.now().engine.plus_ms(PROBE_MS) };
-            }
-            Answer::Reloaded(Err(error)) => {
-                log::error!("the store cannot be read again, tried in {PROBE_MS} ms: {}", chain(&error));
-                self.health = Health::Unread { at: self.clock.now().engine.plus_ms(PROBE_MS) };
+            Answer::Reloaded(reloaded) => {
+                let at = self.clock.now().engine.plus_ms(PROBE_MS);
+                match reloaded.and_then(|reloaded| self.take_reloaded(reloaded)) {
+                    Ok(()) => self.health = Health::Probing { at },
+                    Err(error) => self.read_again(&error, at),
+                }
             }
             Answer::Collected(result) => self.collected(result),
             Answer::Closed(result) => {
@@ -191,6 +190,15 @@ impl Engine {
                 self.closed = true;
             }
         }
+    }
+
+    /// What is stored cannot be read: nothing is taken in until it is.
+    pub(super) fn read_again(&mut self, error: &StoreError, at: Instant) {
+        let trouble = StoreTrouble { full: false, text: chain(error) };
+        log::error!("the store cannot be read, tried again in at most {PROBE_MS} ms: {}", trouble.text);
+        self.trouble = Some(trouble);
+        self.health = Health::Unread { at };
+        self.changed = true;
     }
 
     fn committed(&mut self, result: Result<Works, StoreError>, took: Duration) {

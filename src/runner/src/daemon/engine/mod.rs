@@ -262,8 +262,7 @@ impl Engine {
 
     /// Runs until told to stop; everything that was acknowledged is on disk when it returns.
     pub async fn run(mut self) {
-        self.load_schedules();
-        self.declare_schedules(self.clock.now());
+        self.begin_schedules();
         self.journal_known();
         self.sweep_secrets();
         // With the first commit the store knows this boot's clock, however this daemon ends.

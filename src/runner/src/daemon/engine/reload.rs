@@ -1,10 +1,12 @@
 //! The record made from what the store told: at the start, and again after a failed commit.
 
 use super::*;
+use crate::store::StoreError;
 
 impl Engine {
-    /// Makes the record anew from what the store told.
-    pub(super) fn take_reloaded(&mut self, reloaded: Reloaded) {
+    /// Makes the record anew from what the store told. Err: it did not tell all, and nothing is changed.
+    pub(super) fn take_reloaded(&mut self, reloaded: Reloaded) -> Result<(), StoreError> {
+        self.load_schedules()?;
         let seq = self.record.news_seq();
         let mut record = rebuild(self.record.settings().clone(), &reloaded.pools, &reloaded.open, &reloaded.loaded);
         record.resume_news(seq);
@@ -20,10 +22,10 @@ impl Engine {
         self.stories.clear();
         self.watches.clear();
         self.bulk = None;
-        self.load_schedules();
         // Secrets are kept before the commit. Only now is it certain which jobs it did not keep.
         self.sweep_secrets();
         self.list_again();
+        Ok(())
     }
 }
 

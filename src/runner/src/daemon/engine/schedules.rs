@@ -12,7 +12,7 @@ use crate::api::{GroupField, GroupParts, JobRequest};
 use crate::cron::{self, CronSchedule, Missed, Overlap, ScheduleState};
 use crate::daemon::handle::{Refusal, Submitter};
 use crate::request::new_job;
-use crate::store::{RefusedRun, ScheduleRow, Write};
+use crate::store::{RefusedRun, ScheduleRow, StoreError, Write};
 use ci_runner_core::change::{self, Change};
 use ci_runner_core::outcome::By;
 use ci_runner_core::time::WallTime;
@@ -106,21 +106,36 @@ impl Live {
 }
 
 impl Engine {
-    pub(super) fn load_schedules(&mut self) {
-        self.schedules = Schedules::default();
+    /// Takes those that are stored. Err: they cannot be read just now, and what was known stays.
+    pub(super) fn load_schedules(&mut self) -> Result<(), StoreError> {
         let rows = match self.reader.schedules() {
             Ok(rows) => rows,
-            Err(error) => {
+            // To wait for rows that never can be read would hold up everything else.
+            Err(error @ (StoreError::Damaged { .. } | StoreError::Row { .. })) => {
                 log::error!("schedules cannot be read: {}", commit::chain(&error));
-                return;
+                return Ok(());
             }
+            Err(error) => return Err(error),
         };
+        let mut schedules = Schedules::default();
         for row in rows {
             let name = row.name.clone();
             match Live::new(row) {
-                Ok(live) => drop(self.schedules.live.insert(name, live)),
+                Ok(live) => drop(schedules.live.insert(name, live)),
                 Err(why) => log::error!("schedule {name:?} is not run: {why}"),
             }
+        }
+        self.schedules = schedules;
+        Ok(())
+    }
+
+    /// At the start: what is stored, made what the configuration says. Where that cannot be read, the store is read again before anything
+    /// is taken in.
+    pub(super) fn begin_schedules(&mut self) {
+        let now = self.clock.now();
+        match self.load_schedules() {
+            Ok(()) => self.declare_schedules(now),
+            Err(error) => self.read_again(&error, now.engine),
         }
     }
 
