@@ -19,8 +19,11 @@ pub struct Permit {
     pub claim: Option<Epoch>,
     /// Pools with another executor than most, for which this counts in place of `claim`.
     pub claim_in: BTreeMap<PoolId, Option<Epoch>>,
-    /// Most claims and releases in one turn, so that one commit stays short. What a fact implies is never put off.
+    /// Most claims and releases in one turn, so that one commit stays short. What a fact implies is never put off, but for the next.
     pub changes_max: usize,
+    /// Most jobs dropped in one turn because a dependency ended otherwise than they asked; None: all. A store knows of each as soon as
+    /// it knows of that end, so a crash between two turns forgets none.
+    pub drops_max: Option<usize>,
 }
 
 /// Decides until there is nothing to decide (or `changes_max` is reached), applying each change.
@@ -30,10 +33,8 @@ pub struct Permit {
 pub fn schedule(record: &mut Record, permit: &Permit, now: Now) -> Vec<Entry> {
     record.advance(now);
     let mut entries = Vec::new();
-    while let Some(change) = attend(record).or_else(|| {
-        let room = entries.len() < permit.changes_max;
-        room.then(|| release(record).or_else(|| claim(record, permit))).flatten()
-    }) {
+    let mut drops = 0;
+    while let Some(change) = decide(record, permit, entries.len(), &mut drops) {
         let entry = Entry { at: record.now(), change };
         if record.apply(&entry).is_err() {
             debug_assert!(false, "schedule decided an illegal change: {entry:?}");
@@ -44,9 +45,24 @@ pub fn schedule(record: &mut Record, permit: &Permit, now: Now) -> Vec<Entry> {
     entries
 }
 
-/// Cancelled and expired jobs.
-fn attend(record: &Record) -> Option<Change> {
-    record.attention().find_map(|id| {
+/// The next decision of a turn that took so many, and so many drops that could have waited among them.
+fn decide(record: &Record, permit: &Permit, taken: usize, drops: &mut usize) -> Option<Change> {
+    if let Some(change) = attend(record, false) {
+        return Some(change);
+    }
+    if permit.drops_max.is_none_or(|most| *drops < most)
+        && let Some(change) = attend(record, true)
+    {
+        *drops += 1;
+        return Some(change);
+    }
+    let room = taken - *drops < permit.changes_max;
+    room.then(|| release(record).or_else(|| claim(record, permit))).flatten()
+}
+
+/// Cancelled and expired jobs: those that can wait for a later turn, or those that cannot.
+fn attend(record: &Record, can_wait: bool) -> Option<Change> {
+    record.attention(can_wait).find_map(|id| {
         let event = match (record.phase(id)?, record.wish(id)?) {
             (Phase::Queued, Wish::Cancel { by }) => Event::Dropped { outcome: Outcome::stopped(by) },
             (Phase::Starting | Phase::Running, Wish::Cancel { by }) => {

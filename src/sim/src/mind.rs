@@ -15,13 +15,18 @@ use ci_runner_core::time::Now;
 impl World {
     /// Most changes of a turn: small, so that turns are cut.
     const CHANGES_MAX: usize = 5;
+    /// The same of drops that can wait.
+    const DROPS_MAX: usize = 1;
 
     pub(crate) fn turn(&mut self, daemon: &mut Daemon, now: Now) {
         let claim = daemon.epoch.clone().filter(|_| daemon.up && !daemon.stopping);
-        let permit = Permit { claim, changes_max: Self::CHANGES_MAX, ..Permit::default() };
+        let permit =
+            Permit { claim, changes_max: Self::CHANGES_MAX, drops_max: Some(Self::DROPS_MAX), ..Permit::default() };
         self.misdecide(daemon, &permit, true);
         let entries = self.decide(daemon, &permit, now);
-        let rests = entries.len() < Self::CHANGES_MAX;
+        // One that dropped may have put the next off.
+        let is_drop = |entry: &Entry| matches!(entry.change, Change::Job { event: Event::Dropped { .. }, .. });
+        let rests = entries.len() < Self::CHANGES_MAX && !entries.iter().any(is_drop);
         for entry in entries {
             self.note("decide", [0, 0], || format!("{:?}", entry.change));
             daemon.note(entry);

@@ -72,7 +72,7 @@ impl Record {
         }
         self.extras.entry(id).or_default().wish = wish.clone();
         if bits & CANCELLED != 0 {
-            self.attention.insert(id);
+            self.attend_to(id);
             if let Some(members) = self.group_mut(group) {
                 members.cancel(id);
                 if matches!(wish, Wish::Cancel { by: By::Dependency(_) }) {
@@ -81,6 +81,19 @@ impl Record {
             }
         }
         self.settle(id);
+    }
+
+    /// From now on this job waits for a change.
+    pub(super) fn attend_to(&mut self, id: JobId) {
+        self.attended_to(id);
+        let wish = self.extras.get(&id).map(|extra| &extra.wish);
+        let can_wait = matches!(wish, Some(Wish::Cancel { by: By::Dependency(_) }));
+        self.attention.insert((can_wait, id));
+    }
+
+    pub(super) fn attended_to(&mut self, id: JobId) {
+        self.attention.remove(&(false, id));
+        self.attention.remove(&(true, id));
     }
 
     fn reprioritize(&mut self, id: JobId, priority: i16) -> Result<(), Illegal> {
@@ -171,9 +184,9 @@ impl Record {
             members.enter(id, next);
         }
         if cancelled && next != Phase::Stopping {
-            self.attention.insert(id);
+            self.attend_to(id);
         } else {
-            self.attention.remove(&id);
+            self.attended_to(id);
         }
         if next == Phase::Queued
             && let Some(expires) = self.extras.get(&id).and_then(|extra| extra.expires)
@@ -188,7 +201,7 @@ impl Record {
     fn remove(&mut self, id: JobId, success: bool) {
         self.unplace(id);
         let Some(job) = self.jobs.remove(id) else { return };
-        self.attention.remove(&id);
+        self.attended_to(id);
         if let Some(extra) = self.extras.remove(&id) {
             if let Some(expires) = extra.expires {
                 self.expiries.remove(&(expires, id));

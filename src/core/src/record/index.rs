@@ -166,7 +166,7 @@ impl Record {
         {
             self.expiries.pop_first();
             if self.jobs.get(id).is_some_and(|job| job.phase == Phase::Queued) {
-                self.attention.insert(id);
+                self.attend_to(id);
             }
         }
         if set_back {
@@ -177,12 +177,12 @@ impl Record {
     /// The date was set back: what had expired and is not dropped yet has its time before it once more, and needs its timer.
     fn expect_again(&mut self) {
         let wall = self.now.wall;
-        let pending = self.attention.iter().filter_map(|id| Some((self.extras.get(id)?.expires?, *id)));
+        let pending = self.attention.iter().filter_map(|(_, id)| Some((self.extras.get(id)?.expires?, *id)));
         let pending: Vec<_> = pending.filter(|(expires, _)| *expires > wall).collect();
         for (expires, id) in pending {
             self.expiries.insert((expires, id));
             if self.jobs.get(id).is_some_and(|job| job.wish & CANCELLED == 0) {
-                self.attention.remove(&id);
+                self.attended_to(id);
             }
         }
     }

@@ -199,8 +199,8 @@ pub struct Record {
     timers: BTreeSet<(Instant, JobId)>,
     wall_timers: BTreeSet<(WallTime, JobId)>,
     expiries: BTreeSet<(WallTime, JobId)>,
-    /// Jobs whose wish or expiry asks for a change.
-    attention: BTreeSet<JobId>,
+    /// Jobs whose wish or expiry asks for a change; true: it may be put off, as the store says the same.
+    attention: BTreeSet<(bool, JobId)>,
     /// Jobs that could run if there were room, by age.
     waiting: Ids,
     paused: Option<Pause>,

@@ -14,6 +14,7 @@ use crate::state::{Event, Next};
 mod busy;
 mod classes;
 mod cost;
+mod drops;
 mod expiry;
 mod groups;
 mod leases;
@@ -293,7 +294,7 @@ fn superseding_is_never_put_off() {
         bench.submit(in_group(1, GroupPolicy::Queue));
     }
     bench.submit(in_group(1, GroupPolicy::Latest));
-    let permit = Permit { claim: None, changes_max: 2, ..Permit::default() };
+    let permit = Permit { claim: None, changes_max: 2, drops_max: Some(2), ..Permit::default() };
     assert_eq!(schedule(&mut bench.record, &permit, bench.now).len(), 9);
 }
 

@@ -286,8 +286,11 @@ impl Record {
     }
 
     /// Jobs whose wish or expiry asks for a change, lowest id first.
-    pub(crate) fn attention(&self) -> impl Iterator<Item = JobId> {
-        self.attention.iter().copied()
+    pub(crate) fn attention(&self, can_wait: bool) -> impl Iterator<Item = JobId> {
+        self.attention
+            .range((can_wait, JobId::MIN)..)
+            .take_while(move |(waits, _)| *waits == can_wait)
+            .map(|(_, id)| *id)
     }
 
     /// True when the job's expiry has passed.

@@ -40,6 +40,11 @@ pub enum Refusal {
         /// Most of them.
         limit: usize,
     },
+    /// Actions on very many jobs are under way.
+    ActionsFull {
+        /// Most jobs that they may be on together.
+        limit: usize,
+    },
     /// The disk is full.
     DiskFull,
     /// The store failed; in words. Nothing was kept.
@@ -75,6 +80,9 @@ impl fmt::Display for Refusal {
                     "the queue is full: open jobs would ask for more than {limit} different sets of pool, labels and limits. Jobs \
                      without labels and limits, and those that ask for a set in use, are still taken"
                 )
+            }
+            Self::ActionsFull { limit } => {
+                write!(f, "actions on very many jobs are under way, and together they may be on {limit} at most")
             }
             Self::DiskFull => write!(f, "the disk of the state directory is full"),
             Self::Store(why) => write!(f, "the store failed: {why}"),

@@ -114,6 +114,9 @@ impl Fail {
                 let detail = format!("{refusal}; nothing was queued, try again later");
                 unavailable("queue-full", QUEUE_FULL_RETRY_SECONDS, detail)
             }
+            Refusal::ActionsFull { .. } => {
+                unavailable("busy", QUEUE_FULL_RETRY_SECONDS, format!("{refusal}; nothing was done, try again later"))
+            }
             Refusal::DiskFull => Self::new(
                 StatusCode::INSUFFICIENT_STORAGE,
                 "disk-full",

@@ -19,7 +19,7 @@ use ci_runner_core::policy::Settings;
 use ci_runner_core::time::{ClockBase, Now};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -40,10 +40,19 @@ pub fn new_job() -> NewJob {
     request::new_job(request, &Settings::default(), &jiff::Zoned::now()).unwrap()
 }
 
+/// What a store is told by its test, and tells it.
+#[derive(Default)]
+struct Rule {
+    /// So many commits fail.
+    fail: AtomicU32,
+    /// How many writes the largest commit had.
+    largest: AtomicUsize,
+}
+
 /// So many commits fail as it is told to.
 struct Failing {
     store: Box<dyn Store>,
-    fail: Arc<AtomicU32>,
+    rule: Arc<Rule>,
 }
 
 impl Store for Failing {
@@ -64,7 +73,8 @@ impl Store for Failing {
     }
 
     fn commit(&mut self, batch: &[Write], pools: &[String]) -> Result<(), StoreError> {
-        if self.fail.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+        self.rule.largest.fetch_max(batch.len(), Ordering::SeqCst);
+        if self.rule.fail.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             let source = std::io::Error::other("the test says so");
             return Err(StoreError::Io { doing: "write", path: "nowhere".to_owned(), source });
         }
@@ -89,7 +99,7 @@ pub struct Loop {
     pub handle: Handle,
     pub secrets_dir: PathBuf,
     control: mpsc::Sender<Control>,
-    fail: Arc<AtomicU32>,
+    rule: Arc<Rule>,
     thread: std::thread::JoinHandle<()>,
     _dir: tempfile::TempDir,
 }
@@ -132,8 +142,8 @@ impl Loop {
             std::fs::create_dir_all(dir).unwrap();
         }
         let secrets_dir = host.secrets_dir.clone();
-        let fail = Arc::new(AtomicU32::new(0));
-        let mut store = Failing { store, fail: fail.clone() };
+        let rule = Arc::new(Rule::default());
+        let mut store = Failing { store, rule: rule.clone() };
         let mut open = Vec::new();
         let loaded = store.load(&mut |_| PoolId(0), &mut |job| open.push(job)).unwrap();
         let native = NativeOptions {
@@ -182,7 +192,7 @@ impl Loop {
             });
         });
         let (handle, control) = started.await.unwrap();
-        Self { handle, secrets_dir, control, fail, thread, _dir: dir }
+        Self { handle, secrets_dir, control, rule, thread, _dir: dir }
     }
 
     /// Reads another configuration, with another state directory.
@@ -199,11 +209,16 @@ impl Loop {
     }
 
     pub fn fail_commits(&self, count: u32) {
-        self.fail.store(count, Ordering::SeqCst);
+        self.rule.fail.store(count, Ordering::SeqCst);
     }
 
     pub fn commits_to_fail(&self) -> u32 {
-        self.fail.load(Ordering::SeqCst)
+        self.rule.fail.load(Ordering::SeqCst)
+    }
+
+    /// Writes of the largest commit since the last call.
+    pub fn take_largest_commit(&self) -> usize {
+        self.rule.largest.swap(0, Ordering::SeqCst)
     }
 
     pub fn count_running(&self) -> usize {

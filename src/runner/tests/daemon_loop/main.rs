@@ -8,6 +8,7 @@ mod harness;
 mod limits;
 mod put_back;
 mod schedules;
+mod slices;
 mod spawner;
 
 use ci_runner::daemon::handle::{IdempotencyKey, NewJob, Refusal};

@@ -266,7 +266,7 @@ impl Engine {
         for effect in flight.effects.into_iter().chain(later.effects) {
             self.refuse_effect(effect);
         }
-        if let Some(bulk) = self.bulk.take() {
+        for bulk in std::mem::take(&mut self.bulks) {
             bulk.refuse(self.refusal());
         }
     }
@@ -320,7 +320,7 @@ impl Engine {
     }
 
     fn close_when_done(&mut self, now: Now) {
-        if self.stopping && !self.closed && self.bulk.is_none() {
+        if self.stopping && !self.closed && self.bulks.is_empty() {
             self.close(now);
         }
     }

@@ -17,7 +17,7 @@ impl Engine {
         let epoch = |pool| self.epoch_in(pool).filter(|_| may).cloned();
         let claim_in = self.record.pool_ids().map(|pool| (pool, epoch(pool))).collect();
         // No pool is left to what holds for most: there is none for which another executor than its own will do.
-        Permit { claim: None, claim_in, changes_max: CHANGES_PER_TURN }
+        Permit { claim: None, claim_in, changes_max: CHANGES_PER_TURN, drops_max: Some(self.room_in_batch()) }
     }
 
     /// By whom jobs of a pool are run, as it is configured now.

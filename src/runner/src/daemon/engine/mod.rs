@@ -17,6 +17,7 @@ mod admission;
 mod attempts;
 mod batch;
 mod beyond;
+mod bulk;
 mod commit;
 mod correlation;
 mod counting;
@@ -58,7 +59,7 @@ use ci_runner_core::schedule::schedule;
 use ci_runner_core::time::{Instant, Now};
 use ci_runner_spawner::protocol::AttemptKey;
 use sides::{Sides, Way};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -134,7 +135,7 @@ pub struct Engine {
     beyond: beyond::Beyond,
     /// Ids up to this one are taken, whatever the store says, as logs and spawners have shown.
     taken_ids: u64,
-    bulk: Option<wishes::Bulk>,
+    bulks: VecDeque<bulk::Bulk>,
     /// Attempts that were told to end while nothing could be recorded.
     unrecorded: BTreeMap<JobId, unrecorded::Unrecorded>,
     schedules: schedules::Schedules,
@@ -226,7 +227,7 @@ impl Engine {
             strangers: Vec::new(),
             beyond: beyond::Beyond::default(),
             taken_ids,
-            bulk: None,
+            bulks: VecDeque::new(),
             unrecorded: BTreeMap::new(),
             schedules: schedules::Schedules::default(),
             health: Health::Good,
@@ -349,10 +350,12 @@ impl Engine {
     fn next_look(&self, now: Now) -> tokio::time::Instant {
         let (engine, wall) = self.record.next_times();
         let chores = self.health == Health::Good && !self.stopping;
-        let wall = [wall, self.schedules.next().filter(|_| chores)].into_iter().flatten().min();
+        let has_room = self.room_in_batch() > 0;
+        let scheduled = self.schedules.next().filter(|_| chores && has_room);
+        let wall = [wall, scheduled].into_iter().flatten().min();
         let mut wait_ms = u64::try_from(IDLE_LOOK.as_millis()).unwrap_or(u64::MAX);
         // A slice that changed nothing brings no commit that would wake the loop for the next one.
-        if self.bulk.is_some() && self.health == Health::Good {
+        if !self.bulks.is_empty() && self.health == Health::Good && has_room {
             wait_ms = 0;
         }
         if let Some(wall) = wall {

@@ -21,7 +21,7 @@ impl Engine {
         self.works.clear();
         self.stories.clear();
         self.watches.clear();
-        self.bulk = None;
+        self.bulks.clear();
         // Secrets are kept before the commit. Only now is it certain which jobs it did not keep.
         self.sweep_secrets();
         self.list_again();

@@ -2,31 +2,12 @@
 
 use super::*;
 use crate::daemon::ends::Ends;
-use crate::daemon::handle::{Acted, Action, Deed, Explanation, IdempotencyKey, NewJob, Refusal, Submitter, Target};
+use crate::daemon::handle::{Acted, Deed, Explanation, IdempotencyKey, NewJob, Refusal, Submitter, Target};
 use crate::store::{KeyRow, Write};
-use ci_runner_core::change::{self, Change, Pause, Submission};
+use ci_runner_core::change::{Change, Pause, Submission};
 use ci_runner_core::job::Fault;
-use ci_runner_core::outcome::By;
 use ci_runner_core::record::{CLASSES_MAX, NewClasses};
 use ci_runner_core::state::Phase;
-
-/// Jobs an action on many jobs takes in one turn.
-const BULK_PER_TURN: usize = 2_000;
-
-/// An action on many jobs, taken in slices so that the loop goes on meanwhile.
-pub(super) struct Bulk {
-    ids: std::vec::IntoIter<JobId>,
-    action: Action,
-    by: String,
-    acted: Acted,
-    reply: oneshot::Sender<Result<Acted, Refusal>>,
-}
-
-impl Bulk {
-    pub fn refuse(self, refusal: Refusal) {
-        drop(self.reply.send(Err(refusal)));
-    }
-}
 
 impl Engine {
     pub(super) fn wish(&mut self, wish: Wish) {
@@ -51,7 +32,7 @@ impl Engine {
                 }
             }
             Deed::Act { target, mut ends, action, by, reply } => match self.targets(target, &mut ends) {
-                Ok((open, acted)) => self.act(open, acted, action, by, reply),
+                Ok((open, acted)) => self.act(bulk::Bulk::new(open, acted, action, by, reply)),
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
             Deed::RunSchedule { name, key, submitter, reply } => {
@@ -280,57 +261,6 @@ impl Engine {
             }
         }
         Ok((open, acted))
-    }
-
-    fn act(
-        &mut self,
-        ids: Vec<JobId>,
-        acted: Acted,
-        action: Action,
-        by: String,
-        reply: oneshot::Sender<Result<Acted, Refusal>>,
-    ) {
-        let bulk = Bulk { ids: ids.into_iter(), action, by, acted, reply };
-        if let Some(other) = self.bulk.take() {
-            // One at a time: the earlier one is finished first, in one go.
-            self.bulk = Some(other);
-            while self.bulk.is_some() {
-                self.go_on_with_bulk();
-            }
-        }
-        self.bulk = Some(bulk);
-        self.go_on_with_bulk();
-    }
-
-    /// The next slice of an action on many jobs.
-    pub(super) fn go_on_with_bulk(&mut self) {
-        let Some(mut bulk) = self.bulk.take() else { return };
-        for id in bulk.ids.by_ref().take(BULK_PER_TURN) {
-            let change = match &bulk.action {
-                Action::Cancel => Change::Wished { id, wish: change::Wish::Cancel { by: By::User(bulk.by.clone()) } },
-                Action::Hold { reason } => {
-                    Change::Wished { id, wish: change::Wish::Hold { by: bulk.by.clone(), reason: reason.clone() } }
-                }
-                Action::Release => Change::Wished { id, wish: change::Wish::Run },
-                Action::Priority(priority) => Change::Reprioritized { id, priority: *priority },
-            };
-            let entry = ci_runner_core::change::Entry { at: self.clock.now(), change };
-            if self.record.apply(&entry).is_ok() {
-                self.note(entry);
-                bulk.acted.done.push(id);
-            } else if matches!(bulk.action, Action::Cancel) && self.record.ended(id) == Some(false) {
-                // It was open when the cancelling began, and ended with it: a dependent of one that was cancelled.
-                bulk.acted.done.push(id);
-            } else {
-                bulk.acted.finished.push(id);
-            }
-        }
-        if bulk.ids.len() == 0 {
-            let cancelled_by = matches!(bulk.action, Action::Cancel).then_some(bulk.by);
-            self.batch.effects.push(batch::Effect::Acted { acted: bulk.acted, cancelled_by, reply: bulk.reply });
-        } else {
-            self.bulk = Some(bulk);
-        }
     }
 }
 

@@ -1,0 +1,61 @@
+//! What many jobs ask for at once goes to the disk in pieces: whoever else waits for a commit waits for a short one.
+
+use crate::harness::{Loop, new_job, wait_for};
+use crate::spawner::Spawner;
+use ci_runner::daemon::handle::{Action, NewJob, Refusal, Target};
+use ci_runner_core::id::JobId;
+use ci_runner_core::job::{After, Condition};
+
+const JOBS: usize = 12_000;
+/// A slice, what follows from each of its changes, and some more: a commit of everything would be three times as large.
+const WRITES_MAX: usize = 4_500;
+
+fn waiting(change: impl Fn(&mut NewJob)) -> Vec<NewJob> {
+    let mut job = new_job();
+    change(&mut job);
+    vec![job; 2_000]
+}
+
+async fn with_jobs(the_loop: &Loop, change: impl Fn(&mut NewJob)) {
+    for _ in 0..JOBS / 2_000 {
+        the_loop.handle.submit(waiting(&change), None, "me".to_owned()).await.unwrap();
+    }
+    the_loop.take_largest_commit();
+}
+
+/// The next slice was taken each millisecond while a commit was under way, and a second action finished the first in one go.
+#[tokio::test]
+async fn actions_on_many_jobs_make_no_large_commit() {
+    let the_loop = Loop::start(Spawner::new().runtime()).await;
+    with_jobs(&the_loop, |job| job.spec.terms.hold = true).await;
+    let act = |action| the_loop.handle.act(Target::All, action, "me".to_owned());
+    let few = async {
+        let ids = the_loop.handle.submit(vec![new_job()], None, "me".to_owned()).await.unwrap();
+        the_loop.handle.act(Target::Ids(ids), Action::Cancel, "me".to_owned()).await
+    };
+    let (one, other, few) = tokio::join!(act(Action::Priority(5)), act(Action::Cancel), few);
+    let one = one.unwrap();
+    assert_eq!((one.done.len() + one.finished.len(), few.unwrap().done.len()), (JOBS, 1));
+    assert_eq!(other.unwrap().done.len(), JOBS);
+    let largest = the_loop.take_largest_commit();
+    assert!((1_000..=WRITES_MAX).contains(&largest), "{largest}");
+    wait_for("all are gone", || the_loop.handle.snapshot().counts["default"].queued == 0).await;
+    the_loop.stop().await;
+}
+
+/// All that waited for a job ended in the commit of its end.
+#[tokio::test]
+async fn an_end_that_many_waited_for_makes_no_large_commit() {
+    let the_loop = Loop::start(Spawner::new().runtime()).await;
+    let first = JobId::new(1).unwrap();
+    let mut held = new_job();
+    held.spec.terms.hold = true;
+    the_loop.handle.submit(vec![held], None, "me".to_owned()).await.unwrap();
+    with_jobs(&the_loop, |job| job.spec.terms.after = vec![After { job: first, on: Condition::Success }]).await;
+    the_loop.handle.act(Target::Ids(vec![first]), Action::Cancel, "me".to_owned()).await.unwrap();
+    let gone = || the_loop.handle.snapshot().finished.get("cancelled").copied() == Some(JOBS as u64 + 1);
+    wait_for("all are gone", gone).await;
+    let largest = the_loop.take_largest_commit();
+    assert!((1_000..=WRITES_MAX).contains(&largest), "{largest}");
+    the_loop.stop().await;
+}
