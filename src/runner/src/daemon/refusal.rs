@@ -30,6 +30,11 @@ pub enum Refusal {
     ScheduleExists(String),
     /// The configuration declares it: it is changed and removed there.
     ScheduleDeclared(String),
+    /// There are as many schedules as there may be.
+    SchedulesFull {
+        /// Most of them.
+        limit: usize,
+    },
     /// The queue is full; the limit.
     QueueFull {
         /// Most open jobs.
@@ -71,6 +76,7 @@ impl fmt::Display for Refusal {
             Self::NoSchedule(name) => write!(f, "there is no schedule {name:?}"),
             Self::ScheduleExists(name) => write!(f, "there is a schedule {name:?} already"),
             Self::ScheduleDeclared(name) => write!(f, "the configuration declares the schedule {name:?}"),
+            Self::SchedulesFull { limit } => write!(f, "there are {limit} schedules, and more there may not be"),
             Self::QueueFull { limit } => {
                 write!(f, "the queue is full: {limit} open jobs are the limit (`queue_jobs_max`)")
             }

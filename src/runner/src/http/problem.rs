@@ -103,6 +103,11 @@ impl Fail {
                      stops it until then"
                 ),
             ),
+            Refusal::SchedulesFull { .. } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "schedules-full",
+                format!("{refusal}; remove some with `ci-runner schedule rm NAME`"),
+            ),
             Refusal::QueueFull { limit } => unavailable(
                 "queue-full",
                 QUEUE_FULL_RETRY_SECONDS,

@@ -1,10 +1,14 @@
-//! What many jobs ask for at once goes to the disk in pieces: whoever else waits for a commit waits for a short one.
+//! What many jobs or schedules ask for at once goes to the disk in pieces: whoever else waits for a commit waits for a short one.
 
-use crate::harness::{Loop, new_job, wait_for};
+use crate::harness::{Life, Loop, new_job, wait_for};
 use crate::spawner::Spawner;
+use ci_runner::daemon::engine::SCHEDULES_MAX;
 use ci_runner::daemon::handle::{Action, NewJob, Refusal, Target};
+use ci_runner::store::memory::MemoryStore;
+use ci_runner::store::{ScheduleRow, Store, Write};
 use ci_runner_core::id::JobId;
 use ci_runner_core::job::{After, Condition};
+use ci_runner_core::time::WallTime;
 
 const JOBS: usize = 12_000;
 /// A slice, what follows from each of its changes, and some more: a commit of everything would be three times as large.
@@ -57,5 +61,41 @@ async fn an_end_that_many_waited_for_makes_no_large_commit() {
     wait_for("all are gone", gone).await;
     let largest = the_loop.take_largest_commit();
     assert!((1_000..=WRITES_MAX).contains(&largest), "{largest}");
+    the_loop.stop().await;
+}
+
+/// One that had a run a minute ago, while no daemon was there.
+fn missed(name: String) -> ScheduleRow {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let after = WallTime(i64::try_from(now.as_millis()).unwrap() - 90_000);
+    ScheduleRow {
+        name,
+        calendar: "* * * * *".into(),
+        timezone: "UTC".into(),
+        overlap: "skip".into(),
+        missed: "once".into(),
+        request: r#"{"command":["true"],"hold":true}"#.into(),
+        by: "me".into(),
+        paused: None,
+        after,
+        last_job: None,
+        refused: None,
+    }
+}
+
+/// There was no limit, and all that were due were run in one turn.
+#[tokio::test]
+async fn schedules_have_a_limit_and_run_in_pieces() {
+    let (mut store, reader) = MemoryStore::new();
+    let rows = (0..SCHEDULES_MAX).map(|number| Write::Schedule(missed(format!("s{number}"))));
+    store.commit(&rows.collect::<Vec<_>>(), &[]).unwrap();
+    let the_loop = Loop::start_on(Box::new(store), reader, Spawner::new().runtime(), Life::default()).await;
+    let queued = || the_loop.handle.snapshot().counts["default"].queued;
+    wait_for("a run of each", || queued() == SCHEDULES_MAX).await;
+    let largest = the_loop.take_largest_commit();
+    assert!((200..=WRITES_MAX).contains(&largest), "{largest}");
+    let add = |number: usize, replace| the_loop.handle.schedule(missed(format!("s{number}")), replace);
+    assert_eq!(add(SCHEDULES_MAX, false).await, Err(Refusal::SchedulesFull { limit: SCHEDULES_MAX }));
+    assert_eq!(add(7, true).await, Ok(()), "the control: one that is there is replaced");
     the_loop.stop().await;
 }

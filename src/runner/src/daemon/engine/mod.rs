@@ -69,7 +69,7 @@ use commit::{Health, StoreTrouble};
 pub use commit::{NO_POOL, chain};
 pub use host::{Collected, Control, HostSettings, PersonHost, PoolHost};
 pub use reload::{load_job, load_rest, rebuild};
-pub use schedules::DECLARED;
+pub use schedules::{DECLARED, SCHEDULES_MAX};
 pub use sides::{Former, executor_of};
 
 /// Wishes taken in one turn: enough to share a commit, few enough to keep a turn under some milliseconds.

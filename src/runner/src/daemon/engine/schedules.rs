@@ -19,6 +19,11 @@ use ci_runner_core::time::WallTime;
 
 /// Who submits the jobs of a schedule.
 const SUBMITTER: &str = "schedule";
+/// Most schedules, beside those that the configuration declares (which has a limit of its own): each turn of the loop looks at all of
+/// them, and all may be due in the same second.
+pub const SCHEDULES_MAX: usize = 4_000;
+/// Schedules that are run in one turn, so that submissions, starts and ends do not wait for all that are due at a full hour.
+const RUNS_PER_TURN: usize = 100;
 /// Whoever writes the configuration decides who may submit where: schedules in it count as root's.
 const ROOT: u32 = 0;
 
@@ -53,6 +58,19 @@ impl Schedules {
     /// When the next one is due.
     pub fn next(&self) -> Option<WallTime> {
         self.live.values().filter_map(|live| live.next).min()
+    }
+}
+
+/// Numbers of users, each looked up once a turn.
+#[derive(Default)]
+struct Users(HashMap<String, Option<u32>>);
+
+impl Users {
+    fn id_of(&mut self, name: &str) -> Option<u32> {
+        match self.0.get(name) {
+            Some(known) => *known,
+            None => *self.0.entry(name.to_owned()).or_insert_with(|| user_id(name)),
+        }
     }
 }
 
@@ -149,6 +167,8 @@ impl Engine {
             }
             // The row was read before it was changed; a run may have come between.
             row.last_job = row.last_job.max(present.row.last_job);
+        } else if self.schedules.live.len() >= SCHEDULES_MAX {
+            return Err(Refusal::SchedulesFull { limit: SCHEDULES_MAX });
         }
         let live = Live::new(row.clone()).map_err(|why| Refusal::Fault {
             index: 0,
@@ -170,19 +190,24 @@ impl Engine {
         Ok(())
     }
 
-    /// Queues the jobs of everything that is due.
+    /// Queues the jobs of what is due, the longest due first, as far as one turn and the batch have room; the rest in the next turns.
     pub(super) fn run_schedules(&mut self, now: Now) {
         let due = self.schedules.live.iter().filter(|(_, live)| live.is_due(now.wall));
-        let names: Vec<String> = due.map(|(name, _)| name.clone()).collect();
-        for name in names {
+        let mut due: Vec<(Option<WallTime>, String)> = due.map(|(name, live)| (live.next, name.clone())).collect();
+        due.sort_unstable();
+        let mut users = Users::default();
+        for (_, name) in due.into_iter().take(RUNS_PER_TURN) {
+            if self.room_in_batch() == 0 {
+                return;
+            }
             if let Some(mut live) = self.schedules.live.remove(&name) {
-                self.run_schedule(&mut live, now);
+                self.run_schedule(&mut live, &mut users, now);
                 self.schedules.live.insert(name, live);
             }
         }
     }
 
-    fn run_schedule(&mut self, live: &mut Live, now: Now) {
+    fn run_schedule(&mut self, live: &mut Live, users: &mut Users, now: Now) {
         let elapsed_ms = live.looked.map(|looked| now.engine.since_ms(looked));
         let clock = cron::Clock { wall_ms: now.wall.0, elapsed_ms };
         let due = cron::due(&live.cron, live.missed, live.state, clock);
@@ -197,7 +222,7 @@ impl Engine {
             return;
         }
         for _ in due.times {
-            match self.queue_scheduled(live) {
+            match self.queue_scheduled(live, users) {
                 Ok(Run::LeftOut) => {}
                 Ok(Run::Queued) => live.row.refused = None,
                 Err(why) => {
@@ -211,7 +236,7 @@ impl Engine {
     }
 
     /// Err: why it is refused.
-    fn queue_scheduled(&mut self, live: &mut Live) -> Result<Run, String> {
+    fn queue_scheduled(&mut self, live: &mut Live, users: &mut Users) -> Result<Run, String> {
         let name = &live.row.name;
         let open = live.row.last_job.filter(|last| self.record.phase(*last).is_some());
         if let Some(last) = open {
@@ -230,7 +255,7 @@ impl Engine {
         let request = live.request()?;
         let job = new_job(request, self.record.settings(), &jiff::Zoned::now()).map_err(|fault| fault.to_string())?;
         // In pools of people it counts as a job of whoever made the schedule.
-        let uid = if live.row.by == DECLARED { Some(ROOT) } else { user_id(&live.row.by) };
+        let uid = if live.row.by == DECLARED { Some(ROOT) } else { users.id_of(&live.row.by) };
         let submitter = Submitter { name: format!("{SUBMITTER} {name}"), uid };
         let after: Vec<JobId> = job.spec.terms.after.iter().map(|after| after.job).collect();
         let ends = self.reader.ended_among(&after).map_err(|error| commit::chain(&error))?;
