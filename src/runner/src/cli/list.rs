@@ -5,7 +5,7 @@ use super::context::{Context, print};
 use super::fail::{EXIT_DONE, Ended, Failure};
 use super::look::Look;
 use crate::api::{JobList, JobView};
-use crate::quantity::{self, parse_duration, show_duration, show_relative};
+use crate::quantity::{self, show_duration, show_relative};
 use crate::style::{dim, state_style};
 use crate::table::{Cell, Column, Table};
 use clap::Args;
@@ -41,7 +41,7 @@ pub struct ListArgs {
     /// Only jobs with this correlation id
     #[arg(long, value_name = "ID")]
     correlation: Option<String>,
-    /// Only jobs submitted since: a time, or how long ago (24h)
+    /// Only jobs submitted since: a time or date that was, or how long ago (24h)
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Only jobs submitted before: a time, or how long ago
@@ -103,36 +103,33 @@ impl ListArgs {
         ] {
             pairs.extend(value.clone().map(|value| (name, value)));
         }
-        for (name, value) in [("since", &self.since), ("until", &self.until)] {
-            if let Some(text) = value {
-                pairs.push((name, point(&format!("--{name}"), text)?));
-            }
-        }
+        let (since, until) = range(self.since.as_deref(), self.until.as_deref())?;
+        pairs.extend(since.map(|since| ("since", since)));
+        pairs.extend(until.map(|until| ("until", until)));
         Ok(pairs)
     }
 }
 
-/// A time, or how long ago, as RFC 3339 UTC.
+/// `--since` and `--until` as RFC 3339 UTC, where they are given.
 ///
 /// # Errors
-/// It is neither.
-pub fn point(option: &str, text: &str) -> Result<String, Failure> {
+/// One of them is no time, or they are not in this order: nothing would be found, which must not look like an answer.
+pub fn range(since: Option<&str>, until: Option<&str>) -> Result<(Option<String>, Option<String>), Failure> {
     let now = jiff::Zoned::now();
-    let ago = parse_duration(text);
-    if let Ok(ago) = ago {
-        let ms = now.timestamp().as_millisecond() - i64::try_from(ago.as_millis()).unwrap_or(i64::MAX / 2);
-        return Ok(quantity::rfc3339_utc(ms));
+    let point = |option: &str, text: Option<&str>| match text.map(|text| quantity::parse_past(text, &now)) {
+        None => Ok(None),
+        Some(Ok(at)) => Ok(Some(at.as_millisecond())),
+        Some(Err(error)) => Err(Failure::Usage(format!("{option}: {error}"))),
+    };
+    let (since_ms, until_ms) = (point("--since", since)?, point("--until", until)?);
+    if let Some((since_ms, until_ms)) = since_ms.zip(until_ms)
+        && !quantity::is_range(Some(since_ms), Some(until_ms))
+    {
+        let local = |ms| quantity::show_local(ms, now.time_zone());
+        let (since, until) = (local(since_ms), local(until_ms));
+        return Err(Failure::Usage(format!("--since: is not before `--until`: {since} and {until}")));
     }
-    match quantity::parse_time(text, &now) {
-        Ok(time) => Ok(quantity::rfc3339_utc(time.as_millisecond())),
-        // `1y` is meant to be so long ago.
-        Err(error) => Err(Failure::Usage(match ago {
-            Err(ago) if text.trim_start().starts_with(|c: char| c.is_ascii_digit()) && !text.contains([':', '-']) => {
-                format!("{option}: {ago}, or a time")
-            }
-            _ => format!("{option}: {error}; or how long ago, like 24h"),
-        })),
-    }
+    Ok((since_ms.map(quantity::rfc3339_utc), until_ms.map(quantity::rfc3339_utc)))
 }
 
 /// Unix milliseconds of a time of the API.

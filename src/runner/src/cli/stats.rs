@@ -3,7 +3,7 @@
 use super::client::with_query;
 use super::context::{Context, print};
 use super::fail::{EXIT_DONE, Ended};
-use super::list::{point, seconds};
+use super::list::{range, seconds};
 use super::look::Look;
 use super::show::local;
 use crate::api::{Percentiles, StatsFigures, StatsRow, StatsView};
@@ -45,10 +45,9 @@ pub struct StatsArgs {
 pub fn stats(context: &Context<'_>, args: StatsArgs) -> Ended {
     let look = context.look();
     let mut pairs = vec![("by", args.by), ("limit", args.limit.to_string())];
-    pairs.push(("since", point("--since", &args.since)?));
-    if let Some(until) = &args.until {
-        pairs.push(("until", point("--until", until)?));
-    }
+    let (since, until) = range(Some(&args.since), args.until.as_deref())?;
+    pairs.extend(since.map(|since| ("since", since)));
+    pairs.extend(until.map(|until| ("until", until)));
     // Days are the reader's, where the daemon can know them.
     pairs.extend(look.zone.iana_name().map(|zone| ("timezone", zone.to_owned())));
     for (name, value) in [("name", args.name), ("pool", args.pool)] {

@@ -230,13 +230,31 @@ fn slips_are_told_in_words_for_people() {
         assert!(parse(&words(line)).unwrap_err().to_string().contains(part), "{line:?}");
     }
     for (text, part) in [
-        ("1y", "--since: \"1y\" is not a duration: \"y\" is not a unit"),
-        ("24h 3", "is not a duration"),
-        ("yesterday", "is not a time"),
+        ("1y", "--since: \"1y\" is not a time: \"y\" is not a unit"),
+        ("24h 3", "is not a time: a unit is missing"),
+        ("soon", "is not a time"),
         ("2026-13-01 03:00", "is not a time"),
     ] {
-        let failure = super::list::point("--since", text).unwrap_err().to_string();
+        let failure = super::list::range(Some(text), None).unwrap_err().to_string();
         assert!(failure.contains(part) && !failure.contains("--in"), "{failure}");
+    }
+}
+
+/// `logs 7 --since 14:00 --until 14:05` used to mean tomorrow, find nothing and end well.
+#[test]
+fn a_time_of_day_was_the_latest_and_a_range_goes_forward() {
+    let now = jiff::Zoned::now();
+    let minutes_ago =
+        |minutes: i64| now.checked_sub(jiff::SignedDuration::from_mins(minutes)).unwrap().strftime("%H:%M").to_string();
+    let (since, until) = super::list::range(Some(&minutes_ago(7)), Some(&minutes_ago(2))).unwrap();
+    let [since, until] = [since, until].map(|time| super::list::unix_ms(&time.unwrap()).unwrap());
+    let age_ms = now.timestamp().as_millisecond() - since;
+    assert!((7 * 60_000..9 * 60_000).contains(&age_ms), "{age_ms}");
+    assert_eq!(until - since, 5 * 60_000);
+    for (since, until) in [("5m", "10m"), ("5m", "5m"), ("2026-11-22", "2026-11-21"), ("now", "yesterday 03:00")] {
+        let failure = super::list::range(Some(since), Some(until)).unwrap_err();
+        assert_eq!(failure.code(), 3, "{since} {until}");
+        assert!(failure.to_string().starts_with("--since: is not before `--until`: 20"), "{failure}");
     }
 }
 

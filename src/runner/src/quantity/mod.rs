@@ -5,12 +5,14 @@
 
 mod duration;
 mod field;
+mod past;
 mod size;
 mod time;
 mod words;
 
 pub use duration::{DURATION_MAX, exact_duration, parse_duration, show_duration};
 pub use field::{DurationField, LimitField, SizeField};
+pub use past::{is_range, parse_past};
 pub use size::{SIZE_MAX_BYTES, exact_size, parse_size, show_size};
 pub use time::{parse_time, rfc3339_utc, show_local, show_relative};
 pub use words::WordsField;

@@ -42,6 +42,11 @@ pub fn parse_time(text: &str, now: &Zoned) -> Result<Timestamp, QuantityError> {
         }
         _ => full_time(text, trimmed, now)?,
     };
+    not_too_far(text, parsed, now)
+}
+
+/// A typing slip of a century must not count as a time.
+pub(super) fn not_too_far(text: &str, parsed: Timestamp, now: &Zoned) -> Result<Timestamp, QuantityError> {
     let years_away = (parsed.as_second() - now.timestamp().as_second()).unsigned_abs() / 31_557_600;
     if years_away >= 100 {
         return Err(error(text, "it is more than 100 years away"));
@@ -49,7 +54,7 @@ pub fn parse_time(text: &str, now: &Zoned) -> Result<Timestamp, QuantityError> {
     Ok(parsed)
 }
 
-fn full_time(text: &str, trimmed: &str, now: &Zoned) -> Result<Timestamp, QuantityError> {
+pub(super) fn full_time(text: &str, trimmed: &str, now: &Zoned) -> Result<Timestamp, QuantityError> {
     if let Ok(timestamp) = trimmed.parse::<Timestamp>() {
         return Ok(timestamp);
     }
@@ -71,7 +76,7 @@ fn full_time(text: &str, trimmed: &str, now: &Zoned) -> Result<Timestamp, Quanti
     Err(error(text, "it is neither a date with a time nor a time of day"))
 }
 
-fn time_of_day(text: &str, time: &str) -> Result<Time, QuantityError> {
+pub(super) fn time_of_day(text: &str, time: &str) -> Result<Time, QuantityError> {
     let time = time.trim();
     if !time.contains(':') {
         return Err(error(text, "the time of day is written with a colon"));
@@ -81,7 +86,7 @@ fn time_of_day(text: &str, time: &str) -> Result<Time, QuantityError> {
     padded.parse::<Time>().map_err(|_| error(text, "there is no such time of day"))
 }
 
-fn local(text: &str, datetime: DateTime, now: &Zoned) -> Result<Timestamp, QuantityError> {
+pub(super) fn local(text: &str, datetime: DateTime, now: &Zoned) -> Result<Timestamp, QuantityError> {
     datetime
         .to_zoned(now.time_zone().clone())
         .map(|zoned| zoned.timestamp())

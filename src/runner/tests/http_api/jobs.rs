@@ -93,6 +93,7 @@ async fn lists_are_filtered_and_paged() {
     client.submit(&hold("deploy", json!({"group": "prod:2", "labels": ["os=linux"], "pool": "default"}))).await;
     let done = client.submit(&json!({"shell": "exit 1", "retry": 0, "name": "quick"})).await;
     client.wait_until(done, "finished").await;
+    let a_minute_ago = jiff::Zoned::now().checked_sub(jiff::SignedDuration::from_mins(1)).unwrap();
     for (query, expected) in [
         ("", vec![7, 6, 5, 4, 3, 2, 1]),
         ("order=asc", vec![1, 2, 3, 4, 5, 6, 7]),
@@ -110,6 +111,11 @@ async fn lists_are_filtered_and_paged() {
         ("correlation=build-2", vec![2]),
         ("since=2000-01-01T00:00:00Z&limit=1", vec![7]),
         ("until=2000-01-01T00:00:00Z", vec![]),
+        // Of a time of day the latest is meant, of an age so long ago.
+        (&format!("since={}&limit=1", a_minute_ago.strftime("%H:%M")), vec![7]),
+        ("since=10m&until=now&limit=1", vec![7]),
+        ("until=2000-01-01", vec![]),
+        ("until=10m", vec![]),
         ("cursor=4", vec![3, 2, 1]),
         ("cursor=4&order=asc", vec![5, 6, 7]),
     ] {
@@ -137,7 +143,10 @@ async fn lists_are_filtered_and_paged() {
         ("pool=defalt", "pool", "did you mean \"default\"?"),
         ("group=prd", "group", "did you mean \"prod\"?"),
         ("group=nope", "group", "there is no group \"nope\""),
-        ("since=10m", "since", "--in"),
+        ("since=1y", "since", "\"y\" is not a unit"),
+        ("since=soon", "since", "yesterday 03:00"),
+        ("since=5m&until=10m", "since", "is not before `until`"),
+        ("since=2000-01-02&until=2000-01-02", "since", "is not before `until`"),
         ("cursor=0", "cursor", "next_cursor"),
     ] {
         client.get(&format!("/api/v1/jobs?{query}")).await.expect_problem(400, Some(field), part);

@@ -59,6 +59,7 @@ async fn parts_of_a_log_are_read() {
         ("offset=1&tail=1", 400, Some("tail"), "one of"),
         ("tail=1&since=1h", 400, Some("tail"), "one of"),
         ("since=soon", 400, Some("since"), "neither"),
+        ("since=1m&until=1h", 400, Some("since"), "is not before `until`"),
         ("format=xml", 400, Some("format"), "raw, ndjson"),
         ("attempt=0", 400, Some("attempt"), "begin with 1"),
         ("attempt=2", 404, None, "no attempt 2"),
@@ -292,7 +293,6 @@ async fn a_range_of_time_has_two_ends() {
     for (query, expected) in [
         (format!("until={}", at(1)), "one\n"),
         (format!("since={}&until={}", at(1), at(2)), "two\n"),
-        (format!("since={}&until={}", at(2), at(1)), ""),
         (format!("offset=4&until={}", at(2)), "two\n"),
     ] {
         assert_eq!(client.get(&format!("{path}?{query}")).await.bytes, expected, "{query}");

@@ -172,6 +172,7 @@ async fn what_is_wrong_is_named() {
         ("grep=a&outcome=faled", 400, Some("outcome"), "did you mean \"failed\"?"),
         ("grep=a&since=soon", 400, Some("since"), ""),
         ("grep=a&until=soon", 400, Some("until"), ""),
+        ("grep=a&since=1m&until=1h", 400, Some("since"), "is not before `until`"),
         ("grep=a&limit=0", 400, Some("limit"), "between 1 and 100000"),
         ("grep=a&limit=100001", 400, Some("limit"), "between 1 and 100000"),
         ("grep=a&nam=x", 400, Some("nam"), "did you mean \"name\"?"),

@@ -16,7 +16,7 @@ use super::super::client::{Client, with_query};
 use super::super::context::{Context, print};
 use super::super::fail::{EXIT_DONE, EXIT_ERROR, Ended, Failure};
 use super::super::interrupt::exit_on_ctrl_c;
-use super::super::list::{point, unix_ms};
+use super::super::list::{range, unix_ms};
 use super::super::watch::{first_contact, patiently};
 use super::LogsArgs;
 use crate::api::{AttemptView, JobList, JobView};
@@ -69,8 +69,7 @@ pub(super) fn export(context: &Context<'_>, args: &LogsArgs, place: &str) -> End
         let why = "name jobs by their ids, or choose them by --name, --pool, --label, --group and --outcome: not both";
         return Err(Failure::Usage(why.to_owned()));
     }
-    let time = |name: &str, text: &Option<String>| text.as_deref().map(|text| point(name, text)).transpose();
-    let (since, until) = (time("--since", &args.since)?, time("--until", &args.pattern.until)?);
+    let (since, until) = range(args.since.as_deref(), args.pattern.until.as_deref())?;
     let target = Target::open(place)?;
     if context.is_json() && target.name().is_none() {
         let why = "--output json prints what was done on standard output, which is where the archive goes: give a file";

@@ -6,7 +6,7 @@
 use super::super::client::{Client, with_query};
 use super::super::context::Context;
 use super::super::fail::{EXIT_DONE, EXIT_ERROR, Ended, Failure};
-use super::super::list::point;
+use super::super::list::range;
 use super::super::look::Look;
 use super::LogsArgs;
 use super::printer::{bytes_of, time_of, write_out};
@@ -52,11 +52,9 @@ fn pairs(args: &LogsArgs, pattern: &str) -> Result<Vec<(&'static str, String)>, 
     ] {
         pairs.extend(value.map(|value| (name, value)));
     }
-    for (name, value) in [("since", &args.since), ("until", &chosen.until)] {
-        if let Some(text) = value {
-            pairs.push((name, point(&format!("--{name}"), text)?));
-        }
-    }
+    let (since, until) = range(args.since.as_deref(), chosen.until.as_deref())?;
+    pairs.extend(since.map(|since| ("since", since)));
+    pairs.extend(until.map(|until| ("until", until)));
     Ok(pairs)
 }
 

@@ -19,7 +19,7 @@ use super::client::{Client, ClientError, Response, with_query};
 use super::context::Context;
 use super::fail::{EXIT_DONE, Ended, Failure};
 use super::interrupt::exit_on_ctrl_c;
-use super::list::point;
+use super::list::range;
 use super::watch::{Backoff, first_contact, job, patiently, pause_in_crowd};
 use crate::api::{AttemptView, JobView};
 use ci_runner_core::outcome::Outcome;
@@ -131,12 +131,11 @@ pub fn logs(context: &Context<'_>, args: LogsArgs) -> Ended {
     };
     let mut printer = Printer::new(context, args.times, args.raw);
     exit_on_ctrl_c(printer.is_defusing());
-    let since = args.since.as_deref().map(|text| point("--since", text)).transpose()?;
+    let (since, until) = range(args.since.as_deref(), args.pattern.until.as_deref())?;
     let mut first: Vec<(&str, String)> = Vec::new();
     first.extend(args.attempt.map(|attempt| ("attempt", attempt.to_string())));
     first.extend(args.tail.map(|tail| ("tail", tail.to_string())));
     first.extend(since.map(|since| ("since", since)));
-    let until = args.pattern.until.as_deref().map(|text| point("--until", text)).transpose()?;
     first.extend(until.map(|until| ("until", until)));
     let reading = Reading { context, id, lines: printer.wants_lines() };
     if !args.follow {

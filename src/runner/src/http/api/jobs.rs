@@ -1,14 +1,14 @@
 //! Submitting jobs and looking at them.
 
 use super::known::{check_group, check_pool};
-use super::{wall_now, zoned_now};
+use super::{times, wall_now, zoned_now};
 use crate::api::{JobList, JobRequest, JobView, ReasonView, Submit, Submitted, SubmittedMany, SubmittedOne, WhyView};
 use crate::daemon::handle::{IdempotencyKey, NewJob};
 use crate::http::answers::{Committed, Invalid, KeyReused, NoJob, Read, Sent};
 use crate::http::extract::{Body, Caller, Id, Params, blocking, in_time};
 use crate::http::view::{JobTimes, job_view, running_since, show_attempts};
 use crate::http::{App, BODY_BYTES_SMALL, Fail, JOBS_MAX, explain};
-use crate::quantity::{parse_time, rfc3339_utc};
+use crate::quantity::rfc3339_utc;
 use crate::request::{ReadFault, body_hash, check_key, new_job_of, read_job, read_jobs};
 use crate::store::{JobFilter, JobRow, Reader, StoreError};
 use crate::suggest::did_you_mean;
@@ -161,7 +161,7 @@ pub(crate) struct ListParams {
     group: Option<String>,
     /// Correlation id.
     correlation: Option<String>,
-    /// Submitted at or after: RFC 3339, or a local time.
+    /// Submitted at or after: RFC 3339, a local time or date, or an age such as `10m`.
     since: Option<String>,
     /// Submitted before.
     until: Option<String>,
@@ -244,13 +244,7 @@ fn filter_of(params: ListParams, now: &Zoned) -> Result<JobFilter, Fail> {
     let cursor = params.cursor.map(|cursor| {
         JobId::new(cursor).ok_or_else(|| Fail::field("cursor", "0 is no cursor; give `next_cursor` of the page before"))
     });
-    let time = |field: &str, text: Option<String>| match text {
-        None => Ok(None),
-        Some(text) => match parse_time(&text, now) {
-            Ok(at) => Ok(Some(WallTime(at.as_millisecond()))),
-            Err(error) => Err(Fail::field(field, error.to_string())),
-        },
-    };
+    let (since, until) = times(params.since.as_deref(), params.until.as_deref(), now)?;
     let ascending = match params.order.as_deref() {
         None | Some("desc") => false,
         Some("asc") => true,
@@ -268,8 +262,8 @@ fn filter_of(params: ListParams, now: &Zoned) -> Result<JobFilter, Fail> {
         group: params.group,
         correlation: params.correlation,
         tried: false,
-        since: time("since", params.since)?,
-        until: time("until", params.until)?,
+        since,
+        until,
         cursor: cursor.transpose()?,
         ascending,
         limit,

@@ -10,7 +10,6 @@ use crate::http::answers::{Failed, Invalid, PROBLEM, Served};
 use crate::http::extract::{Id, Params, blocking};
 use crate::http::{App, Fail};
 use crate::joblog;
-use crate::quantity::{parse_duration, parse_time};
 use crate::store::AttemptRow;
 use axum::body::Body;
 use axum::extract::State;
@@ -50,7 +49,7 @@ pub(crate) struct LogParams {
     offset: Option<u64>,
     /// The last so many lines.
     tail: Option<u64>,
-    /// From the first line that is not older: RFC 3339, a local time, or an age such as `10m`.
+    /// From the first line that is not older: RFC 3339, a local time or date, or an age such as `10m`.
     since: Option<String>,
     /// Up to the first line that is not older; not with `follow` or `tail`.
     until: Option<String>,
@@ -150,12 +149,13 @@ pub(crate) async fn log(
 }
 
 fn check(params: LogParams) -> Result<Wanted, Fail> {
-    let start = match (params.offset, params.tail, params.since.as_deref()) {
+    let (since, until) = super::times(params.since.as_deref(), params.until.as_deref(), &super::zoned_now())?;
+    let start = match (params.offset, params.tail, since) {
         (None, None, None) => Start::Offset(0),
         (Some(offset), None, None) => Start::Offset(offset),
         (None, Some(lines), None) if lines <= TAIL_MAX => Start::Tail(lines),
         (None, Some(lines), None) => return Err(Fail::field("tail", format!("{lines} lines, at most {TAIL_MAX}"))),
-        (None, None, Some(text)) => Start::Since(time_ms("since", text)?),
+        (None, None, Some(at)) => Start::Since(at.0),
         (_, Some(_), _) => return Err(Fail::field("tail", "give one of offset, tail and since")),
         (_, None, _) => return Err(Fail::field("since", "give one of offset, tail and since")),
     };
@@ -168,25 +168,13 @@ fn check(params: LogParams) -> Result<Wanted, Fail> {
         return Err(Fail::field("attempt", "attempts begin with 1"));
     }
     let follow = params.follow.unwrap_or(false);
-    let until = params.until.as_deref().map(|text| time_ms("until", text)).transpose()?;
+    let until = until.map(|at| at.0);
     if until.is_some() && (follow || params.tail.is_some()) {
         return Err(Fail::field("until", "goes neither with follow nor with tail"));
     }
     let from_the_first = params.offset.is_none() && params.tail.is_none() && params.since.is_none();
     let whole = from_the_first && until.is_none() && !follow && shape == Shape::Raw;
     Ok(Wanted { attempt: params.attempt, start, until, follow, shape, whole })
-}
-
-fn time_ms(field: &str, text: &str) -> Result<i64, Fail> {
-    let now = super::zoned_now();
-    if let Ok(age) = parse_duration(text) {
-        let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-        return Ok(now.timestamp().as_millisecond().saturating_sub(age_ms));
-    }
-    match parse_time(text, &now) {
-        Ok(at) => Ok(at.as_millisecond()),
-        Err(error) => Err(Fail::field(field, error.to_string())),
-    }
 }
 
 /// The attempt whose log is wanted. A follower waits for one that is still to come.

@@ -1,12 +1,11 @@
 //! Figures of finished jobs.
 
 use super::known::check_pool;
-use super::zoned_now;
+use super::{no_range, times, zoned_now};
 use crate::api::StatsView;
 use crate::http::answers::{Invalid, Read};
 use crate::http::extract::{Params, blocking, in_time};
 use crate::http::{App, Fail};
-use crate::quantity;
 use crate::stats::{By, Range, Tally};
 use crate::store::{EndedFilter, StoreError};
 use crate::suggest::did_you_mean;
@@ -29,7 +28,7 @@ const ROWS_MAX: usize = 1_000;
 #[serde(deny_unknown_fields, default)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct StatsParams {
-    /// Finished at or after: RFC 3339, or a local time; 7 days ago.
+    /// Finished at or after: RFC 3339, a local time or date, or an age such as `24h`; 7 days ago.
     since: Option<String>,
     /// Finished before; now.
     until: Option<String>,
@@ -78,18 +77,12 @@ struct Asked {
 }
 
 fn asked(params: StatsParams, now: &Zoned) -> Result<Asked, Fail> {
-    let time = |field: &str, text: Option<String>| match text {
-        None => Ok(None),
-        Some(text) => match quantity::parse_time(&text, now) {
-            Ok(at) => Ok(Some(at.as_millisecond())),
-            Err(error) => Err(Fail::field(field, error.to_string())),
-        },
-    };
-    let until_ms = time("until", params.until)?.unwrap_or_else(|| now.timestamp().as_millisecond().saturating_add(1));
+    let (since, until) = times(params.since.as_deref(), params.until.as_deref(), now)?;
+    let until_ms = until.map_or_else(|| now.timestamp().as_millisecond().saturating_add(1), |at| at.0);
     let week_ms = i64::try_from(SignedDuration::from_hours(24 * DAYS).as_millis()).unwrap_or(0);
-    let since_ms = time("since", params.since)?.unwrap_or_else(|| until_ms.saturating_sub(week_ms));
+    let since_ms = since.map_or_else(|| until_ms.saturating_sub(week_ms), |at| at.0);
     if since_ms >= until_ms {
-        return Err(Fail::field("since", "is not before `until`"));
+        return Err(no_range());
     }
     let by = match params.by.as_deref() {
         None => By::Name,

@@ -11,7 +11,6 @@ use crate::api::SearchLine;
 use crate::http::answers::{Failed, Invalid, NoJob, Served};
 use crate::http::extract::{Params, blocking};
 use crate::http::{App, Fail};
-use crate::quantity::parse_time;
 use crate::store::{EndedFilter, Reader};
 use crate::suggest::did_you_mean;
 use axum::body::Body;
@@ -64,7 +63,7 @@ pub(crate) struct SearchParams {
     pool: Option<String>,
     /// Any of these outcomes: only finished jobs.
     outcome: Option<String>,
-    /// Only lines written at or after: RFC 3339, or a local time.
+    /// Only lines written at or after: RFC 3339, a local time or date, or an age such as `10m`.
     since: Option<String>,
     /// Only lines written before.
     until: Option<String>,
@@ -123,13 +122,7 @@ fn check(params: SearchParams, reader: &dyn Reader) -> Result<Wanted, Fail> {
     }
     let grep = Grep::new(&params.grep, params.fixed.unwrap_or(false), params.ignore_case.unwrap_or(false))
         .map_err(|why| Fail::field("grep", format!("is no regular expression: {why}")))?;
-    let now = super::zoned_now();
-    let time = |field: &str, text: Option<String>| match text.map(|text| parse_time(&text, &now)) {
-        None => Ok(None),
-        Some(Ok(at)) => Ok(Some(WallTime(at.as_millisecond()))),
-        Some(Err(error)) => Err(Fail::field(field, error.to_string())),
-    };
-    let (since, until) = (time("since", params.since)?, time("until", params.until)?);
+    let (since, until) = super::times(params.since.as_deref(), params.until.as_deref(), &super::zoned_now())?;
     let outcomes = words(params.outcome);
     if let Some(word) = outcomes.iter().find(|word| !Outcome::WORDS.contains(&word.as_str())) {
         return Err(Fail::field("outcome", format!("{word:?} is no outcome; {}", did_you_mean(word, Outcome::WORDS))));
