@@ -7,7 +7,8 @@ use super::fail::Failure;
 use crate::api::{AfterField, GroupField, GroupParts, JobRequest, SecretText};
 use crate::quantity::{self, DurationField, SizeField};
 use crate::request::parse_dependency;
-use ci_runner_core::retry::RETRIES_MAX;
+use ci_runner_core::limits::{CPU_MILLI_MAX, CPU_MILLI_MIN};
+use ci_runner_core::retry::{OOM_FACTOR_MAX, OOM_FACTOR_MIN, RETRIES_MAX};
 use clap::Args;
 use std::io::Read;
 use std::path::Path;
@@ -90,13 +91,13 @@ pub struct JobOptions {
     #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     pub memory: Option<SizeField>,
     /// CPU limit, in cores: beyond it the attempt is slowed down
-    #[arg(long, value_name = "CORES", allow_negative_numbers = true)]
+    #[arg(long, value_name = "CORES", value_parser = cores, allow_negative_numbers = true)]
     pub cpu: Option<f64>,
     /// Limit of processes and threads: beyond it none is made
     #[arg(long, value_name = "N", value_parser = pids, allow_negative_numbers = true)]
     pub pids: Option<u64>,
     /// After an attempt that was out of memory give the next one so many times its limit; with `--retry-on oom`
-    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
+    #[arg(long, value_name = "FACTOR", value_parser = factor, allow_negative_numbers = true)]
     pub oom_memory_factor: Option<f64>,
     /// Keep at most so much of its output
     #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
@@ -142,6 +143,24 @@ fn retries(text: &str) -> Result<u32, String> {
 
 fn pids(text: &str) -> Result<u64, String> {
     whole(text, 1..=u64::MAX)
+}
+
+/// A number that JSON has. It has neither `nan` nor `inf`: they would travel as if nothing had been said, and the limit be lost.
+fn number(text: &str, wanted: &str) -> Result<f64, String> {
+    text.parse::<f64>().ok().filter(|number| number.is_finite()).ok_or_else(|| format!("give {wanted}"))
+}
+
+fn cores(text: &str) -> Result<f64, String> {
+    number(text, &format!("a number of cores from {} to {}, like 1.5", milli(CPU_MILLI_MIN), milli(CPU_MILLI_MAX)))
+}
+
+fn factor(text: &str) -> Result<f64, String> {
+    let [least, most] = [OOM_FACTOR_MIN, OOM_FACTOR_MAX].map(|hundredths| f64::from(hundredths) / 100.0);
+    number(text, &format!("a factor from {least} to {most}, like 2"))
+}
+
+fn milli(cores: u32) -> f64 {
+    f64::from(cores) / 1000.0
 }
 
 fn after(text: &str) -> Result<String, String> {

@@ -200,7 +200,7 @@ fn what_cannot_be_is_refused_before_anything_is_sent() {
 fn slips_are_told_in_words_for_people() {
     for (line, part) in [
         (&["add", "--priority", "abc", "--", "x"][..], "invalid value 'abc' for '--priority <N>': give a whole number"),
-        (&["add", "--cpu", "lots", "--", "x"], "'--cpu <CORES>': give a number, like 1.5"),
+        (&["add", "--cpu", "lots", "--", "x"], "'--cpu <CORES>': give a number of cores"),
         (
             &["add", "--after", "-3", "--", "x"],
             "'--after <ID[:success|failure|always]>': \"-3\": write ID or ID:success",
@@ -217,6 +217,12 @@ fn slips_are_told_in_words_for_people() {
         (&["run", "-P0", "--", "x"], "'--parallel <N>': give a whole number from 1 to 1024"),
         (&["priority", "x", "7"], "give a whole number"),
         (&["daemon", "--retry-attempts", "x"], "give a whole number"),
+        // JSON has no such numbers: the limits used to be dropped.
+        (&["add", "--cpu", "nan", "--", "x"], "'--cpu <CORES>': give a number of cores from 0.01 to 4096, like 1.5"),
+        (&["add", "--cpu=-inf", "--", "x"], "'--cpu <CORES>': give a number of cores"),
+        (&["run", "--cpu", "1e400", "--", "x"], "'--cpu <CORES>': give a number of cores"),
+        (&["add", "--oom-memory-factor", "inf", "--", "x"], "FACTOR>': give a factor from 1.01 to 10, like 2"),
+        (&["schedule", "add", "n", "--cron", "@daily", "--cpu", "inf", "--", "x"], "'--cpu <CORES>': give a number"),
     ] {
         let failure = parse(&words(line)).unwrap_err();
         assert!(failure.to_string().contains(part), "{line:?}: {failure}");

@@ -84,6 +84,18 @@ fn is_empty(value: &toml::Value) -> bool {
     value.as_array().is_some_and(Vec::is_empty) || value.as_table().is_some_and(toml::Table::is_empty)
 }
 
+/// Where `inf` or `nan` stands in it. TOML has them and JSON, as which a job is read, does not: they would be as if left out.
+fn no_number(value: &toml::Value) -> Option<Vec<&str>> {
+    match value {
+        toml::Value::Float(number) => (!number.is_finite()).then(Vec::new),
+        toml::Value::Array(entries) => entries.iter().find_map(no_number),
+        toml::Value::Table(table) => {
+            table.iter().find_map(|(key, value)| Some([vec![key.as_str()], no_number(value)?].concat()))
+        }
+        toml::Value::String(_) | toml::Value::Integer(_) | toml::Value::Boolean(_) | toml::Value::Datetime(_) => None,
+    }
+}
+
 impl Resolver<'_> {
     pub(super) fn schedules(&mut self, files: BTreeMap<String, ScheduleFile>) -> BTreeMap<String, ScheduleConfig> {
         if files.len() > SCHEDULES_MAX {
@@ -107,6 +119,14 @@ impl Resolver<'_> {
         let missed = file.missed.as_deref().map_or(Ok(Missed::Once), Missed::parse);
         for (key, text) in [("overlap", overlap.as_ref().err()), ("missed", missed.as_ref().err())] {
             text.into_iter().for_each(|text| wrong(&[key], text.clone()));
+        }
+        let numberless: Vec<Vec<&str>> =
+            file.job.iter().filter_map(|(key, value)| Some([vec![key.as_str()], no_number(value)?].concat())).collect();
+        for path in &numberless {
+            wrong(&[&["job"], path.as_slice()].concat(), "is no number of JSON; give one like 1.5".to_owned());
+        }
+        if !numberless.is_empty() {
+            return None;
         }
         let read = serde_json::to_vec(&file.job).map_err(|error| error.to_string());
         let mut job = match read.map(|json| read_job(&json)) {
@@ -169,6 +189,10 @@ mod tests {
             ("calendar = \"daily\"\njob = { tiemout = 3 }", "schedules.a.job.tiemout"),
             ("calendar = \"daily\"\njob = { shell = \"x\" }", "stand beside it"),
             ("calendar = \"daily\"\nshell = \"x\"\njob = { at = \"12:00\" }", "the schedule says when"),
+            ("calendar = \"daily\"\nshell = \"x\"\njob = { cpu = inf }", "c.toml:4: schedules.a.job.cpu: is no number"),
+            ("calendar = \"daily\"\nshell = \"x\"\njob = { oom_memory_factor = nan }", "job.oom_memory_factor: is no"),
+            ("calendar = \"daily\"\nshell = \"x\"\njob = { timeout = -inf }", "schedules.a.job.timeout: is no number"),
+            ("calendar = \"daily\"\nshell = \"x\"\njob = { env = { A = inf } }", "schedules.a.job.env.A: is no"),
         ] {
             let told = resolve(&format!("[schedules.a]\n{text}\n")).expect_err(text);
             assert!(told.contains(part), "{text}: {told}");
