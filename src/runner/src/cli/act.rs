@@ -2,7 +2,7 @@
 
 use super::client::ClientError;
 use super::context::{Context, print};
-use super::fail::{EXIT_DONE, EXIT_ERROR, Ended, Failure};
+use super::fail::{EXIT_DONE, EXIT_ERROR, Ended, Failure, after, queued};
 use crate::api::{ActedView, PriorityRequest, ReasonRequest, SubmittedOne};
 use ci_runner_core::job::PRIORITY_MAX;
 use clap::Args;
@@ -106,7 +106,7 @@ pub fn retry(context: &Context<'_>, args: IdsArgs) -> Ended {
         match context.client.post::<SubmittedOne>(&format!("/api/v1/jobs/{id}/retry"), &json!({})) {
             Ok(submitted) => {
                 if !context.is_json() {
-                    print(&format!("{}\n", submitted.id))?;
+                    after(print(&format!("{}\n", submitted.id)), || queued(submitted.id))?;
                 }
                 made.push(submitted.id);
             }
@@ -114,7 +114,7 @@ pub fn retry(context: &Context<'_>, args: IdsArgs) -> Ended {
         }
     }
     if context.is_json() {
-        context.print_json(&json!({ "ids": made }))?;
+        after(context.print_json(&json!({ "ids": made })), || format!("{} is queued, but that", jobs(&made)))?;
     }
     first_failure.map_or(Ok(EXIT_DONE), Err)
 }
@@ -149,14 +149,24 @@ fn keep_going(context: &Context<'_>, id: u64, error: ClientError, first: &mut Op
     Ok(())
 }
 
+/// Jobs by id, in words.
+fn jobs(ids: &[u64]) -> String {
+    if ids.is_empty() {
+        return "nothing".to_owned();
+    }
+    let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
+    format!("job {}", ids.join(", "))
+}
+
 fn tell(context: &Context<'_>, done: &str, acted: ActedView, when_finished: ExitCode) -> Ended {
     let code = if acted.finished.is_empty() { EXIT_DONE } else { when_finished };
+    let what = || format!("{done}: {}; but that", jobs(&acted.ids));
     if context.is_json() {
-        context.print_json(&acted)?;
+        after(context.print_json(&acted), what)?;
         return Ok(code);
     }
     let text: String = acted.ids.iter().map(|id| format!("{done} {id}\n")).collect();
-    print(&text)?;
+    after(print(&text), what)?;
     if acted.ids.is_empty() && acted.finished.is_empty() {
         context.note("no job was open");
     }

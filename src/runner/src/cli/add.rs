@@ -6,7 +6,8 @@
 
 use super::client::{Client, ClientError, Request, to_json};
 use super::context::{Context, print};
-use super::fail::{Ended, Failure};
+use super::fail::{Ended, Failure, after, queued};
+use super::interrupt::LastWords;
 use super::job_options::{JobOptions, current_dir};
 use super::jobs_file::JobsFile;
 use super::run::refuse_options;
@@ -17,6 +18,16 @@ use std::fmt::Write as _;
 
 /// Where jobs are queued.
 const JOBS: &str = "/api/v1/jobs";
+
+/// What a person who gives up before the answer has to know.
+const ONE: &str = "\nci-runner: interrupted before the daemon answered. Whether the job was queued is not known. Look with \
+    `ci-runner list` before you try again; with --key KEY trying again is always safe\n";
+const ONE_KEYED: &str = "\nci-runner: interrupted before the daemon answered. Whether the job was queued is not known. Try again \
+    with the same key: it is queued once at most\n";
+const MANY: &str = "\nci-runner: interrupted before the daemon answered. Whether the jobs were queued, all or none, is not known. \
+    Look with `ci-runner list` before you try again; with --key KEY trying again is always safe\n";
+const MANY_KEYED: &str = "\nci-runner: interrupted before the daemon answered. Whether the jobs were queued, all or none, is not \
+    known. Try again with the same key: they are queued once at most\n";
 
 /// Arguments of `add`.
 #[derive(Args, Debug)]
@@ -41,10 +52,11 @@ pub fn add(context: &Context<'_>, args: AddArgs) -> Ended {
     }
     let request = args.into_request()?;
     let submitted = add_one(&context.client, request)?;
-    match context.is_json() {
+    let told = match context.is_json() {
         true => context.print_json(&submitted),
         false => print(&format!("{}\n", submitted.id)),
-    }
+    };
+    after(told, || queued(submitted.id))
 }
 
 impl AddArgs {
@@ -89,6 +101,7 @@ fn add_one(client: &Client, mut request: JobRequest) -> Result<SubmittedOne, Fai
     let body = Some(to_json(&request)?);
     let headers: Vec<String> = trace_header().into_iter().collect();
     let request = Request { method: "POST", path: JOBS, headers: &headers, body };
+    let _interrupted = LastWords::on_ctrl_c(if keyed { ONE_KEYED } else { ONE });
     client.call_on(connection, &request).map_err(|error| unsure(error, keyed))
 }
 
@@ -116,6 +129,7 @@ fn add_file(context: &Context<'_>, path: &str, options: JobOptions) -> Ended {
     let headers: Vec<String> = key.map(|key| key_header(&key)).transpose()?.into_iter().chain(trace_header()).collect();
     let body = Some(to_json(&file.jobs)?);
     let request = Request { method: "POST", path: JOBS, headers: &headers, body };
+    let interrupted = LastWords::on_ctrl_c(if keyed { MANY_KEYED } else { MANY });
     let submitted: SubmittedMany = context.client.call_on(connection, &request).map_err(|error| match error {
         ClientError::Refused { mut problem, retry_after } if problem.index.is_some() => {
             let index = problem.index.take().unwrap_or_default();
@@ -127,15 +141,23 @@ fn add_file(context: &Context<'_>, path: &str, options: JobOptions) -> Ended {
         }
         error => unsure(error, keyed),
     })?;
+    drop(interrupted);
+    let done = || match submitted.ids[..] {
+        [first, .., last] => {
+            format!("{} jobs are queued, {first} the first and {last} the last, but their ids", submitted.ids.len())
+        }
+        [id] => queued(id),
+        [] => "nothing was to be queued, but that".to_owned(),
+    };
     if context.is_json() {
-        return context.print_json(&submitted);
+        return after(context.print_json(&submitted), done);
     }
     let mut text = String::with_capacity(submitted.ids.len() * 8);
     for id in &submitted.ids {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{id}");
     }
-    print(&text)
+    after(print(&text), done)
 }
 
 /// The caller's trace goes on in its jobs, where it has one.
@@ -175,7 +197,7 @@ pub fn add_job(words: &[String]) -> Ended {
         [text] => {
             let request = JobRequest { shell: Some(text.clone()), ..JobRequest::default() };
             let submitted = add_one(&Client::new(None), request)?;
-            print(&format!("{}\n", submitted.id))
+            after(print(&format!("{}\n", submitted.id)), || queued(submitted.id))
         }
         words => Err(Failure::Usage(format!(
             "add_job takes exactly one argument, the command, not {}; put it in quotes\n{USAGE}",

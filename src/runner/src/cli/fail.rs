@@ -30,6 +30,13 @@ pub enum Failure {
     Error(String),
     /// What clap says, help and version among it.
     Words(Box<clap::Error>),
+    /// Our own output cannot be written: exit 1. Where something was changed before, `done` says what.
+    Unwritten {
+        /// Why not.
+        error: io::Error,
+        /// As "job 7 is queued, but its id".
+        done: Option<String>,
+    },
     /// The reader of our output went away (`list | head`): silence, exit 0.
     NobodyListens,
 }
@@ -40,7 +47,7 @@ impl Failure {
         match self {
             Failure::Usage(_) => EXIT_USAGE,
             Failure::Temporary(_) => EXIT_TEMPORARY,
-            Failure::Error(_) => EXIT_ERROR,
+            Failure::Error(_) | Failure::Unwritten { .. } => EXIT_ERROR,
             Failure::Words(error) if error.use_stderr() => EXIT_USAGE,
             Failure::Words(_) | Failure::NobodyListens => 0,
         }
@@ -52,6 +59,10 @@ impl fmt::Display for Failure {
         match self {
             Failure::Usage(text) | Failure::Temporary(text) | Failure::Error(text) => formatter.write_str(text),
             Failure::Words(error) => error.fmt(formatter),
+            Failure::Unwritten { error, done: None } => write!(formatter, "cannot write the output: {error}"),
+            Failure::Unwritten { error, done: Some(done) } => {
+                write!(formatter, "{done} could not be written: {error}")
+            }
             Failure::NobodyListens => formatter.write_str("nobody reads the output"),
         }
     }
@@ -70,7 +81,21 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::NobodyListens,
-            _ => Failure::Error(format!("cannot write the output: {error}")),
+            _ => Failure::Unwritten { error, done: None },
         }
     }
+}
+
+/// The end of a verb that has changed something: where that cannot be written, it is said all the same what was done, so that
+/// nobody does it twice. `done` is like "job 7 is queued, but its id".
+pub fn after(ended: Ended, done: impl FnOnce() -> String) -> Ended {
+    ended.map_err(|failure| match failure {
+        Failure::Unwritten { error, done: None } => Failure::Unwritten { error, done: Some(done()) },
+        other => other,
+    })
+}
+
+/// What [`after`] says of one new job.
+pub fn queued(id: u64) -> String {
+    format!("job {id} is queued, but its id")
 }

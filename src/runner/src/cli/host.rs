@@ -1,7 +1,7 @@
 //! Verbs about the host: `pause`, `resume`, `drain`, `status`, `pools`, `groups`, `runners`.
 
 use super::context::{Context, print};
-use super::fail::{Ended, Failure};
+use super::fail::{Ended, Failure, after};
 use super::interrupt::exit_on_ctrl_c;
 use super::list::{seconds, unix_ms};
 use super::look::Look;
@@ -45,13 +45,13 @@ pub struct DrainArgs {
 /// Starts no more jobs.
 pub fn pause(context: &Context<'_>, args: PauseArgs) -> Ended {
     change(context, "pause", &ReasonRequest { reason: args.reason })?;
-    done(context)
+    done(context, "pause")
 }
 
 /// Starts jobs again.
 pub fn resume(context: &Context<'_>, _: NoArgs) -> Ended {
     change(context, "resume", &json!({}))?;
-    done(context)
+    done(context, "resume")
 }
 
 /// Starts no more jobs, and waits for those that run if asked to.
@@ -76,7 +76,7 @@ pub fn drain(context: &Context<'_>, args: DrainArgs) -> Ended {
             backoff.pause(deadline);
         }
     }
-    done(context)
+    done(context, "drain")
 }
 
 fn change(context: &Context<'_>, what: &str, body: &impl Serialize) -> Result<(), Failure> {
@@ -84,13 +84,16 @@ fn change(context: &Context<'_>, what: &str, body: &impl Serialize) -> Result<()
     Ok(())
 }
 
-fn done(context: &Context<'_>) -> Ended {
+fn done(context: &Context<'_>, what: &str) -> Ended {
     let status = status_of(context)?;
-    if context.is_json() {
-        return context.print_json(&json!({ "state": status.state, "paused": status.paused }));
-    }
-    let text = format!("{}: {} running, {} queued\n", status.state, status.jobs.running, status.jobs.queued);
-    print(&text)
+    let told = match context.is_json() {
+        true => context.print_json(&json!({ "state": status.state, "paused": status.paused })),
+        false => {
+            let StatusView { state, jobs, .. } = status;
+            print(&format!("{state}: {} running, {} queued\n", jobs.running, jobs.queued))
+        }
+    };
+    after(told, || format!("`{what}` is done, but that"))
 }
 
 fn status_of(context: &Context<'_>) -> Result<StatusView, super::client::ClientError> {

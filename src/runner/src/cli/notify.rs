@@ -2,7 +2,7 @@
 
 use super::client::encoded;
 use super::context::{Context, print};
-use super::fail::{EXIT_DONE, Ended, Failure};
+use super::fail::{EXIT_DONE, Ended, Failure, after};
 use super::host::{NoArgs, table};
 use super::list::unix_ms;
 use super::look::Look;
@@ -92,12 +92,13 @@ pub fn list(context: &Context<'_>, _: NoArgs) -> Ended {
 pub fn test(context: &Context<'_>, args: TestArgs) -> Ended {
     let path = format!("/api/v1/notifiers/{}/test", encoded(&args.notifier));
     let tested: NotifierTested = context.client.post(&path, &json!({}))?;
+    let done = || format!("event {} was sent, but that", tested.event);
     if context.is_json() {
-        context.print_json(&tested)?;
+        after(context.print_json(&tested), done)?;
     }
     match &tested.error {
         None if context.is_json() => Ok(EXIT_DONE),
-        None => print(&format!("delivered in {:.3} s (event {})\n", tested.seconds, tested.event)),
+        None => after(print(&format!("delivered in {:.3} s (event {})\n", tested.seconds, tested.event)), done),
         Some(why) => Err(Failure::Error(format!("notifier {} did not take it: {}", args.notifier, visible(why)))),
     }
 }

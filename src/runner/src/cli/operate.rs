@@ -1,7 +1,7 @@
 //! `backup`, `restore`, `gc`.
 
 use super::context::{Context, print};
-use super::fail::{EXIT_DONE, Ended, Failure};
+use super::fail::{EXIT_DONE, Ended, Failure, after};
 use super::host::NoArgs;
 use crate::api::BackupRequest;
 use crate::config::{Config, ConfigOverrides};
@@ -37,10 +37,11 @@ pub fn backup(context: &Context<'_>, args: BackupArgs) -> Ended {
         std::path::absolute(&args.file).map_err(|error| Failure::Usage(format!("{}: {error}", args.file.display())))?;
     let path = path.to_string_lossy().into_owned();
     let _: Value = context.client.post("/api/v1/backup", &BackupRequest { path: path.clone() })?;
-    match context.is_json() {
+    let told = match context.is_json() {
         true => context.print_json(&json!({ "path": path })),
         false => print(&format!("{path}\n")),
-    }
+    };
+    after(told, || format!("the backup {path} is made, but that"))
 }
 
 /// Makes a state directory from a backup.
@@ -51,17 +52,19 @@ pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
         return Err(Failure::Usage(format!("{}: there is no such file", args.file.display())));
     }
     let restored = (context.hooks.restore)(&args.file, &config.state_dir, &config.log_dir)?;
+    let done = || format!("{} is made from the backup, but that", config.state_dir.display());
     if context.is_json() {
-        return context.print_json(&restored);
+        return after(context.print_json(&restored), done);
     }
-    print(&format!(
+    let text = format!(
         "{}: {} finished jobs, {} open ones on hold, {} schedules paused, {} attempts ended as lost\n",
         config.state_dir.display(),
         restored.finished,
         restored.held,
         restored.paused_schedules,
         restored.lost
-    ))?;
+    );
+    after(print(&text), done)?;
     if let Some(replaced) = &restored.replaced {
         context.note(&format!("what was there before is kept at {}", replaced.display()));
     }
@@ -90,14 +93,15 @@ pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
 /// Asks the daemon to remove what is too old.
 pub fn gc(context: &Context<'_>, _: NoArgs) -> Ended {
     let removed: Value = context.client.post("/api/v1/gc", &json!({}))?;
+    let done = || format!("{} jobs and {} logs are removed, but that", removed["jobs"], removed["logs"]);
     if context.is_json() {
-        return context.print_json(&removed);
+        return after(context.print_json(&removed), done);
     }
     let mut text = String::new();
     for name in ["jobs", "logs", "log_bytes"] {
         text.push_str(&format!("{}: {}\n", name.replace('_', " "), removed[name]));
     }
-    print(&text)?;
+    after(print(&text), done)?;
     if let Some(why) = removed["waiting"].as_str() {
         context.note(&format!(
             "finished jobs are removed as soon as the store takes commits again ({why}); if logs do not make enough room, \

@@ -3,7 +3,7 @@
 use super::add::with_command;
 use super::client::{Request, encoded, to_json};
 use super::context::{Context, print};
-use super::fail::Ended;
+use super::fail::{Ended, after, queued};
 use super::host::{NoArgs, table};
 use super::job_options::{JobOptions, current_dir};
 use super::list::unix_ms;
@@ -72,7 +72,7 @@ pub fn add(context: &Context<'_>, args: AddArgs) -> Ended {
     let body = Some(to_json(&request)?);
     let added: ScheduleView =
         connection.call(&Request { method: "POST", path: SCHEDULES, body, ..Request::default() })?;
-    tell(context, &added)
+    after(tell(context, &added), || format!("schedule {} is added, but that", added.name))
 }
 
 /// Lists them.
@@ -195,10 +195,11 @@ pub fn remove(context: &Context<'_>, args: NameArgs) -> Ended {
 pub fn run(context: &Context<'_>, args: NameArgs) -> Ended {
     let path = format!("{SCHEDULES}/{}/run", encoded(&args.schedule));
     let submitted: SubmittedOne = context.client.post(&path, &json!({}))?;
-    match context.is_json() {
+    let told = match context.is_json() {
         true => context.print_json(&submitted),
         false => print(&format!("{}\n", submitted.id)),
-    }
+    };
+    after(told, || queued(submitted.id))
 }
 
 fn act(context: &Context<'_>, name: &str, action: &str) -> Result<(), super::Failure> {
@@ -207,8 +208,9 @@ fn act(context: &Context<'_>, name: &str, action: &str) -> Result<(), super::Fai
 }
 
 fn said(context: &Context<'_>, what: &str, name: &str) -> Ended {
-    match context.is_json() {
+    let told = match context.is_json() {
         true => context.print_json(&json!({ "name": name, "done": what })),
         false => print(&format!("{what} {name}\n")),
-    }
+    };
+    after(told, || format!("schedule {name} is {what}, but that"))
 }
