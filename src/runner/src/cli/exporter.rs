@@ -1,7 +1,7 @@
 //! `exporter`: the metrics process. It asks the daemon over its socket, like any other verb.
 
 use super::client::Client;
-use super::context::Context;
+use super::context::{Context, print};
 use super::fail::{EXIT_DONE, Ended, Failure};
 use crate::config::{Config, ConfigOverrides, ExporterOverrides, Host, Listen};
 use crate::exporter::{DaemonPart, Exporter, Settings, metrics_socket, once};
@@ -62,8 +62,7 @@ pub fn exporter(context: &Context<'_>, args: ExporterArgs) -> Ended {
     let failure = |error: anyhow::Error| Failure::Error(format!("{error:#}"));
     if once_only {
         let text = once(&settings, daemon).map_err(failure)?;
-        std::io::stdout().lock().write_all(text.as_bytes()).map_err(|error| failure(error.into()))?;
-        return Ok(EXIT_DONE);
+        return print(&text);
     }
     if settings.listen == Listen::Off && settings.exporter.textfile_directory.is_none() {
         let text = "there is nothing to do: give --listen ADDR:PORT or --textfile-directory DIR, or --once";

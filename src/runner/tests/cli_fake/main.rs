@@ -160,6 +160,11 @@ fn a_reader_that_goes_away_is_no_error() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
+    // The exporter went its own way here, and failed.
+    let words = ["exporter", "--once", "--collectors", "loadavg"];
+    let mut child = fake.command(&words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(text(&child.wait_with_output().unwrap()), (0, String::new(), String::new()));
 }
 
 #[test]
