@@ -167,6 +167,27 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!(text(&child.wait_with_output().unwrap()), (0, String::new(), String::new()));
 }
 
+/// It used to wait for a minute, and for longer where the daemon was busy.
+#[test]
+fn doctor_does_not_wait_for_a_daemon_that_hangs() {
+    let (gate, held) = std::sync::mpsc::channel::<()>();
+    let fake = Fake::new(move |_| {
+        let _ = held.recv();
+        Answer::Nothing
+    });
+    let began = std::time::Instant::now();
+    let (code, out, _) = text(&fake.run(&["doctor", "--output", "json"]));
+    let took = began.elapsed();
+    drop(gate);
+    let findings: Vec<serde_json::Value> = serde_json::from_str(&out).unwrap();
+    let daemon = findings.iter().find(|finding| finding["check"] == "daemon").unwrap();
+    assert_eq!((code, &daemon["grade"]), (1, &"fail".into()), "{daemon:#}");
+    let told = daemon["text"].as_str().unwrap();
+    assert!(told.contains("gives no answer: the daemon does not answer within 5 s"), "{told}");
+    // Twice as long, and more, on a machine that has other things to do.
+    assert!(took < std::time::Duration::from_secs(30), "{took:?}");
+}
+
 #[test]
 fn lists_are_read_page_by_page() {
     let fake = Fake::new(|asked| {

@@ -12,18 +12,23 @@ use super::daemon::DaemonArgs;
 use super::fail::{EXIT_DONE, EXIT_ERROR, Ended};
 use super::look::Look;
 use crate::api::StatusView;
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::style::{state_style, visible};
 use clap::Args;
 use serde::Serialize;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
 
 /// Why a problem matters that the daemon names itself.
 const DEGRADED_MATTERS: &str = "the daemon runs, but not as well as it should";
 /// What to do about it.
 const DEGRADED_MEND: &str =
     "mend what it names: the daemon runs and goes on by itself; `journalctl -u ci-runner` says more";
+
+/// What the daemon is asked takes no longer, all together: one that hangs is a finding, and the others are wanted too.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Arguments of `doctor`: those of `daemon`, so that the same host is looked at.
 #[derive(Args, Debug)]
@@ -96,9 +101,7 @@ impl Finding {
 pub fn doctor(context: &Context<'_>, args: DoctorArgs) -> Ended {
     let config = args.daemon.config(context.socket());
     let mut findings = if args.repair { repair::repair(config.as_ref().ok()) } else { Vec::new() };
-    let status = context.client.get::<StatusView>("/api/v1/status");
-    let socket = status.is_ok().then(|| context.client.connect().ok()).flatten();
-    let socket = socket.map(|connection| connection.path().to_owned());
+    let (status, socket) = ask(&context.client);
     let runs = status.as_ref().ok().map(|status| Dirs::of(status, socket.as_deref()));
     findings.extend(daemon(&context.client, &status));
     findings.extend(status.iter().flat_map(surroundings::components));
@@ -124,6 +127,25 @@ pub fn doctor(context: &Context<'_>, args: DoctorArgs) -> Ended {
     Ok(if good { EXIT_DONE } else { EXIT_ERROR.into() })
 }
 
+/// Status and socket of the daemon, within [`PATIENCE`].
+fn ask(client: &Client) -> (Result<StatusView, ClientError>, Option<PathBuf>) {
+    let (sender, answer) = mpsc::channel();
+    let asked = client.clone().patience(PATIENCE);
+    // Left behind where the time is up: the program ends soon, and with it the thread.
+    let thread = std::thread::Builder::new().name("ask".to_owned()).spawn(move || {
+        let status = asked.get::<StatusView>("/api/v1/status");
+        let socket = status.is_ok().then(|| asked.connect().ok()).flatten();
+        // Nobody listens any more where the time is up.
+        let _ = sender.send((status, socket.map(|connection| connection.path().to_owned())));
+    });
+    let broken =
+        |error: std::io::Error| ClientError::Broken { path: PathBuf::new(), when: "within 5 s", source: error };
+    match thread {
+        Ok(_) => answer.recv_timeout(PATIENCE).unwrap_or_else(|_| (Err(broken(ErrorKind::TimedOut.into())), None)),
+        Err(error) => (Err(broken(error)), None),
+    }
+}
+
 /// The directories of a daemon that runs, as it says. One of an earlier version does not: then where its socket is, and the state
 /// is looked for where our own arguments say.
 struct Dirs {
@@ -141,19 +163,42 @@ impl Dirs {
     }
 }
 
-/// `runs`: the directories of the daemon that runs.
+/// `runs`: the directories of the daemon that runs. They are what is looked at, unless others are named.
 fn host(config: &Config, runs: Option<&Dirs>) -> Vec<Finding> {
     let daemon_runs = runs.is_some();
-    let runtime_dir = runs.and_then(|dirs| dirs.runtime.as_ref()).unwrap_or(&config.runtime_dir);
-    let state_dir = runs.and_then(|dirs| dirs.state.as_ref()).unwrap_or(&config.state_dir);
-    let mut findings = checks::directory("state", state_dir, daemon_runs);
-    findings.extend(checks::directory("runtime", runtime_dir, daemon_runs));
-    findings.push(checks::runtime_file_system(runtime_dir));
+    let mut findings = Vec::new();
+    let mut directory = |check, key: &str, own: &Path, of_daemon: Option<&PathBuf>| {
+        let named = matches!(config.source(key), Source::Option | Source::File(_));
+        match of_daemon {
+            Some(dir) if named && !is_same(dir, own) => {
+                let text =
+                    format!("looked at is {}, as named; the daemon that answers has {}", own.display(), dir.display());
+                findings.push(Finding::ok(check, text));
+                findings.extend(checks::directory(check, own, false));
+                own.to_owned()
+            }
+            theirs => {
+                let dir = theirs.map_or(own, PathBuf::as_path);
+                findings.extend(checks::directory(check, dir, daemon_runs));
+                dir.to_owned()
+            }
+        }
+    };
+    directory("state", "state_dir", &config.state_dir, runs.and_then(|dirs| dirs.state.as_ref()));
+    let runtime_dir =
+        directory("runtime", "runtime_dir", &config.runtime_dir, runs.and_then(|dirs| dirs.runtime.as_ref()));
+    findings.push(checks::runtime_file_system(&runtime_dir));
     findings.extend(checks::lingering(&crate::config::Host::of_process()));
     findings.push(checks::port("http", config.http, daemon_runs));
     findings.push(checks::port("metrics", config.metrics, daemon_runs));
     findings.extend(surroundings::notifiers(config));
     findings
+}
+
+/// Whether both paths lead to one directory.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    real(one) == real(other)
 }
 
 /// Whether it answers, is the same version, and what it says of itself.
@@ -236,4 +281,39 @@ pub fn lines(findings: &[Finding], look: &Look) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ConfigOverrides;
+
+    /// A daemon that answered used to have its own directories looked at whatever was named.
+    #[test]
+    fn directories_that_are_named_win_over_those_of_the_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["theirs", "run", "ours"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        let runs = Dirs { state: Some(at("theirs")), runtime: Some(at("run")) };
+        let looked_at = |named: Option<PathBuf>| {
+            let off = Some("off".to_owned());
+            let overrides = ConfigOverrides { state_dir: named, http: off.clone(), metrics: off, ..Default::default() };
+            let findings = host(&Config::load(None, &overrides).unwrap(), Some(&runs));
+            findings.into_iter().filter(|finding| ["state", "runtime"].contains(&finding.check)).collect::<Vec<_>>()
+        };
+        let told = |findings: &[Finding], path: PathBuf| {
+            findings.iter().filter(|finding| finding.text.starts_with(&path.display().to_string())).count()
+        };
+        let findings = looked_at(None);
+        assert_eq!((told(&findings, at("theirs")), told(&findings, at("run"))), (1, 1), "the control: {findings:#?}");
+        let findings = looked_at(Some(at("ours")));
+        assert_eq!((told(&findings, at("ours")), told(&findings, at("theirs"))), (1, 0), "{findings:#?}");
+        let other = format!("as named; the daemon that answers has {}", at("theirs").display());
+        assert!(findings[0].text.ends_with(&other) && findings[0].grade == Grade::Ok, "{findings:#?}");
+        // The daemon's own by another name: nothing more is said.
+        let findings = looked_at(Some(at("ours/../theirs")));
+        assert!(findings.iter().all(|finding| !finding.text.contains("as named")), "{findings:#?}");
+    }
 }
