@@ -2,7 +2,7 @@
 //! that the daemon itself calls less than well.
 
 use super::Finding;
-use crate::api::StatusView;
+use crate::api::{AlarmView, StatusView};
 use crate::config::Config;
 use crate::notify;
 use std::os::unix::fs::MetadataExt as _;
@@ -30,7 +30,7 @@ pub fn matters(check: &str) -> Option<&'static str> {
         "systemd" => "limits of native jobs and the executor `systemd` need it",
         "permissions" => "who may not open the socket can neither queue nor look",
         "notifier" | "notifiers" => "nobody is told of alarms and ends of jobs",
-        "watches" => "stuck and slow jobs are not noticed",
+        "watches" => "stuck and slow jobs, failures and long waits are not noticed",
         "store" => "nothing is taken in while the store takes no commits",
         "spawners" | "executors" => "queued jobs of its pools wait",
         _ => return None,
@@ -66,14 +66,31 @@ pub fn components(status: &StatusView) -> Vec<Finding> {
             _ => Finding::warn(check, text, mend),
         });
     }
-    for alarm in &status.watches {
-        findings.push(Finding::warn(
-            "watches",
-            alarm.text.clone(),
-            "`ci-runner watches`; for a job `ci-runner why ID`",
-        ));
-    }
+    findings.extend(status.watches.iter().map(alarm));
     findings
+}
+
+/// What a watch has noticed. The watch itself is well: what matters is what it noticed.
+fn alarm(alarm: &AlarmView) -> Finding {
+    let (matters, mend) = match alarm.watch.as_str() {
+        "stuck_job" => {
+            ("it holds its slot, and what waits for it waits on", "`ci-runner logs ID`, then `ci-runner cancel ID`")
+        }
+        "slow_job" => (
+            "it holds its slot for longer than such jobs do",
+            "`ci-runner logs ID`; `ci-runner show ID` tells what it uses",
+        ),
+        "failure_rate" => {
+            ("most of what runs may come to nothing", "`ci-runner list --outcome failed`, then `ci-runner logs ID`")
+        }
+        "queue_age" => ("what is queued starts late", "`ci-runner why ID` says what it waits for"),
+        "flapping" => (
+            "whether such a job succeeds says little",
+            "`ci-runner stats` tells of which name, `ci-runner logs ID` why",
+        ),
+        _ => ("it is beyond a limit of [watch]", "`ci-runner watches`"),
+    };
+    Finding { matters: Some(matters), ..Finding::warn("watches", alarm.text.clone(), mend) }
 }
 
 /// Each notifier, as far as can be seen without telling anybody.
@@ -161,7 +178,7 @@ pub fn permissions(socket: &Path) -> Option<Finding> {
 mod tests {
     use super::super::Grade;
     use super::*;
-    use crate::api::{AlarmView, ComponentView, JobCounts, SlotCounts};
+    use crate::api::{ComponentView, JobCounts, SlotCounts};
 
     #[test]
     fn limits_and_versions_are_judged() {
@@ -206,5 +223,20 @@ mod tests {
         let told: Vec<_> = found.iter().map(|finding| (finding.check, finding.grade)).collect();
         assert_eq!(told, [("disk", Grade::Fail), ("notifiers", Grade::Warn), ("watches", Grade::Warn)]);
         assert!(found.iter().all(|finding| finding.mend.is_some() && matters(finding.check).is_some()));
+    }
+
+    /// An alarm used to be said to matter because it "is not noticed", which it just was.
+    #[test]
+    fn an_alarm_matters_for_what_was_noticed() {
+        let mut told: Vec<_> = ["stuck_job", "slow_job", "failure_rate", "queue_age", "flapping", "of_a_later_version"]
+            .into_iter()
+            .map(|watch| alarm(&AlarmView { watch: watch.to_owned(), ..AlarmView::default() }))
+            .inspect(|finding| assert_eq!((finding.check, finding.grade), ("watches", Grade::Warn)))
+            .map(|finding| finding.matters.unwrap())
+            .collect();
+        assert!(told.iter().all(|matters| !matters.contains("noticed")), "{told:#?}");
+        told.dedup();
+        assert_eq!(told.len(), 6, "each for a reason of its own");
+        assert!(matters("watches").unwrap().contains("are not noticed"), "the watch itself, where it does not look");
     }
 }
