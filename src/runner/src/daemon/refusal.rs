@@ -21,6 +21,8 @@ pub enum Refusal {
     KeyReused {
         /// The key.
         key: String,
+        /// Whose it is: of a job of the submission. None: of the submission as a whole.
+        index: Option<usize>,
     },
     /// No such job.
     NoJob(JobId),
@@ -37,6 +39,13 @@ pub enum Refusal {
     },
     /// The queue is full; the limit.
     QueueFull {
+        /// Most open jobs.
+        limit: usize,
+    },
+    /// A submission that the queue cannot take, however empty it is.
+    TooMany {
+        /// Its jobs.
+        jobs: usize,
         /// Most open jobs.
         limit: usize,
     },
@@ -67,11 +76,21 @@ pub enum Refusal {
     Unknown,
 }
 
+impl Refusal {
+    /// The same of one job of a submission, where it is about its key.
+    pub fn of_job(self, index: usize) -> Self {
+        match self {
+            Self::KeyReused { key, index: _ } => Self::KeyReused { key, index: Some(index) },
+            other => other,
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fault { index: _, fault } => write!(f, "{fault}"),
-            Self::KeyReused { key } => write!(f, "the key {key:?} was used for another job"),
+            Self::KeyReused { key, index: _ } => write!(f, "the key {key:?} was used for another job"),
             Self::NoJob(id) => write!(f, "there is no job {id}"),
             Self::NoSchedule(name) => write!(f, "there is no schedule {name:?}"),
             Self::ScheduleExists(name) => write!(f, "there is a schedule {name:?} already"),
@@ -79,6 +98,12 @@ impl fmt::Display for Refusal {
             Self::SchedulesFull { limit } => write!(f, "there are {limit} schedules, and more there may not be"),
             Self::QueueFull { limit } => {
                 write!(f, "the queue is full: {limit} open jobs are the limit (`queue_jobs_max`)")
+            }
+            Self::TooMany { jobs, limit } => {
+                write!(
+                    f,
+                    "{jobs} jobs at once are more than the queue ever takes: {limit} open jobs (`queue_jobs_max`)"
+                )
             }
             Self::ClassesFull { limit } => {
                 write!(

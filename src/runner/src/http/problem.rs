@@ -76,11 +76,14 @@ impl Fail {
         };
         match refusal {
             Refusal::Fault { index, fault } => Self::of_fault(fault, many.then_some(index)),
-            Refusal::KeyReused { key } => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "key-reused",
-                format!("the idempotency key {key:?} was used with another request in the last 24 h; use a new key"),
-            ),
+            Refusal::KeyReused { key, index } => {
+                let index = index.filter(|_| many);
+                let detail = format!(
+                    "the idempotency key {key:?} was used with another request in the last 24 h; use a new key"
+                );
+                let field = index.map(|_| "key".to_owned());
+                Self { field, index, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "key-reused", detail) }
+            }
             Refusal::NoJob(id) => Self::no_job(id),
             Refusal::NoSchedule(name) => Self::no_schedule(&name),
             Refusal::ScheduleExists(name) => Self {
@@ -114,6 +117,11 @@ impl Fail {
                 format!(
                     "the queue is full: {limit} open jobs are the limit (`queue_jobs_max`); nothing was queued, try again later"
                 ),
+            ),
+            Refusal::TooMany { .. } => Self::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "too-many-jobs",
+                format!("{refusal}; nothing was queued: queue them in parts, or raise the limit"),
             ),
             Refusal::ClassesFull { .. } => {
                 let detail = format!("{refusal}; nothing was queued, try again later");

@@ -134,7 +134,11 @@ fn a_jobs_file_is_all_or_nothing() {
     assert!(run(good, &["--name", "x"]).2.contains("--name cannot stand beside -f"));
     assert_eq!(fake.asked().len(), 1);
 
-    // Errors the daemon finds are put to their line.
+    // Errors the daemon finds are put to their line, those of a job's own key among them.
+    let reused = r#"{"type":"x","title":"T","status":422,"detail":"the idempotency key \"k\" was used","field":"key","index":1}"#;
+    let keyed = Fake::new(move |_| Answer::Json(422, reused.to_owned()));
+    let (code, _, err) = text(&keyed.run(&["add", "-f", path]));
+    assert_eq!((code, err.starts_with(&format!("ci-runner: {path}:3: key: the idempotency key"))), (3, true), "{err}");
     let (code, _, err) = run("{\"command\":[\"a\"]}\n\n{\"command\":[\"b\"],\"pool\":\"refuse\"}\n", &[]);
     assert_eq!(code, 3);
     assert!(err.contains(&format!("{path}:3: pool: there is no pool \"refuse\"; nothing was queued")), "{err}");

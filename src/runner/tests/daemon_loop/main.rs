@@ -120,6 +120,6 @@ async fn a_key_of_an_earlier_version_is_honoured() {
     };
     let first = submit(1, None).await.unwrap();
     assert_eq!(submit(2, Some([1; 32])).await, Ok(first));
-    assert_eq!(submit(2, Some([3; 32])).await, Err(Refusal::KeyReused { key: "k".to_owned() }));
+    assert_eq!(submit(2, Some([3; 32])).await, Err(Refusal::KeyReused { key: "k".to_owned(), index: Some(0) }));
     the_loop.stop().await;
 }

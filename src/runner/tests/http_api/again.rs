@@ -22,7 +22,15 @@ async fn a_jobs_own_key_holds_under_another_trace() {
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     // The control: what the job itself says of its correlation is part of what it asks for.
     let other = json!({"command": ["true"], "key": "k1", "correlation": "c"}).to_string();
-    client.ask("POST", "/api/v1/jobs", &[], other).await.expect_problem(422, None, "was used with another request");
+    client.ask("POST", "/api/v1/jobs", &[], other.clone()).await.expect_problem(
+        422,
+        None,
+        "was used with another request",
+    );
+    // Among many it is told which of them, as it is of every other fault.
+    let many = client.ask("POST", "/api/v1/jobs", &[], format!(r#"[{{"command":["true"]}},{other}]"#)).await;
+    many.expect_problem(422, Some("key"), "was used with another request");
+    assert_eq!(many.json()["index"], 1);
     server.stop().await;
 }
 

@@ -102,7 +102,8 @@ impl Engine {
         let mut new = New::default();
         let mut keys: HashMap<String, IdempotencyKey> = HashMap::new();
         for (index, job) in jobs.into_iter().enumerate() {
-            let known = job.key.as_ref().map(|key| self.honoured(key)).transpose()?.flatten();
+            let known = job.key.as_ref().map(|key| self.honoured(key)).transpose();
+            let known = known.map_err(|refusal| refusal.of_job(index))?.flatten();
             if let Some(key) = job.key.as_ref().filter(|_| known.is_none())
                 && keys.insert(key.key.clone(), key.clone()).is_some()
             {
@@ -136,7 +137,12 @@ impl Engine {
 
     fn room_for(&self, jobs: usize) -> Result<(), Refusal> {
         let limit = self.record.settings().queue_jobs_max;
-        if jobs > 0 && self.record.len() + jobs > limit { Err(Refusal::QueueFull { limit }) } else { Ok(()) }
+        match self.record.len() + jobs {
+            // Whoever came back with it would be sent away for ever.
+            _ if jobs > limit => Err(Refusal::TooMany { jobs, limit }),
+            all if jobs > 0 && all > limit => Err(Refusal::QueueFull { limit }),
+            _ => Ok(()),
+        }
     }
 
     /// Everything that only the record can say about a new job.
@@ -235,7 +241,7 @@ impl Engine {
         if body == key.body || Some(body) == key.body_before {
             Ok(Some(ids))
         } else {
-            Err(Refusal::KeyReused { key: key.key.clone() })
+            Err(Refusal::KeyReused { key: key.key.clone(), index: None })
         }
     }
 
