@@ -63,6 +63,11 @@ pub enum Color {
     Never,
 }
 
+/// Whether a terminal can do more than print line after line. One that does not say what it is may not.
+pub fn is_drawable() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb")
+}
+
 impl Color {
     /// Whether to colour something that goes to a terminal or not.
     pub fn on(self, terminal: bool) -> bool {
@@ -71,7 +76,7 @@ impl Color {
             Color::Never => false,
             Color::Auto => {
                 let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-                terminal && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+                terminal && !set("NO_COLOR") && is_drawable()
             }
         }
     }

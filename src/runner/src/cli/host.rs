@@ -109,6 +109,12 @@ pub fn status(context: &Context<'_>, _: NoArgs) -> Ended {
     print(&status_page(&status, &context.look()))
 }
 
+/// What is wrong, behind a sign, in as many lines as it takes.
+fn alarm(state: &str, text: &str, look: &Look) -> String {
+    let room = look.columns().map_or(usize::MAX, |columns| columns.saturating_sub(4));
+    format!("  {} {}\n", look.paint(state_style(state), "!"), wrapped(text, room).join("\n    "))
+}
+
 /// The host for people.
 pub fn status_page(status: &StatusView, look: &Look) -> String {
     let style = match status.state.as_str() {
@@ -123,18 +129,17 @@ pub fn status_page(status: &StatusView, look: &Look) -> String {
         look.paint_visible(style, &status.state)
     );
     for problem in &status.problems {
-        text.push_str(&format!("  {} {}\n", look.paint(state_style("failed"), "!"), visible(problem)));
+        text.push_str(&alarm("failed", &visible(problem), look));
     }
     for (name, part) in &status.components {
         let told = part.detail.as_deref().unwrap_or_default();
         // What is told above in other words is not told twice.
         if !status.problems.iter().any(|problem| told.contains(problem.as_str())) {
-            text.push_str(&format!("  {} {}: {}\n", look.paint(state_style("failed"), "!"), name, visible(told)));
+            text.push_str(&alarm("failed", &format!("{name}: {}", visible(told)), look));
         }
     }
-    for alarm in &status.watches {
-        let sign = look.paint(state_style("paused"), "!");
-        text.push_str(&format!("  {sign} {}: {}\n", visible(&alarm.watch), visible(&alarm.text)));
+    for watch in &status.watches {
+        text.push_str(&alarm("paused", &format!("{}: {}", visible(&watch.watch), visible(&watch.text)), look));
     }
     let mut field = |name: &str, value: String| text.push_str(&status_field(name, &value, look));
     if let Some(pause) = &status.paused {

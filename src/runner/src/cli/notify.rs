@@ -33,11 +33,12 @@ pub fn watches(context: &Context<'_>, _: NoArgs) -> Ended {
 /// Alarms for people.
 pub fn watches_page(watches: &WatchesView, look: &Look) -> String {
     let columns = [
-        Column::left("WATCH"),
-        Column::left("STARTED"),
-        Column::left("ENDED"),
-        Column::right("JOB").importance(2),
-        Column::left("WHAT").importance(3).shrinks_to(20),
+        Column::left("WATCH").importance(4),
+        Column::left("STARTED").importance(3),
+        Column::left("ENDED").importance(2),
+        Column::right("JOB").importance(1),
+        // It says all, the job among it: never left out.
+        Column::left("WHAT").shrinks_to(20),
     ];
     let time = |at: &str| match look.is_terminal() {
         true => unix_ms(at).map(|at| show_relative(at, look.now_ms)).unwrap_or_default(),

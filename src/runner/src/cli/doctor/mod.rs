@@ -11,6 +11,7 @@ use super::context::{Context, print};
 use super::daemon::DaemonArgs;
 use super::fail::{EXIT_DONE, EXIT_ERROR, Ended};
 use super::look::Look;
+use super::show::wrapped;
 use crate::api::StatusView;
 use crate::config::{Config, Source};
 use crate::style::{state_style, visible};
@@ -272,12 +273,18 @@ pub fn lines(findings: &[Finding], look: &Look) -> String {
             Grade::Repaired => ("done", state_style("succeeded")),
         };
         let word = look.paint(style, &format!("{word:<5}"));
-        text.push_str(&format!("{word} {:<13} {}\n", finding.check, visible(&finding.text)));
+        // A path stays whole: it is there to be copied. In a pipe each is one line.
+        let fit = |sign: &str, words: &str| {
+            let begin = 20 + sign.chars().count();
+            let room = look.columns().map_or(usize::MAX, |columns| columns.saturating_sub(begin).max(20));
+            format!("{sign}{}\n", wrapped(words, room).join(&format!("\n{:begin$}", "")))
+        };
+        text.push_str(&format!("{word} {:<13} {}", finding.check, fit("", &visible(&finding.text))));
         if let Some(matters) = finding.matters {
-            text.push_str(&format!("      {:<13}   {matters}\n", ""));
+            text.push_str(&format!("{:20}{}", "", fit("  ", matters)));
         }
         if let Some(mend) = &finding.mend {
-            text.push_str(&format!("      {:<13} → {}\n", "", visible(mend)));
+            text.push_str(&format!("{:20}{}", "", fit("→ ", &visible(mend))));
         }
     }
     text

@@ -3,7 +3,7 @@
 //! Output goes to standard output, everything of ours to standard error. One job in a pipe: its bytes, unchanged. Several:
 //! whole lines, each behind its job's name. On a terminal all output is defused.
 
-use super::super::context::{Context, print};
+use super::super::context::{Context, is_drawable, print};
 use super::super::fail::Failure;
 use super::super::list::seconds;
 use super::super::look::Look;
@@ -63,7 +63,7 @@ impl Display {
             })
             .collect();
         let talks = !context.globals.quiet;
-        let live = (talks && std::io::stderr().is_terminal())
+        let live = (talks && std::io::stderr().is_terminal() && is_drawable())
             .then(|| MultiProgress::with_draw_target(ProgressDrawTarget::stderr()));
         let total = live.as_ref().filter(|_| jobs.len() > 1).map(|live| {
             let bar = live.add(ProgressBar::new(jobs.len() as u64));

@@ -2,11 +2,13 @@
 
 use crate::api::{
     AfterParts, AlarmView, AttemptView, ComponentView, GroupParts, JobCounts, JobView, PauseView, SlotCounts,
-    StatusView,
+    StatusView, WatchesView,
 };
+use crate::cli::doctor::{Finding, Grade};
 use crate::cli::host::status_page;
 use crate::cli::list::lines;
 use crate::cli::look::Look;
+use crate::cli::notify::watches_page;
 use crate::cli::show::page;
 use crate::style::Output;
 
@@ -280,4 +282,43 @@ ci-runner 0.1.0  paused
     assert!(narrow.contains("\nfinished\n  10 succeeded,\n  1 failed,\n  1 timed out\n"), "{narrow}");
     let long = narrow.lines().skip(2).filter(|line| line.chars().count() > 20).count();
     assert_eq!(long, 0, "{narrow}");
+}
+
+/// At 40 columns `watches` left out what it is all about, and alarms ran over the edge.
+#[test]
+fn alarms_are_told_where_it_is_narrow() {
+    let text = "job 7 (build) runs for 1h; beyond 10m it counts as stuck";
+    let alarm = AlarmView {
+        watch: "stuck_job".to_owned(),
+        text: text.to_owned(),
+        started_at: "2026-11-21T11:00:00.000Z".to_owned(),
+        job: Some(7),
+        ..AlarmView::default()
+    };
+    let watches = WatchesView { active: vec![alarm], recent: Vec::new() };
+    let narrow = watches_page(&watches, &look(40));
+    assert!(narrow.contains("job 7 (build) runs") && narrow.contains("stuck_job"), "{narrow}");
+    assert!(
+        watches_page(&watches, &look(100))
+            .contains("stuck_job  1h ago            7  job 7 (build) runs for 1h; beyond")
+    );
+    let finding = Finding {
+        grade: Grade::Warn,
+        check: "watches",
+        text: text.to_owned(),
+        matters: Some("it holds its slot, and what waits for it waits on"),
+        mend: Some("`ci-runner logs ID`, then `ci-runner cancel ID`".to_owned()),
+    };
+    let doctor = crate::cli::doctor::lines(&[finding], &look(50));
+    assert_eq!(
+        doctor,
+        "\
+warn  watches       job 7 (build) runs for 1h;
+                    beyond 10m it counts as stuck
+                      it holds its slot, and what
+                      waits for it waits on
+                    → `ci-runner logs ID`, then
+                      `ci-runner cancel ID`
+"
+    );
 }
