@@ -198,7 +198,12 @@ fn parse_terms(request: &mut JobRequest, settings: &Settings, now: &Zoned) -> Re
         },
     };
     let expires = match request.expires.map(|expires| expires.millis()) {
-        Some(0) => return fault("expires", "is zero: it could never run; give a positive time, as in 2h"),
+        Some(0) => {
+            return fault(
+                "expires",
+                "is zero, or less than a millisecond: it could never run; give a longer time, as in 2h",
+            );
+        }
         expires => expires.map(|ms| wall.plus_ms(ms)),
     };
     let delay_ms = request.delay.map(|delay| delay.millis());

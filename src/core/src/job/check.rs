@@ -244,7 +244,7 @@ fn check_variable_name(field: &str, name: &str) -> Result<(), Fault> {
 
 fn check_duration(field: &str, ms: u64, min_ms: u64) -> Result<(), Fault> {
     if ms < min_ms {
-        return fault(field, "is zero; give a positive time, as in 30m");
+        return fault(field, "is zero, or less than a millisecond; give a longer time, as in 30m");
     }
     if ms > DURATION_MS_MAX {
         return fault(field, "is longer than 100 years");

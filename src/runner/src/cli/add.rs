@@ -8,7 +8,7 @@ use super::client::{Client, ClientError, Request, to_json};
 use super::context::{Context, print};
 use super::fail::{Ended, Failure, after, queued};
 use super::interrupt::LastWords;
-use super::job_options::{JobOptions, current_dir};
+use super::job_options::{JobOptions, current_dir, current_dir_or};
 use super::jobs_file::JobsFile;
 use super::run::refuse_options;
 use crate::api::{JobRequest, SubmittedMany, SubmittedOne};
@@ -51,7 +51,7 @@ pub fn add(context: &Context<'_>, args: AddArgs) -> Ended {
         return add_file(context, file, args.job);
     }
     let request = args.into_request()?;
-    let submitted = add_one(&context.client, request)?;
+    let submitted = add_one(&context.client, request, current_dir)?;
     let told = match context.is_json() {
         true => context.print_json(&submitted),
         false => print(&format!("{}\n", submitted.id)),
@@ -89,13 +89,17 @@ pub fn with_command(
     Ok(request)
 }
 
-fn add_one(client: &Client, mut request: JobRequest) -> Result<SubmittedOne, Failure> {
+fn add_one(
+    client: &Client,
+    mut request: JobRequest,
+    own_dir: impl Fn() -> Result<String, Failure>,
+) -> Result<SubmittedOne, Failure> {
     let connection = client.connect()?;
     if request.dir.is_none() && connection.is_same_user() {
-        request.dir = Some(current_dir()?);
+        request.dir = Some(own_dir()?);
     } else if request.dir.is_none() {
         // Only a pool that runs as a person has a use for it; elsewhere it may be any, or none.
-        request.caller_dir = current_dir().ok();
+        request.caller_dir = own_dir().ok();
     }
     let keyed = request.key.is_some();
     let body = Some(to_json(&request)?);
@@ -196,7 +200,8 @@ pub fn add_job(words: &[String]) -> Ended {
         [word] if word == "--help" || word == "-h" => print(USAGE),
         [text] => {
             let request = JobRequest { shell: Some(text.clone()), ..JobRequest::default() };
-            let submitted = add_one(&Client::new(None), request)?;
+            let mend = "go to another one, or name one: `ci-runner add --dir DIR --shell 'COMMAND'`";
+            let submitted = add_one(&Client::new(None), request, || current_dir_or(mend))?;
             after(print(&format!("{}\n", submitted.id)), || queued(submitted.id))
         }
         words => Err(Failure::Usage(format!(

@@ -129,5 +129,8 @@ fn config(args: ExporterArgs) -> Result<Config, Failure> {
         textfile_directory: args.textfile_directory,
     };
     let overrides = ConfigOverrides { metrics: args.listen, exporter, ..ConfigOverrides::default() };
-    Config::load_for(&host, args.config.as_deref(), &overrides).map_err(|error| Failure::Usage(error.to_string()))
+    Config::load_for(&host, args.config.as_deref(), &overrides).map_err(|error| {
+        // The option has another name here than where the daemon has it.
+        Failure::Usage(error.to_string().replace("--metrics", "--listen"))
+    })
 }

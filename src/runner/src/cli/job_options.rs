@@ -309,7 +309,14 @@ fn absolute(dir: &str) -> Result<String, Failure> {
 /// # Errors
 /// It is gone or not UTF-8.
 pub fn current_dir() -> Result<String, Failure> {
-    let mend = "give another one with --dir";
+    current_dir_or("give another one with --dir")
+}
+
+/// The same with what is to be done where it cannot be told.
+///
+/// # Errors
+/// As [`current_dir`].
+pub fn current_dir_or(mend: &str) -> Result<String, Failure> {
     let path = std::env::current_dir()
         .map_err(|error| Failure::Usage(format!("the current directory cannot be told ({error}); {mend}")))?;
     path.into_os_string().into_string().map_err(|path| {

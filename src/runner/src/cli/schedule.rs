@@ -54,6 +54,9 @@ pub struct NameArgs {
 
 const SCHEDULES: &str = "/api/v1/schedules";
 
+/// Options of jobs that a schedule cannot have: the daemon refuses them with the reason, and the help leaves them out.
+pub const REFUSED: [&str; 3] = ["at", "key", "secret"];
+
 /// Adds one.
 pub fn add(context: &Context<'_>, args: AddArgs) -> Ended {
     let mut job = with_command(args.job.request()?, args.command, args.shell)?;

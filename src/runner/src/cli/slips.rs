@@ -13,7 +13,9 @@ const BOUND_SHOWN_MAX: u64 = u32::MAX as u64 - 1;
 pub fn in_words(error: clap::Error, words: &[String], tree: fn() -> Command) -> Failure {
     let told = match error.kind() {
         ErrorKind::ValueValidation => bad_number(&error),
-        ErrorKind::UnknownArgument => value_with_a_dash(&error, words, tree),
+        ErrorKind::UnknownArgument => {
+            value_with_a_dash(&error, words, tree).or_else(|| command_without_dashes(&error, words))
+        }
         _ => None,
     };
     told.map_or_else(|| error.into(), Failure::Usage)
@@ -70,6 +72,33 @@ fn value_with_a_dash(error: &clap::Error, words: &[String], tree: fn() -> Comman
         .get_arguments()
         .any(|argument| argument.get_long() == Some(name) && argument.get_action().takes_values());
     takes.then(|| format!("'{value}' behind {option} begins with a dash: write {option}={value} if that is the value"))
+}
+
+/// Verbs that take a command behind `--`.
+const TAKE_A_COMMAND: [&[&str]; 3] = [&["add"], &["run"], &["schedule", "add"]];
+
+/// `add make test`: the command stands behind `--`, so that its options are its own.
+fn command_without_dashes(error: &clap::Error, words: &[String]) -> Option<String> {
+    let unknown = context(error, ContextKind::InvalidArg)?;
+    let verb = TAKE_A_COMMAND
+        .into_iter()
+        .find(|verb| words.iter().zip(*verb).filter(|(word, of)| word == of).count() == verb.len())?;
+    let at = words.iter().skip(verb.len()).position(|word| word == unknown)? + verb.len();
+    if unknown.starts_with('-') || words.iter().any(|word| word == "--") {
+        return None;
+    }
+    let line: Vec<String> = words[..at].iter().map(|word| quoted(word)).collect();
+    let command: Vec<String> = words[at..].iter().map(|word| quoted(word)).collect();
+    Some(format!("put the command behind `--`: ci-runner {} -- {}", line.join(" "), command.join(" ")))
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
 }
 
 #[cfg(test)]

@@ -231,6 +231,15 @@ fn slips_are_told_in_words_for_people() {
             assert!(!failure.to_string().contains(raw), "{line:?}: {failure}");
         }
     }
+    for (line, mend) in [
+        (&["add", "make", "test"][..], "put the command behind `--`: ci-runner add -- make test"),
+        (&["add", "--name", "a b", "make", "-j4"], "behind `--`: ci-runner add --name 'a b' -- make -j4"),
+        (&["run", "make"], "put the command behind `--`: ci-runner run -- make"),
+        (&["schedule", "add", "n", "--cron", "@daily", "make"], "ci-runner schedule add n --cron @daily -- make"),
+    ] {
+        let failure = parse(&words(line)).unwrap_err();
+        assert!(failure.to_string().contains(mend) && failure.code() == 3, "{line:?}: {failure}");
+    }
     // What clap says well stays.
     for (line, part) in [(&["list", "--limt", "3"][..], "'--limit'"), (&["list", "-3"], "unexpected argument '-3'")] {
         assert!(parse(&words(line)).unwrap_err().to_string().contains(part), "{line:?}");
@@ -243,6 +252,15 @@ fn slips_are_told_in_words_for_people() {
     ] {
         let failure = super::list::range(Some(text), None).unwrap_err().to_string();
         assert!(failure.contains(part) && !failure.contains("--in"), "{failure}");
+    }
+}
+
+#[test]
+fn what_a_schedule_never_takes_is_not_offered() {
+    let help = |line: &[&str]| parse(&words(line)).unwrap_err().to_string();
+    let (schedule, add) = (help(&["schedule", "add", "--help"]), help(&["add", "--help"]));
+    for option in ["--at <", "--key <", "--secret <"] {
+        assert!(!schedule.contains(option) && add.contains(option), "{option}: {schedule}");
     }
 }
 

@@ -263,7 +263,10 @@ static SCHEDULE: &[Verb] = &[
         "Add a schedule",
         "ci-runner schedule add nightly --cron '0 3 * * *' --timezone Europe/Berlin -- make nightly\n\
          ci-runner schedule add hourly --cron @hourly --overlap skip --missed once --shell './sync'",
-        leaf!(schedule::AddArgs, schedule::add),
+        Shape::Leaf {
+            args: |command| run::hide(with_args::<schedule::AddArgs>(command), &schedule::REFUSED),
+            run: |context, matches| schedule::add(context, schedule::AddArgs::from_arg_matches(matches)?),
+        },
     ),
     verb("list", "List schedules", "ci-runner schedule list", leaf!(host::NoArgs, schedule::list)),
     verb("show", "Show a schedule", "ci-runner schedule show nightly", leaf!(schedule::NameArgs, schedule::show)),

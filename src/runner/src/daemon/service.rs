@@ -17,7 +17,7 @@ use super::signals::{Signals, watch_signals};
 use super::spawners::{Spawners, Whereabouts};
 use super::watching::{WatchParts, Watching};
 use crate::activation::Passed;
-use crate::config::{Config, ConfigOverrides, Executor};
+use crate::config::{Config, ConfigOverrides, Executor, Source};
 use crate::http;
 use crate::metrics::{Figures, Keeper};
 use crate::store::sqlite::SqliteStore;
@@ -113,7 +113,9 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
     let settings = settings(&config)?;
     let host = host_settings(&config);
     make_own_dir(&config.state_dir, 0o700, "--state-dir")?;
-    make_own_dir(&config.runtime_dir, 0o750, "--runtime-dir")?;
+    // Where none is named it may be in the state, and then that is what another is to be named for.
+    let in_state = config.source("runtime_dir") == Source::Default && config.runtime_dir.starts_with(&config.state_dir);
+    make_own_dir(&config.runtime_dir, 0o750, if in_state { "--state-dir" } else { "--runtime-dir" })?;
     for (dir, mode) in [(&host.log_dir, 0o750), (&host.tmp_dir, 0o700), (&host.secrets_dir, 0o700)] {
         make_dir(dir, mode)?;
     }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod follow;
+mod mends;
 mod said;
 mod search;
 mod server;

@@ -2,6 +2,7 @@
 
 use crate::api::Problem;
 use crate::cli::fail::Failure;
+use crate::http::SOCKET_PATH_BYTES_MAX;
 use std::fmt;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -146,6 +147,9 @@ fn unreachable(formatter: &mut fmt::Formatter<'_>, tried: &[(PathBuf, io::Error)
             io::ErrorKind::ConnectionRefused => "nobody listens".to_owned(),
             io::ErrorKind::PermissionDenied => "you may not use it".to_owned(),
             io::ErrorKind::WouldBlock => "the daemon accepts no connection".to_owned(),
+            _ if is_too_long(error) => {
+                format!("{} bytes, and a socket's path has at most {SOCKET_PATH_BYTES_MAX}", path.as_os_str().len())
+            }
             _ => error.to_string(),
         };
         write!(formatter, "\n  {}: {why}", path.display())?;
@@ -156,6 +160,11 @@ fn unreachable(formatter: &mut fmt::Formatter<'_>, tried: &[(PathBuf, io::Error)
             "\nStart it with `systemctl start ci-runner`, or by hand with `ci-runner daemon`; or name its socket with --socket.",
         ),
     }
+}
+
+/// Whether the path is too long for a socket.
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NAMETOOLONG.raw_os_error())
 }
 
 /// The group of the service; a daemon that somebody runs by hand has none to join.
@@ -188,6 +197,12 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         let text = error.to_string();
         match &error {
+            // No daemon can ever listen there.
+            ClientError::Unreachable { tried }
+                if tried.iter().all(|(_, why)| is_too_long(why)) && !tried.is_empty() =>
+            {
+                Failure::Usage(text)
+            }
             ClientError::Unreachable { .. } | ClientError::Broken { .. } => Failure::Temporary(text),
             ClientError::Garbled { .. } => Failure::Error(text),
             ClientError::Refused { problem, .. } => match problem.status {

@@ -116,7 +116,8 @@ fn nobody_there_names_what_was_tried_and_the_mend() {
     assert!(text.contains("systemctl start ci-runner") && text.contains("ci-runner daemon"), "{text}");
     assert_eq!(crate::cli::fail::Failure::from(error).code(), 2);
     let long = Client::of(&host, Some(Path::new(&format!("/{}", "x".repeat(200))))).connect().unwrap_err();
-    assert!(long.to_string().contains("name too long"), "{long}");
+    assert!(long.to_string().contains("201 bytes, and a socket's path has at most 107"), "{long}");
+    assert_eq!(crate::cli::fail::Failure::from(long).code(), 3, "it will never work");
 }
 
 #[test]

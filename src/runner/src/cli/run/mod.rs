@@ -54,7 +54,12 @@ const REFUSED: [&str; 5] = ["hold", "key", "after", "notify", "label"];
 
 /// Leaves what is refused anyhow out of the help.
 pub fn hide_refused(command: Command) -> Command {
-    REFUSED.into_iter().fold(command, |command, id| command.mut_arg(id, |argument| argument.hide(true)))
+    hide(command, &REFUSED)
+}
+
+/// Leaves these options out of the help.
+pub fn hide(command: Command, options: &[&'static str]) -> Command {
+    options.iter().fold(command, |command, id| command.mut_arg(id, |argument| argument.hide(true)))
 }
 
 impl RunArgs {
