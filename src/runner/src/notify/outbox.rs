@@ -318,9 +318,24 @@ fn add(connection: &Connection, notifier: &str, result: &str) -> rusqlite::Resul
 }
 
 fn open(path: &Path, store: &str) -> rusqlite::Result<Connection> {
+    keep_private(path);
     let mut connection = Connection::open(path)?;
     prepare(&mut connection, store)?;
     Ok(connection)
+}
+
+/// Names and words of jobs are in it, so it is nobody else's to read, as the store. SQLite gives `-wal` and `-shm` the mode of
+/// the file. What goes wrong here does so at the opening, too, and is told there.
+fn keep_private(path: &Path) {
+    use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+    std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).ok();
+    for suffix in ["", "-wal", "-shm"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        if std::fs::metadata(&file).is_ok_and(|found| found.permissions().mode() & 0o077 != 0) {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).ok();
+        }
+    }
 }
 
 fn prepare(connection: &mut Connection, store: &str) -> rusqlite::Result<()> {

@@ -83,3 +83,23 @@ fn a_file_that_cannot_be_read_is_made_anew_and_no_directory_is_no_reason_to_stop
     outbox.commit(&deliveries(&["a"]), &|_| 1, 0).unwrap();
     assert!(due(&outbox, 0).is_some(), "in memory it works");
 }
+
+/// It used to be open to every reader of the directory, beside a store that is not.
+#[test]
+fn the_files_are_nobody_elses_to_read() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE);
+    // As an earlier version left it.
+    drop(Outbox::open(dir.path(), "s").unwrap());
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    for _ in 0..2 {
+        let _open = Outbox::open(dir.path(), "s").unwrap();
+        let files: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap).collect();
+        assert!(files.len() >= 2, "the log of SQLite among them: {files:?}");
+        for file in files {
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+        }
+        std::fs::remove_file(&path).unwrap();
+    }
+}
