@@ -19,7 +19,7 @@ const KEYS: [(&str, &str); 13] = [
     ("r", "release a held job"),
     ("s", "order running jobs by time, CPU, memory, id"),
     ("space", "look again now"),
-    ("q esc", "leave"),
+    ("q esc", "close what is open, else leave"),
     ("CPU", "of one processor, since the last look"),
     ("MEMORY", "now, of all its processes"),
     ("pressure", "share of 10 s in which tasks waited"),
