@@ -91,6 +91,7 @@ fn faults_name_the_field_and_the_mend() {
         (job(r#""env":{"A=B":"1"}"#), "env.A=B", "no variable name"),
         (job(r#""dir":"x""#), "dir", "absolute"),
         (job(r#""timeout":0"#), "timeout", "is zero"),
+        (job(r#""timeout":"100us""#), "timeout", "less than a millisecond"),
         (job(r#""timeout":-1"#), "timeout", "negative"),
         (job(r#""timeout":"soon""#), "timeout", "not a duration"),
         (job(r#""timeout":60,"soft_timeout":60"#), "soft_timeout", "not before the hard timeout"),
@@ -145,7 +146,7 @@ fn faults_name_the_field_and_the_mend() {
         (job(r#""secrets":{"CI":"hunter22"}"#), "secrets.CI", "every job is given"),
         (job(r#""secrets":{"CI_JOB_ID":"hunter22"}"#), "secrets.CI_JOB_ID", "give it another name"),
         (job(r#""secrets":{"CI_RUNNER_ATTEMPT":"hunter22"}"#), "secrets.CI_RUNNER_ATTEMPT", "every job is given"),
-    ] as [(String, &str, &str); 75]
+    ] as [(String, &str, &str); 76]
     {
         let fault = made(&json).err().unwrap_or_else(|| panic!("{json} was taken"));
         assert_eq!(fault.field, field, "{json}: {fault}");
