@@ -2,6 +2,7 @@
 //!
 //! Root's alone but for the socket, which the policy's group may use; jobs cannot enter `attempts`.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::policy::Policy;
-use crate::protocol::names;
+use crate::protocol::{is_store_id, names};
 use crate::server::setup::{self, NoHome};
 use crate::wire;
 
@@ -94,10 +95,23 @@ impl Home {
         lock.is_ok() && matches!((there, ours), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
     }
 
-    /// What earlier spawners noted of this store: the highest generation.
-    pub(super) fn generation(&self, store: &str) -> u64 {
-        let file = self.path.join(names::GENERATIONS_DIR).join(store);
-        std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    /// What earlier spawners noted: the highest generation of each store. A file that says nothing counts as none; one that
+    /// cannot be read does not: an older daemon could be heard again.
+    pub(super) fn generations(&self) -> io::Result<HashMap<String, u64>> {
+        let mut generations = HashMap::new();
+        let entries = match std::fs::read_dir(self.path.join(names::GENERATIONS_DIR)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(generations),
+            entries => entries?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let Some(store) = entry.file_name().into_string().ok().filter(|name| is_store_id(name)) else { continue };
+            let text = std::fs::read(entry.path())?;
+            if let Some(number) = str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()) {
+                generations.insert(store, number);
+            }
+        }
+        Ok(generations)
     }
 
     /// Notes a higher one.
@@ -137,4 +151,26 @@ fn give_to_group(at: impl std::os::fd::AsFd, path: &Path, group: u32) -> io::Res
         rustix::fs::chownat(&at, path, None, group, AtFlags::SYMLINK_NOFOLLOW)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_that_cannot_be_read_is_not_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("spawner");
+        let setup::Home { dir, path, epoch, other_boot, lock } =
+            enter(&path, rustix::process::getegid().as_raw()).expect("made");
+        let home = Home { dir, path, epoch, other_boot, _lock: lock };
+        assert!(home.generations().expect("none yet").is_empty());
+        home.keep_generation("0123abcd", 7).expect("kept");
+        let file = home.path.join(names::GENERATIONS_DIR);
+        std::fs::write(file.join("0123abce"), "nonsense").expect("written");
+        std::fs::write(file.join("0123abcf.tmp"), "9").expect("written");
+        assert_eq!(home.generations().expect("read"), HashMap::from([("0123abcd".to_owned(), 7)]));
+        std::fs::create_dir(file.join("0badcafe")).expect("made");
+        assert!(home.generations().is_err());
+    }
 }

@@ -31,11 +31,13 @@ impl Serve for Server {
     }
 
     fn highest_generation(&self, store: &str) -> u64 {
-        self.home.generation(store)
+        self.generations.get(store).copied().unwrap_or(0)
     }
 
     fn keep_generation(&mut self, store: &str, generation: u64) -> std::io::Result<()> {
-        self.home.keep_generation(store, generation)
+        self.home.keep_generation(store, generation)?;
+        self.generations.insert(store.to_owned(), generation);
+        Ok(())
     }
 
     fn introduction(&self) -> Introduction {

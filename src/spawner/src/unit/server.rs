@@ -43,6 +43,8 @@ pub(super) struct Server {
     pub(super) shims: HashMap<i32, AttemptKey>,
     /// Notes of shims whose end is not handled yet.
     pub(super) noted: HashMap<AttemptKey, Note>,
+    /// Highest generation of each store, as on the disk.
+    pub(super) generations: HashMap<String, u64>,
     pub(super) daemons: Daemons,
     /// Filters of system calls that everything here is under.
     pub(super) filters: u32,
@@ -68,6 +70,7 @@ impl Server {
         let (notes, shims_notes) = rustix::pipe::pipe_with(pipe).map_err(|error| fault("pipe", error.into()))?;
         let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
             .map_err(|error| fault("signals", error))?;
+        let generations = home.generations().map_err(|error| fault("cannot read the generations", error))?;
         let listener = home.listen(policy.group).map_err(|error| fault("cannot listen", error))?;
         let mut server = Self {
             manager: Manager::new(&policy),
@@ -78,6 +81,7 @@ impl Server {
             attempts: HashMap::new(),
             shims: HashMap::new(),
             noted: HashMap::new(),
+            generations,
             daemons: Daemons::new(listener),
             filters: super::seals::filters_of_init(),
             closed: None,
