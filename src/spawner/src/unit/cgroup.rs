@@ -1,7 +1,8 @@
 //! The cgroup of a unit: killed until nothing lives in it, and asked what it used.
 //!
 //! PID 1 makes and removes it; nothing here does. Its path is computed (slice and unit name), so that a shim can kill its job
-//! while neither spawner nor bus nor PID 1 answers, and corrected by what PID 1 says.
+//! while neither spawner nor bus nor PID 1 answers, and corrected by what PID 1 says. A computed path is a guess where
+//! another spawner started the unit, or this one under another policy: that nothing is there proves nothing then.
 
 use std::fs::File;
 use std::io;
@@ -16,22 +17,34 @@ use crate::protocol::Used;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UnitGroup {
     dir: PathBuf,
+    /// PID 1 has said so, or was asked for it by this process.
+    is_known: bool,
 }
 
 impl UnitGroup {
-    /// Where `unit` in `slice` is, below `mount` (where the unified hierarchy is mounted) and PID 1's own root.
+    /// Where `unit` in `slice` would be, below `mount` (where the unified hierarchy is mounted) and PID 1's own root. A guess.
     pub(crate) fn new(mount: &Path, root: &str, slice: &str, unit: &str) -> Self {
         let mut dir = mount.join(root.trim_start_matches('/'));
         dir.extend(slice_path(slice));
         dir.push(unit);
-        Self { dir }
+        Self { dir, is_known: false }
+    }
+
+    /// The same, and no guess: the unit is there, or nowhere.
+    pub(crate) fn known(self) -> Self {
+        Self { is_known: true, ..self }
+    }
+
+    /// False while it is a guess.
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known
     }
 
     /// Where PID 1 says it is; None while it says nothing.
     pub(crate) fn told(mount: &Path, control_group: &str) -> Option<Self> {
         let below = control_group.strip_prefix('/').filter(|below| !below.is_empty())?;
         let safe = below.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-        safe.then(|| Self { dir: mount.join(below) })
+        safe.then(|| Self { dir: mount.join(below), is_known: true })
     }
 
     /// SIGKILL to everything in it and below it.
@@ -39,11 +52,12 @@ impl UnitGroup {
         let _ = std::fs::write(self.dir.join("cgroup.kill"), "1");
     }
 
-    /// True when it has no processes, or is not there. An answer that could not be had is an error, not a yes.
+    /// True when it has no processes, or is not where it is known to be. An answer that could not be had is an error, not a
+    /// yes, and so is nothing at a place that was guessed.
     pub(crate) fn is_empty(&self) -> io::Result<bool> {
         match std::fs::read_to_string(self.dir.join("cgroup.events")) {
             Ok(events) => Ok(events.lines().any(|line| line == "populated 0")),
-            Err(error) if is_gone(&error) => Ok(true),
+            Err(error) if is_gone(&error) && self.is_known => Ok(true),
             Err(error) => Err(error),
         }
     }
@@ -76,7 +90,7 @@ impl UnitGroup {
 #[cfg(test)]
 impl UnitGroup {
     pub(super) fn of_dir(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self { dir: dir.to_owned(), is_known: true }
     }
 }
 
@@ -120,15 +134,16 @@ mod tests {
         assert_eq!(UnitGroup::told(mount, ""), None);
         assert_eq!(UnitGroup::told(mount, "/a/../b"), None);
         let told = UnitGroup::told(mount, "/ci.slice/u.service");
-        assert_eq!(told, Some(UnitGroup::new(mount, "", "ci.slice", "u.service")));
+        assert_eq!(told, Some(UnitGroup::new(mount, "", "ci.slice", "u.service").known()));
     }
 
     #[test]
     fn no_directory_is_empty_and_a_failed_look_is_no_proof() {
         let dir = tempfile::tempdir().expect("a directory");
-        let group = UnitGroup { dir: dir.path().join("none") };
-        assert!(group.is_empty().expect("gone"));
-        let group = UnitGroup { dir: dir.path().to_owned() };
+        let guess = UnitGroup { dir: dir.path().join("none"), is_known: false };
+        assert!(guess.is_empty().is_err());
+        assert!(guess.known().is_empty().expect("gone"));
+        let group = UnitGroup::of_dir(dir.path());
         std::fs::create_dir(dir.path().join("cgroup.events")).expect("made");
         assert!(group.is_empty().is_err());
         std::fs::remove_dir(dir.path().join("cgroup.events")).expect("removed");

@@ -51,8 +51,10 @@ pub(super) struct Facts {
     pub(super) io_read_bytes: Option<u64>,
     /// Written to disks, where it is counted.
     pub(super) io_written_bytes: Option<u64>,
-    /// Below the root of the cgroup tree.
+    /// Below the root of the cgroup tree; empty once PID 1 has removed it.
     pub(super) cgroup: String,
+    /// In which slice it is, or was.
+    pub(super) slice: String,
 }
 
 impl Facts {
@@ -77,7 +79,20 @@ impl Facts {
             io_read_bytes: known("IOReadBytes"),
             io_written_bytes: known("IOWriteBytes"),
             cgroup: text(service, "ControlGroup"),
+            slice: text(service, "Slice"),
         }
+    }
+}
+
+impl Facts {
+    /// True when there is no such unit.
+    pub(super) fn is_absent(&self) -> bool {
+        self.load_state == "not-found"
+    }
+
+    /// True when its main process has ended, or there never will be one.
+    pub(super) fn is_over(&self) -> bool {
+        self.exit_us != 0 || matches!(self.active_state.as_str(), "inactive" | "failed")
     }
 }
 
@@ -96,7 +111,7 @@ pub(super) enum Verdict {
 
 /// Judges.
 pub(super) fn judge(facts: &Facts, began: bool) -> Verdict {
-    if facts.load_state == "not-found" {
+    if facts.is_absent() {
         return Verdict::Absent;
     }
     if facts.exit_us == 0 {

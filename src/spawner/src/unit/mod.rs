@@ -41,6 +41,7 @@ mod settle;
 mod shim;
 mod verdict;
 mod watch;
+mod whereabouts;
 
 use std::ffi::OsString;
 

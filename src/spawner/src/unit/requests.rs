@@ -204,7 +204,8 @@ impl Server {
         let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         let (socket, stdin) = pair.map_err(|error| format!("cannot make a socket: {error}"))?;
         let lock = self.take_lock(&key)?;
-        let group = self.group(&key);
+        // Ours to say: PID 1 puts it where we ask, and has told its root.
+        let group = self.group(&key).known();
         let order = Order { start, lock, spec, secrets, socket, group: group.clone(), place, seals };
         let pid = match sys::fork() {
             Ok(Some(pid)) => pid,

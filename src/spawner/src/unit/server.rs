@@ -229,7 +229,7 @@ impl Server {
         }
     }
 
-    /// Where the job of an attempt is.
+    /// Where the job of an attempt is, if this policy's slice was asked for. A guess.
     pub(super) fn group(&self, key: &AttemptKey) -> UnitGroup {
         UnitGroup::new(&self.mount, self.manager.root(), &self.policy.slice, &unit_name(key))
     }

@@ -4,7 +4,7 @@ use super::attempt::{Call, Leftovers, Live, State};
 use super::server::Server;
 use super::shim::Note;
 use super::verdict;
-use super::watch::{KILL_PAUSE_MS, KILL_PAUSE_MS_MAX, UNREADABLE_PAUSE_MS};
+use super::watch::{FINISH_PAUSE_MS, KILL_PAUSE_MS, KILL_PAUSE_MS_MAX, UNREADABLE_PAUSE_MS};
 use crate::failpoint::{self, hit};
 use crate::protocol::{AttemptKey, ExitRecord, Reply, names};
 use crate::record;
@@ -88,6 +88,10 @@ impl Server {
             leftovers.group.kill();
             leftovers.again_ms = now + leftovers.pause_ms;
             leftovers.pause_ms = (leftovers.pause_ms * 2).min(KILL_PAUSE_MS_MAX);
+            if !leftovers.group.is_known() {
+                leftovers.again_ms = now + FINISH_PAUSE_MS;
+                self.manager.look(key);
+            }
             return;
         }
         let Ok(ending) = verdict::read(&self.shared.attempts, key) else {

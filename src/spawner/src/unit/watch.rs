@@ -15,7 +15,7 @@ use super::manager::Told;
 use super::server::Server;
 use super::verdict::{self, Ending};
 use crate::attempts::{Attempts, Locked};
-use crate::daemons::{Known, Serve};
+use crate::daemons::Serve;
 use crate::failpoint::{self, hit};
 use crate::procs;
 use crate::protocol::{AttemptKey, Used, names};
@@ -28,7 +28,7 @@ pub(super) const LOOK_AGAIN_MS: u64 = 30_000;
 pub(super) const KILL_PAUSE_MS: u64 = 2;
 pub(super) const KILL_PAUSE_MS_MAX: u64 = 200;
 /// A shim that does not finish is told again after this.
-const FINISH_PAUSE_MS: u64 = 1000;
+pub(super) const FINISH_PAUSE_MS: u64 = 1000;
 /// A start of which nothing is known after so long has no unit.
 const START_PATIENCE_MS: u64 = 3000;
 /// What cannot be read now is looked at again after this.
@@ -76,15 +76,19 @@ impl Server {
         }
         let now = sys::boottime_ms();
         for (key, state) in &mut self.attempts {
-            if let State::Live(live) = state {
-                if let Call::Unknown { since_ms } = &mut live.call {
-                    *since_ms = now;
+            match state {
+                State::Live(live) => {
+                    if let Call::Unknown { since_ms } = &mut live.call {
+                        *since_ms = now;
+                    }
+                    self.manager.hold(key);
+                    if live.terminate {
+                        self.manager.terminate(key);
+                    }
+                    self.manager.look(key);
                 }
-                self.manager.hold(key);
-                if live.terminate {
-                    self.manager.terminate(key);
-                }
-                self.manager.look(key);
+                State::Leftovers(leftovers) => leftovers.again_ms = 0,
+                _ => {}
             }
         }
         self.manager.list();
@@ -124,18 +128,16 @@ impl Server {
     /// What a look at the unit of an attempt showed.
     fn judged(&mut self, key: &AttemptKey, facts: &Facts) {
         let now = sys::boottime_ms();
-        let Ok(began) = self.shared.attempts.has(key, names::BEGAN) else {
-            return self.heard(Told::Unknown(key.clone()));
-        };
-        let told = super::cgroup::UnitGroup::told(&self.mount, &facts.cgroup);
-        let Some(State::Live(live)) = self.attempts.get_mut(key) else { return };
+        let Some(State::Live(live)) = self.attempts.get(key) else { return self.found(key, facts) };
         if live.over.is_some() {
             return;
         }
-        live.due_ms = now + LOOK_AGAIN_MS;
-        if let Some(group) = told {
-            live.group = group;
-        }
+        let Ok(began) = self.shared.attempts.has(key, names::BEGAN) else {
+            return self.heard(Told::Unknown(key.clone()));
+        };
+        let group = self.placed(key, &live.group, facts);
+        let Some(State::Live(live)) = self.attempts.get_mut(key) else { return };
+        (live.group, live.due_ms) = (group, now + LOOK_AGAIN_MS);
         match judge(facts, began) {
             Verdict::Runs => live.call = Call::Taken,
             Verdict::Ended(result) => {
@@ -215,22 +217,6 @@ impl Server {
         // A stopped shim reads no output, and its job would wait for it. The others do not mind.
         live.signal(libc::SIGCONT, 0);
         self.manager.look(key);
-    }
-
-    /// Units that no living attempt needs.
-    fn release_forgotten(&mut self, keys: Vec<AttemptKey>) {
-        for key in keys {
-            match self.attempts.get(&key) {
-                Some(state) if state.is_alive() => {}
-                Some(_) => {
-                    self.group(&key).kill();
-                    self.release(&key);
-                }
-                // No directory of ours knows it: its processes are another's to judge, an empty one is nobody's.
-                None if self.group(&key).is_empty().unwrap_or(false) => self.release(&key),
-                None => {}
-            }
-        }
     }
 
     /// Everything whose time has come.

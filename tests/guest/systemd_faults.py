@@ -1,0 +1,105 @@
+"""The executor `systemd` when somebody starts a second spawner, or moves its slice.
+
+    tests/guest/run --system systemd tests/guest/systemd_faults.py
+
+Written against the `machine` of the NixOS test driver, on the system of nix/tests/systemd.nix.
+"""
+
+import json
+from typing import Any
+
+DIR = "/run/ci-runner-spawner"
+SPAWNER = "ci-runner-spawner.service"
+POLICY = "/etc/ci-runner/policy.json"
+GO = "/srv/go"
+# Stays until GO is there; what it then says is read by its shim alone.
+WAITER = f"echo start; while [ ! -e {GO} ]; do sleep 0.1; done; echo end; exit $1"
+
+
+def shell(text: str, *words: str, options: str = "") -> str:
+    rest = " ".join(words)
+    return machine.succeed(f"ci-runner add --pool default {options} -- sh -c '{text}' job {rest}").strip()
+
+
+def show(job: str) -> dict[str, Any]:
+    return json.loads(machine.succeed(f"ci-runner show {job} --output json"))
+
+
+def finished(job: str, seconds: int = 60) -> dict[str, Any]:
+    machine.execute(f"ci-runner wait {job} --timeout {seconds}s", timeout=seconds + 10)
+    shown = show(job)
+    assert shown["state"] == "finished", shown
+    return shown
+
+
+def exited(job: str, code: int, log: str) -> None:
+    shown = finished(job)
+    results = [(attempt["result"], attempt["exit_code"]) for attempt in shown["attempts"]]
+    assert results == [("exited", code)], shown
+    assert machine.succeed(f"ci-runner logs {job}") == log, machine.succeed(f"ci-runner logs {job}")
+
+
+def running(job: str) -> None:
+    machine.wait_until_succeeds(f"ci-runner show {job} --output json | grep -q '\"state\":\"running\"'", timeout=20)
+    machine.wait_until_succeeds(f"ci-runner logs {job} | grep -q start", timeout=20)
+
+
+def unit_of(job: str) -> str:
+    return machine.succeed(f"systemctl list-units --plain --no-legend 'ci-job-*-{job}-*.service' | cut -d' ' -f1").strip()
+
+
+def pid(unit: str = SPAWNER) -> str:
+    return machine.get_unit_property(unit, "MainPID")
+
+
+def nothing_is_left() -> None:
+    machine.wait_until_succeeds("test -z \"$(systemctl list-units --all --plain --no-legend 'ci-job-*')\"", timeout=30)
+    machine.wait_until_fails("pgrep -x ci-shim", timeout=30)
+
+
+machine.start()
+for unit in [SPAWNER, "ci-runner.service"]:
+    machine.wait_for_unit(unit)
+
+with subtest("a second spawner leaves the first one's units alone"):
+    machine.succeed(f"rm -f {GO}")
+    job = shell(WAITER, "5")
+    running(job)
+    unit = unit_of(job)
+    policy = json.loads("\n".join(line for line in machine.succeed(f"cat {POLICY}").splitlines() if not line.startswith("#")))
+    for name, slice_name in [("one", "other.slice"), ("two", "ci_jobs.slice")]:
+        second = {**policy, "dir": f"/run/ci-{name}", "slice": slice_name}
+        machine.succeed(f"cat >/srv/{name}.json <<'END'\n{json.dumps(second)}\nEND")
+        machine.succeed(
+            f"systemd-run --unit=second-{name} -p Type=notify -p KillMode=process /opt/ci/bin/ci-runner-spawner --policy /srv/{name}.json"
+        )
+        # It looks at once when it has PID 1; one more round trip of both is after that.
+        machine.wait_until_succeeds(f"journalctl -u second-{name} -o cat | grep -q started", timeout=20)
+        machine.succeed("sleep 2")
+        assert machine.get_unit_property(unit, "ActiveState") == "active", machine.succeed(f"systemctl status {unit} || true")
+    # One that ended, and whose result its spawner has not read yet.
+    machine.succeed(f"kill -STOP {pid()}; touch {GO}")
+    machine.wait_until_fails("pgrep -f 'while \\[ ! -e'", timeout=20)
+    machine.succeed("systemctl restart second-two; sleep 2")
+    machine.succeed(f"kill -CONT {pid()}")
+    exited(job, 5, "start\nend\n")
+    machine.succeed("systemctl stop second-one second-two; rm -rf /run/ci-one /run/ci-two")
+    nothing_is_left()
+
+with subtest("a job that runs in the slice of an earlier policy is ended before it is called lost"):
+    machine.succeed(f"rm -f {GO}")
+    job = shell("trap \"\" TERM; echo start; while :; do sleep 1; done", options="--retry 0")
+    running(job)
+    unit = unit_of(job)
+    machine.succeed(f"systemctl stop {SPAWNER}; pkill -KILL -x ci-shim")
+    text = machine.succeed(f"cat {POLICY}")
+    moved = text.replace('{"group"', '{"slice":"moved.slice","group"')
+    assert moved != text
+    machine.succeed(f"cp -P {POLICY} /srv/policy.kept; rm {POLICY}; cat >{POLICY} <<'END'\n{moved}\nEND")
+    machine.succeed(f"systemctl start {SPAWNER}")
+    shown = finished(job)
+    assert [attempt["result"] for attempt in shown["attempts"]] == ["lost"], shown
+    machine.fail("pgrep -f '[w]hile :; do'")
+    machine.succeed(f"rm {POLICY}; mv /srv/policy.kept {POLICY}; systemctl restart {SPAWNER}")
+    nothing_is_left()
+    exited(shell("exit 0"), 0, "")
