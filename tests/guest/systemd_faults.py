@@ -1,4 +1,4 @@
-"""The executor `systemd` when somebody starts a second spawner, or moves its slice.
+"""The executor `systemd` when somebody empties its spawner's directory, starts a second spawner, or moves its slice.
 
     tests/guest/run --system systemd tests/guest/systemd_faults.py
 
@@ -57,9 +57,51 @@ def nothing_is_left() -> None:
     machine.wait_until_fails("pgrep -x ci-shim", timeout=30)
 
 
+def another(before: str) -> None:
+    """The spawner made its directory anew, by itself."""
+    machine.wait_until_succeeds(
+        f"pid=$(systemctl show -P MainPID {SPAWNER}); test $pid != 0 && test $pid != {before} && test -S {DIR}/socket", timeout=60
+    )
+
+
 machine.start()
 for unit in [SPAWNER, "ci-runner.service"]:
     machine.wait_for_unit(unit)
+
+with subtest("a spawner whose directory was emptied, with no job, makes it anew"):
+    before = pid()
+    machine.succeed(f"rm -rf {DIR}/*")
+    another(before)
+    exited(shell("exit 3"), 3, "")
+
+for what in [f"{DIR}/*", f"{DIR}/attempts/*", DIR]:
+    with subtest(f"jobs that run when {what} is removed keep their results and their output"):
+        machine.succeed(f"rm -f {GO}")
+        before = pid()
+        jobs = [shell(WAITER, str(code)) for code in (0, 7)]
+        for job in jobs:
+            running(job)
+        machine.succeed(f"rm -rf {what}")
+        machine.succeed(f"touch {GO}")
+        for job, code in zip(jobs, (0, 7)):
+            exited(job, code, "start\nend\n")
+        # Within the time that it takes to see it, and then at once.
+        exited(shell("echo later; exit 1"), 1, "later\n")
+        if what != f"{DIR}/attempts/*":
+            another(before)
+        nothing_is_left()
+
+with subtest("shims whose directory and spawner are gone end with their jobs"):
+    machine.succeed(f"rm -f {GO}")
+    job = shell(WAITER, "0")
+    running(job)
+    machine.succeed(f"systemctl stop {SPAWNER} && rm -rf {DIR}/*")
+    machine.succeed(f"touch {GO}")
+    machine.wait_until_fails("pgrep -x ci-shim", timeout=30)
+    machine.succeed(f"systemctl start {SPAWNER}")
+    shown = finished(job)
+    assert [attempt["result"] for attempt in shown["attempts"]] == ["lost"], shown
+    nothing_is_left()
 
 with subtest("a second spawner leaves the first one's units alone"):
     machine.succeed(f"rm -f {GO}")

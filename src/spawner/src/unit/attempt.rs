@@ -1,6 +1,6 @@
 //! What the loop knows of an attempt.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 use super::cgroup::UnitGroup;
 use super::verdict::Ending;
@@ -41,10 +41,14 @@ pub(super) struct Live {
     pub(super) pid: i32,
     /// None only where there was no descriptor for it; then SIGCHLD tells.
     pub(super) pidfd: Option<OwnedFd>,
+    /// The shim's descriptor of its lock.
+    pub(super) lock_fd: RawFd,
     pub(super) group: UnitGroup,
     pub(super) call: Call,
     /// How the unit ended, once PID 1 has said so.
     pub(super) over: Option<Ending>,
+    /// Since when the shim has that in its lock file, because it cannot be written.
+    pub(super) handed_ms: Option<u64>,
     /// SIGTERM was wanted and may not have reached PID 1.
     pub(super) terminate: bool,
     /// When everything is killed.
@@ -58,6 +62,8 @@ pub(super) struct Live {
 /// A unit without shim.
 pub(super) struct Leftovers {
     pub(super) group: UnitGroup,
+    /// How the unit ended, if PID 1 had said so; it may stand nowhere else.
+    pub(super) ending: Option<Ending>,
     pub(super) again_ms: u64,
     pub(super) pause_ms: u64,
 }

@@ -21,6 +21,7 @@
 mod attempt;
 pub(crate) mod bus;
 mod cgroup;
+mod emptied;
 mod figures;
 mod handover;
 mod helper;

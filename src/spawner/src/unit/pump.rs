@@ -8,11 +8,12 @@ use super::shim::Shared;
 use super::verdict;
 use crate::failpoint::{self, hit};
 use crate::joblog::LogWriter;
-use crate::protocol::{ExitResult, Start};
+use crate::protocol::{ExitResult, Start, names};
 use crate::shim::clock::{Deadlines, Started};
 use crate::shim::{self, receipt};
 use crate::{record, sys};
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::process::Pid;
 use std::os::fd::OwnedFd;
 
 /// Output is read so much at a time.
@@ -23,6 +24,8 @@ const DRAIN_BYTES_MAX: usize = 2 * 1024 * 1024;
 const KILL_AGAIN_MS: u64 = 50;
 /// PID 1 keeps the deadline; so long after it the shim does.
 const DEADLINE_PATIENCE_MS: u64 = 5000;
+/// Once the output has ended, whether anybody is left who could say more is looked at this often.
+const FORSAKEN_LOOK_S: i64 = 2;
 
 /// Whether the helper could execute.
 pub(super) struct Failure {
@@ -36,7 +39,8 @@ pub(super) struct Failure {
 
 pub(super) struct Pump {
     pub(super) start: Start,
-    pub(super) _lock: OwnedFd,
+    pub(super) lock: OwnedFd,
+    pub(super) spawner: Pid,
     pub(super) group: UnitGroup,
     pub(super) figures: Figures,
     /// None after its end: nobody has the other end any more.
@@ -75,12 +79,18 @@ impl Pump {
             }
             self.keep_deadlines(&mut deadlines);
             match if signalled { self.wishes(&mut deadlines) } else { Wish::GoOn } {
-                Wish::GoOn => {}
                 Wish::Finish => {
-                    if let Ok(Some(verdict)) = verdict::read(&shared.attempts, &self.start.key) {
+                    let written = verdict::read(&shared.attempts, &self.start.key).ok().flatten();
+                    if let Some(verdict) = written.or_else(|| verdict::handed(&self.lock)) {
                         break verdict;
                     }
                 }
+                Wish::GoOn if self.is_forsaken(shared) => {
+                    self.group.kill();
+                    self.log.finish(self.started.elapsed_ms());
+                    return;
+                }
+                Wish::GoOn => {}
                 Wish::Leave => {
                     self.log.finish(self.started.elapsed_ms());
                     return;
@@ -134,7 +144,8 @@ impl Pump {
         if self.failure.program.is_some() {
             fds.push(PollFd::new(&self.failure.status, PollFlags::IN));
         }
-        if rustix::event::poll(&mut fds, None).is_err() {
+        let patience = Timespec { tv_sec: FORSAKEN_LOOK_S, tv_nsec: 0 };
+        if rustix::event::poll(&mut fds, self.output.is_none().then_some(&patience)).is_err() {
             return (true, false, false);
         }
         let ready = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
@@ -145,6 +156,14 @@ impl Pump {
             self.figures.ask();
         }
         woken
+    }
+
+    /// True when nobody is left who could say how the job ends: its attempt's directory is gone, and so is the spawner that knew
+    /// it all the same. While it has output, that is read.
+    fn is_forsaken(&self, shared: &Shared) -> bool {
+        self.output.is_none()
+            && rustix::process::getppid() != Some(self.spawner)
+            && matches!(shared.attempts.has(&self.start.key, names::LOCK), Ok(false))
     }
 
     /// The helper executed (end of file) or says why not.

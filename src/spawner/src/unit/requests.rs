@@ -1,7 +1,7 @@
 //! What a daemon may ask, and what it gets: the same words as the native spawner's.
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -36,7 +36,10 @@ impl Serve for Server {
 
     fn keep_generation(&mut self, store: &str, generation: u64) -> std::io::Result<()> {
         self.home.keep_generation(store, generation)?;
-        self.generations.insert(store.to_owned(), generation);
+        if self.generations.insert(store.to_owned(), generation).is_none() {
+            // Its units may be here, of a directory that was lost.
+            self.sweep_ms = 0;
+        }
         Ok(())
     }
 
@@ -206,7 +209,9 @@ impl Server {
         let lock = self.take_lock(&key)?;
         // Ours to say: PID 1 puts it where we ask, and has told its root.
         let group = self.group(&key).known();
-        let order = Order { start, lock, spec, secrets, socket, group: group.clone(), place, seals };
+        let lock_fd = lock.as_raw_fd();
+        let spawner = rustix::process::getpid();
+        let order = Order { start, lock, spec, secrets, socket, group: group.clone(), place, seals, spawner };
         let pid = match sys::fork() {
             Ok(Some(pid)) => pid,
             Ok(None) => shim::run(&self.shared, order),
@@ -222,9 +227,11 @@ impl Server {
         let live = Live {
             pid,
             pidfd: procs::pin(pid),
+            lock_fd,
             group,
             call: Call::Unknown { since_ms: now },
             over: None,
+            handed_ms: None,
             terminate: false,
             kill_ms: None,
             due_ms: now + LOOK_AGAIN_MS,

@@ -55,7 +55,11 @@ pub(super) struct Server {
     signals: OwnedFd,
     notes: OwnedFd,
     notes_rest: Vec<u8>,
-    sweep_ms: u64,
+    pub(super) sweep_ms: u64,
+    /// When to see whether the directory is still there.
+    pub(super) home_check_ms: u64,
+    /// Nothing runs any more in a directory that is gone: when the process ends at the latest.
+    pub(super) done_ms: Option<u64>,
 }
 
 impl Server {
@@ -90,6 +94,8 @@ impl Server {
             notes,
             notes_rest: Vec::new(),
             sweep_ms: 0,
+            home_check_ms: 0,
+            done_ms: None,
         };
         server.take_over()?;
         say!(
@@ -106,10 +112,18 @@ impl Server {
         service::notify_ready();
         loop {
             match self.turn() {
+                None if self.is_done() => {
+                    say!("nothing runs any more: ends, for a new start in a new directory");
+                    return 0;
+                }
                 None => {}
                 Some(Then::End) => {
                     say!("asked to end: jobs go on");
                     return 0;
+                }
+                // The program anew would find a new directory, and no word of what runs.
+                Some(Then::Upgrade) if self.closed.is_some() => {
+                    say!("asked to upgrade: ends when nothing runs any more, for a new start");
                 }
                 Some(Then::Upgrade) => {
                     let program = |text: &str| Policy::parse(text, &Names::of_system()).map(|policy| policy.program);
@@ -184,7 +198,8 @@ impl Server {
 
     fn sleep_ms(&self) -> u64 {
         let now = sys::boottime_ms();
-        let until = now.saturating_add(SLEEP_MS_MAX).min(self.sweep_ms);
+        let until = now.saturating_add(SLEEP_MS_MAX).min(self.sweep_ms).min(self.home_check_ms);
+        let until = self.done_ms.map_or(until, |at| at.min(until));
         let until = self.attempts.values().filter_map(State::due_ms).fold(until, u64::min);
         let until = self.manager.due_ms().map_or(until, |at| at.min(until));
         let until = self.daemons.send_ms().map_or(until, |at| at.min(until));
@@ -239,10 +254,6 @@ impl Server {
         let due = now >= self.sweep_ms;
         if due {
             self.sweep_ms = now + SWEEP_MS;
-            if self.closed.is_none() && !self.home.is_there() {
-                self.closed = Some("the spawner's directory was removed or emptied");
-                say!("{} is gone: nothing is started any more", self.home.path.display());
-            }
         }
         due
     }

@@ -6,7 +6,7 @@ use super::shim::Note;
 use super::verdict;
 use super::watch::{FINISH_PAUSE_MS, KILL_PAUSE_MS, KILL_PAUSE_MS_MAX, UNREADABLE_PAUSE_MS};
 use crate::failpoint::{self, hit};
-use crate::protocol::{AttemptKey, ExitRecord, Reply, names};
+use crate::protocol::{AttemptKey, ExitRecord, Reply};
 use crate::record;
 use crate::shim::clock::Started;
 use crate::sys;
@@ -27,9 +27,8 @@ impl Server {
     /// Finds out what became of an attempt without a shim.
     pub(super) fn settle(&mut self, key: &AttemptKey, live: Option<Live>) {
         let look = || {
-            let attempts = &self.shared.attempts;
-            let began = attempts.has(key, names::BEGAN)? || !attempts.has(key, names::LOCK)?;
-            Ok::<_, std::io::Error>((attempts.read_exit(key)?, began))
+            let began = self.may_have_begun(key)?;
+            Ok::<_, std::io::Error>((self.shared.attempts.read_exit(key)?, began))
         };
         let (record, began) = match look() {
             Ok(seen) => seen,
@@ -48,7 +47,8 @@ impl Server {
             let state = State::Ended(Some(Box::new(record.clone())));
             return self.ended(key, record, state);
         }
-        if !began {
+        // The shim's own word is better than a directory that is gone.
+        if !began || matches!(noted, Some(Note::Refused(..))) {
             let why = match (live.map(|live| live.call), noted) {
                 (Some(Call::Failed(why)), _) => why,
                 (_, Some(Note::Refused(_, why))) => why,
@@ -62,9 +62,9 @@ impl Server {
             self.daemons.tell(&key.store, reply, false);
             return;
         }
-        let group = live.map_or_else(|| self.group(key), |live| live.group);
+        let (group, ending) = live.map_or_else(|| (self.group(key), None), |live| (live.group, live.over));
         say!("{key}: its shim ended without a record");
-        let leftovers = Leftovers { group, again_ms: 0, pause_ms: KILL_PAUSE_MS };
+        let leftovers = Leftovers { group, ending, again_ms: 0, pause_ms: KILL_PAUSE_MS };
         self.attempts.insert(key.clone(), State::Leftovers(leftovers));
         self.clean(key, sys::boottime_ms());
     }
@@ -98,6 +98,7 @@ impl Server {
             leftovers.again_ms = now + UNREADABLE_PAUSE_MS;
             return;
         };
+        let ending = ending.or_else(|| leftovers.ending.take());
         let known = ending.and_then(|ending| Some((ending.result.clone()?, ending)));
         if let Some((result, ending)) = known {
             let record = ending.record(key, result, Started::at_wall(ending.ended_wall_ms));

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::cgroup::UnitGroup;
@@ -66,6 +67,8 @@ pub(super) struct Order {
     pub(super) place: Option<Place>,
     /// What the helper is to see of the sandbox.
     pub(super) seals: Vec<CString>,
+    /// Who forked us.
+    pub(super) spawner: Pid,
 }
 
 /// What a shim tells over the pipe, one line of JSON each, shorter than `PIPE_BUF`.
@@ -143,12 +146,12 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
         bytes_max: order.start.log_bytes_max,
         masker: loaded.masker,
     };
-    let Order { start, lock, group, spec, secrets, socket, place: _, seals: _ } = order;
+    let Order { start, lock, group, spec, secrets, socket, place: _, seals: _, spawner } = order;
     drop((job_output, job_status, spec, secrets, socket));
     let log = LogWriter::new(log_dir, options);
     let program = loaded.program;
     let failure = Failure { status, program: Some(program), cause: None, lacks: Vec::new() };
-    let pump = Pump { start, _lock: lock, group, figures, output: Some(output), signals, log, started, failure };
+    let pump = Pump { start, lock, spawner, group, figures, output: Some(output), signals, log, started, failure };
     pump.run(shared);
     Ok(())
 }
@@ -211,10 +214,14 @@ fn wait_for_helper(shared: &Shared, order: &Order, signals: &OwnedFd) -> Result<
             && let Some(arrived) = sys::next_signal(signals)
             && (arrived.signal != libc::SIGTERM || sys::host_goes_down())
         {
-            return match verdict::read(&shared.attempts, &order.start.key) {
-                Ok(Some(ending)) if arrived.signal == sys::signal_finish() => Ok(Some(ending)),
-                _ => Err("its unit did not start".to_owned()),
-            };
+            let key = &order.start.key;
+            let written = || verdict::read(&shared.attempts, key).ok().flatten();
+            // Of an attempt without a directory the spawner does not know that nothing ran; we do.
+            let handed =
+                || matches!(shared.attempts.has(key, names::LOCK), Ok(true)).then(|| verdict::handed(&order.lock));
+            let finish = arrived.signal == sys::signal_finish();
+            let ending = finish.then(|| written().or_else(|| handed().flatten())).flatten();
+            return ending.map(Some).ok_or_else(|| "its unit did not start".to_owned());
         }
         if asked {
             return Err("its unit ended before it asked for the job".to_owned());

@@ -1,8 +1,14 @@
 //! The verdict file of an attempt: how its unit ended, from the spawner to the shim and to every later spawner.
 //!
 //! Written once PID 1 has said how the main process ended; a result that was seen is not lost with whoever saw it.
+//!
+//! Where it cannot be written (somebody removed the directory, or the disk is full) the shim gets it in its lock file, which it
+//! holds open and which has room.
 
 use std::io;
+use std::os::fd::{OwnedFd, RawFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +19,8 @@ use crate::sys;
 
 /// A verdict is no larger: its only long part is a cause.
 const BYTES_MAX: usize = 4 * 1024;
+/// Where it begins in a lock file: far behind who holds that, in the same page.
+const HANDED_AT: u64 = 1024;
 
 /// How a unit ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,4 +88,58 @@ pub(super) fn write(attempts: &Attempts, key: &AttemptKey, ending: &Ending) -> i
 pub(super) fn read(attempts: &Attempts, key: &AttemptKey) -> io::Result<Option<Ending>> {
     let text = attempts.read_small(key, names::VERDICT, BYTES_MAX)?;
     Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
+}
+
+/// Gives it to the shim `pid`, in the file that its descriptor `lock_fd` is, whatever became of the file's name.
+pub(super) fn hand(pid: i32, lock_fd: RawFd, ending: &Ending) -> io::Result<()> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let lock = rustix::fs::openat(CWD, format!("/proc/{pid}/fd/{lock_fd}"), flags, Mode::empty())?;
+    // A later process with this id has another file there.
+    let identity = Attempts::identity(&lock)?;
+    if identity.is_none_or(|identity| (identity.pid, identity.lock_fd) != (pid, lock_fd)) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let text = serde_json::to_vec(ending)?;
+    match rustix::io::pwrite(&lock, &text, HANDED_AT)? {
+        written if written == text.len() => Ok(()),
+        _ => Err(io::ErrorKind::StorageFull.into()),
+    }
+}
+
+/// Shim: what was handed over in its lock file.
+pub(super) fn handed(lock: &OwnedFd) -> Option<Ending> {
+    let mut text = vec![0; BYTES_MAX];
+    let got = rustix::io::pread(lock, &mut text, HANDED_AT).ok()?;
+    serde_json::from_slice(&text[..got]).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+    use crate::attempts::{Identity, Locked};
+
+    #[test]
+    fn a_verdict_reaches_a_shim_whose_directory_is_gone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = std::fs::File::open(dir.path()).expect("opens");
+        let attempts = Attempts::open(&home).expect("opens");
+        let key: AttemptKey = "0123abcd-7-1".parse().expect("a key");
+        attempts.make(&key).expect("made");
+        let Ok(Locked::Taken(lock)) = attempts.lock(&key) else { panic!("not taken") };
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        let ending = Ending { result: Some(ExitResult::Exited { code: 7 }), ..Ending::never() };
+        let lock_fd = lock.as_raw_fd();
+        // Nobody has said who holds it.
+        assert!(hand(pid, lock_fd, &ending).is_err());
+        let identity = Identity { pid, lock_fd, slot: "-".to_owned(), ..Identity::default() };
+        rustix::io::pwrite(&lock, identity.encode().as_bytes(), 0).expect("written");
+        assert_eq!(handed(&lock), None);
+        std::fs::remove_dir_all(dir.path().join(names::ATTEMPTS_DIR)).expect("removed");
+        assert!(write(&attempts, &key, &ending).is_err());
+        hand(pid, lock_fd, &ending).expect("handed");
+        assert_eq!(handed(&lock), Some(ending));
+        assert_eq!(Attempts::identity(&lock).expect("read"), Some(identity));
+    }
 }

@@ -60,7 +60,7 @@ impl Server {
                 // Before the hand-over there is no main process either: only a failure is news then.
                 if let Some(State::Live(live)) = self.attempts.get(&key)
                     && live.over.is_none()
-                    && (failed || !matches!(self.shared.attempts.has(&key, names::BEGAN), Ok(false)))
+                    && (failed || !matches!(self.may_have_begun(&key), Ok(false)))
                 {
                     self.manager.look(&key);
                 }
@@ -132,7 +132,7 @@ impl Server {
         if live.over.is_some() {
             return;
         }
-        let Ok(began) = self.shared.attempts.has(key, names::BEGAN) else {
+        let Ok(began) = self.may_have_begun(key) else {
             return self.heard(Told::Unknown(key.clone()));
         };
         let group = self.placed(key, &live.group, facts);
@@ -170,7 +170,8 @@ impl Server {
     fn over(&mut self, key: &AttemptKey, ending: Ending) {
         hit(failpoint::UNIT_BEFORE_VERDICT);
         if let Err(error) = verdict::write(&self.shared.attempts, key, &ending) {
-            say!("{key}: cannot write its verdict: {error}; tried again");
+            say!("{key}: cannot write its verdict: {error}; its shim is told in another way");
+            self.home_check_ms = 0;
         }
         hit(failpoint::UNIT_AFTER_VERDICT);
         if let Some(State::Live(live)) = self.attempts.get_mut(key) {
@@ -190,13 +191,10 @@ impl Server {
         if live.due_ms > now {
             return;
         }
-        if let Some(ending) = &live.over {
+        if live.over.is_some() {
             match live.group.is_empty() {
                 Ok(true) => {
-                    if verdict::write(&self.shared.attempts, key, ending).is_ok() {
-                        live.signal(sys::signal_finish(), 0);
-                        live.signal(libc::SIGCONT, 0);
-                    }
+                    live.finish(&self.shared.attempts, key, now);
                     live.due_ms = now + FINISH_PAUSE_MS;
                 }
                 Ok(false) | Err(_) => {
@@ -238,6 +236,7 @@ impl Server {
                 _ => {}
             }
         }
+        self.check_home(now);
         if self.take_sweep(now) {
             self.manager.list();
         }
@@ -286,9 +285,11 @@ impl Server {
         let live = Live {
             pid: identity.pid,
             pidfd: Some(pidfd),
+            lock_fd: identity.lock_fd,
             group: self.group(key),
             call: Call::Unknown { since_ms: now },
             over: None,
+            handed_ms: None,
             terminate: false,
             kill_ms: None,
             due_ms: now,
