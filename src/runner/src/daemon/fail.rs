@@ -3,9 +3,10 @@
 //!
 //! Programs as released have none of them (`ci_runner_spawner::failpoint::ENABLED`).
 //!
-//! `CI_RUNNER_FAIL=daemon-acknowledges-early` is the control of the durability tests: answers leave before the commit. The
-//! controls of the tests of notices die as well, having done the second of two steps first: `daemon-moves-cursor-early` has noted
-//! that ends of jobs were looked at, and told nobody; `daemon-notes-before-telling` that a notice was delivered, and did not.
+//! `CI_RUNNER_FAIL=daemon-acknowledges-early` is a control of the durability tests: answers leave before the commit. Other controls
+//! die as well, having done the second of two steps first: `daemon-forgets-early` has told the spawner to forget attempts, the only
+//! witnesses, and their ends are not on disk; `daemon-moves-cursor-early` has noted that ends of jobs were looked at, and told
+//! nobody; `daemon-notes-before-telling` that a notice was delivered, and did not.
 
 use ci_runner_spawner::failpoint::ENABLED;
 use std::sync::OnceLock;
@@ -38,6 +39,8 @@ pub const AFTER_NOTICES: &str = "daemon-after-notices";
 pub const BEFORE_TELLING: &str = "daemon-before-telling";
 /// A notice was delivered; that is not noted.
 pub const AFTER_TELLING: &str = "daemon-after-telling";
+/// Control: attempts are forgotten; their ends are not on disk.
+pub const FORGETS_EARLY: &str = "daemon-forgets-early";
 /// Control: the cursor has moved; what it passed is not noted.
 pub const MOVES_CURSOR_EARLY: &str = "daemon-moves-cursor-early";
 /// Control: a notice is noted as delivered; it is not.
@@ -105,7 +108,7 @@ pub fn point(name: &str) {
     }
 }
 
-/// True in the control of the durability tests.
+/// True in the control of the tests that nothing acknowledged is lost.
 pub fn acknowledges_early() -> bool {
     is_control(ACKNOWLEDGES_EARLY)
 }

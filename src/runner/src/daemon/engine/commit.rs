@@ -4,6 +4,7 @@ use super::batch::{Effect, Haste, InFlight};
 use super::reload::reload_order;
 use super::telling::Telling;
 use super::*;
+use crate::daemon::fail;
 use crate::daemon::handle::Refusal;
 use crate::daemon::secrets;
 use crate::daemon::writer::Works;
@@ -128,9 +129,10 @@ impl Engine {
         if self.flush_due().is_some_and(|due| due > std::time::Instant::now()) {
             return;
         }
+        self.forget_early();
         let batch = std::mem::take(&mut self.batch);
         self.flushed = Some(std::time::Instant::now());
-        crate::daemon::fail::point(crate::daemon::fail::BEFORE_COMMIT);
+        fail::point(fail::BEFORE_COMMIT);
         let order = Order::Commit {
             writes: batch.writes,
             secrets: batch.secrets,
@@ -146,9 +148,23 @@ impl Engine {
             keys: batch.keys,
             news: batch.news,
         });
-        if crate::daemon::fail::acknowledges_early() {
+        if fail::acknowledges_early() {
             let effects = self.in_flight.as_mut().map(|flight| std::mem::take(&mut flight.effects));
             self.release(effects.unwrap_or_default());
+        }
+    }
+
+    /// The control of the tests that nothing runs twice: witnesses go before what they witnessed is on disk, and then we die.
+    fn forget_early(&mut self) {
+        if !fail::is_control(fail::FORGETS_EARLY) {
+            return;
+        }
+        let is_forget = |effect: &mut Effect| matches!(effect, Effect::Forget(..));
+        let forgets: Vec<Effect> = self.batch.effects.extract_if(.., is_forget).collect();
+        if !forgets.is_empty() {
+            self.release(forgets);
+            self.sides.flush();
+            fail::point(fail::FORGETS_EARLY);
         }
     }
 
@@ -207,7 +223,7 @@ impl Engine {
         match result {
             Err(error) => self.commit_failed(flight, &error),
             Ok(works) => {
-                crate::daemon::fail::point(crate::daemon::fail::AFTER_COMMIT);
+                fail::point(fail::AFTER_COMMIT);
                 let mut unreadable = Vec::new();
                 for (id, work) in works {
                     match work {
@@ -290,7 +306,7 @@ impl Engine {
                 Effect::Done(reply) => drop(reply.send(Ok(()))),
                 Effect::Forget(way, id, key) => {
                     self.watches.remove(&id);
-                    crate::daemon::fail::point(crate::daemon::fail::BEFORE_FORGET);
+                    fail::point(fail::BEFORE_FORGET);
                     self.sides.send(way, Request::Forget(key));
                 }
                 // Its directory may be gone, but not its cgroup: a job that still runs must not meet its next attempt. Where

@@ -91,6 +91,11 @@ impl Load {
         Self { shared, threads }
     }
 
+    /// Jobs acknowledged so far.
+    pub fn acknowledged(&self) -> usize {
+        self.shared.account.lock().unwrap().acknowledged.len()
+    }
+
     /// Ends the clients and gives their account.
     pub fn end(self) -> Account {
         self.shared.stop.store(true, Ordering::Relaxed);
