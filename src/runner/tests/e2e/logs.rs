@@ -176,12 +176,10 @@ fn sum(text: &str, name: &str, label: &str) -> f64 {
 
 #[test]
 fn metrics_agree_with_what_happened() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap().to_string();
-    drop(free);
     let mut host = Host::new();
-    host.words = vec!["--metrics".to_owned(), address.clone()];
-    host.start();
+    host.words = ["--metrics", "127.0.0.1:0"].map(str::to_owned).to_vec();
+    let line = host.start();
+    let address = line.split_once("metrics on ").unwrap_or_else(|| panic!("{line}")).1.trim().to_owned();
     let scripts = ["true", "true", "true", "exit 1", "kill -9 $$", "sleep 600", "sleep 600"];
     let jobs: Vec<u64> = scripts
         .iter()

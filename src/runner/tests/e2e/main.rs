@@ -1,6 +1,6 @@
 //! The whole, from outside: real programs, real processes, real disks. One program, so that it links once.
 //!
-//! Sizes are those that the promises ask for, but for the fail points; `CI_RUNNER_TEST_*`, named by the modules, changes them.
+//! Sizes are those that the promises ask for; `CI_RUNNER_TEST_*`, named by the modules, changes them.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -37,4 +37,5 @@ mod service;
 #[path = "../../../skipped.rs"]
 mod skipped;
 mod starts;
+mod stops;
 mod support;

@@ -80,8 +80,13 @@ fn a_delay_between_tries_is_kept_and_named() {
 #[test]
 fn a_soft_timeout_warns_and_the_hard_one_ends() {
     let host = Host::started();
-    let id = add(&host, "sleep 600", json!({ "soft_timeout": 0.3, "timeout": 1 }));
-    assert_eq!(outcome(&host, id), "timed_out");
-    let log = host.log(id);
-    assert!(log.to_lowercase().contains("timeout"), "no warning in the log: {log:?}");
+    let both = add(&host, "sleep 600", json!({ "soft_timeout": 0.3, "timeout": 1 }));
+    // The control: what the hard one writes is not taken for the warning.
+    let hard = add(&host, "sleep 600", json!({ "timeout": 1 }));
+    for (id, warnings) in [(both, 1), (hard, 0)] {
+        assert_eq!(outcome(&host, id), "timed_out");
+        let log = host.log(id);
+        let found = log.matches("soft timeout of 0.300 s passed; the job is stopped after 1 s").count();
+        assert_eq!(found, warnings, "job {id}: {log:?}");
+    }
 }

@@ -1,63 +1,22 @@
-//! The daemon as a service: it stops in order, reloads, tells its supervisor, and refuses what it cannot do with words that
-//! help.
+//! The daemon as a service: it reloads, tells its supervisor, and refuses what it cannot do with words that help.
 
 use crate::support::small::Small;
 use crate::support::{Host, kill, wait_for, wait_until};
 use serde_json::json;
 use std::fs;
-use std::io::Read;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// A job that waits at a gate; returns when it runs.
-fn waiting_job(host: &Host, gate: &str) -> u64 {
+pub fn waiting_job(host: &Host, gate: &str) -> u64 {
     let script = format!("echo begin; read x <{}; echo end", host.path(gate).display());
     let id = host.add(&host.shell(&script));
     host.wait_state(id, "running");
     id
-}
-
-#[test]
-fn a_stop_ends_the_daemon_in_two_seconds_and_no_job() {
-    let mut host = Host::new();
-    host.slots = 1;
-    host.start();
-    let gate = host.gate("gate");
-    let running = waiting_job(&host, "gate");
-    let queued = host.add(&host.shell("echo later"));
-    let mut follower = host.client().stream(&format!("/api/v1/jobs/{running}/log?follow=true")).unwrap();
-    let mut begin = [0; 6];
-    follower.read_exact(&mut begin).unwrap();
-    let asked = Instant::now();
-    host.signal("TERM");
-    let status = host.wait_exit(Duration::from_secs(10));
-    let took = asked.elapsed();
-    assert_eq!(status.code(), Some(0), "{}", host.daemon_log());
-    assert!(took < Duration::from_secs(2), "took {took:?}");
-    assert_eq!(host.shims().len(), 1, "the job goes on");
-    host.start();
-    assert_eq!(host.state_of(running), "running");
-    assert_eq!(host.state_of(queued), "queued", "nothing was claimed after SIGTERM");
-    drop(gate);
-    for id in [running, queued] {
-        assert_eq!(host.finish(id)["outcome"], "succeeded");
-    }
-    assert_eq!(host.log(running), "begin\nend\n");
-    host.assert_clean();
-}
-
-#[test]
-fn a_second_stop_does_not_wait() {
-    let mut host = Host::started();
-    let _gate = host.gate("gate");
-    waiting_job(&host, "gate");
-    host.signal("TERM");
-    host.signal("TERM");
-    let status = host.wait_exit(Duration::from_secs(2));
-    assert_eq!(status.code(), Some(0), "{}", host.daemon_log());
-    host.start();
-    assert_eq!(host.get("/api/v1/status")["jobs"]["running"], 1);
 }
 
 #[test]
@@ -82,31 +41,6 @@ fn a_reload_changes_slots_and_a_bad_one_changes_nothing() {
     assert_eq!(total(&host), 3);
     let third = host.add(&host.shell("true"));
     assert_eq!(host.finish(third)["outcome"], "succeeded");
-}
-
-/// A stop during `cancel --all` of many jobs used to wait for a slice of work that a stopping loop no longer took.
-#[test]
-fn a_stop_ends_the_daemon_amid_a_cancel_of_everything() {
-    let mut host = Host::new();
-    host.slots = 1;
-    host.start();
-    host.post("/api/v1/pause", &json!({}));
-    for _ in 0..10 {
-        let jobs: Vec<_> = (0..1_000).map(|_| host.shell("true")).collect();
-        host.post("/api/v1/jobs", &json!(jobs));
-    }
-    let client = host.client();
-    let cancel =
-        std::thread::spawn(move || drop(client.call("POST", "/api/v1/jobs/cancel", &[], Some(&json!({"all": true})))));
-    wait_for("the first slice", || {
-        host.get("/api/v1/status")["jobs"]["queued"].as_u64().filter(|queued| *queued < 10_000)
-    });
-    host.signal("TERM");
-    let status = host.wait_exit(Duration::from_secs(20));
-    assert_eq!(status.code(), Some(0), "{}", crate::support::tail(&host.daemon_log()));
-    cancel.join().unwrap();
-    host.start();
-    host.assert_clean();
 }
 
 #[test]
@@ -157,7 +91,7 @@ fn a_directory_that_is_none_names_its_option() {
     let mut host = Host::new();
     host.state = "/dev/null".into();
     let (status, text) = host.refused();
-    assert!(!status.success());
+    assert_eq!(status.code(), Some(1), "waiting does not help: {text}");
     assert!(text.contains("/dev/null is no directory") && text.contains("--state-dir"), "{text}");
 }
 
@@ -195,16 +129,56 @@ fn impossible_places_are_refused_by_name() {
     fs::write(host.path("file"), "").unwrap();
     host.state = host.path("file").join("state");
     let (status, text) = host.refused();
-    assert!(!status.success() && text.contains("file/state"), "{status}: {text}");
+    assert_eq!(status.code(), Some(1), "waiting does not help: {text}");
+    assert!(text.contains("file/state") && text.contains("--state-dir"), "{text}");
     host.state = host.path("state");
     let long = host.path(&"x".repeat(120)).join("api.sock");
     host.words = vec!["--socket".to_owned(), long.to_str().unwrap().to_owned()];
     let (status, text) = host.refused();
-    assert!(!status.success() && text.contains("107") || text.contains("108"), "{status}: {text}");
+    assert_eq!(status.code(), Some(3), "what was asked for cannot be: {text}");
+    assert!(text.contains("the kernel takes 107") && text.contains("--socket"), "{text}");
     host.words = vec!["--max-parallel-jobz".to_owned(), "3".to_owned()];
     let (status, text) = host.refused();
     assert_eq!(status.code(), Some(3), "{text}");
     assert!(text.contains("--max-parallel-jobs"), "no suggestion: {text}");
+}
+
+/// What a daemon without special rights says of a state directory.
+#[test]
+fn a_state_directory_without_permission_is_refused_by_name() {
+    let mut host = Host::new();
+    let may = |path: &Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let nobody = "exec setpriv --reuid 65534 --regid 65534 --clear-groups \"$@\"";
+    if rustix::process::geteuid().is_root() {
+        let known =
+            Command::new("sh").args(["-c", nobody, "sh"]).arg(crate::support::program()).arg("--version").output();
+        if !known.unwrap().status.success() {
+            println!(
+                "SKIPPED a_state_directory_without_permission_is_refused_by_name: nobody else can run the program"
+            );
+            return;
+        }
+        host.wrapper = Some(nobody);
+    }
+    let (private, closed, runtime) = (host.path(""), host.path("closed"), host.path("open"));
+    for (path, mode) in [(&closed, 0o555), (&runtime, 0o777)] {
+        fs::create_dir(path).unwrap();
+        may(path, mode);
+    }
+    may(&private, 0o755);
+    host.words = vec!["--runtime-dir".to_owned(), runtime.join("r").to_str().unwrap().to_owned()];
+    // It cannot be made, and it is there.
+    for (state, named) in [(closed.join("state"), "closed/state"), (closed.clone(), "closed/")] {
+        host.state = state;
+        let (status, text) = host.refused();
+        assert_eq!(status.code(), Some(1), "waiting does not help: {text}");
+        assert!(text.contains(named) && text.contains("Permission denied"), "{text}");
+    }
+    // The control: with the permission, and nothing else changed, it starts.
+    may(&closed, 0o777);
+    let line = host.start();
+    assert!(line.contains("is ready"), "{line}");
+    host.stop();
 }
 
 #[test]
