@@ -6,12 +6,22 @@ use crate::support::{Host, Random, count_of, kill, state, wait_for};
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// What is done to a process of ours.
-fn hurt(host: &Host, random: &mut Random) {
+/// How often something was done to a process of ours.
+#[derive(Debug, Default)]
+struct Victims {
+    spawners_killed: usize,
+    spawners_stopped: usize,
+    shims_killed: usize,
+    shims_stopped: usize,
+}
+
+/// Does something to a process of ours, if there is one.
+fn hurt(host: &Host, random: &mut Random, victims: &mut Victims) {
     match random.below(4) {
         0 => {
             if let Some(spawner) = host.spawner() {
                 kill(spawner, "KILL");
+                victims.spawners_killed += 1;
             }
         }
         1 => {
@@ -19,32 +29,35 @@ fn hurt(host: &Host, random: &mut Random) {
                 kill(spawner, "STOP");
                 std::thread::sleep(random.pause(300));
                 kill(spawner, "CONT");
+                victims.spawners_stopped += 1;
             }
         }
         kind => {
-            let shims = host.shims();
-            if !shims.is_empty() {
-                let (_, shim) = shims[random.below(shims.len() as u64) as usize];
-                // The file may be old and the id somebody else's by now.
-                let words = fs::read(format!("/proc/{shim}/cmdline")).unwrap_or_default();
-                if crate::support::contains(&words, host.runtime().to_str().unwrap()) {
-                    kill(shim, if kind == 2 { "KILL" } else { "STOP" });
-                    std::thread::sleep(random.pause(100));
-                    kill(shim, "CONT");
-                }
-            }
+            let Some(shim) = any_shim(host, random) else { return };
+            let (signal, count) = match kind {
+                2 => ("KILL", &mut victims.shims_killed),
+                _ => ("STOP", &mut victims.shims_stopped),
+            };
+            kill(shim, signal);
+            *count += 1;
+            std::thread::sleep(random.pause(100));
+            kill(shim, "CONT");
         }
     }
 }
 
+/// A shim that lives, or lived a moment ago.
+fn any_shim(host: &Host, random: &mut Random) -> Option<i32> {
+    let shims = host.shims();
+    let (_, shim) = shims.get(random.below(shims.len().max(1) as u64) as usize).copied()?;
+    // The file may be old and the id somebody else's by now.
+    let words = fs::read(format!("/proc/{shim}/cmdline")).unwrap_or_default();
+    crate::support::contains(&words, host.runtime().to_str().unwrap()).then_some(shim)
+}
+
 /// Stops a shim and leaves it so; false when it was gone before.
 fn stop_for_good(host: &Host, random: &mut Random) -> bool {
-    let shims = host.shims();
-    let Some((_, shim)) = shims.get(random.below(shims.len().max(1) as u64) as usize).copied() else { return false };
-    let words = fs::read(format!("/proc/{shim}/cmdline")).unwrap_or_default();
-    if !crate::support::contains(&words, host.runtime().to_str().unwrap()) {
-        return false;
-    }
+    let Some(shim) = any_shim(host, random) else { return false };
     kill(shim, "STOP");
     wait_for("the stop or the end", || match state(shim) {
         Some('T') => Some(true),
@@ -78,20 +91,24 @@ fn findings(host: &Host, account: &Account) -> (Vec<String>, usize, usize) {
     (wrong, account.acknowledged.len(), lost)
 }
 
+/// So many that attempts are lost by them, whatever the moments are.
+const SHIMS_KILLED_MIN: usize = 12;
+
 #[test]
 fn spawner_and_shims_may_be_killed_or_stopped_at_random() {
     let rounds = count_of("CI_RUNNER_TEST_CYCLES", 40);
     let mut random = Random::announced();
     let host = Host::started();
     let load = Load::lingering(&host, &mut random);
-    let mut left_stopped = 0;
-    for round in 0..rounds {
+    let (mut left_stopped, mut victims, mut round) = (0, Victims::default(), 0);
+    while round < rounds || victims.shims_killed < SHIMS_KILLED_MIN {
         std::thread::sleep(random.pause(120));
-        hurt(&host, &mut random);
+        hurt(&host, &mut random, &mut victims);
         if round % 8 == 7 {
             wait_for("a shim to stop", || stop_for_good(&host, &mut random).then_some(()));
             left_stopped += 1;
         }
+        round += 1;
     }
     let account = load.end();
     host.finish_all(Duration::from_secs(120));
@@ -99,7 +116,12 @@ fn spawner_and_shims_may_be_killed_or_stopped_at_random() {
     assert!(account.unknown.is_empty(), "the daemon lives, so every answer comes: {:?}", account.unknown);
     let (wrong, jobs, lost) = findings(&host, &account);
     assert_eq!(wrong, Vec::<String>::new());
-    println!("{rounds} times hurt, {left_stopped} shims left stopped, {jobs} jobs, {lost} attempts lost");
+    println!("{victims:?}, {left_stopped} shims left stopped, {jobs} jobs, {lost} attempts lost");
+    assert!(victims.spawners_killed > 0 && victims.spawners_stopped > 0 && victims.shims_stopped > 0, "{victims:?}");
+    assert!(left_stopped > 0, "{victims:?}");
+    // Otherwise nobody of note was hurt: jobs come by all the time, and most shims that are killed take an attempt with them.
+    assert!(jobs > round, "{jobs} jobs in {round} rounds");
+    assert!(lost * 4 >= victims.shims_killed, "{lost} attempts lost: {victims:?}");
     host.assert_clean();
 }
 
@@ -116,7 +138,7 @@ fn a_spawner_that_overlooks_beginnings_is_found_out() {
     while executed_twice(&host.path("ran")).is_empty() {
         assert!(Instant::now() < until, "nothing that breaks the promise was found");
         std::thread::sleep(random.pause(120));
-        hurt(&host, &mut random);
+        hurt(&host, &mut random, &mut Victims::default());
     }
     let account = load.end();
     host.finish_all(Duration::from_secs(120));
