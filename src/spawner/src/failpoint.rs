@@ -1,8 +1,8 @@
 //! Named places where a process of ours can be made to die, for crash tests.
 //!
-//! `CI_RUNNER_FAIL=<point>[:n]` in the spawner's environment makes the process that passes the point for the n-th time
-//! (from 1, the default) kill itself with SIGKILL. With `CI_RUNNER_FAIL_DIR=<dir>` the passes are counted over all
-//! processes, by the length of the file `<dir>/<point>`, so that a point fires exactly once although every shim is a new
+//! `CI_RUNNER_FAIL=<point>[:n[,m…]]` in the spawner's environment makes the process that passes the point for the n-th time
+//! (from 1, the default; also the one that passes it for the m-th time) kill itself with SIGKILL. With `CI_RUNNER_FAIL_DIR=<dir>` the passes are counted over all
+//! processes, by the length of the file `<dir>/<point>`, so that each number fires exactly once although every shim is a new
 //! process; without it each process counts for itself. A job never sees either word: its environment is the
 //! specification's. Unarmed it costs one load and one branch.
 //!
@@ -94,7 +94,7 @@ const CONTROLS: [&str; 3] = [TAKES_BLINDNESS_FOR_ABSENCE, IGNORES_STOPPED_SHIMS,
 
 struct Plan {
     point: String,
-    pass: u64,
+    deadly: Vec<u64>,
     counter_file: Option<PathBuf>,
     passes: AtomicU64,
 }
@@ -116,15 +116,14 @@ pub(crate) fn arm_from_environment() -> Result<(), String> {
 }
 
 fn parse(text: &str) -> Result<Plan, String> {
-    let (point, pass) = match text.split_once(':') {
-        Some((point, pass)) => (point, pass.parse().map_err(|_| format!("CI_RUNNER_FAIL: `{pass}` is no number"))?),
-        None => (text, 1),
-    };
+    let (point, deadly) = text.split_once(':').unwrap_or((text, "1"));
+    let number = |pass: &str| pass.parse().map_err(|_| format!("CI_RUNNER_FAIL: `{pass}` is no number"));
+    let deadly = deadly.split(',').map(number).collect::<Result<_, String>>()?;
     if !names().contains(&point) && !CONTROLS.contains(&point) {
         return Err(format!("CI_RUNNER_FAIL: no fail point is named `{point}`; there are: {}", names().join(", ")));
     }
     let counter_file = std::env::var_os("CI_RUNNER_FAIL_DIR").map(|dir| PathBuf::from(dir).join(point));
-    Ok(Plan { point: point.to_owned(), pass, counter_file, passes: AtomicU64::new(0) })
+    Ok(Plan { point: point.to_owned(), deadly, counter_file, passes: AtomicU64::new(0) })
 }
 
 /// True in the control of the tests of a shortage of descriptors.
@@ -167,7 +166,7 @@ impl Plan {
             Some(file) => count_in(file).unwrap_or(0),
             None => self.passes.fetch_add(1, Ordering::Relaxed) + 1,
         };
-        if passes == self.pass {
+        if self.deadly.contains(&passes) {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
     }
@@ -195,6 +194,10 @@ mod tests {
     fn a_misspelt_point_is_refused() {
         assert!(super::parse("shim-after-exce").is_err_and(|why| why.contains("shim-after-exec")));
         assert!(super::parse("shim-after-exec:x").is_err());
-        assert!(super::parse("shim-after-exec:3").is_ok_and(|plan| plan.pass == 3));
+        assert!(super::parse("shim-after-exec:3,").is_err());
+        for (text, deadly) in [("", &[1][..]), (":3", &[3]), (":3,5", &[3, 5])] {
+            let plan = super::parse(&format!("shim-after-exec{text}"));
+            assert!(plan.is_ok_and(|plan| plan.deadly == deadly), "{text}");
+        }
     }
 }

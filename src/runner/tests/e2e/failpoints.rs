@@ -1,17 +1,48 @@
-//! Every step of the protocol at which the daemon, the spawner or a shim can die: it dies there, once, and afterwards
-//! every acknowledged job finishes, no attempt was executed twice, nothing is stuck and nothing is left.
+//! Every step of the protocol at which the daemon, the spawner or a shim can die: it dies there, and in a part of the rounds
+//! whoever recovers dies there, too. Afterwards every acknowledged job finishes, no attempt was executed twice, nothing is stuck
+//! and nothing is left.
 //!
-//! `CI_RUNNER_TEST_FAILS` says how often each point is tried (5; the campaign: 20).
+//! `CI_RUNNER_TEST_FAILS` says how often each point is tried (20).
 
 use crate::support::load::executed_twice;
-use crate::support::{Client, Host, Random, count_of, is_alive, kill, program, wait_for};
+use crate::support::{Client, Host, PATIENCE, Random, count_of, is_alive, kill, program, wait_for};
 use ci_runner::daemon::fail;
 use serde_json::json;
 use std::fs;
-use std::process::Command;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+/// Hosts beside each other: most of a round is waiting.
+const HOSTS: usize = 4;
+
+/// Tries every point as often as it takes, on several hosts. `round`: gets whether who recovers is to die as well.
+fn at_every(points: &[&str], round: impl Fn(&mut Host, &str, &mut Random, bool) + Sync) {
+    let repeats = count_of("CI_RUNNER_TEST_FAILS", 20);
+    let rounds: Vec<_> = (1..=repeats).flat_map(|repeat| points.iter().map(move |point| (*point, repeat))).collect();
+    let (next, seed) = (AtomicUsize::new(0), Random::announced().seed);
+    std::thread::scope(|scope| {
+        for _ in 0..HOSTS {
+            scope.spawn(|| {
+                let mut host = Host::new();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((point, repeat)) = rounds.get(number) else { return };
+                    println!("{point}, round {repeat}");
+                    let mut random = Random::from_seed(seed.wrapping_add(number as u64));
+                    round(&mut host, point, &mut random, repeat % AGAIN == 0);
+                }
+            });
+        }
+    });
+}
+
+/// In one of so many rounds who recovers is armed, too.
+const AGAIN: usize = 4;
+
 /// Jobs of one round, by what becomes of them.
+#[derive(Default)]
 struct Round {
     /// Acknowledged jobs that succeed.
     succeed: Vec<u64>,
@@ -19,12 +50,8 @@ struct Round {
     cancelled: Vec<u64>,
 }
 
-fn repeats() -> usize {
-    count_of("CI_RUNNER_TEST_FAILS", 5)
-}
-
-/// Starts a daemon that is armed, and a spawner that is if the point is its.
-fn arm(host: &mut Host, point: &str, pass: u64) {
+/// The next daemon, or the spawner that it starts, dies when it passes the point so often.
+fn arm(host: &mut Host, point: &str, deadly: &[u64]) {
     if let Some(spawner) = host.spawner() {
         kill(spawner, "KILL");
         wait_for("the spawner's death", || (!is_alive(spawner)).then_some(()));
@@ -32,8 +59,9 @@ fn arm(host: &mut Host, point: &str, pass: u64) {
     let counters = host.path("counters");
     let _ = fs::remove_dir_all(&counters);
     fs::create_dir(&counters).unwrap();
+    let deadly: Vec<String> = deadly.iter().map(u64::to_string).collect();
     host.env = vec![
-        ("CI_RUNNER_FAIL".to_owned(), format!("{point}:{pass}")),
+        ("CI_RUNNER_FAIL".to_owned(), format!("{point}:{}", deadly.join(","))),
         ("CI_RUNNER_FAIL_DIR".to_owned(), counters.to_str().unwrap().to_owned()),
     ];
 }
@@ -42,10 +70,15 @@ fn passes(host: &Host, point: &str) -> u64 {
     fs::metadata(host.path("counters").join(point)).map_or(0, |file| file.len())
 }
 
+/// It died of its fail point, not of anything else.
+fn killed_itself(host: &Host, status: ExitStatus) {
+    assert_eq!(status.signal(), Some(9), "{}", host.daemon_log());
+}
+
 /// Jobs until the daemon dies or all have been sent. Answers that do not come are unknown: nothing is promised.
 fn submit(host: &Host, kind: &str) -> Round {
     let client = host.client();
-    let mut round = Round { succeed: Vec::new(), cancelled: Vec::new() };
+    let mut round = Round::default();
     let add = |client: &Client, script: &str| -> Option<u64> {
         let more = json!({ "retry": 3, "retry_delay": 0 });
         let answer = client.call("POST", "/api/v1/jobs", &[], Some(&host.shell_with(script, more))).ok()?;
@@ -77,11 +110,16 @@ fn submit(host: &Host, kind: &str) -> Round {
     round
 }
 
-/// What must hold after every round.
-fn judge(host: &Host, round: &Round, shim_may_die: bool) {
+/// A cancel that was not acknowledged is asked for again.
+fn cancel_again(host: &Host, round: &Round) {
     for id in &round.cancelled {
-        let _ = host.call("POST", &format!("/api/v1/jobs/{id}/cancel"), Some(&json!({})));
+        let _ = host.client().call("POST", &format!("/api/v1/jobs/{id}/cancel"), &[], Some(&json!({})));
     }
+}
+
+/// What must hold after every round, in which so many shims may have died.
+fn judge(host: &Host, round: &Round, dead_shims: usize) {
+    cancel_again(host, round);
     for id in &round.succeed {
         let job = host.finish(*id);
         let attempts = job["attempts"].as_array().unwrap();
@@ -89,12 +127,12 @@ fn judge(host: &Host, round: &Round, shim_may_die: bool) {
         assert_eq!(job["outcome"], "succeeded", "{job:#}");
         assert_eq!((last["result"].as_str(), last["exit_code"].as_u64()), (Some("exited"), Some(0)), "{job:#}");
         let lost = attempts.iter().filter(|attempt| attempt["result"] == "lost").count();
-        assert!(lost <= usize::from(shim_may_die), "{job:#}");
+        assert!(lost <= dead_shims, "{job:#}");
     }
     for id in &round.cancelled {
         assert_eq!(host.finish(*id)["outcome"], "cancelled");
     }
-    host.finish_all(Duration::from_secs(30));
+    host.finish_all(PATIENCE);
     let ran = fs::read_to_string(host.path("ran")).unwrap_or_default();
     let lines: Vec<&str> = ran.lines().collect();
     assert_eq!(executed_twice(&host.path("ran")), Vec::<String>::new(), "an attempt was executed twice:\n{ran}");
@@ -105,66 +143,72 @@ fn judge(host: &Host, round: &Round, shim_may_die: bool) {
     host.assert_clean();
 }
 
-fn daemon_dies_at(host: &mut Host, point: &str, pass: u64) {
-    arm(host, point, pass);
+/// Jobs until the daemon dies of its fail point.
+fn dies(host: &mut Host, kind: &str, round: &mut Round) {
     // Its very first commit, that of the clock, may come before it is ready: then it has died already.
-    if host.try_start().is_err() {
-        host.env.clear();
-        host.start();
-        judge(host, &submit(host, "run"), false);
-        host.stop();
-        return;
-    }
-    let stop = point == fail::BEFORE_SIGNAL;
-    let round = submit(host, if stop { "stop" } else { "run" });
-    host.wait_exit(Duration::from_secs(20));
-    host.env.clear();
-    host.start();
-    judge(host, &round, false);
-    host.stop();
+    let status = match host.try_start() {
+        Err(status) => status,
+        Ok(_) => {
+            cancel_again(host, round);
+            let more = submit(host, kind);
+            round.succeed.extend(more.succeed);
+            round.cancelled.extend(more.cancelled);
+            host.wait_exit(PATIENCE)
+        }
+    };
+    killed_itself(host, status);
 }
 
 #[test]
 fn the_daemon_may_die_at_every_step() {
-    let mut random = Random::announced();
-    let mut host = Host::new();
-    let points = fail::NAMES.into_iter().filter(|point| *point != fail::BEFORE_VOID);
-    for point in points.collect::<Vec<_>>() {
-        for _ in 0..repeats() {
-            let pass = 1 + random.below(if point == fail::BEFORE_SIGNAL { 3 } else { 4 });
-            println!("{point}:{pass}");
-            daemon_dies_at(&mut host, point, pass);
+    let points: Vec<&str> = fail::NAMES.into_iter().filter(|point| *point != fail::BEFORE_VOID).collect();
+    at_every(&points, |host, point, random, again| {
+        let (kind, passes) = if point == fail::BEFORE_SIGNAL { ("stop", 3) } else { ("run", 4) };
+        let mut round = Round::default();
+        arm(host, point, &[1 + random.below(passes)]);
+        dies(host, kind, &mut round);
+        if again {
+            // With what it finds it passes the point sooner or later than the one before.
+            host.env[0].1 = format!("{point}:{}", 1 + random.below(2));
+            dies(host, kind, &mut round);
         }
-    }
+        host.env.clear();
+        host.start();
+        if round.succeed.is_empty() {
+            round.succeed = submit(host, "run").succeed;
+        }
+        judge(host, &round, 0);
+        host.stop();
+    });
 }
 
 /// Rounds until a point was passed as often as it takes.
 const ROUNDS_MAX: usize = 5;
 
 fn others_die_at(prefix: &str) {
-    let mut random = Random::announced();
-    let mut host = Host::new();
-    for point in ci_runner_spawner::failpoint::names().iter().filter(|name| name.starts_with(prefix)) {
-        if point.ends_with("-void") {
-            continue;
+    let points = ci_runner_spawner::failpoint::names().iter().copied();
+    let points: Vec<&str> = points.filter(|name| name.starts_with(prefix) && !name.ends_with("-void")).collect();
+    at_every(&points, |host, point, random, again| {
+        let stop = ["spawner-after-signal", "spawner-after-kill"].contains(&point);
+        let first = 1 + random.below(if stop { 2 } else { 4 });
+        let mut deadly = vec![first];
+        if again {
+            deadly.push(first + 1);
         }
-        for _ in 0..repeats() {
-            let stop = ["spawner-after-signal", "spawner-after-kill"].contains(point);
-            let pass = 1 + random.below(if stop { 2 } else { 4 });
-            println!("{point}:{pass}");
-            arm(&mut host, point, pass);
-            host.start();
-            // How often a round comes by depends on what shares a message with what.
-            let died = (0..ROUNDS_MAX).any(|_| {
-                let round = submit(&host, if stop { "stop" } else { "run" });
-                judge(&host, &round, prefix == "shim-");
-                passes(&host, point) >= pass
-            });
-            assert!(died, "{point} was passed {} times only", passes(&host, point));
-            host.env.clear();
-            host.stop();
-        }
-    }
+        let last = deadly[deadly.len() - 1];
+        arm(host, point, &deadly);
+        host.start();
+        let dead_shims = if prefix == "shim-" { deadly.len() } else { 0 };
+        // How often a round comes by depends on what shares a message with what.
+        let died = (0..ROUNDS_MAX).any(|_| {
+            let round = submit(host, if stop { "stop" } else { "run" });
+            judge(host, &round, dead_shims);
+            passes(host, point) >= last
+        });
+        assert!(died, "{point} was passed {} times only", passes(host, point));
+        host.env.clear();
+        host.stop();
+    });
 }
 
 #[test]
@@ -179,37 +223,46 @@ fn a_shim_may_die_at_every_step() {
 
 /// `void` is sent when a job whose `start` was never answered is told to end. So: the daemon dies with claims on disk and no
 /// `start` sent; the next one finds a spawner that does not answer yet, and is told to cancel; then the spawner answers.
-fn dies_around_void(point: &str) {
-    let mut host = Host::new();
-    for _ in 0..repeats() {
-        arm(&mut host, fail::BEFORE_START, 1);
-        host.start();
-        let round = submit(&host, "run");
-        host.wait_exit(Duration::from_secs(20));
-        arm(&mut host, point, 1);
-        let spawner = start_spawner(&host);
-        kill(spawner, "STOP");
-        host.start();
-        let answer = host.call("POST", "/api/v1/jobs/cancel", Some(&json!({ "all": true })));
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        kill(spawner, "CONT");
-        if point.starts_with("daemon-") {
-            host.wait_exit(Duration::from_secs(20));
-            host.env.clear();
-            host.start();
-        } else {
-            wait_for("the spawner's death", || (!is_alive(spawner)).then_some(()));
+fn dies_around_void(host: &mut Host, point: &str, again: bool) {
+    arm(host, fail::BEFORE_START, &[1]);
+    host.start();
+    let before = host.all_jobs().len();
+    // All are claimed when the first is to start; the answer may come too late.
+    let said = format!("echo $CI_RUNNER_JOB_ID $CI_RUNNER_ATTEMPT >>{}", host.path("ran").display());
+    let _ = host.client().call("POST", "/api/v1/jobs", &[], Some(&json!(vec![host.shell(&said); 4])));
+    let status = host.wait_exit(PATIENCE);
+    killed_itself(host, status);
+    let daemon = point.starts_with("daemon-");
+    arm(host, point, if again && !daemon { &[1, 2] } else { &[1] });
+    let spawner = start_spawner(host);
+    kill(spawner, "STOP");
+    host.start();
+    let answer = host.call("POST", "/api/v1/jobs/cancel", Some(&json!({ "all": true })));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    kill(spawner, "CONT");
+    if daemon {
+        let status = host.wait_exit(PATIENCE);
+        killed_itself(host, status);
+        if again {
+            let status = host.try_start().map_or_else(|status| status, |_| host.wait_exit(PATIENCE));
+            killed_itself(host, status);
         }
-        host.finish_all(Duration::from_secs(30));
-        for id in round.succeed {
-            let job = host.finish(id);
-            assert_eq!(job["outcome"], "cancelled", "{job:#}");
-        }
-        assert_eq!(fs::read_to_string(host.path("ran")).unwrap_or_default(), "", "a voided attempt ran");
-        host.assert_clean();
         host.env.clear();
-        host.stop();
+        host.start();
+    } else {
+        wait_for("the spawner's death", || (!is_alive(spawner)).then_some(()));
+        wait_for("the death of its successor", || (!again || passes(host, point) >= 2).then_some(()));
     }
+    host.finish_all(PATIENCE);
+    let jobs = host.all_jobs();
+    assert_eq!(jobs.len(), before + 4);
+    for job in jobs {
+        assert_eq!(job["outcome"], "cancelled", "{job:#}");
+    }
+    assert_eq!(fs::read_to_string(host.path("ran")).unwrap_or_default(), "", "a voided attempt ran");
+    host.assert_clean();
+    host.env.clear();
+    host.stop();
 }
 
 fn start_spawner(host: &Host) -> i32 {
@@ -224,24 +277,26 @@ fn start_spawner(host: &Host) -> i32 {
 
 #[test]
 fn everybody_may_die_around_a_void() {
-    for point in [fail::BEFORE_VOID, "spawner-before-void", "spawner-after-void"] {
-        println!("{point}");
-        dies_around_void(point);
-    }
+    at_every(&[fail::BEFORE_VOID, "spawner-before-void", "spawner-after-void"], |host, point, _, again| {
+        dies_around_void(host, point, again);
+    });
 }
 
 /// The control: take the witnesses of one attempt away, and the same check finds that it ran twice.
 #[test]
 fn without_its_witnesses_an_attempt_is_executed_twice_and_that_is_seen() {
     let mut host = Host::new();
-    arm(&mut host, fail::ON_STARTED, 1);
+    arm(&mut host, fail::ON_STARTED, &[1]);
     host.start();
     let script = format!("echo $CI_RUNNER_JOB_ID $CI_RUNNER_ATTEMPT >>{}", host.path("ran").display());
-    let id = host.add(&host.shell(&script));
-    host.wait_exit(Duration::from_secs(20));
-    host.wait_lines("ran", 1);
+    // It may die before it answers.
+    let _ = host.client().call("POST", "/api/v1/jobs", &[], Some(&host.shell(&script)));
+    let status = host.wait_exit(PATIENCE);
+    killed_itself(&host, status);
+    let lines = host.wait_lines("ran", 1);
+    let id = lines[0].split(' ').next().unwrap().parse().unwrap();
     wait_for("the end of the job", || host.shims().is_empty().then_some(()));
-    arm(&mut host, fail::BEFORE_COMMIT, 1_000_000);
+    arm(&mut host, fail::BEFORE_COMMIT, &[1_000_000]);
     for attempt in host.attempts() {
         fs::remove_dir_all(host.runtime().join("spawner/attempts").join(attempt)).unwrap();
     }
