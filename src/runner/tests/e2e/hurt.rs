@@ -93,6 +93,8 @@ fn findings(host: &Host, account: &Account) -> (Vec<String>, usize, usize) {
 
 /// So many that attempts are lost by them, whatever the moments are.
 const SHIMS_KILLED_MIN: usize = 12;
+/// A quarter of all rounds kills a shim.
+const ROUNDS_MORE_MAX: usize = 400;
 
 #[test]
 fn spawner_and_shims_may_be_killed_or_stopped_at_random() {
@@ -102,6 +104,7 @@ fn spawner_and_shims_may_be_killed_or_stopped_at_random() {
     let load = Load::lingering(&host, &mut random);
     let (mut left_stopped, mut victims, mut round) = (0, Victims::default(), 0);
     while round < rounds || victims.shims_killed < SHIMS_KILLED_MIN {
+        assert!(round < rounds + ROUNDS_MORE_MAX, "shims are not to be found: {victims:?}");
         std::thread::sleep(random.pause(120));
         hurt(&host, &mut random, &mut victims);
         if round % 8 == 7 {
