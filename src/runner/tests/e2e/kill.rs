@@ -5,7 +5,7 @@
 //! `CI_RUNNER_TEST_CYCLES` says how often a serving daemon is killed with SIGKILL.
 
 use crate::support::load::{Load, Verdict, judge};
-use crate::support::{Host, PATIENCE, Random, count_of, kill};
+use crate::support::{Host, PATIENCE, Random, count_of, kill, wait_for};
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
@@ -34,7 +34,13 @@ fn kill_again_and_again(host: &mut Host, load: &Load, random: &mut Random, wante
     let mut deaths = Deaths::default();
     while deaths.kills < wanted {
         let before = load.acknowledged();
-        std::thread::sleep(random.pause(200));
+        if deaths.kills % 2 == 0 {
+            // On a busy machine most random moments come before the first answer.
+            wait_for("an answer", || (load.acknowledged() > before).then_some(()));
+            std::thread::sleep(random.pause(50));
+        } else {
+            std::thread::sleep(random.pause(200));
+        }
         if random.below(5) == 0 {
             // Told to end, in the midst of it all.
             host.stop();
@@ -76,7 +82,7 @@ fn every_acknowledged_job_runs_exactly_once_whenever_the_daemon_is_killed() {
     assert!(verdict.twice.is_empty(), "ran twice: {:?}", verdict.twice);
     assert!(verdict.misnamed.is_empty(), "{:?}", verdict.misnamed);
     // Otherwise they died at moments that prove little.
-    assert!(deaths.busy * 4 > wanted, "too few kills under load: {deaths:?}");
+    assert!(deaths.busy * 2 >= wanted, "too few kills under load: {deaths:?}");
     assert!(told > wanted && cut_off > wanted, "too little load to prove anything");
     for job in host.all_jobs() {
         assert_eq!((job["outcome"].as_str(), job["exit_code"].as_u64()), (Some("succeeded"), Some(0)), "{job:#}");
