@@ -175,6 +175,69 @@ with undisturbed("the spawner is restarted"):
 with undisturbed("the spawner executes its program anew"):
     machine.succeed("systemctl reload ci-runner-jobs; sleep 0.5; systemctl is-active ci-runner-jobs")
 
+RELOAD = """
+import os, signal, sys
+
+spawner = int(sys.argv[1])
+
+def begins():
+    # Rust ignores SIGPIPE before anything else; the spawner takes that back.
+    words = dict(line.split(":", 1) for line in open(f"/proc/{spawner}/status").read().splitlines())
+    return int(words["SigIgn"], 16) >> signal.SIGPIPE - 1 & 1
+
+for _ in range(500):
+    os.kill(spawner, signal.SIGHUP)
+    for _ in range(2000):
+        if begins():
+            break
+    os.kill(spawner, signal.SIGSTOP)
+    while open(f"/proc/{spawner}/stat").read().rsplit(")", 1)[1].split()[0] != "T":
+        pass
+    if begins():
+        break
+    os.kill(spawner, signal.SIGCONT)
+else:
+    sys.exit("it was never seen as it began")
+"""
+with subtest("what a spawner is told while it executes its program anew is not lost, and ends nothing"):
+    machine.succeed(f"rm -f {GO}")
+    job = add(WAITER, words="job 0")
+    running(job)
+    spawner = machine.get_unit_property("ci-runner-jobs.service", "MainPID")
+    encoded = base64.b64encode(RELOAD.encode()).decode()
+    machine.succeed(f"echo {encoded} | base64 -d >/srv/reload.py; python3 /srv/reload.py {spawner}", timeout=60)
+    machine.succeed(f"touch {GO}")
+    dead = f"ps -o stat= --ppid {spawner} | grep Z"
+    machine.wait_until_succeeds(dead, timeout=20)
+    machine.succeed(f"kill -CONT {spawner}")
+    assert finished(job)["attempts"][0]["result"] == "exited"
+    machine.wait_until_fails(dead, timeout=10)
+    machine.succeed(f"python3 /srv/reload.py {spawner}; kill -HUP {spawner}; kill -CONT {spawner}", timeout=60)
+    assert succeeded(add("echo works")) == "works\n"
+    assert machine.get_unit_property("ci-runner-jobs.service", "MainPID") == spawner
+    nothing_is_left()
+
+with subtest("the end of one shim after a reload ends no other, also where there are more than can be watched"):
+    machine.succeed(f"rm -f {GO}")
+    drop_in = "/run/systemd/system/ci-runner-jobs.service.d/few.conf"
+    machine.succeed(f"mkdir -p $(dirname {drop_in}); printf '[Service]\\nLimitNOFILE=26\\n' >{drop_in}; systemctl daemon-reload; systemctl restart ci-runner-jobs")
+    jobs = [add(WAITER, words=f"job {number}") for number in range(JOBS)]
+    for job in jobs:
+        running(job)
+    machine.succeed("systemctl reload ci-runner-jobs")
+    spawner = machine.get_unit_property("ci-runner-jobs.service", "MainPID")
+    watched = f"sed -n 's/^Pid:[[:space:]]*//p' /proc/{spawner}/fdinfo/*"
+    machine.wait_until_succeeds(f"test $({watched} | wc -l) = 2", timeout=20)
+    machine.succeed(f"kill -9 $({watched} | head -n 1)")
+    lost = "grep -l '\"result\":\"lost\"'"
+    machine.wait_until_succeeds(f"for id in {' '.join(jobs)}; do ci-runner show $id --output json; done | {lost}", timeout=20)
+    machine.succeed(f"touch {GO}")
+    results = [finished(job)["attempts"][0] for job in jobs]
+    ends = sorted((result["result"], result["exit_code"] is not None) for result in results)
+    assert ends == [("exited", True)] * (JOBS - 1) + [("lost", False)], results
+    machine.succeed(f"rm {drop_in}; systemctl daemon-reload; systemctl restart ci-runner-jobs")
+    nothing_is_left()
+
 with undisturbed("the daemon is killed"):
     machine.succeed("systemctl kill --kill-whom=main -s KILL ci-runner")
 

@@ -14,9 +14,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::protocol::{AttemptKey, ExitRecord, names};
@@ -67,6 +67,29 @@ impl Identity {
         let cgroup_parent = Some(line()?).filter(|&path| path != "-").map(PathBuf::from);
         let session = line().and_then(|word| word.parse().ok());
         Some(Self { pid: pid.parse().ok()?, lock_fd: lock_fd.parse().ok()?, slot, backstop_ms, cgroup_parent, session })
+    }
+}
+
+/// Which file a lock is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LockFile {
+    device: u64,
+    inode: u64,
+}
+
+impl LockFile {
+    fn of(stat: &Stat) -> Self {
+        Self { device: stat.st_dev, inode: stat.st_ino }
+    }
+
+    /// True when this process has it open where its identity says.
+    pub(crate) fn is_open_in(&self, identity: &Identity) -> bool {
+        self.is_at(Path::new(&format!("/proc/{}/fd/{}", identity.pid, identity.lock_fd)))
+    }
+
+    /// True when what this path leads to is the lock.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        rustix::fs::statat(CWD, path, AtFlags::empty()).is_ok_and(|there| Self::of(&there) == *self)
     }
 }
 
@@ -138,10 +161,16 @@ impl Attempts {
 
     /// True when the process `identity.pid` has this very lock open: it is the shim and not a later process with its id.
     pub(crate) fn is_holder(lock: &OwnedFd, identity: &Identity) -> bool {
-        let theirs =
-            rustix::fs::statat(CWD, format!("/proc/{}/fd/{}", identity.pid, identity.lock_fd), AtFlags::empty());
-        let ours = rustix::fs::fstat(lock);
-        matches!((theirs, ours), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+        rustix::fs::fstat(lock).is_ok_and(|ours| LockFile::of(&ours).is_open_in(identity))
+    }
+
+    /// Which file the lock is, without opening it; None: there certainly is none.
+    pub(crate) fn lock_file(&self, key: &AttemptKey) -> io::Result<Option<LockFile>> {
+        match rustix::fs::statat(&self.dir, path(key, names::LOCK), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(LockFile::of(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// True when the file is there, false when it certainly is not.

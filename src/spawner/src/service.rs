@@ -78,7 +78,7 @@ pub(crate) fn upgrade(words: &[OsString], program_of: impl Fn(&str) -> Result<Pa
             // It finds the limit that we found, and jobs of both get the same.
             crate::cores::give_back();
             let error = std::process::Command::new(&program).args(words).exec();
-            // Signals may be unblocked by now: no way back.
+            // Signals are at their defaults and some limits are given back by now: no way back.
             say!("cannot execute {}: {error}", program.display());
             Some(1)
         }

@@ -19,6 +19,8 @@ pub(super) enum State {
         pause_ms: u64,
         /// What to pass on once it is known.
         wish: Option<Wish>,
+        /// Its shim, if that was seen; it may have ended since.
+        shim: Option<Identity>,
     },
     /// Its shim is gone; how it ended could not be looked up yet.
     Unsettled(Unsettled),

@@ -6,7 +6,8 @@
 //! environment they were started with, with their sessions; and everything that descends from any of these.
 //!
 //! Proofs: a cgroup without processes, and no child of ours that is no shim (only we can reap a child, so while we look none
-//! is taken off the list, not even of a job that does nothing but fork). A look at /proc is none, so where the orphans are
+//! is taken off the list, not even of a job that does nothing but fork). Shims that a spawner before this one forked may not
+//! be known yet; a child that holds an unknown attempt's lock is never ended. A look at /proc is none, so where the orphans are
 //! not ours it takes several that find nothing.
 //!
 //! A look that failed shows nothing: nobody is done by it.
@@ -22,6 +23,7 @@ use std::path::Path;
 use rustix::process::{Pid, Signal};
 
 use super::attempt::Leftovers;
+use crate::attempts::LockFile;
 use crate::cgroup::Leaf;
 use crate::procs::{self, Stat};
 use crate::protocol::AttemptKey;
@@ -43,14 +45,22 @@ pub(super) struct Look {
     tmpdirs: HashMap<Vec<u8>, Vec<i32>>,
 }
 
+/// Children of ours that are not to be ended.
+pub(super) struct Spared {
+    /// They belong to nobody's job.
+    pub(super) pids: HashSet<i32>,
+    /// Locks of attempts whose shims are not known: a child that has one of these open can be such a shim.
+    pub(super) locks: Vec<LockFile>,
+}
+
 impl Look {
-    /// Ends orphans, and looks at the rest; `spare` are children of ours that belong to nobody's job.
-    pub(super) fn new(spare: &[i32]) -> io::Result<Self> {
+    /// Ends orphans, and looks at the rest.
+    pub(super) fn new(mut spared: Spared) -> io::Result<Self> {
         let me = std::process::id() as i32;
-        let spare: HashSet<i32> = spare.iter().copied().chain([me]).collect();
-        let orphans = end_orphans(me, &spare)?;
+        spared.pids.insert(me);
+        let orphans = end_orphans(me, &mut spared)?;
         let mut stats = procs::all()?;
-        stats.retain(|stat| stat.alive() && !spare.contains(&stat.pid));
+        stats.retain(|stat| stat.alive() && !spared.pids.contains(&stat.pid));
         let mut tmpdirs: HashMap<Vec<u8>, Vec<i32>> = HashMap::new();
         for stat in &stats {
             if let Some(tmpdir) = procs::environment_word(stat.pid, b"TMPDIR=")? {
@@ -110,19 +120,70 @@ pub(super) fn sweep(key: &AttemptKey, leftovers: &mut Leftovers, look: &Look, tm
     Ok(true)
 }
 
-/// Kills children of ours that are not spared; true when there were any, dead ones included (the loop reaps them).
-fn end_orphans(me: i32, spare: &HashSet<i32>) -> io::Result<bool> {
+/// Kills children of ours that are not spared; true when there were any, dead ones included (the loop reaps them), and
+/// those that may be shims, which are spared from here on.
+fn end_orphans(me: i32, spared: &mut Spared) -> io::Result<bool> {
     let mut any = false;
     for _ in 0..QUICK_ROUNDS {
         let mut orphans = procs::children(me)?;
-        orphans.retain(|child| !spare.contains(child));
+        orphans.retain(|child| !spared.pids.contains(child));
         if orphans.is_empty() {
             break;
         }
         any = true;
-        for orphan in orphans.into_iter().filter_map(Pid::from_raw) {
-            let _ = rustix::process::kill_process(orphan, Signal::KILL);
+        for orphan in orphans {
+            if has_open(orphan, &spared.locks)? {
+                spared.pids.insert(orphan);
+            } else if let Some(pid) = Pid::from_raw(orphan) {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
         }
     }
     Ok(any)
+}
+
+/// True when the process has one of these open. An error: that could not be seen.
+fn has_open(pid: i32, locks: &[LockFile]) -> io::Result<bool> {
+    if locks.is_empty() {
+        return Ok(false);
+    }
+    let gone = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH));
+    let entries = match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+        Err(error) if gone(&error) => return Ok(false),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = match entry {
+            Err(error) if gone(&error) => return Ok(false),
+            entry => entry?,
+        };
+        if locks.iter().any(|lock| lock.is_at(&entry.path())) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempts::{Attempts, Locked};
+
+    #[test]
+    fn who_holds_an_unknown_attempts_lock_is_seen() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let home = rustix::fs::open(dir.path(), rustix::fs::OFlags::PATH, rustix::fs::Mode::empty()).expect("opened");
+        let attempts = Attempts::open(home).expect("attempts");
+        let key: AttemptKey = "0123abcd-1-1".parse().expect("a key");
+        attempts.make(&key).expect("made");
+        assert_eq!(attempts.lock_file(&key).expect("a look"), None);
+        let Ok(Locked::Taken(held)) = attempts.lock(&key) else { panic!("not locked") };
+        let lock = attempts.lock_file(&key).expect("a look").expect("a lock");
+        let me = std::process::id() as i32;
+        assert!(has_open(me, &[lock]).expect("a look"));
+        assert!(!has_open(me, &[]).expect("a look"));
+        drop(held);
+        assert!(!has_open(me, &[lock]).expect("a look"));
+        assert!(!has_open(i32::MAX, &[lock]).expect("gone is not an error"));
+    }
 }

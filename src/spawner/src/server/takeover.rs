@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use super::Server;
 use super::attempt::{Shim, State};
 use super::stopped::continue_unwatched;
+use super::sweep::Spared;
 use crate::attempts::{Attempts, Identity, Locked};
 use crate::daemons::Serve;
 use crate::failpoint;
@@ -72,7 +73,7 @@ impl Server {
             if !matches!(self.attempts.get(key), Some(State::Unidentified { .. })) {
                 say!("{key}: cannot be looked at: {error}; counts as alive, tried again");
             }
-            self.look_again(key, u64::MAX);
+            self.look_again(key, u64::MAX, None);
         }
     }
 
@@ -81,7 +82,7 @@ impl Server {
     fn adopt(&mut self, key: &AttemptKey, lock: &OwnedFd) -> io::Result<()> {
         let found = Attempts::identity(lock)?.and_then(|identity| Some((procs::pin(identity.pid)?, identity)));
         let Some((pidfd, identity)) = found.filter(|(_, identity)| Attempts::is_holder(lock, identity)) else {
-            self.look_again(key, u64::MAX);
+            self.look_again(key, u64::MAX, None);
             return Ok(());
         };
         self.hold_slot(&identity.slot, key);
@@ -94,7 +95,7 @@ impl Server {
         if self.adopted.len() >= self.watched_max && wish.is_none() && !is_late {
             // Known, but not to be watched: the lock tells its end.
             continue_unwatched(key, &pidfd, identity.pid);
-            self.look_again(key, force_ms.unwrap_or(u64::MAX));
+            self.look_again(key, force_ms.unwrap_or(u64::MAX), Some(identity));
             return Ok(());
         }
         self.adopted.insert(key.clone());
@@ -108,15 +109,36 @@ impl Server {
     }
 
     /// To be looked at again soon, each time a little later, not later than `latest_ms`.
-    fn look_again(&mut self, key: &AttemptKey, latest_ms: u64) {
-        let (pause_ms, wish) = match self.attempts.get(key) {
-            Some(State::Unidentified { pause_ms, wish, .. }) => (*pause_ms, *wish),
-            _ => (LOOK_PAUSE_MS, None),
+    fn look_again(&mut self, key: &AttemptKey, latest_ms: u64, shim: Option<Identity>) {
+        let (pause_ms, wish, seen) = match self.attempts.remove(key) {
+            Some(State::Unidentified { pause_ms, wish, shim, .. }) => (pause_ms, wish, shim),
+            _ => (LOOK_PAUSE_MS, None, None),
         };
         let again_ms = (sys::boottime_ms() + pause_ms).min(latest_ms);
         let pause_ms = (pause_ms * 2).min(LOOK_PAUSE_MS_MAX);
-        self.attempts.insert(key.clone(), State::Unidentified { again_ms, pause_ms, wish });
+        self.attempts.insert(key.clone(), State::Unidentified { again_ms, pause_ms, wish, shim: shim.or(seen) });
         self.note_due(Some(again_ms));
+    }
+
+    /// Children of ours that a sweep is not to end. After a reload those of the spawner before us are ours too, and there may
+    /// be shims among them that are not watched, or have not said who they are.
+    pub(super) fn spared(&self) -> io::Result<Spared> {
+        let own = self.shims.keys().chain(self.wipers.keys()).copied();
+        let mut spared = Spared { pids: own.collect(), locks: Vec::new() };
+        for (key, state) in &self.attempts {
+            match state {
+                State::Alive(shim) => drop(spared.pids.insert(shim.identity.pid)),
+                State::Unidentified { shim, .. } => {
+                    let Some(lock) = self.shared.attempts.lock_file(key)? else { continue };
+                    match shim {
+                        Some(shim) if lock.is_open_in(shim) => drop(spared.pids.insert(shim.pid)),
+                        _ => spared.locks.push(lock),
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(spared)
     }
 }
 

@@ -221,9 +221,8 @@ impl Server {
 
     /// Ends what dead shims left; says so once nothing is left. One look at all processes serves all of them.
     fn sweep(&mut self, now: u64) {
-        let spared: Vec<i32> =
-            self.shims.keys().chain(self.wipers.keys()).copied().chain(self.adopted_pids()).collect();
-        let look = Look::new(&spared).inspect_err(|error| say!("processes cannot be looked at: {error}; tried again"));
+        let look = self.spared().and_then(Look::new);
+        let look = look.inspect_err(|error| say!("processes cannot be looked at: {error}; tried again"));
         let mut clean = Vec::new();
         for (key, state) in &mut self.attempts {
             let State::Leftovers(leftovers) = state else { continue };
@@ -244,14 +243,6 @@ impl Server {
         for (key, identity) in clean {
             self.wipe_slot(&key, identity);
         }
-    }
-
-    /// Living shims of a predecessor.
-    fn adopted_pids(&self) -> impl Iterator<Item = i32> {
-        self.adopted.iter().filter_map(|key| match self.attempts.get(key) {
-            Some(State::Alive(shim)) => Some(shim.identity.pid),
-            _ => None,
-        })
     }
 
     /// Empties the slot's directory as the shim would have done, in a child: there can be millions of files. If that cannot be
