@@ -18,6 +18,11 @@ use crate::wire::{self, Received};
 const PACKETS_A_TURN: usize = 64;
 /// Attempts told between two looks at whether the peer still takes them.
 const LISTED_AT_ONCE: usize = 64;
+/// No directory is made for another attempt while there are so many that nothing runs of: a daemon asks to forget those that
+/// it knows the end of. Each takes up to four inodes of `/run`, which the whole host needs.
+const RESTING_MAX: usize = 5_000;
+/// The same for stores; each is noted in a file until the next boot.
+const STORES_MAX: usize = 256;
 
 /// What a job is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +63,8 @@ pub(crate) trait Table {
     fn of_store(&self, store: &str) -> Vec<AttemptKey>;
     /// What can be done about this one; None: it is not known.
     fn standing(&self, key: &AttemptKey) -> Option<Standing>;
+    /// True when there is no room for another one.
+    fn is_full(&self) -> bool;
 }
 
 impl<State: Known> Table for HashMap<AttemptKey, State> {
@@ -67,6 +74,10 @@ impl<State: Known> Table for HashMap<AttemptKey, State> {
 
     fn standing(&self, key: &AttemptKey) -> Option<Standing> {
         self.get(key).map(Known::standing)
+    }
+
+    fn is_full(&self) -> bool {
+        self.len() >= RESTING_MAX && self.values().filter(|state| !state.is_alive()).count() >= RESTING_MAX
     }
 }
 
@@ -90,6 +101,8 @@ pub(crate) trait Serve {
     fn lets_in(&self, uid: u32) -> bool;
     /// The highest generation of a store's daemons so far.
     fn highest_generation(&self, store: &str) -> u64;
+    /// How many stores there were so far.
+    fn stores(&self) -> io::Result<usize>;
     /// Notes a higher one, on the disk.
     fn keep_generation(&mut self, store: &str, generation: u64) -> io::Result<()>;
     /// What it says of itself.
@@ -224,9 +237,9 @@ pub(crate) trait Serve {
             Err(why) => return self.conn(at).refuse(why),
         };
         if generation > highest
-            && let Err(error) = self.keep_generation(&store, generation)
+            && let Err(why) = self.note_generation(&store, highest, generation)
         {
-            return self.conn(at).refuse(format!("cannot note generation {generation}: {error}"));
+            return self.conn(at).refuse(format!("cannot note generation {generation}: {why}"));
         }
         for (other, conn) in self.daemons().connections.iter_mut().enumerate() {
             if other != at && conn.store.as_deref() == Some(store.as_str()) {
@@ -246,6 +259,14 @@ pub(crate) trait Serve {
             dirs,
             enforces,
         });
+    }
+
+    /// Err: why it cannot be noted.
+    fn note_generation(&mut self, store: &str, highest: u64, generation: u64) -> Result<(), String> {
+        if highest == 0 && self.stores().map_err(|error| error.to_string())? >= STORES_MAX {
+            return Err(format!("{STORES_MAX} other stores have been here since the host was started"));
+        }
+        self.keep_generation(store, generation).map_err(|error| error.to_string())
     }
 
     /// Where the daemon's attempts have their logs and slots. A spawner of root believes its policy alone.
@@ -273,6 +294,7 @@ pub(crate) trait Serve {
             return self.conn(at).refuse(format!("start of {}: {why}", start.key));
         }
         match self.known().standing(&start.key) {
+            None if self.known().is_full() => self.refuse_more(at, start.key),
             None | Some(Standing::Free) => self.start_asked(at, start, fds),
             Some(_) => self.say_what_is(at, &start.key),
         }
@@ -288,6 +310,7 @@ pub(crate) trait Serve {
     /// It shall never be started, if it has not been.
     fn void(&mut self, at: usize, key: AttemptKey) {
         match self.known().standing(&key) {
+            None if self.known().is_full() => return self.refuse_more(at, key),
             None | Some(Standing::Free) => {}
             Some(Standing::Voided) => return self.conn(at).say(Reply::Voided { key }),
             Some(_) => return self.say_what_is(at, &key),
@@ -301,6 +324,12 @@ pub(crate) trait Serve {
             Err(why) => Reply::RefusedStart { key, why, voided: false, closed: false },
         };
         self.conn(at).say(reply);
+    }
+
+    /// There are too many already.
+    fn refuse_more(&mut self, at: usize, key: AttemptKey) {
+        let why = format!("{RESTING_MAX} attempts that do not run are to be forgotten first");
+        self.conn(at).say(Reply::RefusedStart { key, why, voided: false, closed: false });
     }
 
     /// The mark is made under the lock: no shim can begin meanwhile.

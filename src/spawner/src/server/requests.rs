@@ -38,6 +38,10 @@ impl Serve for Server {
         self.generations.get(store).copied().unwrap_or(0)
     }
 
+    fn stores(&self) -> io::Result<usize> {
+        Ok(self.generations.len())
+    }
+
     fn keep_generation(&mut self, store: &str, generation: u64) -> io::Result<()> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::PATH;
         let _ = rustix::fs::mkdirat(&self.home.dir, names::GENERATIONS_DIR, Mode::RWXU);

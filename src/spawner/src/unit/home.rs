@@ -114,6 +114,14 @@ impl Home {
         Ok(generations)
     }
 
+    /// How many stores those are.
+    pub(super) fn stores(&self) -> io::Result<usize> {
+        match std::fs::read_dir(self.path.join(names::GENERATIONS_DIR)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            entries => Ok(entries?.count()),
+        }
+    }
+
     /// Notes a higher one.
     pub(super) fn keep_generation(&self, store: &str, generation: u64) -> io::Result<()> {
         let dir = own_dir(&self.dir, Path::new(names::GENERATIONS_DIR), 0o700, None)?;

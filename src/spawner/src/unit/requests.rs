@@ -34,6 +34,10 @@ impl Serve for Server {
         self.generations.get(store).copied().unwrap_or(0)
     }
 
+    fn stores(&self) -> std::io::Result<usize> {
+        self.home.stores()
+    }
+
     fn keep_generation(&mut self, store: &str, generation: u64) -> std::io::Result<()> {
         self.home.keep_generation(store, generation)?;
         if self.generations.insert(store.to_owned(), generation).is_none() {

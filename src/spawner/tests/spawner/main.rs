@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod basics;
+mod bounds;
 mod chaos;
 mod common;
 mod daemon;
