@@ -128,6 +128,10 @@ with subtest("between two jobs of a user everything of the first goes"):
     for directory in machine.succeed("ls -d /var/lib/ci-runner-jobs/tmp/small-*").split():
         machine.fail(f"ls -A {directory} | grep .")
 
+with subtest("a job finds a kernel without keyrings: a user's would outlive its processes"):
+    code = "import ctypes, errno; libc = ctypes.CDLL(None, use_errno=True); print(libc.syscall(250, 1, 0), errno.errorcode[ctypes.get_errno()])"
+    assert succeeded(add(f"exec python3 -c {quoted(code)}")) == "-1 ENOSYS\n"
+
 with subtest("a job cannot reach its shim, the spawner or the daemon"):
     for text in [
         "kill -9 $PPID",

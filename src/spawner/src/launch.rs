@@ -13,7 +13,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use crate::cgroup::{Entry, Leaf, Parent};
-use crate::sys::OpenFiles;
+use crate::sys::{self, OpenFiles};
 
 /// `keyctl(2)`: a new session keyring, so that the job has not the spawner's.
 const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
@@ -88,7 +88,8 @@ pub(crate) struct Limits {
     pub(crate) user: Option<(u32, u32)>,
 }
 
-/// Starts the job. `output` becomes its standard output and error, its session is noted in `lock` at `session_offset`.
+/// Starts the job. `output` becomes its standard output and error, its session is noted in `lock` at `session_offset`. Err:
+/// no process of the job's was made.
 pub(crate) fn launch(
     program: &Program,
     output: BorrowedFd<'_>,
@@ -127,6 +128,11 @@ pub(crate) fn launch(
     // SAFETY: `orders` is initialised and nobody else runs on it any more.
     let (stage, errno) =
         unsafe { ((&raw const orders.stage).read_volatile(), (&raw const orders.errno).read_volatile()) };
+    // A quota was used up before the job was there: that will pass, and is no fault of the job's.
+    if (stage, errno) == (Stage::Prepare, libc::EDQUOT) {
+        let _ = sys::wait_for(pid);
+        return Err(io::Error::from_raw_os_error(errno));
+    }
     let failed = (errno != 0).then(|| (stage, io::Error::from_raw_os_error(errno)));
     Ok(Launched { pid, failed })
 }
@@ -188,10 +194,7 @@ pub(crate) fn can_move_to(procs: BorrowedFd<'_>) -> bool {
 }
 
 fn ended_well(pid: i32) -> bool {
-    let mut status = 0;
-    // SAFETY: the pointer lives through the call.
-    let got = unsafe { libc::waitpid(pid, &mut status, 0) };
-    got == pid && status == 0
+    sys::wait_for(pid).is_ok_and(|status| status == 0)
 }
 
 /// Makes a child that shares memory, runs `entry(arg)` on its own stack and then ends with what that returns.
@@ -325,12 +328,13 @@ unsafe fn prepare(orders: &Orders) -> c_int {
         {
             return *libc::__errno_location();
         }
-        // The C library's own would tell all threads of the shim, whose memory this is.
+        // The C library's own would tell all threads of the shim, whose memory this is. The keyring comes first: it counts
+        // against the quota of who makes it, and an earlier job of the user may have used up the user's.
         if orders.uid >= 0
-            && (libc::syscall(libc::SYS_setgroups, 0_usize, 0_usize) < 0
+            && ((libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0_usize) < 0 && !no_keyrings())
+                || libc::syscall(libc::SYS_setgroups, 0_usize, 0_usize) < 0
                 || libc::syscall(libc::SYS_setresgid, orders.gid, orders.gid, orders.gid) < 0
-                || libc::syscall(libc::SYS_setresuid, orders.uid, orders.uid, orders.uid) < 0
-                || (libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, 0_usize) < 0 && !no_keyrings()))
+                || libc::syscall(libc::SYS_setresuid, orders.uid, orders.uid, orders.uid) < 0)
         {
             return *libc::__errno_location();
         }
@@ -387,12 +391,10 @@ unsafe fn execute(orders: &Orders) -> c_int {
 
 #[cfg(test)]
 mod tests {
-    use super::decimal;
-
     #[test]
     fn decimal_writes_what_display_writes() {
         for number in [0, 1, 9, 10, 99_999, 4_194_304, i32::MAX] {
-            assert_eq!(decimal(number, &mut [0; 12]), format!("{number}\n").as_bytes());
+            assert_eq!(super::decimal(number, &mut [0; 12]), format!("{number}\n").as_bytes());
         }
     }
 }

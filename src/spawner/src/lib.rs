@@ -24,6 +24,7 @@ mod daemons;
 pub mod dirs;
 pub mod failpoint;
 pub mod joblog;
+mod keys;
 mod launch;
 mod memfd;
 pub mod peer;

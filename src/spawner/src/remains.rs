@@ -1,5 +1,5 @@
-//! What a user's processes leave outside of their directory: processes, queues and shared memory, files where everybody may
-//! write. Only for users that have nothing but jobs.
+//! What a user's processes leave outside of their directory: processes, queues and shared memory, keyrings, files where
+//! everybody may write. Only for users that have nothing but jobs.
 //!
 //! It is done by a child that has become that user: it can touch nothing that is not theirs, whatever they left there.
 
@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use crate::keys;
 use crate::policy_file::User;
 use crate::sys::{self, IpcKind};
 
@@ -17,7 +18,10 @@ const SHARED_DIRS: [&str; 4] = ["/dev/shm", "/dev/mqueue", "/tmp", "/var/tmp"];
 pub(crate) fn remove(user: &User) -> io::Result<()> {
     let Some(pid) = sys::fork()? else { become_and_remove(user) };
     match sys::wait_for(pid)? {
-        0 => Ok(()),
+        0 => {
+            let _ = keys::clear_persistent(user.uid).inspect_err(|error| say!("keyrings of {}: {error}", user.name));
+            Ok(())
+        }
         status => Err(io::Error::other(format!("what {} left could not be removed (status {status})", user.name))),
     }
 }
@@ -27,6 +31,8 @@ fn become_and_remove(user: &User) -> ! {
         sys::become_user(user.uid, user.gid)?;
         // Nobody of this user is left to make anything new.
         sys::kill_all_of_own_user()?;
+        // What a hostile job has locked for good is nobody's secret but its own.
+        let _ = keys::clear_own().inspect_err(|error| say!("keyrings of {}: {error}", user.name));
         remove_queues(user.uid);
         SHARED_DIRS.iter().for_each(|dir| remove_files(Path::new(dir), user.uid));
         io::Result::Ok(())

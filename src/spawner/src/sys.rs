@@ -332,6 +332,26 @@ pub(crate) fn remove_ipc(kind: IpcKind, id: i32) {
     }
 }
 
+/// What is asked of `keyctl(2)`; each takes numbers alone.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Keyctl {
+    /// `KEYCTL_SETPERM`
+    SetPermissions = 5,
+    /// `KEYCTL_CLEAR`
+    Clear = 7,
+    /// `KEYCTL_GET_PERSISTENT`
+    GetPersistent = 22,
+}
+
+/// Calls it with this keyring or user.
+pub(crate) fn keyctl(what: Keyctl, of: libc::c_long, with: libc::c_long) -> io::Result<libc::c_long> {
+    // SAFETY: none of these reads or writes our memory.
+    match unsafe { libc::syscall(libc::SYS_keyctl, what as libc::c_long, of, with) } {
+        ..0 => Err(io::Error::last_os_error()),
+        result => Ok(result),
+    }
+}
+
 /// A line into the spawner's log. Unlike `eprintln!` it never panics: a full disk must not end a shim.
 pub(crate) fn say(line: std::fmt::Arguments<'_>) {
     let line = format!("{line}\n");

@@ -59,7 +59,9 @@ in
         ProtectControlGroups = false; # it makes and removes those of the attempts; they are root's
         RestrictRealtime = mkDefault true;
         KeyringMode = "private";
-        SystemCallFilter = mkDefault "~@module @raw-io @swap @obsolete";
+        # Keyrings: a user's outlives its processes, so one job would reach into the next. ENOSYS, as of a kernel without them, is
+        # what programs know how to do without.
+        SystemCallFilter = mkDefault "~@module @raw-io @swap @obsolete @keyring:ENOSYS";
         SystemCallErrorNumber = mkDefault "EPERM";
         RestrictAddressFamilies = mkDefault [
           "AF_UNIX"
