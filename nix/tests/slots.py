@@ -132,6 +132,54 @@ with subtest("a job finds a kernel without keyrings: a user's would outlive its 
     code = "import ctypes, errno; libc = ctypes.CDLL(None, use_errno=True); print(libc.syscall(250, 1, 0), errno.errorcode[ctypes.get_errno()])"
     assert succeeded(add(f"exec python3 -c {quoted(code)}")) == "-1 ENOSYS\n"
 
+HIDE = r"""
+import os, tempfile
+for root in ["/tmp", "/var/tmp", "/dev/shm"]:
+    base = tempfile.mkdtemp(prefix="hidden-", dir=root)
+    for mode in [0o000, 0o500, 0o100]:
+        os.makedirs(f"{base}/{mode}/pkg")
+        open(f"{base}/{mode}/pkg/token", "w").close()
+        os.chmod(f"{base}/{mode}/pkg", mode)
+        os.chmod(f"{base}/{mode}", mode)
+    os.chdir(base)
+    for _ in range(2000):
+        os.mkdir("deep")
+        os.chdir("deep")
+    open("token", "w").close()
+    for others in ["/srv-others", "/srv-others/inner"]:
+        open(f"{root}{others}/hidden", "w").close()
+        os.makedirs(f"{root}{others}/hidden-dir/token")
+"""
+with subtest("closed and deep directories go, and what is in directories of others"):
+    for root in ["/tmp", "/var/tmp", "/dev/shm"]:
+        machine.succeed(f"mkdir -m 1777 {root}/srv-others; mkdir -m 777 {root}/srv-others/inner; touch {root}/srv-others/roots")
+    succeeded(add(f"exec python3 -c {quoted(HIDE)}", "--pool small"))
+    machine.fail("find /tmp /var/tmp /dev/shm -user ci-runner-job-small-0 -o -user ci-runner-job-small-1 | grep .")
+    for root in ["/tmp", "/var/tmp", "/dev/shm"]:
+        machine.succeed(f"test -e {root}/srv-others/roots && rm -r {root}/srv-others")
+
+with subtest("what a user has when the spawner starts goes before its first job"):
+    machine.succeed("systemctl stop ci-runner-jobs")
+    for user in ["ci-runner-job-small-0", "ci-runner-job-small-1"]:
+        machine.succeed(f"runuser -u {user} -- sh -c 'umask 077; mkdir -p /var/tmp/left-$0/x; echo token >/var/tmp/left-$0/x/token' {user}")
+    machine.succeed("systemctl start ci-runner-jobs")
+    log = succeeded(add("id -un; ls -d /var/tmp/left-$USER || echo none", "--pool small"))
+    assert log.endswith("none\n"), log
+    machine.succeed("rm -rf /var/tmp/left-*")
+
+with subtest("a user of whom something stays gets no job, and the log says why"):
+    # Nobody can remove a file on which another is mounted.
+    for user in ["ci-runner-job-small-0", "ci-runner-job-small-1"]:
+        machine.succeed(f"runuser -u {user} -- touch /var/tmp/held-{user}; mount --bind /var/tmp/held-{user} /var/tmp/held-{user}")
+    job = add("echo ran", "--pool small")
+    said = f"job {job} could not be started, .*: /var/tmp/held-ci-runner-job-small-.*busy"
+    machine.wait_until_succeeds(f"journalctl -u ci-runner -o cat | grep '{said}'", timeout=20)
+    for user in ["ci-runner-job-small-0", "ci-runner-job-small-1"]:
+        machine.succeed(f"umount /var/tmp/held-{user}")
+    assert succeeded(job) == "ran\n"
+    machine.succeed(f"ci-runner show {job} --output json | grep '\"attempt_count\":1'")
+    succeeded(add("true", "--pool small"))
+
 with subtest("a job cannot reach its shim, the spawner or the daemon"):
     for text in [
         "kill -9 $PPID",

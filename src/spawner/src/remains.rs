@@ -1,47 +1,66 @@
 //! What a user's processes leave outside of their directory: processes, queues and shared memory, keyrings, files where
 //! everybody may write. Only for users that have nothing but jobs.
 //!
-//! It is done by a child that has become that user: it can touch nothing that is not theirs, whatever they left there.
+//! It is done by a child that has become that user: it can touch nothing that is not theirs, whatever they left there. A user
+//! of whom something stays must not be given to a job.
 
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+mod files;
+
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+
+use rustix::pipe::PipeFlags;
+use rustix::process::Signal;
 
 use crate::keys;
 use crate::policy_file::User;
 use crate::sys::{self, IpcKind};
 
-/// Where everybody may write.
-const SHARED_DIRS: [&str; 4] = ["/dev/shm", "/dev/mqueue", "/tmp", "/var/tmp"];
+/// A child says no more about why it failed.
+const WHY_BYTES_MAX: usize = 1024;
 
 /// Ends and removes it all. Err: it could not be done; something may be left.
 pub(crate) fn remove(user: &User) -> io::Result<()> {
-    let Some(pid) = sys::fork()? else { become_and_remove(user) };
-    match sys::wait_for(pid)? {
-        0 => {
-            let _ = keys::clear_persistent(user.uid).inspect_err(|error| say!("keyrings of {}: {error}", user.name));
-            Ok(())
-        }
-        status => Err(io::Error::other(format!("what {} left could not be removed (status {status})", user.name))),
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    let parent = rustix::process::getpid();
+    let Some(pid) = sys::fork()? else { become_and_remove(user, parent, &writer) };
+    drop(writer);
+    let mut why = Vec::new();
+    let read = std::fs::File::from(reader).take(WHY_BYTES_MAX as u64).read_to_end(&mut why);
+    let status = sys::wait_for(pid)?;
+    if status == 0 {
+        let _ = keys::clear_persistent(user.uid).inspect_err(|error| say!("keyrings of {}: {error}", user.name));
+        return Ok(());
     }
+    let why = match read {
+        Ok(1..) => String::from_utf8_lossy(&why).into_owned(),
+        _ => format!("status {status}"),
+    };
+    Err(io::Error::other(format!("what {} left cannot be removed: {why}", user.name)))
 }
 
-fn become_and_remove(user: &User) -> ! {
+fn become_and_remove(user: &User, parent: rustix::process::Pid, writer: &OwnedFd) -> ! {
     let done = std::panic::catch_unwind(|| {
         sys::become_user(user.uid, user.gid)?;
+        // Only who waits for us knows that the user is not to be used yet. Asked for now: a change of user takes it back.
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        if rustix::process::getppid() != Some(parent) {
+            return Err(io::Error::other("nobody waits for it"));
+        }
         // Nobody of this user is left to make anything new.
         sys::kill_all_of_own_user()?;
         // What a hostile job has locked for good is nobody's secret but its own.
         let _ = keys::clear_own().inspect_err(|error| say!("keyrings of {}: {error}", user.name));
         remove_queues(user.uid);
-        SHARED_DIRS.iter().for_each(|dir| remove_files(Path::new(dir), user.uid));
-        io::Result::Ok(())
+        files::remove(user.uid).map_err(io::Error::other)
     });
-    match done {
+    let why = match done {
         Ok(Ok(())) => sys::exit_now(0),
-        Ok(Err(error)) => say!("cannot become {}: {error}", user.name),
-        Err(_) => {}
-    }
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "a fault of the runner's".to_owned(),
+    };
+    let why = why.as_bytes();
+    let _ = rustix::io::write(writer, &why[..why.len().min(WHY_BYTES_MAX)]);
     sys::exit_now(1)
 }
 
@@ -66,18 +85,6 @@ fn own_ids(table: &str, uid: u32) -> Vec<i32> {
         if is(owner) || is(maker) { cells.get(1)?.parse().ok() } else { None }
     };
     lines.filter_map(row).collect()
-}
-
-fn remove_files(dir: &Path, uid: u32) {
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let Ok(metadata) = entry.path().symlink_metadata() else { continue };
-        if metadata.uid() != uid {
-            continue;
-        }
-        let path = entry.path();
-        // Neither follows a link. What cannot be removed is the user's own still, and nobody else's.
-        let _ = if metadata.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-    }
 }
 
 #[cfg(test)]

@@ -148,7 +148,7 @@ fn opened(root: BorrowedFd<'_>, name: &str, user: Option<&User>) -> io::Result<O
 }
 
 /// Opens a directory right below `dir`, giving its owner (us) access first where the job took that away.
-fn open_below(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_below(dir: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     let open = |flags| {
         let flags = flags | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
@@ -231,7 +231,7 @@ fn remove_from_top(top: &OwnedFd, name: &CStr, kind: FileType, moved: &mut u64) 
 }
 
 /// Removes a file or an empty directory; false for a directory with something in it.
-fn remove_leaf(dir: &OwnedFd, name: &CStr, kind: FileType) -> Result<bool, Errno> {
+pub(crate) fn remove_leaf(dir: &OwnedFd, name: &CStr, kind: FileType) -> Result<bool, Errno> {
     if kind != FileType::Directory {
         match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => return Ok(true),
@@ -246,13 +246,14 @@ fn remove_leaf(dir: &OwnedFd, name: &CStr, kind: FileType) -> Result<bool, Errno
     }
 }
 
-fn move_up(from: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> Result<(), Errno> {
+/// Moves something to `top` under a name that is free there; that name.
+pub(crate) fn move_up(from: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> Result<CString, Errno> {
     loop {
         *moved += 1;
-        let new = format!(".wiped-{moved}");
-        match rustix::fs::renameat_with(from, name, top, new, rustix::fs::RenameFlags::NOREPLACE) {
+        let new = CString::new(format!(".wiped-{moved}")).map_err(|_| Errno::INVAL)?;
+        match rustix::fs::renameat_with(from, name, top, &*new, rustix::fs::RenameFlags::NOREPLACE) {
             Err(Errno::EXIST) => {}
-            other => return other,
+            other => return other.map(|()| new),
         }
     }
 }

@@ -116,6 +116,8 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
         .map_err(|error| format!("cannot receive signals: {error}"))?;
     let user = order.user.as_ref();
     let slot = open_slot(shared, &order.identity.slot, user)?;
+    // An earlier job's end may not have come to it: a power cut, or something that could not be removed then.
+    user.map_or(Ok(()), remains::remove).map_err(|error| error.to_string())?;
     let loaded = spec::load(&order.spec, order.secrets.as_ref(), slot.path());
     let loaded = match loaded.map(|loaded| loaded.for_user(user, slot.path())) {
         Ok(loaded) => loaded,

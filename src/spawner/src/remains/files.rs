@@ -1,0 +1,291 @@
+//! Files of a user where others may write too, removed by a process that is that user.
+//!
+//! Directories of the user go whole, whatever their modes and however deep they are: what is below is moved up to the top
+//! one, so that there is no recursion. Directories of others are looked into as far as [`LOOK_DEPTH_MAX`] and
+//! [`WRITABLE_DEPTH_MAX`] say. No link is followed.
+//!
+//! What lies in a directory of another who has closed it since can only be emptied. A directory of the user's in which
+//! another has something stays with just that in it, open to look into, so that it can go when the other's goes.
+
+use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, RawDir};
+use rustix::io::Errno;
+
+use crate::tmpdir::{move_up, open_below, remove_leaf};
+
+/// Where everybody may write.
+const SHARED_DIRS: [&str; 4] = ["/dev/shm", "/dev/mqueue", "/tmp", "/var/tmp"];
+/// Others' directories are looked into so far below a shared one.
+const LOOK_DEPTH_MAX: u32 = 2;
+/// The same for those in which the user may write.
+const WRITABLE_DEPTH_MAX: u32 = 16;
+
+/// Removes all that is `uid`'s. Err: something stays, and which.
+pub(super) fn remove(uid: u32) -> Result<(), String> {
+    remove_in(uid, SHARED_DIRS.map(Path::new))
+}
+
+fn remove_in<'a>(uid: u32, shared_dirs: impl IntoIterator<Item = &'a Path>) -> Result<(), String> {
+    let mut remover = Remover { uid, moved: 0, stays: None };
+    shared_dirs.into_iter().for_each(|dir| remover.look_into(CWD, dir, dir, 0));
+    remover.stays.map_or(Ok(()), Err)
+}
+
+struct Remover {
+    uid: u32,
+    /// Names given so far.
+    moved: u64,
+    /// The first thing of the user's that could be neither removed nor emptied.
+    stays: Option<String>,
+}
+
+impl Remover {
+    /// Removes what is the user's in a directory of another.
+    fn look_into(&mut self, parent: impl AsFd, name: &Path, path: &Path, depth: u32) {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+            Ok(dir) => dir,
+            // Closed to the user, or gone.
+            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return,
+            Err(error) => return self.stays(path, error),
+        };
+        let read = each(&dir, |name, _| {
+            let Some((uid, kind)) = owner(&dir, name) else { return };
+            let path = path.join(as_path(name));
+            if uid == self.uid {
+                self.remove(&dir, name, kind, &path);
+            } else if kind == FileType::Directory && is_worth_a_look(&dir, name, depth + 1) {
+                self.look_into(&dir, as_path(name), &path, depth + 1);
+            }
+        });
+        read.unwrap_or_else(|error| self.stays(path, error));
+    }
+
+    /// Removes one thing of the user's that is in another's directory.
+    fn remove(&mut self, dir: &OwnedFd, name: &CStr, kind: FileType, path: &Path) {
+        let removed = match remove_leaf(dir, name, kind) {
+            Ok(true) => Ok(()),
+            Ok(false) => self.remove_tree(dir, name, path),
+            // The directory's owner has closed it.
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if kind == FileType::Directory => {
+                self.remove_tree(dir, name, path)
+            }
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => empty(dir, name, kind),
+            Err(error) => Err(error),
+        };
+        removed.unwrap_or_else(|error| self.stays(path, error));
+    }
+
+    fn remove_tree(&mut self, dir: &OwnedFd, name: &CStr, path: &Path) -> Result<(), Errno> {
+        let top = self.opened(dir, name)?;
+        let mut below = Vec::new();
+        loop {
+            let mut done = self.strip(&top, None, path, &mut below)?;
+            while let Some(name) = below.pop() {
+                let sub = self.opened(&top, &name)?;
+                while self.strip(&sub, Some(&top), path, &mut below)? > 0 {
+                    done += 1;
+                }
+                done += u64::from(removed_or_left_open(&top, &name, &sub)?);
+            }
+            match removed_or_left_open(dir, name, &top) {
+                Ok(false) if done > 0 => {}
+                // It is empty, in a directory that its owner has closed.
+                Ok(_) | Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Removes what is in a directory of the user's, but for directories that are not empty: those of the user's are moved to
+    /// `top` if they are not there, and named in `below`. How much it removed or moved.
+    fn strip(
+        &mut self,
+        dir: &OwnedFd,
+        top: Option<&OwnedFd>,
+        path: &Path,
+        below: &mut Vec<CString>,
+    ) -> Result<u64, Errno> {
+        let mut done = 0;
+        each(dir, |name, kind| {
+            let removed = remove_leaf(dir, name, kind);
+            let is_own = || owner(dir, name).is_some_and(|(uid, _)| uid == self.uid);
+            let result = match removed {
+                Ok(true) => Ok(true),
+                Ok(false) if is_own() => match top {
+                    None => {
+                        below.push(name.to_owned());
+                        Ok(false)
+                    }
+                    Some(top) => self.moved_up(dir, name, top).map(|name| {
+                        below.push(name);
+                        true
+                    }),
+                },
+                Ok(false) => {
+                    self.look_into(dir, as_path(name), &path.join(as_path(name)), 1);
+                    Ok(false)
+                }
+                Err(error) if is_own() => Err(error),
+                Err(_) => Ok(false),
+            };
+            match result {
+                Ok(counts) => done += u64::from(counts),
+                Err(error) => self.stays(&path.join(as_path(name)), error),
+            }
+        })?;
+        Ok(done)
+    }
+
+    fn moved_up(&mut self, dir: &OwnedFd, name: &CStr, top: &OwnedFd) -> Result<CString, Errno> {
+        // Moving a directory rewrites its `..`, which takes write access to it.
+        self.opened(dir, name)?;
+        move_up(dir, name, top, &mut self.moved)
+    }
+
+    /// Opens a directory of the user's, who has all access to it then.
+    fn opened(&self, dir: &OwnedFd, name: &CStr) -> Result<OwnedFd, Errno> {
+        let opened = open_below(dir.as_fd(), name)?;
+        if rustix::fs::fstat(&opened)?.st_uid != self.uid {
+            return Err(Errno::PERM);
+        }
+        rustix::fs::fchmod(&opened, Mode::RWXU)?;
+        Ok(opened)
+    }
+
+    fn stays(&mut self, path: &Path, error: Errno) {
+        self.stays.get_or_insert_with(|| format!("{}: {error}", path.display()));
+    }
+}
+
+/// Calls for everything in a directory. What is removed or made meanwhile may be missed.
+fn each(dir: &OwnedFd, mut act: impl FnMut(&CStr, FileType)) -> Result<(), Errno> {
+    rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = RawDir::new(dir, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        if entry.file_name() != c"." && entry.file_name() != c".." {
+            act(entry.file_name(), entry.file_type());
+        }
+    }
+    Ok(())
+}
+
+fn as_path(name: &CStr) -> &Path {
+    Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()))
+}
+
+/// Whose it is, and what. None: it is gone, or the directory closed.
+fn owner(dir: &OwnedFd, name: &CStr) -> Option<(u32, FileType)> {
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    Some((stat.st_uid, FileType::from_raw_mode(stat.st_mode)))
+}
+
+/// True for a directory of another in which something of the user's may be.
+fn is_worth_a_look(dir: &OwnedFd, name: &CStr, depth: u32) -> bool {
+    let may_write = || rustix::fs::accessat(dir, name, Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty()).is_ok();
+    depth <= LOOK_DEPTH_MAX || (depth <= WRITABLE_DEPTH_MAX && may_write())
+}
+
+/// Removes a directory of the user's; false when something of another is in it, who can look into it then.
+fn removed_or_left_open(parent: &OwnedFd, name: &CStr, dir: &OwnedFd) -> Result<bool, Errno> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(true),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => {
+            rustix::fs::fchmod(dir, Mode::from_raw_mode(0o755))?;
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes the content of a file that cannot be removed.
+fn empty(dir: &OwnedFd, name: &CStr, kind: FileType) -> Result<(), Errno> {
+    if kind != FileType::RegularFile {
+        return Ok(());
+    }
+    let file = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    // The link in /proc leads to this very inode: no name is looked up again.
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::chmod(&link, Mode::RUSR | Mode::WUSR)?;
+    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, &link, flags, Mode::empty()).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    /// A shared directory, and who makes things in it.
+    fn shared() -> (tempfile::TempDir, u32) {
+        (tempfile::tempdir().expect("a directory"), rustix::process::geteuid().as_raw())
+    }
+
+    fn is_empty(dir: &Path) -> bool {
+        std::fs::read_dir(dir).expect("readable").count() == 0
+    }
+
+    #[test]
+    fn closed_directories_go_and_links_are_not_followed() {
+        let (dir, uid) = shared();
+        let outside = tempfile::tempdir().expect("a directory");
+        std::fs::write(outside.path().join("precious"), "x").expect("written");
+        let inner = dir.path().join("gomod/pkg/closed");
+        std::fs::create_dir_all(&inner).expect("made");
+        std::fs::write(inner.join("f"), "token").expect("written");
+        symlink(outside.path(), inner.join("link")).expect("linked");
+        symlink(outside.path(), dir.path().join("link")).expect("linked");
+        for (path, mode) in [("gomod/pkg/closed", 0o000), ("gomod/pkg", 0o500), ("gomod", 0o100)] {
+            std::fs::set_permissions(dir.path().join(path), std::fs::Permissions::from_mode(mode)).expect("closed");
+        }
+        assert_eq!(remove_in(uid, [dir.path()]), Ok(()));
+        assert!(is_empty(dir.path()));
+        assert!(outside.path().join("precious").exists());
+    }
+
+    #[test]
+    fn deep_and_wide_trees_go() {
+        let (dir, uid) = shared();
+        let mut at: OwnedFd = std::fs::File::open(dir.path()).expect("opens").into();
+        for _ in 0..300 {
+            for name in ["d", ".wiped-1"] {
+                rustix::fs::mkdirat(&at, name, Mode::RWXU).expect("made");
+            }
+            at = rustix::fs::openat(&at, "d", OFlags::RDONLY, Mode::empty()).expect("opens");
+        }
+        std::fs::create_dir(dir.path().join("wide")).expect("made");
+        for i in 0..300 {
+            std::fs::create_dir_all(dir.path().join(format!("wide/{i}/x"))).expect("made");
+        }
+        assert_eq!(remove_in(uid, [dir.path()]), Ok(()));
+        assert!(is_empty(dir.path()));
+    }
+
+    #[test]
+    fn only_the_users_own_goes() {
+        let (dir, uid) = shared();
+        std::fs::create_dir_all(dir.path().join("a/b")).expect("made");
+        assert_eq!(remove_in(uid + 1, [dir.path()]), Ok(()));
+        assert!(dir.path().join("a/b").exists());
+        assert_eq!(remove_in(uid, [&dir.path().join("missing"), dir.path()].map(|path: &Path| path)), Ok(()));
+        assert!(is_empty(dir.path()));
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_emptied() {
+        let (dir, _) = shared();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "token").expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).expect("closed");
+        let fd: OwnedFd = std::fs::File::open(dir.path()).expect("opens").into();
+        assert_eq!(empty(&fd, c"f", FileType::RegularFile), Ok(()));
+        assert_eq!(std::fs::read(&path).expect("read"), b"");
+    }
+}
