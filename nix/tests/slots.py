@@ -296,6 +296,74 @@ with undisturbed("the daemon is killed"):
 with undisturbed("both are killed, PID 1 executes itself anew and reloads"):
     machine.succeed("systemctl kill --kill-whom=main -s KILL ci-runner-jobs ci-runner; systemctl daemon-reexec; systemctl daemon-reload")
 
+POLICY = "/etc/ci-runner/jobs.json"
+SMALL = [f"ci-runner-job-small-{number}" for number in range(2)]
+HOLD = f"id -un; touch /tmp/of-$USER; while [ ! -e {GO} ]; do sleep 0.1; done; echo end"
+# What an attempt's lock file says without the user.
+AGE = """
+import glob
+for path in glob.glob("/run/ci-runner-jobs/attempts/*/lock"):
+    with open(path, "r+") as lock:
+        lines = lock.read().splitlines(True)
+        lock.seek(0)
+        lock.writelines(line.rstrip(" ") for line in lines[:5])
+        lock.truncate()
+"""
+
+
+def reload_with(users: list[str]) -> None:
+    started = "journalctl -u ci-runner-jobs -o cat | grep -c 'native jobs started'"
+    before = int(machine.succeed(started))
+    policy["pools"]["small"]["users"] = users
+    encoded = base64.b64encode(json.dumps(policy).encode()).decode()
+    machine.succeed(f"echo {encoded} | base64 -d >{POLICY}.new; mv -fT {POLICY}.new {POLICY}; systemctl reload ci-runner-jobs")
+    machine.wait_until_succeeds(f"test $({started}) -gt {before}", timeout=20)
+    machine.wait_until_succeeds("ci-runner status --output json | grep -q '\"state\":\"running\"'", timeout=30)
+
+
+def hold_both() -> list[str]:
+    """Two jobs, in the order of their users."""
+    machine.succeed(f"rm -f {GO}")
+    jobs = [add(HOLD, "--pool small") for _ in SMALL]
+    for job in jobs:
+        machine.wait_until_succeeds(f"ci-runner logs {job} | grep -q ci-runner-job", timeout=20)
+    return sorted(jobs, key=lambda job: log_of(job).split()[0])
+
+
+policy = json.loads(machine.succeed(f"grep -v ^# {POLICY}"))
+for age in [None, AGE]:
+    of_whom = "attempts of an earlier version" if age else "attempts"
+    with subtest(f"a user is removed from the policy under {of_whom}: the other's job is alone with its own"):
+        first, second = hold_both()
+        if age:
+            machine.succeed(f"python3 -c {quoted(age)}")
+        reload_with(SMALL[1:])
+        machine.succeed(f"ci-runner cancel {first}")
+        assert finished(first)["outcome"] == "cancelled"
+        third = add("id -un; pgrep -u $USER -x sleep || echo alone", "--pool small")
+        # It has the place that is free, and nobody to be.
+        refused = f"job {third} could not be started, .* all 1 users of the pool"
+        machine.wait_until_succeeds(f"journalctl -u ci-runner -o cat | grep '{refused}'", timeout=20)
+        machine.succeed(f"touch {GO}")
+        assert succeeded(second) == f"{SMALL[1]}\nend\n", log_of(second)
+        assert succeeded(third) == f"{SMALL[1]}\nalone\n", log_of(third)
+        reload_with(SMALL)
+    with subtest(f"users are reordered under {of_whom}: a dead shim's job is ended, and not the other"):
+        first, second = hold_both()
+        if age:
+            machine.succeed(f"python3 -c {quoted(age)}")
+        reload_with(SMALL[::-1])
+        machine.succeed(f"kill -KILL $(ps -o ppid= -p $(pgrep -o -u {SMALL[0]} -x sh))")
+        assert finished(first)["attempts"][0]["result"] == "lost"
+        machine.fail(f"ls /tmp/of-{SMALL[0]}")
+        machine.succeed(f"ls /tmp/of-{SMALL[1]}")
+        third = add("id -un", "--pool small")
+        assert succeeded(third) == f"{SMALL[0]}\n", log_of(third)
+        machine.succeed(f"touch {GO}")
+        assert succeeded(second) == f"{SMALL[1]}\nend\n", log_of(second)
+        reload_with(SMALL)
+    nothing_is_left()
+
 ATTACK = """
 import fcntl, json, os, socket
 

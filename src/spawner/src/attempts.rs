@@ -31,9 +31,13 @@ const SMALL_ASIDE: &str = "small.tmp";
 /// An identity never exceeds this: its only long part is a cgroup's path.
 const IDENTITY_BYTES_MAX: usize = 8 * 1024;
 
+/// As long as any session.
+const SESSION_ROOM: &str = "           ";
+
 /// What the `lock` file says, for a spawner that did not fork this shim. Lines: `<shim pid> <descriptor of the lock>`, slot,
 /// backstop deadline (CLOCK_BOOTTIME, ms) or `-`, parent cgroup or `-`, and, once the job's process is there, its
-/// session.
+/// session. Where jobs have users, room for the session and a line `<user> <group>` after it: earlier spawners read
+/// that as well, and what they wrote has neither.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
     /// Process id of the shim.
@@ -48,11 +52,33 @@ pub(crate) struct Identity {
     pub(crate) cgroup_parent: Option<PathBuf>,
     /// Session of the job's first process.
     pub(crate) session: Option<i32>,
+    /// Whom the job becomes, where jobs have users.
+    pub(crate) owner: Option<Owner>,
+}
+
+/// User and group of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 impl Identity {
     /// The lines but the session, which the job's process adds at [`Self::session_offset`].
     pub(crate) fn encode(&self) -> String {
+        let mut text = self.head();
+        if let Some(Owner { uid, gid }) = self.owner {
+            text.push_str(&format!("{SESSION_ROOM}\n{uid} {gid}\n"));
+        }
+        text
+    }
+
+    /// Where the job's process writes its session.
+    pub(crate) fn session_offset(&self) -> u64 {
+        self.head().len() as u64
+    }
+
+    fn head(&self) -> String {
         let backstop = self.backstop_ms.map_or_else(|| "-".to_owned(), |ms| ms.to_string());
         let parent = self.cgroup_parent.as_ref().map_or("-".into(), |path| path.to_string_lossy());
         format!("{} {}\n{}\n{backstop}\n{parent}\n", self.pid, self.lock_fd, self.slot)
@@ -66,7 +92,12 @@ impl Identity {
         let backstop_ms = line()?.parse().ok();
         let cgroup_parent = Some(line()?).filter(|&path| path != "-").map(PathBuf::from);
         let session = line().and_then(|word| word.parse().ok());
-        Some(Self { pid: pid.parse().ok()?, lock_fd: lock_fd.parse().ok()?, slot, backstop_ms, cgroup_parent, session })
+        let owner = std::iter::from_fn(line).find_map(|line| {
+            let (uid, gid) = line.split_once(' ')?;
+            Some(Owner { uid: uid.parse().ok()?, gid: gid.parse().ok()? })
+        });
+        let (pid, lock_fd) = (pid.parse().ok()?, lock_fd.parse().ok()?);
+        Some(Self { pid, lock_fd, slot, backstop_ms, cgroup_parent, session, owner })
     }
 }
 
@@ -330,6 +361,7 @@ mod tests {
             backstop_ms: Some(99),
             cgroup_parent: Some("/sys/fs/cgroup/a b".into()),
             session: None,
+            owner: None,
         };
         let text = identity.encode();
         for end in 0..text.len() {
@@ -341,5 +373,24 @@ mod tests {
         assert_eq!(Identity::decode(&format!("{text}13")).and_then(|identity| identity.session), None);
         let bare = Identity { backstop_ms: None, cgroup_parent: None, session: None, ..with_session };
         assert_eq!(Identity::decode(&bare.encode()), Some(bare));
+    }
+
+    #[test]
+    fn a_user_is_read_with_and_without_a_session_and_does_not_confuse_earlier_spawners() {
+        let owner = Some(Owner { uid: 900, gid: 901 });
+        let identity = Identity { pid: 12, slot: "default-0".to_owned(), owner, ..Identity::default() };
+        let text = identity.encode();
+        assert_eq!(Identity::decode(&text), Some(identity.clone()));
+        let at = identity.session_offset() as usize;
+        for session in [7, 4_194_304, i32::MAX] {
+            let mut written = text.clone();
+            let line = format!("{session}\n");
+            written.replace_range(at..at + line.len(), &line);
+            let want = Identity { session: Some(session), ..identity.clone() };
+            assert_eq!(Identity::decode(&written), Some(want));
+            // An earlier spawner reads five lines.
+            assert_eq!(written.lines().nth(4), Some(&*session.to_string()));
+        }
+        assert!(text.lines().nth(4).is_some_and(|line| line.parse::<i32>().is_err()));
     }
 }

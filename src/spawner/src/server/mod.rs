@@ -10,6 +10,7 @@ mod lifeline;
 pub(crate) mod requests;
 pub(crate) mod service;
 pub(crate) mod setup;
+mod slots;
 mod stopped;
 mod sweep;
 mod takeover;
@@ -63,6 +64,8 @@ pub(crate) struct Server {
     watched_max: usize,
     /// Slots in use, by name.
     slots: HashMap<String, AttemptKey>,
+    /// Users in use.
+    users: HashMap<AttemptKey, Vec<u32>>,
     /// Highest generation of each store, as on the disk.
     generations: HashMap<String, u64>,
     /// Why no attempt is started any more.
@@ -189,6 +192,7 @@ impl Server {
             watched_max: takeover::watched_max(open_files.now),
             said_ended: false,
             slots: HashMap::new(),
+            users: HashMap::new(),
             generations: HashMap::new(),
             closed: None,
             homeless: false,

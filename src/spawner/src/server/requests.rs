@@ -9,12 +9,11 @@ use rustix::process::Signal;
 use super::Server;
 use super::attempt::{Shim, State};
 use super::setup;
-use crate::attempts::{Attempts, Identity};
+use crate::attempts::{Attempts, Identity, Owner};
 use crate::cgroup::Leaf;
 use crate::daemons::{Daemons, Introduction, Serve, Table, Wish};
 use crate::dirs::{Dirs, slot_named};
 use crate::failpoint::{self, hit};
-use crate::policy_file::User;
 use crate::protocol::{AttemptKey, Enforces, Reply, SPEC_BYTES_MAX, Seen, Slot, Start, is_store_id, names};
 use crate::shim::{self, Order};
 use crate::{memfd, procs, sys};
@@ -212,10 +211,11 @@ impl Server {
         let identity = Identity {
             pid: 0,
             lock_fd: 0,
-            slot: slot.clone(),
+            slot,
             backstop_ms: deadline_ms,
             cgroup_parent: self.shared.cgroup.as_ref().map(|parent| parent.path().to_owned()),
             session: None,
+            owner: user.as_ref().map(|user| Owner { uid: user.uid, gid: user.gid }),
         };
         let order = Order { start, lock, spec, secrets, identity, dirs, user };
         let pid = match sys::fork() {
@@ -230,24 +230,10 @@ impl Server {
         let identity = Identity { pid, ..order.identity };
         let shim = Shim { identity, pidfd: None, force_ms: deadline_ms, forced_ms: None, stopped_looks: 0 };
         self.shims.insert(pid, key.clone());
-        self.slots.insert(slot, key.clone());
+        self.hold_slot(&shim.identity, &key);
         self.note_due(deadline_ms);
         self.attempts.insert(key, State::Alive(shim));
         Ok(())
-    }
-
-    /// The slot of a start and, for a service of root, its user.
-    fn choose_slot(&self, start: &Start, dirs: &Dirs) -> Result<(String, Option<User>), String> {
-        if let Some(policy) = &self.service {
-            let slot = policy.choose(start, |slot| self.slots.contains_key(slot))?;
-            let user = policy.user_of(&slot).cloned();
-            return Ok((slot, user));
-        }
-        let slot = dirs.slot_of(start);
-        match self.slots.get(&slot) {
-            Some(holder) => Err(format!("slot {}-{} is still in use by attempt {holder}", start.pool, start.slot)),
-            None => Ok((slot, None)),
-        }
     }
 
     /// Makes the attempt's directory; true when it was not there.

@@ -2,7 +2,7 @@
 //!
 //! The daemon names a pool and an attempt; which user runs it is chosen here, among those that root's policy lists for the
 //! pool and that nobody uses. A user is in use from its attempt's start until nothing of the job is left and its directory is
-//! empty. Claims that a daemon makes ahead may name places beyond the slots: they get whichever user is free by then.
+//! empty, whatever the policy says meanwhile: the attempt notes whose it is. Claims that a daemon makes ahead may name places beyond the slots: they get whichever user is free by then.
 //!
 //! Shims stay root, so that no job can signal or read its shim; a job's process changes its user just before it executes.
 
@@ -109,15 +109,25 @@ impl Policy {
         self.pools.get(pool)?.get(number.parse::<usize>().ok()?)
     }
 
-    /// A slot that nobody uses: the one that is asked for, if it can be.
-    pub(super) fn choose(&self, start: &Start, is_used: impl Fn(&str) -> bool) -> Result<String, String> {
+    /// A user who is free, the one of the slot that is asked for if it can be, and a name for the slot that is free too: its
+    /// own, unless jobs run that began under another policy.
+    pub(super) fn choose(
+        &self,
+        start: &Start,
+        is_slot_used: impl Fn(&str) -> bool,
+        is_user_used: impl Fn(u32) -> bool,
+    ) -> Result<(String, &User), String> {
         let users = self.pools.get(&start.pool).ok_or_else(|| {
             format!("the spawner's policy does not name the pool {:?}; add it there, under \"pools\"", start.pool)
         })?;
         let asked = usize::try_from(start.slot).ok().filter(|slot| *slot < users.len());
-        let slots = asked.into_iter().chain(0..users.len());
-        let free = slots.map(|slot| format!("{}-{slot}", start.pool)).find(|slot| !is_used(slot));
-        free.ok_or_else(|| format!("all {} users of the pool {:?} are in use", users.len(), start.pool))
+        let mut places = asked.into_iter().chain(0..users.len());
+        let place = places.find(|place| !is_user_used(users[*place].uid));
+        let place =
+            place.ok_or_else(|| format!("all {} users of the pool {:?} are in use", users.len(), start.pool))?;
+        let mut names = std::iter::once(place).chain(0..).map(|place| format!("{}-{place}", start.pool));
+        let name = names.find(|name| !is_slot_used(name)).ok_or("all names of slots are in use")?;
+        Ok((name, &users[place]))
     }
 }
 
@@ -236,15 +246,38 @@ mod tests {
     #[test]
     fn a_place_beyond_the_slots_gets_the_user_that_is_free() {
         let policy = Policy::parse(GOOD, &names()).expect("parses");
-        let choose = |slot, used: &[&str]| policy.choose(&start("default", slot), |name| used.contains(&name));
+        let choose = |slot, used: &[&str]| {
+            let uids: Vec<u32> = used.iter().filter_map(|name| Some(policy.user_of(name)?.uid)).collect();
+            let chosen = policy.choose(&start("default", slot), |name| used.contains(&name), |uid| uids.contains(&uid));
+            chosen.map(|(name, user)| {
+                assert_eq!(policy.user_of(&name), Some(user));
+                name
+            })
+        };
         assert_eq!(choose(1, &[]), Ok("default-1".to_owned()));
         assert_eq!(choose(7, &[]), Ok("default-0".to_owned()));
         assert_eq!(choose(7, &["default-0"]), Ok("default-1".to_owned()));
         assert_eq!(choose(0, &["default-0"]), Ok("default-1".to_owned()));
         assert!(choose(0, &["default-0", "default-1"]).is_err_and(|why| why.contains("all 2 users")));
-        assert!(policy.choose(&start("other", 0), |_| false).is_err_and(|why| why.contains("does not name the pool")));
+        assert!(
+            policy
+                .choose(&start("other", 0), |_| false, |_| false)
+                .is_err_and(|why| why.contains("does not name the pool"))
+        );
         assert_eq!(policy.user_of("default-1").map(|user| user.uid), Some(901));
         assert_eq!(policy.user_of("default-2"), None);
+    }
+
+    #[test]
+    fn a_user_in_use_is_not_given_again_whatever_its_place_is_now() {
+        let policy = Policy::parse(&GOOD.replace("\"job-0\", ", ""), &names()).expect("parses");
+        let choose = |used: &[&str], uids: &[u32]| {
+            let chosen = policy.choose(&start("default", 0), |name| used.contains(&name), |uid| uids.contains(&uid));
+            chosen.map(|(name, user)| (name, user.uid))
+        };
+        assert!(choose(&["default-1"], &[901]).is_err_and(|why| why.contains("all 1 users")));
+        assert_eq!(choose(&["default-0"], &[900]), Ok(("default-1".to_owned(), 901)), "in a place that is free");
+        assert_eq!(choose(&["default-1"], &[900]), Ok(("default-0".to_owned(), 901)));
     }
 
     #[test]
@@ -263,6 +296,40 @@ mod tests {
             let why = Policy::parse(&GOOD.replacen(from, to, 1), &names()).expect_err(to);
             assert!(why.contains(want), "{why}");
         }
+    }
+
+    #[test]
+    fn attempts_hold_their_users_over_a_change_of_the_policy() {
+        use crate::attempts::{Identity, Owner};
+        use crate::server::attempt::State;
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut server = crate::server::takeover::tests::server(dir.path());
+        server.service = Some(Policy::parse(GOOD, &names()).expect("a policy"));
+        let dirs = server.shared.dirs.clone();
+        let chosen = |server: &Server| {
+            let (slot, user) = server.choose_slot(&start("default", 0), &dirs)?;
+            Ok::<_, String>((slot, user.expect("a user").uid))
+        };
+        let key = "0123abcd-7-1".parse().expect("a key");
+        let identity = |uid| Identity {
+            slot: "default-0".to_owned(),
+            owner: Some(Owner { uid, gid: uid }),
+            ..Identity::default()
+        };
+        server.hold_slot(&identity(901), &key);
+        assert_eq!(chosen(&server), Ok(("default-1".to_owned(), 900)));
+        server.release_slot("default-0", &key);
+        assert_eq!(chosen(&server), Ok(("default-0".to_owned(), 900)));
+        // Of an earlier version.
+        server.hold_slot(&Identity { owner: None, ..identity(0) }, &key);
+        assert_eq!(chosen(&server), Ok(("default-1".to_owned(), 901)));
+        server.release_slot("default-0", &key);
+        // Nobody knows whose it is.
+        let state = State::Unidentified { again_ms: 0, pause_ms: 0, wish: None };
+        server.attempts.insert(key.clone(), state);
+        assert!(chosen(&server).is_err_and(|why| why.contains("not yet said")));
+        server.hold_users(&identity(900), &key);
+        assert_eq!(chosen(&server), Ok(("default-1".to_owned(), 901)));
     }
 
     #[test]

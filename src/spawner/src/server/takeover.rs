@@ -82,10 +82,13 @@ impl Server {
     fn adopt(&mut self, key: &AttemptKey, lock: &OwnedFd) -> io::Result<()> {
         let found = Attempts::identity(lock)?.and_then(|identity| Some((procs::pin(identity.pid)?, identity)));
         let Some((pidfd, identity)) = found.filter(|(_, identity)| Attempts::is_holder(lock, identity)) else {
+            if let Some(identity) = Attempts::identity(lock)? {
+                self.hold_users(&identity, key);
+            }
             self.look_again(key, u64::MAX, None);
             return Ok(());
         };
-        self.hold_slot(&identity.slot, key);
+        self.hold_slot(&identity, key);
         let force_ms = identity.backstop_ms;
         let wish = match self.attempts.get(key) {
             Some(State::Unidentified { wish, .. }) => *wish,

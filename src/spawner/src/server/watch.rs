@@ -43,7 +43,7 @@ impl Server {
     /// Finds out what became of an attempt whose shim is gone; `own_child` when we saw it go. Goes on trying if need be.
     /// Until then its slot stays its own: what is left of it may live there.
     pub(super) fn settle(&mut self, key: &AttemptKey, identity: Identity, own_child: Option<bool>) {
-        self.hold_slot(&identity.slot, key);
+        self.hold_slot(&identity, key);
         if let Err(error) = self.try_to_settle(key, &identity, own_child) {
             say!("{key}: how it ended cannot be looked up: {error}; tried again");
             self.unsettle(key, identity, own_child);
@@ -128,19 +128,6 @@ impl Server {
             Reply::RefusedStart { key: key.clone(), why, voided: false, closed: false },
             false,
         );
-    }
-
-    /// Nobody else may start there. An empty name is of a shim that had not said which slot is its.
-    pub(super) fn hold_slot(&mut self, slot: &str, key: &AttemptKey) {
-        if !slot.is_empty() {
-            self.slots.entry(slot.to_owned()).or_insert_with(|| key.clone());
-        }
-    }
-
-    fn release_slot(&mut self, slot: &str, key: &AttemptKey) {
-        if self.slots.get(slot) == Some(key) {
-            self.slots.remove(slot);
-        }
     }
 
     /// A note is written before its shim ends, so after a death its note is there.
@@ -250,10 +237,7 @@ impl Server {
     fn wipe_slot(&mut self, key: &AttemptKey, identity: Identity) {
         let is_holder = self.slots.get(&identity.slot) == Some(key);
         let wiper = match is_holder.then(sys::fork) {
-            Some(Ok(None)) => {
-                let user = self.service.as_ref().and_then(|policy| policy.user_of(&identity.slot));
-                wipe_and_end(&self.shared.dirs.tmp_dir, &identity.slot, user)
-            }
+            Some(Ok(None)) => wipe_and_end(&self.shared.dirs.tmp_dir, &identity.slot, self.user_of(&identity).as_ref()),
             Some(Ok(Some(pid))) => Some(pid),
             Some(Err(error)) => {
                 say!("{key}: no process to empty its slot: {error}");

@@ -238,7 +238,7 @@ fn identify(order: &Order) -> Result<u64, String> {
     let identity = Identity { pid, lock_fd: order.lock.as_raw_fd(), ..order.identity.clone() };
     let text = identity.encode();
     match rustix::io::pwrite(&order.lock, text.as_bytes(), 0) {
-        Ok(written) if written == text.len() => Ok(text.len() as u64),
+        Ok(written) if written == text.len() => Ok(identity.session_offset()),
         Ok(_) => Err("cannot write the lock file: no space".to_owned()),
         Err(error) => Err(format!("cannot write the lock file: {error}")),
     }
