@@ -174,9 +174,10 @@ with subtest("a user of whom something stays gets no job, and the log says why")
     job = add("echo ran", "--pool small")
     said = f"job {job} could not be started, .*: /var/tmp/held-ci-runner-job-small-.*busy"
     machine.wait_until_succeeds(f"journalctl -u ci-runner -o cat | grep '{said}'", timeout=20)
-    for user in ["ci-runner-job-small-0", "ci-runner-job-small-1"]:
-        machine.succeed(f"umount /var/tmp/held-{user}")
+    machine.succeed("umount /var/tmp/held-ci-runner-job-small-1")
     assert succeeded(job) == "ran\n"
+    assert succeeded(add("id -un", "--pool small")) == "ci-runner-job-small-1\n"
+    machine.succeed("umount /var/tmp/held-ci-runner-job-small-0")
     machine.succeed(f"ci-runner show {job} --output json | grep '\"attempt_count\":1'")
     succeeded(add("true", "--pool small"))
 

@@ -66,6 +66,8 @@ pub(crate) struct Server {
     slots: HashMap<String, AttemptKey>,
     /// Users in use.
     users: HashMap<AttemptKey, Vec<u32>>,
+    /// Users as whom no job could start since their last one, and when that was tried last.
+    refused_ms: HashMap<u32, u64>,
     /// Highest generation of each store, as on the disk.
     generations: HashMap<String, u64>,
     /// Why no attempt is started any more.
@@ -193,6 +195,7 @@ impl Server {
             said_ended: false,
             slots: HashMap::new(),
             users: HashMap::new(),
+            refused_ms: HashMap::new(),
             generations: HashMap::new(),
             closed: None,
             homeless: false,

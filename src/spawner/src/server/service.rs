@@ -110,19 +110,21 @@ impl Policy {
     }
 
     /// A user who is free, the one of the slot that is asked for if it can be, and a name for the slot that is free too: its
-    /// own, unless jobs run that began under another policy.
+    /// own, unless jobs run that began under another policy. `refused_ms` says of a user who is free when a start was refused
+    /// last, if one was: they come last, the one that was not tried for longest first.
     pub(super) fn choose(
         &self,
         start: &Start,
         is_slot_used: impl Fn(&str) -> bool,
-        is_user_used: impl Fn(u32) -> bool,
+        refused_ms: impl Fn(u32) -> Option<Option<u64>>,
     ) -> Result<(String, &User), String> {
         let users = self.pools.get(&start.pool).ok_or_else(|| {
             format!("the spawner's policy does not name the pool {:?}; add it there, under \"pools\"", start.pool)
         })?;
         let asked = usize::try_from(start.slot).ok().filter(|slot| *slot < users.len());
-        let mut places = asked.into_iter().chain(0..users.len());
-        let place = places.find(|place| !is_user_used(users[*place].uid));
+        let places = asked.into_iter().chain(0..users.len());
+        let free = places.filter_map(|place| Some((refused_ms(users[place].uid)?, place)));
+        let place = free.min_by_key(|(refused_ms, _)| *refused_ms).map(|(_, place)| place);
         let place =
             place.ok_or_else(|| format!("all {} users of the pool {:?} are in use", users.len(), start.pool))?;
         let mut names = std::iter::once(place).chain(0..).map(|place| format!("{}-{place}", start.pool));
@@ -243,12 +245,17 @@ mod tests {
         }
     }
 
+    /// Nobody was refused.
+    fn free_but(used: &[u32]) -> impl Fn(u32) -> Option<Option<u64>> {
+        |uid| (!used.contains(&uid)).then_some(None)
+    }
+
     #[test]
     fn a_place_beyond_the_slots_gets_the_user_that_is_free() {
         let policy = Policy::parse(GOOD, &names()).expect("parses");
         let choose = |slot, used: &[&str]| {
             let uids: Vec<u32> = used.iter().filter_map(|name| Some(policy.user_of(name)?.uid)).collect();
-            let chosen = policy.choose(&start("default", slot), |name| used.contains(&name), |uid| uids.contains(&uid));
+            let chosen = policy.choose(&start("default", slot), |name| used.contains(&name), free_but(&uids));
             chosen.map(|(name, user)| {
                 assert_eq!(policy.user_of(&name), Some(user));
                 name
@@ -261,7 +268,7 @@ mod tests {
         assert!(choose(0, &["default-0", "default-1"]).is_err_and(|why| why.contains("all 2 users")));
         assert!(
             policy
-                .choose(&start("other", 0), |_| false, |_| false)
+                .choose(&start("other", 0), |_| false, free_but(&[]))
                 .is_err_and(|why| why.contains("does not name the pool"))
         );
         assert_eq!(policy.user_of("default-1").map(|user| user.uid), Some(901));
@@ -272,12 +279,23 @@ mod tests {
     fn a_user_in_use_is_not_given_again_whatever_its_place_is_now() {
         let policy = Policy::parse(&GOOD.replace("\"job-0\", ", ""), &names()).expect("parses");
         let choose = |used: &[&str], uids: &[u32]| {
-            let chosen = policy.choose(&start("default", 0), |name| used.contains(&name), |uid| uids.contains(&uid));
+            let chosen = policy.choose(&start("default", 0), |name| used.contains(&name), free_but(uids));
             chosen.map(|(name, user)| (name, user.uid))
         };
         assert!(choose(&["default-1"], &[901]).is_err_and(|why| why.contains("all 1 users")));
         assert_eq!(choose(&["default-0"], &[900]), Ok(("default-1".to_owned(), 901)), "in a place that is free");
         assert_eq!(choose(&["default-1"], &[900]), Ok(("default-0".to_owned(), 901)));
+    }
+
+    #[test]
+    fn a_user_as_whom_nothing_starts_comes_last() {
+        let policy = Policy::parse(GOOD, &names()).expect("parses");
+        let choose = |refused: [Option<u64>; 2]| {
+            let refused_ms = |uid: u32| Some(refused[uid as usize - 900]);
+            policy.choose(&start("default", 0), |_| false, refused_ms).expect("a user").1.uid
+        };
+        let chosen = [[None, None], [Some(5), None], [Some(5), Some(6)], [Some(7), Some(6)]].map(choose);
+        assert_eq!(chosen, [900, 901, 900, 901]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::attempts::{Identity, Owner};
 use crate::dirs::{Dirs, slot_place};
 use crate::policy_file::User;
 use crate::protocol::{AttemptKey, Start, names};
+use crate::sys;
 
 impl Server {
     /// The slot of a start and, for a service of root, its user.
@@ -22,8 +23,9 @@ impl Server {
             if self.attempts.iter().any(is_unknown) {
                 return Err("an attempt that runs has not yet said which user is its".to_owned());
             }
-            let is_user_used = |uid| self.users.values().flatten().any(|used| *used == uid);
-            let (slot, user) = policy.choose(start, |slot| self.slots.contains_key(slot), is_user_used)?;
+            let is_free = |uid| !self.users.values().flatten().any(|used| *used == uid);
+            let since = |uid| is_free(uid).then(|| self.refused_ms.get(&uid).copied());
+            let (slot, user) = policy.choose(start, |slot| self.slots.contains_key(slot), since)?;
             return Ok((slot, Some(user.clone())));
         }
         let slot = dirs.slot_of(start);
@@ -55,6 +57,17 @@ impl Server {
             }
         };
         self.users.insert(key.clone(), users);
+    }
+
+    /// An attempt did start, or could not: perhaps its user cannot be used now, and the next one gets another.
+    pub(super) fn note_start_of_users(&mut self, key: &AttemptKey, did: bool) {
+        for uid in self.users.get(key).into_iter().flatten() {
+            if did {
+                self.refused_ms.remove(uid);
+            } else {
+                self.refused_ms.insert(*uid, sys::boottime_ms());
+            }
+        }
     }
 
     pub(super) fn release_slot(&mut self, slot: &str, key: &AttemptKey) {

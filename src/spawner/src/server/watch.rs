@@ -109,6 +109,7 @@ impl Server {
     }
 
     fn ended(&mut self, key: &AttemptKey, identity: &Identity, record: ExitRecord, state: State) {
+        self.note_start_of_users(key, true);
         self.release_slot(&identity.slot, key);
         self.attempts.insert(key.clone(), state);
         self.said_ended |=
@@ -116,6 +117,7 @@ impl Server {
     }
 
     fn not_began(&mut self, key: &AttemptKey, identity: &Identity, why: &str) {
+        self.note_start_of_users(key, false);
         self.release_slot(&identity.slot, key);
         // One that cannot be removed now is taken by the next start.
         if let Ok(Some(leaf)) = Leaf::find(identity.cgroup_parent.as_deref(), key) {
