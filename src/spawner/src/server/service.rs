@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(chosen(&server), Ok(("default-1".to_owned(), 901)));
         server.release_slot("default-0", &key);
         // Nobody knows whose it is.
-        let state = State::Unidentified { again_ms: 0, pause_ms: 0, wish: None };
+        let state = State::Unidentified { again_ms: 0, pause_ms: 0, wish: None, shim: None };
         server.attempts.insert(key.clone(), state);
         assert!(chosen(&server).is_err_and(|why| why.contains("not yet said")));
         server.hold_users(&identity(900), &key);
