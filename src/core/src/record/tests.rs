@@ -20,6 +20,7 @@ mod groups;
 mod leases;
 mod room;
 mod stranded;
+mod told;
 
 fn job(id: u64) -> JobId {
     JobId::new(id).expect("positive")
