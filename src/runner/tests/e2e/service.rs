@@ -1,5 +1,6 @@
 //! The daemon as a service: it reloads, tells its supervisor, and refuses what it cannot do with words that help.
 
+use crate::skipped;
 use crate::support::small::Small;
 use crate::support::{Host, kill, wait_for, wait_until};
 use serde_json::json;
@@ -153,9 +154,7 @@ fn a_state_directory_without_permission_is_refused_by_name() {
         let known =
             Command::new("sh").args(["-c", nobody, "sh"]).arg(crate::support::program()).arg("--version").output();
         if !known.unwrap().status.success() {
-            println!(
-                "SKIPPED a_state_directory_without_permission_is_refused_by_name: nobody else can run the program"
-            );
+            skipped::tell("a_state_directory_without_permission_is_refused_by_name", "nobody else can run the program");
             return;
         }
         host.wrapper = Some(nobody);

@@ -320,8 +320,9 @@ fn deadlines_end_a_job() {
         }
         assert!(host.log(1).contains("bye\n"));
         let (polite, rude) = (host.record(1), host.record(2));
-        assert!((300_000..480_000).contains(&polite.run_us) || polite.run_us >= 300_000, "{polite:?}");
-        assert!(rude.run_us >= 500_000, "the grace is given in full: {rude:?}");
+        // Timers are late on a busy machine, but not by so much.
+        assert!((300_000..10_000_000).contains(&polite.run_us), "{polite:?}");
+        assert!((500_000..10_000_000).contains(&rude.run_us), "the grace is given in full: {rude:?}");
         host.assert_nothing_left();
         // The slots are free again, and a job that is quick enough is not touched.
         let quick = host.script("sleep 0.1; echo done");

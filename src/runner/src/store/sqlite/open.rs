@@ -290,3 +290,20 @@ pub(super) fn reader(db: &Path) -> Result<Connection, Fault> {
     conn.set_prepared_statement_cache_capacity(32);
     Ok(conn)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A power cut takes what was only in the page cache: no test on a machine that stays on sees that.
+    #[test]
+    fn a_commit_is_flushed_before_it_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = Place::new(dir.path());
+        create(&place).unwrap();
+        let conn = writer(&place).unwrap();
+        let synchronous: i64 = conn.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+        let journal: String = conn.pragma_query_value(None, "journal_mode", |row| row.get(0)).unwrap();
+        assert_eq!((synchronous, journal.as_str()), (2, "wal"), "FULL, over a write-ahead log");
+    }
+}
