@@ -1,7 +1,7 @@
 //! The `ci-runner` binary: joins the command line to the parts of the program that it starts.
 
 use ci_runner::cli::{self, Failure, Hooks, Restored};
-use ci_runner::daemon::{local, service};
+use ci_runner::daemon::{local, noted_log_dir, service};
 use ci_runner::store::{StoreError, sqlite};
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,16 +11,17 @@ fn main() -> ExitCode {
 }
 
 fn restore(from: &Path, state_dir: &Path, log_dir: &Path) -> Result<Restored, Failure> {
-    let report =
-        sqlite::restore(from, state_dir, &[log_dir, &state_dir.join("secrets")]).map_err(|error| match error {
-            StoreError::Held { .. } | StoreError::Full => {
-                Failure::Temporary(format!("{:#}", anyhow::Error::new(error)))
-            }
-            StoreError::Damaged { path, what } => {
-                Failure::Error(format!("{path} is damaged: {what}; nothing was changed, restore another backup"))
-            }
-            other => Failure::Error(format!("{:#}", anyhow::Error::new(other))),
-        })?;
+    // The daemon may have been told of another log directory than who restores.
+    let noted = noted_log_dir(state_dir).filter(|noted| noted != log_dir);
+    let secrets = state_dir.join("secrets");
+    let files_of_jobs: Vec<&Path> = [Some(&*secrets), Some(log_dir), noted.as_deref()].into_iter().flatten().collect();
+    let report = sqlite::restore(from, state_dir, &files_of_jobs).map_err(|error| match error {
+        StoreError::Held { .. } | StoreError::Full => Failure::Temporary(format!("{:#}", anyhow::Error::new(error))),
+        StoreError::Damaged { path, what } => {
+            Failure::Error(format!("{path} is damaged: {what}; nothing was changed, restore another backup"))
+        }
+        other => Failure::Error(format!("{:#}", anyhow::Error::new(other))),
+    })?;
     Ok(Restored {
         held: report.held,
         paused_schedules: report.paused,

@@ -7,6 +7,7 @@
 //!   began   the shim is about to let the job run
 //!   exit    the record (`exit.tmp` before: room for it is taken when the attempt begins)
 //!   verdict how its unit ended (kind `systemd` only)
+//!   lost    it has no record, and nothing is left of it
 //! ```
 //!
 //! Removal goes `lock`, `exit`, `began`, so that a removal cut short never leaves a directory that looks as if the attempt
@@ -323,6 +324,7 @@ impl Attempts {
         unlink(SMALL_ASIDE)?;
         unlink(names::VERDICT)?;
         unlink(names::VOIDED)?;
+        unlink(names::LOST)?;
         remove_dir()
     }
 

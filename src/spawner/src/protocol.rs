@@ -356,6 +356,8 @@ pub mod names {
     pub const BEGAN: &str = "began";
     /// Kind `systemd`: how the attempt's unit ended.
     pub const VERDICT: &str = "verdict";
+    /// Written by the spawner when nothing is left of an attempt that has no record: nobody has to look for it again.
+    pub const LOST: &str = "lost";
     /// Written by `void` under the lock.
     pub const VOIDED: &str = "void";
     /// The exit record: one line of JSON, a newline, and a checksum line.

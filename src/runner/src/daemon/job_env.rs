@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_key_is_of_the_store_that_gave_the_id() {
-        let former = |store: &str, last_id| FormerStore { store_id: store.to_owned(), last_id };
+        let former = |store: &str, last_id| FormerStore { store_id: store.to_owned(), last_id, skipped_to: last_id };
         let host = Host {
             runner: String::new(),
             store: "now".to_owned(),

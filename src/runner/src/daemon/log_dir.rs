@@ -9,6 +9,12 @@ use std::path::{Path, PathBuf};
 /// In the state directory: the log directory of the last daemon.
 const NOTE: &str = "log-dir";
 
+/// The log directory of the last daemon on this state directory; None: it left no note.
+pub fn noted_log_dir(state_dir: &Path) -> Option<PathBuf> {
+    let note = std::fs::read(state_dir.join(NOTE)).ok()?;
+    (!note.is_empty()).then(|| PathBuf::from(OsString::from_vec(note)))
+}
+
 /// To be called when the log directory is there. A full disk is no reason not to start.
 pub(super) fn note(state_dir: &Path, log_dir: &Path) {
     let note = state_dir.join(NOTE);

@@ -25,3 +25,5 @@ mod signals;
 mod spawners;
 pub mod watching;
 pub mod writer;
+
+pub use log_dir::noted_log_dir;

@@ -162,6 +162,7 @@ impl Shared {
             answers::NotAllowed,
             answers::NoJob,
             answers::NoSchedule,
+            answers::SchedulesFull,
             answers::Declared,
             answers::SlowBody,
             answers::TooLarge,

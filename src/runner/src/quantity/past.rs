@@ -59,7 +59,8 @@ fn spoken(text: &str, trimmed: &str, now: &Zoned) -> Result<Option<Timestamp>, Q
             (days(1)?, time)
         }
         _ => match trimmed.parse::<Date>() {
-            Ok(day) if !trimmed.contains([':', 'T', 't']) => (day, Time::midnight()),
+            // The parser of dates takes more, and drops it.
+            Ok(day) if trimmed.len() == "2026-11-21".len() => (day, Time::midnight()),
             Ok(_) | Err(_) => return Ok(None),
         },
     };
@@ -133,6 +134,8 @@ mod tests {
             ("", "empty"),
             ("25:00", "no such time of day"),
             ("2026-02-30", "neither"),
+            ("2026-11-20 03", "time of day"),
+            ("2026-11-20 0300", "time of day"),
             ("yesterday noon", "colon"),
             ("soon", "neither"),
             ("1y", "\"y\" is not a unit"),

@@ -116,6 +116,8 @@ pub struct FormerStore {
     pub store_id: String,
     /// It gave the job ids up to this one, but for those that a store before it gave.
     pub last_id: u64,
+    /// Ids up to this one were given in a life that was replaced, and are no jobs here.
+    pub skipped_to: u64,
 }
 
 /// What a store tells at the start.

@@ -3,7 +3,7 @@
 use super::server::{Answer, Asked, Fake};
 use super::text;
 use std::fs::{self, File};
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -59,6 +59,22 @@ fn what_was_done_is_said_where_it_cannot_be_written() {
     }
 }
 
+/// The same command, hearing Ctrl-C even where we were started to ignore it, as by a shell behind `&`.
+fn hearing_ctrl_c(command: &Command) -> Command {
+    let mut env = Command::new("env");
+    env.arg("--default-signal=INT").arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => env.env(name, value),
+            None => env.env_remove(name),
+        };
+    }
+    if let Some(dir) = command.get_current_dir() {
+        env.current_dir(dir);
+    }
+    env
+}
+
 /// Ctrl-C while the answer was awaited used to end in silence, with the job queued or not.
 #[test]
 fn ctrl_c_before_the_answer_says_that_nothing_is_known() {
@@ -80,7 +96,7 @@ fn ctrl_c_before_the_answer_says_that_nothing_is_known() {
         (&["add", "-f", file, "--key", "k"], "all or none, is not known. Try again with the same key"),
     ];
     for (count, (words, part)) in cases.into_iter().enumerate() {
-        let child = fake.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let child = hearing_ctrl_c(&fake.command(words)).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         fake.until_asked("/api/v1/jobs", count + 1);
         let process = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(process, rustix::process::Signal::INT).unwrap();

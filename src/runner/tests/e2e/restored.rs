@@ -15,6 +15,10 @@ fn with_history(host: &Host, printed: &str, secret: &str) -> (u64, u64) {
 
 fn restore(host: &mut Host, backup: &str) -> String {
     host.stop();
+    restore_stopped(host, backup)
+}
+
+fn restore_stopped(host: &mut Host, backup: &str) -> String {
     let state = host.state.to_str().unwrap().to_owned();
     let done = host.run_cli(&["restore", "--state-dir", &state, backup]);
     assert!(done.status.success(), "{done:?}");
@@ -59,6 +63,90 @@ fn the_files_of_ones_own_jobs_stay() {
     host.post(&format!("/api/v1/jobs/{held}/release"), &json!({}));
     assert_eq!(host.finish(held)["outcome"], "succeeded");
     assert_eq!(host.log(held), "token=there key=\n");
+    host.stop();
+    host.assert_clean();
+}
+
+/// Where the daemon was told of a log directory and who restores was not; a step that fails leaves all as it was, and the next
+/// try decides as the first one did.
+#[test]
+fn a_restore_that_fails_changes_nothing_and_is_tried_again() {
+    let (mine, mut other) = (Host::started(), Host::new());
+    other.config = format!("grace = 1\nlog_dir = {:?}\n", other.path("logs"));
+    other.start();
+    let (finished, held) = with_history(&mine, "mine", "TOKEN");
+    assert_eq!(with_history(&other, "of another", "TOKEN"), (finished, held), "the same ids");
+    let last = other.add(&other.shell("true"));
+    other.finish(last);
+    let backup = mine.path("backup.db").to_str().unwrap().to_owned();
+    assert!(mine.run_cli(&["backup", &backup]).status.success());
+    other.stop();
+    let state = other.state.to_str().unwrap().to_owned();
+    let words = ["restore", "--state-dir", &state, &backup];
+    // Not a directory that can be looked at.
+    let (logs, aside) = (other.path("logs"), other.path("aside"));
+    fs::rename(&logs, &aside).unwrap();
+    fs::write(&logs, "").unwrap();
+    let failed = other.run_cli(&words);
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    assert!(other.state.join("queue.db").exists() && other.state.join("secrets").join(held.to_string()).exists());
+    fs::remove_file(&logs).unwrap();
+    fs::rename(&aside, &logs).unwrap();
+    let done = other.run_cli(&words);
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && said.matches("the same ids were other jobs there").count() == 2, "{done:?}");
+    other.start();
+    assert_eq!(other.log(finished), "");
+    other.post(&format!("/api/v1/jobs/{held}/release"), &json!({}));
+    assert!(other.finish(held)["cause"].as_str().unwrap().contains("its secrets are gone"));
+    let next = other.add(&other.shell("true"));
+    other.finish(next);
+    assert!(next > last, "an id that was given is not given again");
+    other.stop();
+    other.assert_clean();
+}
+
+/// As after a power cut in the middle of it.
+#[test]
+fn a_restore_that_was_cut_short_decides_by_the_store_under_its_dated_name() {
+    let (mine, mut other) = (Host::started(), Host::started());
+    let (finished, held) = with_history(&mine, "mine", "TOKEN");
+    assert_eq!(with_history(&other, "of another", "TOKEN"), (finished, held), "the same ids");
+    let last = other.add(&other.shell("true"));
+    other.finish(last);
+    let backup = mine.path("backup.db").to_str().unwrap().to_owned();
+    assert!(mine.run_cli(&["backup", &backup]).status.success());
+    other.stop();
+    for end in ["", "-wal"] {
+        let name = |middle: &str| other.state.join(format!("queue.db{middle}{end}"));
+        fs::rename(name(""), name(".replaced-20261122T000000000Z")).unwrap();
+    }
+    let said = restore_stopped(&mut other, &backup);
+    assert_eq!(said.matches("the same ids were other jobs there").count(), 2, "{said}");
+    let next = other.add(&other.shell("true"));
+    other.finish(next);
+    assert!(next > last, "an id that was given is not given again");
+    other.stop();
+    other.assert_clean();
+}
+
+/// The wrong backup first, then the right one.
+#[test]
+fn a_newer_backup_after_an_older_one_finds_its_files() {
+    let mut host = Host::started();
+    let (_, held) = with_history(&host, "first", "TOKEN");
+    let backups = ["older", "newer"].map(|name| host.path(name).to_str().unwrap().to_owned());
+    assert!(host.run_cli(&["backup", &backups[0]]).status.success());
+    let second = host.add(&host.shell("echo second"));
+    host.finish(second);
+    assert!(host.run_cli(&["backup", &backups[1]]).status.success());
+    for backup in &backups {
+        let said = restore(&mut host, backup);
+        assert!(!said.contains("other jobs"), "{said}");
+    }
+    assert_eq!(host.log(second), "second\n");
+    host.post(&format!("/api/v1/jobs/{held}/release"), &json!({}));
+    assert_eq!(host.finish(held)["outcome"], "succeeded");
     host.stop();
     host.assert_clean();
 }

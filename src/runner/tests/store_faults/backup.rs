@@ -92,8 +92,12 @@ fn a_restored_store_holds_what_was_open() {
     assert_ne!(loaded.store_id, first.store_id, "nothing of the other life is adopted");
     assert_eq!((&loaded.store_id, loaded.unclean), (&report.store_id, false));
     assert_eq!(loaded.last_id, 7, "an id that was printed is never given again");
-    let former = |store: &str, last_id| FormerStore { store_id: store.to_owned(), last_id };
-    assert_eq!(loaded.former, [former(&first.store_id, 6)], "what the backup did not know was queued in another life");
+    let former = |store: &str, last_id, skipped_to| FormerStore { store_id: store.to_owned(), last_id, skipped_to };
+    assert_eq!(
+        loaded.former,
+        [former(&first.store_id, 6, 7)],
+        "what the backup did not know was queued in another life"
+    );
     assert!(loaded.generation > first.generation);
     assert!(open.iter().all(|job| job.lease.is_none() && job.wish != Wish::Run), "{open:?}");
     assert_eq!(open.iter().map(|job| job.id.get()).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
@@ -115,7 +119,7 @@ fn a_restored_store_holds_what_was_open() {
         restore(&again, &state, &[]).expect("restores");
     }
     let (_store, _reader, last, _) = opened(&state).expect("opens");
-    assert_eq!(last.former, [former(&first.store_id, 6), former(&loaded.store_id, 7)]);
+    assert_eq!(last.former, [former(&first.store_id, 6, 7), former(&loaded.store_id, 7, 7)]);
 }
 
 #[test]

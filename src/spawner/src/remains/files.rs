@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, RawDir};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::tmpdir::{move_up, open_below, remove_leaf};
@@ -22,6 +22,9 @@ use crate::tmpdir::{move_up, open_below, remove_leaf};
 const SHARED_DIRS: [&str; 4] = ["/dev/shm", "/dev/mqueue", "/tmp", "/var/tmp"];
 /// Others' directories are looked into so far below a shared one.
 const LOOK_DEPTH_MAX: u32 = 2;
+/// So many things are looked at in others' directories below the shared ones, in all: what neighbours keep there is not to hold up
+/// a user's jobs.
+const LOOKED_MAX: u32 = 20_000;
 /// The same for those in which the user may write.
 const WRITABLE_DEPTH_MAX: u32 = 16;
 
@@ -31,7 +34,7 @@ pub(super) fn remove(uid: u32) -> Result<(), String> {
 }
 
 fn remove_in<'a>(uid: u32, shared_dirs: impl IntoIterator<Item = &'a Path>) -> Result<(), String> {
-    let mut remover = Remover { uid, moved: 0, stays: None };
+    let mut remover = Remover { uid, moved: 0, looked: 0, stays: None };
     shared_dirs.into_iter().for_each(|dir| remover.look_into(CWD, dir, dir, 0));
     remover.stays.map_or(Ok(()), Err)
 }
@@ -40,6 +43,8 @@ struct Remover {
     uid: u32,
     /// Names given so far.
     moved: u64,
+    /// Things that were looked at in others' directories.
+    looked: u32,
     /// The first thing of the user's that could be neither removed nor emptied.
     stays: Option<String>,
 }
@@ -47,14 +52,19 @@ struct Remover {
 impl Remover {
     /// Removes what is the user's in a directory of another.
     fn look_into(&mut self, parent: impl AsFd, name: &Path, path: &Path, depth: u32) {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        let dir = match open_of_another(parent, name, depth) {
             Ok(dir) => dir,
-            // Closed to the user, or gone.
-            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return,
+            // Closed to the user, gone, or another file system, where nobody says how long a look takes.
+            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => return,
             Err(error) => return self.stays(path, error),
         };
         let read = each(&dir, |name, _| {
+            if depth > 0 {
+                self.looked += 1;
+            }
+            if self.looked > LOOKED_MAX {
+                return;
+            }
             let Some((uid, kind)) = owner(&dir, name) else { return };
             let path = path.join(as_path(name));
             if uid == self.uid {
@@ -175,6 +185,19 @@ fn each(dir: &OwnedFd, mut act: impl FnMut(&CStr, FileType)) -> Result<(), Errno
         }
     }
     Ok(())
+}
+
+/// A directory of somebody else, or a shared one (depth 0).
+fn open_of_another(parent: impl AsFd, name: &Path, depth: u32) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    if depth > 0 {
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        match rustix::fs::openat2(&parent, name, flags, Mode::empty(), resolve) {
+            Err(Errno::NOSYS) => {}
+            opened => return opened,
+        }
+    }
+    rustix::fs::openat(parent, name, flags, Mode::empty())
 }
 
 fn as_path(name: &CStr) -> &Path {

@@ -270,6 +270,12 @@ impl Server {
         self.due_ms = self.due_ms.min(at_ms.unwrap_or(u64::MAX));
     }
 
+    /// Whether the directory was removed or emptied, now or before.
+    fn is_homeless(&mut self) -> bool {
+        self.check_home();
+        self.homeless
+    }
+
     fn check_home(&mut self) {
         self.home_check_ms = sys::boottime_ms() + HOME_CHECK_MS;
         setup::bound_log();

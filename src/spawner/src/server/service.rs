@@ -168,6 +168,12 @@ pub(crate) fn serve(text: &str, words: &[OsString]) -> Result<i32, String> {
     service::notify_ready();
     loop {
         server.run();
+        // The program anew would find a new directory, and no word of what runs.
+        if server.then == Some(Then::Upgrade) && server.is_homeless() {
+            say!("asked to upgrade: ends when nothing runs any more, for a new start");
+            server.then = None;
+            continue;
+        }
         if server.then.take() == Some(Then::Upgrade) {
             let program = |text: &str| Policy::parse(text, &Names::of_system()).map(|policy| policy.program);
             match service::upgrade(words, program) {
@@ -175,7 +181,8 @@ pub(crate) fn serve(text: &str, words: &[OsString]) -> Result<i32, String> {
                 Some(code) => return Ok(code),
             }
         }
-        say!("asked to end: jobs go on");
+        server.write_kept_records();
+        say!("{}", if server.is_homeless() { "ends for a new start" } else { "asked to end: jobs go on" });
         return Ok(0);
     }
 }

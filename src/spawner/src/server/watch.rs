@@ -75,6 +75,11 @@ impl Server {
             }
             None => {}
         }
+        if self.shared.attempts.has(key, names::LOST)? {
+            self.release_slot(&identity.slot, key);
+            self.lost(key);
+            return Ok(());
+        }
         if failpoint::overlooks_beginnings() {
             let _ = self.shared.attempts.unmark(key, names::BEGAN);
         }
@@ -256,6 +261,13 @@ impl Server {
 
     /// Nothing of it is left, and it left no record.
     pub(super) fn lost(&mut self, key: &AttemptKey) {
+        // Whoever takes over would look for its processes by its slot, which is another's from now on. Without its directory
+        // nobody finds it.
+        if let Err(error) = self.shared.attempts.mark(key, names::LOST)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            say!("{key}: that it is lost cannot be noted: {error}");
+        }
         if let Some(State::Wiping(identity)) = self.attempts.insert(key.clone(), State::Lost) {
             self.release_slot(&identity.slot, key);
         }

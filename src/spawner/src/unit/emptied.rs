@@ -52,6 +52,16 @@ impl Server {
         if now < self.home_check_ms {
             return;
         }
+        self.look_at_home(now);
+    }
+
+    /// Whether the directory was removed or emptied, now or before.
+    pub(super) fn is_homeless(&mut self) -> bool {
+        self.look_at_home(sys::boottime_ms());
+        self.closed.is_some()
+    }
+
+    fn look_at_home(&mut self, now: u64) {
         self.home_check_ms = now + HOME_CHECK_MS;
         if self.closed.is_none() && !self.home.is_there() {
             self.closed = Some("the spawner's directory was removed or emptied");

@@ -122,7 +122,7 @@ impl Server {
                     return 0;
                 }
                 // The program anew would find a new directory, and no word of what runs.
-                Some(Then::Upgrade) if self.closed.is_some() => {
+                Some(Then::Upgrade) if self.is_homeless() => {
                     say!("asked to upgrade: ends when nothing runs any more, for a new start");
                 }
                 Some(Then::Upgrade) => {

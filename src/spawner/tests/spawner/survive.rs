@@ -318,3 +318,27 @@ fn an_asked_spawner_ends_when_its_jobs_have() {
     assert_eq!(host.record(1).result, ExitResult::Exited { code: 1 });
     wait_for("the spawner's end", || (!is_alive(pid)).then_some(()));
 }
+
+/// Whoever took over looked for what is left of the lost one, by the slot, and killed the job that was in it by then.
+#[test]
+fn a_lost_attempt_that_nobody_forgot_is_not_looked_for_in_a_slot_that_is_anothers() {
+    for cgroup in [Cgroup::Auto, Cgroup::Off] {
+        let mut host = Host::started(cgroup);
+        let first = host.script("sleep 1000");
+        host.start_as(Start { slot: 1, ..host.request(1) }, &first, None);
+        host.wait_started(1);
+        kill(host.shim_pid(1), "KILL");
+        assert_eq!(host.end(1), None, "lost");
+        let second = waiting_job(&host, 2);
+        host.start_as(Start { slot: 1, ..host.request(2) }, &second, None);
+        host.wait_started(2);
+        host.wait_file(&host.path("ready-2"));
+        host.kill_spawner();
+        host.connect();
+        // The control of what it knows: the first one is lost still, and nothing else.
+        wait_for("the first to be settled", || (host.list().len() == 2).then_some(()));
+        assert_eq!(host.end(1), None, "lost still");
+        go(&host);
+        assert_eq!(host.record(2).result, ExitResult::Exited { code: 2 });
+    }
+}

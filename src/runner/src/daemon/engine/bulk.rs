@@ -6,8 +6,8 @@ use crate::daemon::handle::{Acted, Action, Refusal};
 use ci_runner_core::change::{Change, Entry, Wish as JobWish};
 use ci_runner_core::outcome::By;
 
-/// Jobs an action on many jobs takes in one turn.
-const BULK_PER_TURN: usize = 2_000;
+/// Jobs an action on many jobs takes in one turn: half of what a commit may hold, for schedules and drops are to go on meanwhile.
+const BULK_PER_TURN: usize = 1_000;
 /// While actions on so many jobs are under way, another one is told to come later: each holds the ids of its jobs, 64 MiB in all.
 const IDS_MAX: usize = 8_000_000;
 
@@ -31,7 +31,7 @@ impl Bulk {
         Self { ids: ids.into_iter(), action, by, acted, reply }
     }
 
-    pub fn refuse(self, refusal: Refusal) {
+    fn refuse(self, refusal: Refusal) {
         drop(self.reply.send(Err(refusal)));
     }
 
@@ -55,6 +55,16 @@ impl Engine {
         }
         self.bulks.push_front(bulk);
         self.go_on_with_bulk();
+    }
+
+    /// Commits fail: nothing of it is kept, but what runs is told to end when that was asked for.
+    pub(super) fn refuse_bulk(&mut self, bulk: Bulk) {
+        let Bulk { ids, action, by, acted, reply } = bulk;
+        let refusal = match action {
+            Action::Cancel => self.stop_unrecorded(acted.done.into_iter().chain(ids).collect(), &by),
+            Action::Hold { .. } | Action::Release | Action::Priority(_) => self.refusal(),
+        };
+        drop(reply.send(Err(refusal)));
     }
 
     /// What still fits into the batch before it is as large as a commit should be.

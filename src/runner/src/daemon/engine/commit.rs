@@ -283,7 +283,7 @@ impl Engine {
             self.refuse_effect(effect);
         }
         for bulk in std::mem::take(&mut self.bulks) {
-            bulk.refuse(self.refusal());
+            self.refuse_bulk(bulk);
         }
     }
 

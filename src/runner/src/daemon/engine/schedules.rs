@@ -19,7 +19,7 @@ use ci_runner_core::time::WallTime;
 
 /// Who submits the jobs of a schedule.
 const SUBMITTER: &str = "schedule";
-/// Most schedules, beside those that the configuration declares (which has a limit of its own): each turn of the loop looks at all of
+/// With so many nobody may add another one, but the configuration, which has a limit of its own: each turn of the loop looks at all of
 /// them, and all may be due in the same second.
 pub const SCHEDULES_MAX: usize = 4_000;
 /// Schedules that are run in one turn, so that submissions, starts and ends do not wait for all that are due at a full hour.

@@ -7,7 +7,7 @@ use crate::api::{JobRequest, Problem, ScheduleRequest, ScheduleView, SubmittedOn
 use crate::config::{schedule_job_fault, schedule_name_fault};
 use crate::cron::{CronSchedule, Missed, Overlap};
 use crate::daemon::engine::DECLARED;
-use crate::http::answers::{Committed, Declared, Invalid, KeyReused, NoSchedule, PROBLEM, Read, Sent};
+use crate::http::answers::{Committed, Declared, Invalid, KeyReused, NoSchedule, PROBLEM, Read, SchedulesFull, Sent};
 use crate::http::extract::{Body, Caller, Name, blocking, in_time};
 use crate::http::{App, Fail};
 use crate::quantity::rfc3339_utc;
@@ -122,7 +122,8 @@ pub(crate) async fn list(State(app): State<App>) -> Result<Json<Vec<ScheduleView
 /// Adds a schedule.
 #[utoipa::path(post, path = "/schedules", tag = "schedules", operation_id = "add_schedule", request_body = ScheduleRequest,
     responses(Committed, Sent, (status = 201, body = ScheduleView, description = "Added"),
-        (status = 409, body = Problem, content_type = PROBLEM, description = "One of that name is there")))]
+        (status = 409, body = Problem, content_type = PROBLEM, description = "One of that name is there"),
+        (status = 422, response = SchedulesFull)))]
 pub(crate) async fn add(State(app): State<App>, caller: Caller, body: Body) -> Result<Response, Fail> {
     let row = row_of(read_schedule(&body.bytes)?, caller.name(), &app)?;
     keep(&app, row.clone(), false).await?;
@@ -141,7 +142,8 @@ pub(crate) async fn show(State(app): State<App>, Name(name): Name) -> Result<Jso
 /// Adds or replaces a schedule; runs are due from now on.
 #[utoipa::path(put, path = "/schedules/{name}", tag = "schedules", operation_id = "replace_schedule", params(("name" = String, Path)),
     request_body = ScheduleRequest,
-    responses(Committed, Sent, (status = 200, body = ScheduleView, description = "As it is now"), (status = 409, response = Declared)))]
+    responses(Committed, Sent, (status = 200, body = ScheduleView, description = "As it is now"), (status = 409, response = Declared),
+        (status = 422, response = SchedulesFull)))]
 pub(crate) async fn replace(
     State(app): State<App>,
     Name(name): Name,

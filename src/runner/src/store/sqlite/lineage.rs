@@ -4,9 +4,10 @@
 //! same job in both, and its files stay. Otherwise they are another's: kept, but where nobody looks for them.
 
 use super::place::{Fault, io_error};
-use super::{codec, load};
+use super::{codec, load, open};
 use crate::store::{FormerStore, StoreError};
 use rusqlite::Connection;
+use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -34,61 +35,102 @@ impl Lineage {
         Ok(Self { store_id, last_id: codec::uint(last_id, "last id")?, former })
     }
 
-    fn giver(&self, id: u64) -> &str {
-        let former = self.former.iter().find(|former| id <= former.last_id);
-        former.map_or(&self.store_id, |former| &former.store_id)
-    }
-
-    /// True when no number that both gave is one job here and another there.
-    fn agrees_with(&self, other: &Self) -> bool {
-        let both = self.last_id.min(other.last_id);
-        let ends = self.former.iter().chain(&other.former).map(|former| former.last_id).filter(|last| *last < both);
-        // Givers change behind these numbers only.
-        ends.chain([both]).filter(|id| *id > 0).all(|id| self.giver(id) == other.giver(id))
-    }
-
-    /// Whether files of a replaced store are of the same jobs. One that cannot be read is known by the id in its lock file.
-    pub(super) fn continues(&self, replaced: Option<&Self>, locked: Option<&str>) -> bool {
-        match (replaced, locked) {
-            (Some(replaced), _) => self.agrees_with(replaced),
-            (None, Some(store_id)) => {
-                store_id == self.store_id || self.former.iter().any(|former| former.store_id == store_id)
+    /// None: nobody gave that id in this line.
+    fn giver(&self, id: u64) -> Option<&str> {
+        for former in &self.former {
+            if id <= former.last_id {
+                return Some(&former.store_id);
             }
-            // Nothing was ever opened here: what there is was put here by who restores.
-            (None, None) => true,
+            if id <= former.skipped_to {
+                return None;
+            }
         }
+        (id <= self.last_id).then_some(&self.store_id)
+    }
+
+    /// True when no number is one job here and another there.
+    pub(super) fn agrees_with(&self, other: &Self) -> bool {
+        let ends = [self, other].into_iter().flat_map(|line| {
+            let former = line.former.iter().flat_map(|former| [former.last_id, former.skipped_to]);
+            former.chain([line.last_id])
+        });
+        // Givers change behind these numbers only.
+        ends.filter(|id| *id > 0).all(|id| match (self.giver(id), other.giver(id)) {
+            (Some(mine), Some(theirs)) => mine == theirs,
+            (None, _) | (_, None) => true,
+        })
     }
 }
 
-/// Puts what is in this directory into one below it, named by the time; None: there was nothing.
-pub(super) fn set_aside(dir: &Path, now: &str) -> Result<Option<PathBuf>, StoreError> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        read => read.map_err(|source| io_error("read", dir, source))?,
-    };
-    let aside = dir.join(format!("{ASIDE}{now}"));
-    let mut made = None;
-    for entry in entries {
-        let entry = entry.map_err(|source| io_error("read", dir, source))?;
-        let name = entry.file_name();
-        if name.as_encoded_bytes().starts_with(ASIDE.as_bytes()) || name == "lost+found" {
-            continue;
+/// What was put aside in one directory.
+pub(super) struct Aside {
+    dir: PathBuf,
+    to: PathBuf,
+    names: Vec<OsString>,
+}
+
+impl Aside {
+    /// Puts what belongs to jobs by its name, a number, into a directory below, which is named by the time; None: there is
+    /// nothing. Whatever else somebody keeps there stays. On an error all is where it was.
+    pub(super) fn put(dir: &Path, now: &str) -> Result<Option<Self>, StoreError> {
+        let entries = match fs::read_dir(dir) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(|source| io_error("read", dir, source))?,
+        };
+        let mut aside = Self { dir: dir.to_owned(), to: dir.join(format!("{ASIDE}{now}")), names: Vec::new() };
+        for entry in entries {
+            let moved =
+                entry.map_err(|source| io_error("read", dir, source)).and_then(|entry| aside.take(entry.file_name()));
+            if let Err(error) = moved {
+                aside.undo();
+                return Err(error);
+            }
         }
-        if made.is_none() {
-            fs::create_dir(&aside).map_err(|source| io_error("create", &aside, source))?;
-            made = Some(aside.clone());
+        if aside.names.is_empty() {
+            return Ok(None);
         }
-        fs::rename(entry.path(), aside.join(&name)).map_err(|source| io_error("rename", &entry.path(), source))?;
+        open::sync_dir(dir)?;
+        Ok(Some(aside))
     }
-    Ok(made)
+
+    fn take(&mut self, name: OsString) -> Result<(), StoreError> {
+        if name.is_empty() || !name.as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+            return Ok(());
+        }
+        if self.names.is_empty() {
+            fs::create_dir(&self.to).map_err(|source| io_error("create", &self.to, source))?;
+        }
+        let from = self.dir.join(&name);
+        fs::rename(&from, self.to.join(&name)).map_err(|source| io_error("rename", &from, source))?;
+        self.names.push(name);
+        Ok(())
+    }
+
+    /// Puts it back: what it was put aside for did not happen.
+    pub(super) fn undo(self) {
+        for name in &self.names {
+            // What cannot be put back is kept where it is.
+            let _ = fs::rename(self.to.join(name), self.dir.join(name));
+        }
+        let _ = fs::remove_dir(&self.to);
+    }
+
+    /// Where it is now.
+    pub(super) fn place(self) -> PathBuf {
+        self.to
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn line(store_id: &str, last_id: u64, former: &[(&str, u64)]) -> Lineage {
-        let former = former.iter().map(|(id, last)| FormerStore { store_id: (*id).to_owned(), last_id: *last });
+    fn line(store_id: &str, last_id: u64, former: &[(&str, u64, u64)]) -> Lineage {
+        let former = former.iter().map(|(id, last_id, skipped_to)| FormerStore {
+            store_id: (*id).to_owned(),
+            last_id: *last_id,
+            skipped_to: *skipped_to,
+        });
         Lineage { store_id: store_id.to_owned(), last_id, former: former.collect() }
     }
 
@@ -98,20 +140,43 @@ mod tests {
         for (replaced, same) in [
             (line("a", 9, &[]), true),
             (line("a", 2, &[]), true),
-            (line("b", 9, &[("a", 5)]), true),
-            (line("b", 9, &[("a", 7)]), true),
+            (line("b", 9, &[("a", 5, 5)]), true),
+            (line("b", 9, &[("a", 7, 7)]), true),
             // It went on from an earlier backup: 4 and 5 are other jobs.
-            (line("b", 9, &[("a", 3)]), false),
-            // It never gave one of them.
-            (line("b", 3, &[("a", 3)]), true),
+            (line("b", 9, &[("a", 3, 3)]), false),
+            // It went on behind what it replaced: 4 and 5 are nobody's there.
+            (line("b", 9, &[("a", 3, 5)]), true),
+            (line("b", 9, &[("a", 3, 4)]), false),
+            // It gave none of its own.
+            (line("b", 3, &[("a", 3, 3)]), true),
             (line("other", 0, &[]), true),
             (line("other", 1, &[]), false),
         ] {
-            assert_eq!(backup.continues(Some(&replaced), None), same, "{replaced:?}");
-            assert_eq!(replaced.continues(Some(&backup), None), same, "{replaced:?}, the other way round");
+            assert_eq!(backup.agrees_with(&replaced), same, "{replaced:?}");
+            assert_eq!(replaced.agrees_with(&backup), same, "{replaced:?}, the other way round");
         }
-        let restored = line("b", 9, &[("a", 5)]);
-        let known = ["b", "a", "other"].map(|locked| restored.continues(None, Some(locked)));
-        assert_eq!((known, restored.continues(None, None)), ([true, true, false], true));
+    }
+
+    #[test]
+    fn only_what_is_named_by_numbers_is_put_aside_and_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["0", "17", "earlier", "queue.db", "replaced-before"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let names = |dir: &Path| {
+            let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let before = names(dir.path());
+        let aside = Aside::put(dir.path(), "now").unwrap().unwrap();
+        assert_eq!(names(dir.path()), ["earlier", "queue.db", "replaced-before", "replaced-now"]);
+        assert_eq!(names(&dir.path().join("replaced-now")), ["0", "17"]);
+        aside.undo();
+        assert_eq!(names(dir.path()), before);
+        // Something is in the way in the middle of it.
+        fs::write(dir.path().join("replaced-then"), "").unwrap();
+        assert!(Aside::put(dir.path(), "then").is_err());
+        assert_eq!(names(dir.path()).len(), before.len() + 1);
     }
 }

@@ -137,11 +137,15 @@ pub(super) fn loaded(conn: &Connection, unclean: bool) -> Result<Loaded, Fault> 
 
 /// The stores that this one was restored from, oldest first.
 pub(super) fn former(conn: &Connection) -> Result<Vec<FormerStore>, Fault> {
-    let mut statement = conn.prepare("SELECT store_id, last_id FROM former_store ORDER BY last_id")?;
+    let mut statement = conn.prepare("SELECT store_id, last_id, skipped_to FROM former_store ORDER BY last_id")?;
     let mut rows = statement.query([])?;
     let mut former = Vec::new();
     while let Some(row) = rows.next()? {
-        former.push(FormerStore { store_id: row.get(0)?, last_id: codec::uint(row.get(1)?, "last id")? });
+        former.push(FormerStore {
+            store_id: row.get(0)?,
+            last_id: codec::uint(row.get(1)?, "last id")?,
+            skipped_to: codec::uint(row.get(2)?, "skipped id")?,
+        });
     }
     Ok(former)
 }

@@ -84,7 +84,7 @@ impl Lock {
         let pid = lines.next().filter(|pid| !pid.is_empty()).unwrap_or("?");
         match taken {
             Ok(()) => {
-                let store_id = lines.next().map(str::to_owned);
+                let store_id = lines.next().filter(|id| !id.is_empty()).map(str::to_owned);
                 let mut lock = Self { file, store_id };
                 lock.write(&path, None)?;
                 Ok(lock)

@@ -6,12 +6,14 @@
 //! one, or an error at the next start, never an empty queue:
 //!
 //! 1. take the lock; copy the backup to `queue.db.restore`, change it there, make it durable;
-//! 2. rename the old log, then the old database, to their dated names;
-//! 3. put logs and secrets aside, if the same ids are of other jobs in the backup;
+//! 2. put logs and secrets aside, if the same ids are of other jobs in the backup; back, if the next step fails;
+//! 3. rename the old log, then the old database, to their dated names;
 //! 4. rename the copy to `queue.db`.
+//!
+//! What is decided by the old store is decided again after a crash: then it is under its dated name.
 
 use super::backup;
-use super::lineage::{self, Lineage};
+use super::lineage::{Aside, Lineage};
 use super::load;
 use super::migrate::{self, MIGRATIONS, migrate};
 use super::open::{self, Lock};
@@ -26,6 +28,8 @@ use std::path::{Path, PathBuf};
 
 /// Below the state directory: the files that the last restored backup held.
 const FILES_DIR: &str = "restored";
+/// Follows the name of the database in that of one that was replaced, before the time.
+const REPLACED: &str = ".replaced-";
 /// Who holds the jobs.
 const BY: &str = "restore";
 
@@ -63,19 +67,28 @@ pub fn restore(from: &Path, state_dir: &Path, files_of_jobs: &[&Path]) -> Result
     let mut lock = Lock::take(state_dir)?;
     let place = Place::new(state_dir);
     validate(from)?;
-    let given = given(&place);
-    let replaced = place.db.exists().then(|| line_of(&place.db).ok()).flatten();
+    let old = old_database(&place, lock.store_id.as_deref());
+    let given = old.as_deref().map(given).unwrap_or_default();
+    let replaced = old.as_deref().and_then(|db| line_of(db).ok());
     let restored = line_of(from).map_err(|fault| place.error("read the backup", fault))?;
-    let continues = restored.continues(replaced.as_ref(), lock.store_id.as_deref());
+    let is_one_line = match &replaced {
+        Some(replaced) => restored.agrees_with(replaced),
+        // Nobody can say which ids it gave. Where nothing was ever opened, who restores has put there what is there.
+        None => lock.store_id.as_ref().is_none_or(|locked| *locked == restored.store_id),
+    };
     let aside = beside(&place.db, ".restore");
     let (report, files) = adopt(from, &aside, &place, given)?;
     let files = put_files(&place, &files)?;
     let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string();
-    let replaced = put_aside(&place, &now)?;
-    let mut others = Vec::new();
-    for dir in files_of_jobs.iter().filter(|_| !continues) {
-        others.extend(lineage::set_aside(dir, &now)?);
-    }
+    let others = if is_one_line { Vec::new() } else { put_others_aside(files_of_jobs, &now)? };
+    let replaced = match put_aside(&place, &now) {
+        Ok(replaced) => replaced,
+        Err(error) => {
+            others.into_iter().for_each(Aside::undo);
+            return Err(error);
+        }
+    };
+    let others = others.into_iter().map(Aside::place).collect();
     std::fs::rename(&aside, &place.db).map_err(|source| io_error("create", &place.db, source))?;
     open::sync_dir(&place.dir)?;
     lock.write(&place.dir.join("lock"), Some(&report.store_id))?;
@@ -105,14 +118,46 @@ fn line_of(db: &Path) -> Result<Lineage, Fault> {
     Lineage::read(&open::reader(db)?)
 }
 
+/// Logs and secrets of jobs that are others than those of the backup.
+fn put_others_aside(dirs: &[&Path], now: &str) -> Result<Vec<Aside>, StoreError> {
+    let mut others = Vec::new();
+    for dir in dirs {
+        match Aside::put(dir, now) {
+            Ok(aside) => others.extend(aside),
+            Err(error) => {
+                others.into_iter().for_each(Aside::undo);
+                return Err(error);
+            }
+        }
+    }
+    Ok(others)
+}
+
+/// The store that is replaced: in its place, or under its dated name, when a restore was cut short behind that.
+fn old_database(place: &Place, locked: Option<&str>) -> Option<PathBuf> {
+    if place.db.exists() {
+        return Some(place.db.clone());
+    }
+    let dated = beside(&place.db, REPLACED);
+    let entries = std::fs::read_dir(&place.dir).ok()?.flatten().map(|entry| entry.path());
+    let is_dated = |path: &PathBuf| {
+        let name = path.as_os_str().as_encoded_bytes();
+        name.starts_with(dated.as_os_str().as_encoded_bytes()) && !name.ends_with(b"-wal") && !name.ends_with(b"-shm")
+    };
+    let newest = entries.filter(is_dated).max()?;
+    // That one, and not one of an earlier restore: the lock still has its id.
+    let line = line_of(&newest).ok()?;
+    (locked == Some(line.store_id.as_str())).then_some(newest)
+}
+
 /// What the store that is replaced has given, if it can still tell.
-fn given(place: &Place) -> Given {
+fn given(db: &Path) -> Given {
     let ask = || -> Result<Given, Fault> {
-        let conn = open::reader(&place.db)?;
+        let conn = open::reader(db)?;
         let read = |row: &rusqlite::Row<'_>| Ok(Given { id: row.get(0)?, generation: row.get(1)? });
         Ok(conn.query_row("SELECT last_id, generation FROM meta", [], read)?)
     };
-    if place.db.exists() { ask().unwrap_or_default() } else { Given::default() }
+    ask().unwrap_or_default()
 }
 
 type Adopted = (RestoreReport, Vec<BackupFile>);
@@ -185,8 +230,8 @@ fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreRepo
     let by = format!("{BY} (restored from a backup of store {old_id})");
     let paused = transaction.execute("UPDATE schedule SET paused = ?1 WHERE paused IS NULL", [by])?;
     // Where nothing was queued since the restore before, that store gave the ids.
-    let sql = "INSERT OR IGNORE INTO former_store (last_id, store_id) SELECT last_id, store_id FROM meta";
-    transaction.execute(sql, [])?;
+    let sql = "INSERT OR IGNORE INTO former_store (last_id, skipped_to, store_id) SELECT last_id, max(last_id, ?1), store_id FROM meta";
+    transaction.execute(sql, [given.id])?;
     let sql =
         "UPDATE meta SET store_id = ?1, running = 0, last_id = max(last_id, ?2), generation = max(generation, ?3)";
     transaction.execute(sql, params![store_id, given.id, given.generation])?;
@@ -220,7 +265,7 @@ fn put_files(place: &Place, files: &[BackupFile]) -> Result<Vec<PathBuf>, StoreE
 
 /// Renames the database that is replaced, with its log, to a name that tells when.
 fn put_aside(place: &Place, now: &str) -> Result<Option<PathBuf>, StoreError> {
-    let kept = beside(&place.db, &format!(".replaced-{now}"));
+    let kept = beside(&place.db, &format!("{REPLACED}{now}"));
     let mut any = None;
     for (from, to) in [(place.wal(), beside(&kept, "-wal")), (place.db.clone(), kept.clone())] {
         match std::fs::rename(&from, &to) {
