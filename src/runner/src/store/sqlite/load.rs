@@ -144,7 +144,7 @@ pub(super) fn former(conn: &Connection) -> Result<Vec<FormerStore>, Fault> {
         former.push(FormerStore {
             store_id: row.get(0)?,
             last_id: codec::uint(row.get(1)?, "last id")?,
-            skipped_to: codec::uint(row.get(2)?, "skipped id")?,
+            skipped_to: codec::uint(row.get(2)?, "id of another life")?,
         });
     }
     Ok(former)
