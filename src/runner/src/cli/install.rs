@@ -239,7 +239,7 @@ fn uninstall(context: &Context<'_>, args: &InstallArgs, root: PathBuf) -> Ended 
 fn running(context: &Context<'_>) -> u64 {
     match context.client.get::<StatusView>("/api/v1/status") {
         Ok(status) => status.jobs.running,
-        Err(_) => (remove::job_units().len() + remove::slot_attempts()) as u64,
+        Err(_) => (remove::running_units() + remove::slot_attempts()) as u64,
     }
 }
 

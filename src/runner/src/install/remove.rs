@@ -44,12 +44,22 @@ pub fn units(ours: &Manifest) -> Vec<String> {
     names
 }
 
+/// Units of jobs that are not over: one that failed stays loaded until somebody resets it, as nobody does whose spawner is gone.
+pub fn running_units() -> usize {
+    let is_over = |line: &&String| matches!(line.split_whitespace().nth(2), Some("failed" | "inactive"));
+    listed_units().iter().filter(|line| !is_over(line)).count()
+}
+
 /// Units of jobs that are loaded now.
-pub fn job_units() -> Vec<String> {
+fn job_units() -> Vec<String> {
+    listed_units().iter().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+}
+
+fn listed_units() -> Vec<String> {
     let words = ["list-units", "--all", "--plain", "--no-legend", "--no-pager", "ci-job-*"];
     let output = std::process::Command::new("systemctl").args(words).stdin(std::process::Stdio::null()).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
+    text.lines().map(str::to_owned).collect()
 }
 
 /// Native attempts that still have a process, by the cgroups below the service of their spawner: they outlive daemon and spawner.
@@ -92,6 +102,7 @@ pub fn stop(ours: &Manifest) -> Result<(), InstallError> {
     for job in job_units() {
         run("systemctl", &["kill", "--signal=KILL", &job]).ok(); // it may have ended meanwhile
         run("systemctl", &["stop", &job]).ok();
+        run("systemctl", &["reset-failed", &job]).ok();
     }
     // `KillMode=process` leaves the spawner of native jobs, and shims. Nothing left is an error of kill, and what is meant.
     for unit in startable.iter().filter(|unit| unit.ends_with(".service")) {
