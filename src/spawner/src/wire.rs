@@ -30,8 +30,8 @@ pub(crate) enum Received {
     Malformed(&'static str),
 }
 
-/// Reads one packet without waiting.
-pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8; PACKET_BYTES_MAX]) -> Received {
+/// Reads one packet without waiting, into a buffer of [`PACKET_BYTES_MAX`].
+pub(crate) fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Received {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;

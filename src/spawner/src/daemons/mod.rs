@@ -16,7 +16,7 @@ use rustix::net::SocketFlags;
 
 pub(crate) use self::conn::Connection;
 pub(crate) use self::serve::{Introduction, Known, Serve, Standing, Table, Wish};
-use crate::protocol::Reply;
+use crate::protocol::{PACKET_BYTES_MAX, Reply};
 
 /// One daemon, its successor, and a few that only look.
 const CONNECTIONS_MAX: usize = 32;
@@ -27,6 +27,8 @@ pub(crate) const SHORTAGE_PAUSE: std::time::Duration = std::time::Duration::from
 pub(crate) struct Daemons {
     listener: OwnedFd,
     connections: Vec<Connection>,
+    /// Where packets are read to, one at a time. Made once: every page that is written between two forks is copied.
+    buffer: Vec<u8>,
 }
 
 /// What `poll` found of [`Daemons::polled`].
@@ -46,7 +48,7 @@ impl Calls {
 
 impl Daemons {
     pub(crate) fn new(listener: OwnedFd) -> Self {
-        Self { listener, connections: Vec::new() }
+        Self { listener, connections: Vec::new(), buffer: vec![0; PACKET_BYTES_MAX] }
     }
 
     /// True when no daemon is connected.

@@ -9,9 +9,7 @@ use super::{Calls, Connection, Daemons};
 use crate::attempts::Attempts;
 use crate::dirs::Dirs;
 use crate::failpoint::{self, hit};
-use crate::protocol::{
-    AttemptKey, Enforces, PACKET_BYTES_MAX, PROTOCOL_VERSION, Reply, Request, Seen, Slot, Start, names,
-};
+use crate::protocol::{AttemptKey, Enforces, PROTOCOL_VERSION, Reply, Request, Seen, Slot, Start, names};
 use crate::wire::{self, Received};
 
 /// Packets read from one connection in one turn.
@@ -156,13 +154,18 @@ pub(crate) trait Serve {
 
     /// Packets of one connection.
     fn read_connection(&mut self, at: usize) {
-        let mut buffer = [0; PACKET_BYTES_MAX];
+        let mut buffer = std::mem::take(&mut self.daemons().buffer);
+        self.read_packets(at, &mut buffer);
+        self.daemons().buffer = buffer;
+    }
+
+    fn read_packets(&mut self, at: usize, buffer: &mut [u8]) {
         for _ in 0..PACKETS_A_TURN {
             let conn = self.conn(at);
             if conn.closing {
                 return;
             }
-            match wire::receive(&conn.socket, &mut buffer) {
+            match wire::receive(&conn.socket, buffer) {
                 Received::Nothing => return,
                 Received::Closed => conn.closing = true,
                 Received::Malformed(why) => conn.refuse(why),

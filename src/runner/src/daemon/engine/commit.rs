@@ -20,7 +20,7 @@ pub const NO_POOL: &str = "none";
 const PROBE_MS: u64 = 1_000;
 
 /// Ends, and claims that no free slot waits for, share a commit with what comes within this time after the last one.
-const GATHER: Duration = Duration::from_millis(4);
+const GATHER: Duration = Duration::from_millis(10);
 /// A start rides along with the next commit; without one it is kept after this.
 const RIDE: Duration = Duration::from_millis(20);
 
