@@ -12,6 +12,10 @@ use crate::style::visible;
 use crate::table::Column;
 use clap::Args;
 use serde_json::json;
+use std::time::Duration;
+
+/// A notifier has five minutes at most (`timeout`), and the names of its host are looked up besides.
+const NOTIFIER_PATIENCE: Duration = Duration::from_secs(6 * 60);
 
 /// A notifier by name.
 #[derive(Args, Debug)]
@@ -92,7 +96,8 @@ pub fn list(context: &Context<'_>, _: NoArgs) -> Ended {
 /// Tries one now; exit 1 when it does not take the event.
 pub fn test(context: &Context<'_>, args: TestArgs) -> Ended {
     let path = format!("/api/v1/notifiers/{}/test", encoded(&args.notifier));
-    let tested: NotifierTested = context.client.post(&path, &json!({}))?;
+    let client = context.client.clone().waiting_for("the notifier", NOTIFIER_PATIENCE);
+    let tested: NotifierTested = client.post(&path, &json!({}))?;
     let done = || format!("event {} was sent, but that", tested.event);
     if context.is_json() {
         after(context.print_json(&tested), done)?;

@@ -29,15 +29,23 @@ pub fn wait(context: &Context<'_>, args: WaitArgs) -> Ended {
     let look = context.look();
     let tell = |job: &JobView| match context.is_json() || context.globals.quiet {
         true => Ok(EXIT_DONE),
-        false => print(&format!("{}\n", outcome_line(job, &look))),
+        false => heard_or_not(print(&format!("{}\n", outcome_line(job, &look)))),
     };
     let finished = until_finished(context, &args.ids, deadline, &tell)?;
     if context.is_json() {
         let in_order: Vec<&JobView> = args.ids.iter().filter_map(|id| finished.get(id)).collect();
-        context.print_json(&in_order)?;
+        heard_or_not(context.print_json(&in_order))?;
     }
     let all = finished.values().all(|job| job.outcome.as_deref() == Some("succeeded"));
     Ok(if all { EXIT_DONE } else { EXIT_ERROR.into() })
+}
+
+/// A reader that went away takes nothing from the exit code: 0 says that every job succeeded.
+fn heard_or_not(printed: Ended) -> Ended {
+    match printed {
+        Err(Failure::NobodyListens) => Ok(EXIT_DONE),
+        other => other,
+    }
 }
 
 /// Waits until all of them have finished. `tell` hears of each once, as they finish.

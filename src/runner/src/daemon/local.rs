@@ -20,9 +20,8 @@ use crate::metrics::Figures;
 use crate::store::memory::MemoryStore;
 use crate::store::{Reader, Store};
 use crate::systemd::Notifier;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use ci_runner_core::id::JobId;
-use ci_runner_core::limits::Limits;
 use private_dir::PrivateDir;
 use serde::Serialize;
 use std::os::unix::fs::DirBuilderExt;
@@ -165,18 +164,20 @@ pub fn run(plan: Plan, events: mpsc::Sender<Event>, stop: watch::Receiver<Stop>)
     })
 }
 
-/// Submits the jobs. Which limits can be kept is known when the spawner has come: before, every limit passes, and a job with
-/// one that cannot be kept would wait for ever. Who does not want them any more waits for no spawner: the watcher, which hears
-/// the same, cancels them.
+/// Submits the jobs when the spawner has come: a spawner that cannot start is told instead of waited for, and which limits can
+/// be kept is not known before. Who does not want the jobs any more waits for no spawner: the watcher, which hears the same,
+/// cancels them.
 async fn submit(handle: &Handle, jobs: Vec<NewJob>, mut stop: watch::Receiver<Stop>) -> Result<Vec<JobId>> {
-    if jobs.iter().any(|job| job.spec.terms.limits != Limits::NONE) {
-        let mut snapshots = handle.snapshots();
-        tokio::select! {
-            there = tokio::time::timeout(SPAWNER_COMES, snapshots.wait_for(|snapshot| snapshot.executor_up)) => {
-                there.context("the spawner does not come up")?.context("the loop ended by itself")?;
+    let mut snapshots = handle.snapshots();
+    tokio::select! {
+        there = tokio::time::timeout(SPAWNER_COMES, snapshots.wait_for(|snapshot| snapshot.executor_up)) => match there {
+            Ok(there) => drop(there.context("the loop ended by itself")?),
+            Err(_) => {
+                let troubles: Vec<String> = handle.snapshot().troubles.values().cloned().collect();
+                bail!("the spawner does not come up: {}", troubles.join("; "));
             }
-            Ok(_) = stop.wait_for(|stop| *stop != Stop::No) => {}
-        }
+        },
+        Ok(_) = stop.wait_for(|stop| *stop != Stop::No) => {}
     }
     handle.submit(jobs, None, "run".to_owned()).await.map_err(refused)
 }

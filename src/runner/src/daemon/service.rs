@@ -100,6 +100,19 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
+/// A full disk: where, and what may go. `ci-runner gc` needs a daemon.
+fn with_advice(error: StoreError, config: &Config) -> anyhow::Error {
+    if !matches!(error, StoreError::Full) {
+        return error.into();
+    }
+    let (state, logs) = (config.state_dir.display(), host_settings(config).log_dir);
+    let advice = format!(
+        "no room in {state}: remove something there, logs of finished jobs in {} for one, and start again; nothing is lost meanwhile",
+        logs.display()
+    );
+    anyhow::Error::new(error).context(advice)
+}
+
 fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<()> {
     let config = origin.load()?;
     telemetry.set_level(config.log_level);
@@ -120,7 +133,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
         make_dir(dir, mode)?;
     }
     log_dir::note(&config.state_dir, &host.log_dir);
-    let (mut store, reader) = SqliteStore::open(&config.state_dir)?;
+    let (mut store, reader) = SqliteStore::open(&config.state_dir).map_err(|error| with_advice(error, &config))?;
     let reader: Arc<dyn Reader> = Arc::new(reader);
     // Job by job: a list of a million would take half a gigabyte beside the record.
     let record = RefCell::new(Record::new(settings));

@@ -31,7 +31,12 @@ pub(super) fn run(dir: &Path, daemon: &DaemonPart, stop: &UnixStream) {
         let timeout = Timespec { tv_sec: EVERY_SECONDS, tv_nsec: 0 };
         match rustix::event::poll(&mut [PollFd::new(stop, PollFlags::IN)], Some(&timeout)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
-            Ok(_) | Err(_) => return,
+            Ok(_) | Err(_) => {
+                // Nobody writes it any more: what stays must not say that all is well.
+                let ended: DaemonPart = std::sync::Arc::new(|_| Err("it ended".to_owned()));
+                drop(write(dir, &ended));
+                return;
+            }
         }
     }
 }
@@ -71,5 +76,17 @@ mod tests {
         assert!(!read().contains("ci_runner_x") && read().ends_with("ci_runner_up 0\n"));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left aside");
         assert!(write(&dir.path().join("none"), &there).is_err());
+    }
+
+    /// It said for ever that the daemon was up, with its last figures.
+    #[test]
+    fn a_writer_that_ends_leaves_no_figures() {
+        let dir = tempfile::tempdir().unwrap();
+        let there: DaemonPart = Arc::new(|_| Ok("# TYPE ci_runner_x gauge\nci_runner_x 1\n".to_owned()));
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(ours);
+        run(dir.path(), &there, &theirs);
+        let left = std::fs::read_to_string(dir.path().join(FILE_NAME)).unwrap();
+        assert!(!left.contains("ci_runner_x") && left.ends_with("ci_runner_up 0\n"), "{left}");
     }
 }

@@ -108,7 +108,10 @@ fn notifiers(board: &Board) -> ComponentView {
     }
     match board.failing.as_slice() {
         [] => ComponentView::ok(),
-        failing => ComponentView::degraded("undelivered", failing.join("; ")),
+        failing => {
+            let names = failing.join(", ");
+            ComponentView::degraded("undelivered", format!("the last try of {names} failed: `ci-runner notify list`"))
+        }
     }
 }
 
@@ -151,10 +154,7 @@ mod tests {
         assert_eq!(reason(disk(&free(1 << 30), true)), "ok");
         assert_eq!(reason(disk(&free(1 << 30), false)), "not_measured");
         assert_eq!(reason(clock(0)), "not_set");
-        assert_eq!(
-            reason(notifiers(&Board { failing: vec!["ops: refused".into()], ..Board::default() })),
-            "undelivered"
-        );
+        assert_eq!(reason(notifiers(&Board { failing: vec!["ops".into()], ..Board::default() })), "undelivered");
         assert_eq!(reason(watches(true, false)), "late");
     }
 }

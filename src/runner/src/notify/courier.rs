@@ -34,7 +34,7 @@ pub struct Tally {
 /// Why a try failed, and when the next one may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
-    /// In words; no secret is in it.
+    /// In words; no secret of ours is in it, but what a program said may hold one of its own.
     pub why: String,
     /// The peer said when.
     retry_after: Option<Duration>,
@@ -165,6 +165,8 @@ impl Couriers {
             stop: running.stop.clone(),
             news: running.news.clone(),
             sent: VecDeque::new(),
+            unnoted: BTreeMap::new(),
+            noted: Instant::now(),
         };
         let thread = std::thread::Builder::new().name("notifier".to_owned()).spawn(move || courier.work());
         match thread {
@@ -203,6 +205,11 @@ struct Courier {
     news: Arc<Mutex<(Option<String>, Option<i64>)>>,
     /// Tries of the last minute.
     sent: VecDeque<Instant>,
+    /// How tries went that could not be noted: the disk is full, say. By the number of the delivery; what was told is not told
+    /// again for that, and holds up no other.
+    unnoted: BTreeMap<i64, (&'static str, Option<i64>)>,
+    /// When it was last tried to note them.
+    noted: Instant,
 }
 
 impl Courier {
@@ -215,7 +222,9 @@ impl Courier {
             }
             let heard = self.outbox.rung();
             let now_ms = (self.wall_ms)();
-            let pause = match self.outbox.due(&self.name, now_ms) {
+            self.note_again(now_ms);
+            let told = self.unnoted.keys().copied().collect();
+            let pause = match self.outbox.due(&self.name, &told, now_ms) {
                 Ok(Ok(waiting)) => match self.rate_pause() {
                     None => {
                         self.attempt(&waiting);
@@ -235,7 +244,23 @@ impl Courier {
                 }
             };
             drop(turn);
+            let pause = if self.unnoted.is_empty() { pause } else { pause.min(OUTBOX_PAUSE) };
             self.outbox.wait(heard, pause);
+        }
+    }
+
+    /// Notes what could not be noted. A try that failed is made again when its time has come, noted or not.
+    fn note_again(&mut self, now_ms: i64) {
+        self.unnoted.retain(|_, (_, next)| next.is_none_or(|next| next > now_ms));
+        if self.unnoted.is_empty() || self.noted.elapsed() < OUTBOX_PAUSE {
+            return;
+        }
+        self.noted = Instant::now();
+        while let Some((&number, &(result, next))) = self.unnoted.first_key_value() {
+            if self.outbox.tried(&self.name, number, result, next, now_ms).is_err() {
+                return;
+            }
+            self.unnoted.pop_first();
         }
     }
 
@@ -288,9 +313,11 @@ impl Courier {
         }
         drop(news);
         if let Err(error) = self.outbox.tried(name, waiting.number, result, next, now_ms) {
-            log::warn!("notifier {name}: {error}; it may be told twice");
-            // The disk is full, say: the same one is due again, and must not be sent in a circle.
-            std::thread::sleep(OUTBOX_PAUSE);
+            log::warn!(
+                "notifier {name}: {error}: a daemon that starts before it can be written may tell {title:?} again"
+            );
+            self.unnoted.insert(waiting.number, (result, next));
+            self.noted = Instant::now();
         }
     }
 }
@@ -308,6 +335,60 @@ fn pause_ms(tries: u32, retry_after: Option<Duration>, id: &str) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notify::outbox::Batch;
+
+    /// A full disk made a pager ring every five seconds, and what waited behind that notice waited on.
+    #[test]
+    fn what_was_told_and_cannot_be_noted_is_not_told_again_and_holds_up_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let told = dir.path().join("told");
+        let config = NotifierConfig {
+            kind: NotifierKind::Command {
+                argv: ["/bin/sh", "-c", &format!("cat >> {0}; echo >> {0}", told.display())]
+                    .map(str::to_owned)
+                    .to_vec(),
+            },
+            watches: Vec::new(),
+            jobs: crate::config::JobFilter::default(),
+            timeout: Duration::from_secs(15),
+            rate_max: 60,
+            tries_max: 3,
+            queue_max: 10,
+        };
+        let outbox = Arc::new(Outbox::open(dir.path(), "courier-test").unwrap());
+        let event = |id: &str| {
+            let event = Event {
+                id: id.to_owned(),
+                kind: "job.ended".into(),
+                at_ms: 5,
+                title: id.to_owned(),
+                data: serde_json::json!({}),
+            };
+            ("ops".to_owned(), event)
+        };
+        let batch = Batch { deliveries: vec![event("first"), event("second")], ..Batch::default() };
+        outbox.commit(&batch, &|_| 10, 0).unwrap();
+        let other = rusqlite::Connection::open(dir.path().join("notices.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let probe = Probe { notes_early: || false, at: |_| () };
+        let source = Source { host: "h".into(), store: "courier-test".into() };
+        let mut couriers = Couriers::new(outbox.clone(), source, || 10, probe);
+        couriers.set(&BTreeMap::from([("ops".to_owned(), config)]));
+        let lines =
+            || std::fs::read_to_string(&told).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
+        let until = Instant::now() + Duration::from_secs(60);
+        while lines().len() < 2 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let both = lines();
+        assert!(both.len() == 2 && both[0] != both[1], "{both:?}");
+        other.execute_batch("ROLLBACK").unwrap();
+        while outbox.counts("ops").unwrap().1 > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!((outbox.counts("ops").unwrap(), lines()), ((vec![("delivered".to_owned(), 2)], 0), both));
+        couriers.stop();
+    }
 
     #[test]
     fn pauses_grow_to_a_bound() {

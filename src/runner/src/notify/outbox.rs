@@ -11,6 +11,7 @@ use ci_runner_core::time::Instant;
 use ci_runner_core::watch::{Alarm, Reading, Watch};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -216,13 +217,18 @@ impl Outbox {
         forget().map_err(fault("write"))
     }
 
-    /// What is due for this notifier, or else when something will be.
-    pub(super) fn due(&self, notifier: &str, now_ms: i64) -> Result<Result<Waiting, Option<i64>>, OutboxError> {
+    /// What is due for this notifier, or else when something will be. Not those in `but`.
+    pub(super) fn due(
+        &self,
+        notifier: &str,
+        but: &BTreeSet<i64>,
+        now_ms: i64,
+    ) -> Result<Result<Waiting, Option<i64>>, OutboxError> {
         let read = || -> rusqlite::Result<Result<Waiting, Option<i64>>> {
             let connection = self.lock();
             let mut statement = connection.prepare_cached(
                 "SELECT number, event, kind, at_wall, title, data, tries, next FROM delivery \
-                 WHERE notifier = ?1 AND done IS NULL ORDER BY next, number LIMIT 1",
+                 WHERE notifier = ?1 AND done IS NULL ORDER BY next, number LIMIT ?2",
             )?;
             let row = |row: &rusqlite::Row<'_>| {
                 let event = Event {
@@ -234,7 +240,10 @@ impl Outbox {
                 };
                 Ok((Waiting { number: row.get(0)?, event, tries: row.get(6)? }, row.get::<_, i64>(7)?))
             };
-            Ok(match statement.query_row([notifier], row).optional()? {
+            let mut found =
+                statement.query_map(params![notifier, i64::try_from(but.len()).unwrap_or(i64::MAX - 1) + 1], row)?;
+            let first = found.find(|found| found.as_ref().map_or(true, |(waiting, _)| !but.contains(&waiting.number)));
+            Ok(match first.transpose()? {
                 // Beyond any pause: the clock was set back meanwhile.
                 Some((waiting, next)) if next <= now_ms || next > now_ms.saturating_add(FAR_MS) => Ok(waiting),
                 Some((_, next)) => Err(Some(next)),

@@ -50,24 +50,37 @@ fn ids_are_printed_after_the_answer_and_exit_codes_are_kept() {
     assert!(err.contains("api.sock: there is no socket") && err.contains("ci-runner daemon"), "{err}");
 }
 
-#[test]
-fn who_waits_for_a_silent_daemon_is_told_so() {
+/// What the verb says while its answer is to come, and then how it ends.
+fn silent_at_first(words: &[&str], mut answer: impl FnMut(&Asked) -> Answer + Send + 'static) -> (String, Output) {
     let answers = Arc::new(AtomicBool::new(false));
     let gate = Arc::clone(&answers);
     let fake = Fake::new(move |asked| {
         while !gate.load(Ordering::Acquire) {
             std::thread::park_timeout(std::time::Duration::from_millis(10));
         }
-        created(asked)
+        answer(asked)
     });
-    let mut command = fake.command(&["add", "--", "true"]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = fake.command(words).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.contains("has not answered for 3 s") && line.contains("up to 57 s more"), "{line}");
     answers.store(true, Ordering::Release);
-    let output = child.wait_with_output().unwrap();
+    (line, child.wait_with_output().unwrap())
+}
+
+#[test]
+fn who_waits_for_a_silent_daemon_is_told_so() {
+    let (line, output) = silent_at_first(&["add", "--", "true"], created);
+    assert!(line.contains("has not answered for 3 s") && line.contains("up to 57 s more"), "{line}");
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), b"7\n".as_slice()));
+}
+
+/// It blamed the daemon, and gave up after a minute.
+#[test]
+fn who_waits_for_a_notifier_is_told_so() {
+    let tested = r#"{"delivered":true,"error":null,"seconds":3.3,"event":"e"}"#;
+    let (line, output) = silent_at_first(&["notify", "test", "ops"], |_| Answer::Json(200, tested.to_owned()));
+    assert_eq!(line, "ci-runner: waiting for the notifier, up to 357 s\n");
+    assert_eq!((output.status.code(), text(&output).1.as_str()), (Some(0), "delivered in 3.300 s (event e)\n"));
 }
 
 #[test]

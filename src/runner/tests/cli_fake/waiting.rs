@@ -38,6 +38,21 @@ fn wait_tells_how_jobs_ended() {
     assert_eq!(text(&fake.run(&["wait", "9"])), (1, String::new(), "ci-runner: there is no job 9\n".to_owned()));
 }
 
+/// 0 says that every job succeeded, whether anybody reads that or not.
+#[test]
+fn wait_without_a_reader_still_tells_by_its_exit_code() {
+    for (outcome, code) in [("succeeded", 0), ("failed", 1)] {
+        for words in [&["wait", "7"][..], &["wait", "7", "--output", "json"]] {
+            let fake = Fake::new(finishing(3, outcome));
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let mut command = fake.command(words);
+            let status = command.stdout(writer).stderr(Stdio::null()).status().unwrap();
+            assert_eq!(status.code(), Some(code), "{outcome} {words:?}");
+        }
+    }
+}
+
 #[test]
 fn wait_is_woken_by_events() {
     let mut told = false;

@@ -320,3 +320,26 @@ fn a_notifier_can_be_tried_and_says_what_is_wrong() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("did you mean \"ops\"?"), "{output:?}");
 }
+
+/// What a notifier's program says may be secret (`set -x`, an address that is one), and health is told to everybody on the host.
+#[test]
+fn health_does_not_tell_what_a_notifiers_program_said() {
+    let host = host(|host| {
+        let bad = script(host, "bad", "echo \"TOKEN=$((1234 * 10000 + 5678))-of-the-hook\" >&2; exit 4");
+        format!(
+            "[notifiers.bad]\nkind = \"command\"\ncommand = [{bad:?}]\noutcomes = \"all\"\n[watch]\nevery = \"1s\"\n"
+        )
+    });
+    outcome(&host, submit(&host, json!({"shell": "exit 3"})));
+    let said = |host: &Host| host.run_cli(&["notify", "list", "--output", "json"]).stdout;
+    wait_for("the operator to be told", || {
+        String::from_utf8(said(&host)).unwrap().contains("12345678-of").then_some(())
+    });
+    for path in ["/health", "/readyz", "/status"] {
+        let text = wait_for("health to say it", || {
+            let text = host.call("GET", path, None).text();
+            text.contains("notify list").then_some(text)
+        });
+        assert!(!text.contains("12345678"), "{path}: {text}");
+    }
+}

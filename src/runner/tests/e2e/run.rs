@@ -239,3 +239,23 @@ fn who_waits_for_a_spawner_that_does_not_come_may_leave() {
     assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
     wait_for("an empty place", || fs::read_dir(&private).unwrap().next().is_none().then_some(()));
 }
+
+/// 0 says that every job succeeded: a reader that goes away (`run … | head -1`) ends the jobs, and that is no success.
+#[test]
+fn run_without_a_reader_ends_its_jobs_and_fails() {
+    let host = Host::new();
+    let private = host.path("xdg");
+    fs::create_dir(&private).unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut command = Command::new(program());
+    command
+        .args(["run", "-q", "--retry", "0", "--shell", "echo one; sleep 600 & wait; exit 7"])
+        .env("XDG_RUNTIME_DIR", &private);
+    drop(reader);
+    let child = command.stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).spawn().unwrap();
+    drop(command);
+    let output = child.wait_with_output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("nobody reads the output any more: what still ran was ended"), "{err}");
+}

@@ -45,6 +45,8 @@ pub struct Client {
     candidates: Vec<PathBuf>,
     timeout: Duration,
     verbose: bool,
+    /// Whom the daemon waits for before it answers.
+    waits_for: Option<&'static str>,
 }
 
 /// A connection that no request was sent on yet.
@@ -54,6 +56,7 @@ pub struct Connection {
     path: PathBuf,
     /// How long each wait may last.
     timeout: Duration,
+    waits_for: Option<&'static str>,
 }
 
 /// A request. The body is JSON.
@@ -88,7 +91,7 @@ impl Client {
 
     /// As [`Client::new`], with the environment given.
     pub fn of(host: &Host, socket: Option<&Path>) -> Client {
-        Client { candidates: host.socket_candidates(socket), timeout: ANSWER_TIMEOUT, verbose: false }
+        Client { candidates: host.socket_candidates(socket), timeout: ANSWER_TIMEOUT, verbose: false, waits_for: None }
     }
 
     /// Whether to say on standard error which sockets are tried and what is asked.
@@ -105,6 +108,11 @@ impl Client {
     /// How long each wait may last.
     pub fn patience(self, timeout: Duration) -> Client {
         Client { timeout, ..self }
+    }
+
+    /// For a request whose answer waits for somebody else, `timeout` at most.
+    pub fn waiting_for(self, whom: &'static str, timeout: Duration) -> Client {
+        Client { timeout, waits_for: Some(whom), ..self }
     }
 
     /// `GET` of a text.
@@ -138,7 +146,14 @@ impl Client {
                 let _ = writeln!(io::stderr(), "{}: {how}", path.display());
             }
             match dialled {
-                Ok(stream) => return Ok(Connection { stream, path: path.clone(), timeout: self.timeout }),
+                Ok(stream) => {
+                    return Ok(Connection {
+                        stream,
+                        path: path.clone(),
+                        timeout: self.timeout,
+                        waits_for: self.waits_for,
+                    });
+                }
                 Err(error) => tried.push((path.clone(), error)),
             }
         }
@@ -253,14 +268,17 @@ impl Connection {
         let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
         let wait = Timespec { tv_sec: SILENCE_TOLD.as_secs() as i64, tv_nsec: 0 };
         if rustix::event::poll(&mut fds, Some(&wait)) == Ok(0) {
+            let text = match self.waits_for {
+                Some(whom) => format!("waiting for {whom}, up to {} s", rest.as_secs()),
+                None => format!(
+                    "the daemon took the request and has not answered for {} s: it is busy, stopped or hangs; waiting up to {} s \
+                     more",
+                    SILENCE_TOLD.as_secs(),
+                    rest.as_secs()
+                ),
+            };
             // Nobody may listen there.
-            let _ = writeln!(
-                io::stderr(),
-                "ci-runner: the daemon took the request and has not answered for {} s: it is busy, stopped or hangs; waiting up to \
-                 {} s more",
-                SILENCE_TOLD.as_secs(),
-                rest.as_secs()
-            );
+            let _ = writeln!(io::stderr(), "ci-runner: {text}");
         }
     }
 

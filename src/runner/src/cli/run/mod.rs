@@ -149,15 +149,25 @@ pub fn run(context: &Context<'_>, args: RunArgs) -> Ended {
         (shown, signals.exit_code())
     });
     let ran = running.join().map_err(|_| Failure::Error("the engine crashed; see above".to_owned()))?;
-    shown?;
+    shown.map_err(unread)?;
     ran.map_err(|error| failure(file.as_ref(), &error))?;
-    display.finish(context)?;
+    display.finish(context).map_err(unread)?;
     // Output that was cut is no success for whoever reads it.
     Ok(match (asked, display.all_succeeded() && display.is_complete()) {
         (Some(code), _) => code.into(),
         (None, true) => EXIT_DONE,
         (None, false) => EXIT_ERROR.into(),
     })
+}
+
+/// 0 says that every job succeeded and was seen.
+fn unread(failure: Failure) -> Failure {
+    match failure {
+        Failure::NobodyListens => {
+            Failure::Error("nobody reads the output any more: what still ran was ended".to_owned())
+        }
+        other => other,
+    }
 }
 
 /// What the engine could not do. What is wrong with a job is the caller's to mend.

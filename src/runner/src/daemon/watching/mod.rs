@@ -77,7 +77,7 @@ pub struct Board {
     pub looked: Option<Instant>,
     /// What does not work, in words.
     pub trouble: Option<String>,
-    /// Notifiers whose last try failed, with the reason.
+    /// Notifiers whose last try failed.
     pub failing: Vec<String>,
     /// Free space on the disk of the state, bytes, as last measured.
     pub disk_free_bytes: Option<u64>,
@@ -240,6 +240,8 @@ impl Watcher {
         loop {
             let settings = lock(&self.shared.settings).clone();
             let mut pause = settings.watch.every;
+            // A reload may have shortened it.
+            next_look = next_look.min(Instant::now() + settings.watch.every);
             if let Err(error) = self.ends.tell(&self.handle, &settings, &self.shared, &self.clock) {
                 log::warn!("ends of jobs are told later: {error:#}");
                 pause = AGAIN;

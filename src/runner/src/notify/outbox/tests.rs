@@ -13,7 +13,7 @@ fn deliveries(ids: &[&str]) -> Batch {
 }
 
 fn due(outbox: &Outbox, now_ms: i64) -> Option<Waiting> {
-    outbox.due("ops", now_ms).unwrap().ok()
+    outbox.due("ops", &BTreeSet::new(), now_ms).unwrap().ok()
 }
 
 #[test]
@@ -30,13 +30,13 @@ fn what_waits_is_there_again_and_taken_once() {
     outbox.tried("ops", first.number, "failed", Some(900), 101).unwrap();
     let second = due(&outbox, 101).unwrap();
     outbox.tried("ops", second.number, "delivered", None, 102).unwrap();
-    assert_eq!(outbox.due("ops", 103).unwrap().unwrap_err(), Some(900));
+    assert_eq!(outbox.due("ops", &BTreeSet::new(), 103).unwrap().unwrap_err(), Some(900));
     assert!(due(&outbox, 900 - FAR_MS - 1).is_some(), "a clock that was set back holds nothing up");
     outbox.commit(&deliveries(&["a", "b"]), &many, 104).unwrap();
     let again = due(&outbox, 900).unwrap();
     assert_eq!((again.number, again.tries), (first.number, 1), "the same events are not taken twice");
     outbox.tried("ops", again.number, "delivered", None, 901).unwrap();
-    assert_eq!(outbox.due("ops", i64::MAX).unwrap().unwrap_err(), None);
+    assert_eq!(outbox.due("ops", &BTreeSet::new(), i64::MAX).unwrap().unwrap_err(), None);
     let (counts, waiting) = outbox.counts("ops").unwrap();
     assert_eq!((counts, waiting), (vec![("delivered".into(), 2), ("failed".into(), 1)], 0));
 }
