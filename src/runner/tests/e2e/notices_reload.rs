@@ -128,10 +128,10 @@ fn a_notifier_that_changes_while_it_tries_is_not_tried_beside_itself() {
 /// They stayed blind for what was left of the old pause, an hour for one.
 #[test]
 fn a_reload_that_shortens_the_pause_between_two_looks_is_heeded_at_once() {
-    let config = |every: &str| format!("grace = 1\n[watch]\nevery = \"{every}\"\nstuck_after = \"1s\"\n");
+    let config = |every: &str| format!("[watch]\nevery = \"{every}\"\nstuck_after = \"1s\"\n");
     let host = host(|_| config("1h"));
     let id = submit(&host, host.shell("sleep 300"));
     wait_for("the job to run", || (host.state_of(id) == "running").then_some(()));
-    reload(&host, &config("1s"));
+    reload(&host, &format!("grace = 1\n{}", config("1s")));
     wait_for("the alarm", || host.get("/api/v1/watches").to_string().contains("stuck_job").then_some(()));
 }
