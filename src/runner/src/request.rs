@@ -22,7 +22,7 @@ use crate::daemon::handle::{IdempotencyKey, NewJob};
 use crate::daemon::job_env::is_reserved;
 use crate::quantity::parse_time;
 use crate::suggest::did_you_mean;
-use ci_runner_core::group::{GroupPolicy, GroupSpec};
+use ci_runner_core::group::{GROUP_LIMIT_MAX, GroupPolicy, GroupSpec};
 use ci_runner_core::id::JobId;
 use ci_runner_core::job::{
     AFTER_MAX, After, Command, Condition, Fault, JobSpec, PRIORITY_MAX, TOKEN_BYTES_MAX, Terms, Work,
@@ -71,7 +71,7 @@ pub fn new_job_of(
     };
     let caller_dir = request.caller_dir.take();
     if let Some(dir) = caller_dir.as_deref().filter(|dir| !dir.starts_with('/') || dir.contains('\0')) {
-        return fault("caller_dir", format!("{dir:?} is not an absolute path"));
+        return fault("caller_dir", format!("{dir:?} is not an absolute path; write it like /srv/build"));
     }
     let work = Work {
         command: parse_command(request.command.take(), request.shell.take())?,
@@ -116,7 +116,12 @@ pub fn deed_hash(verb: &str, object: &str) -> [u8; 32] {
 /// Checks a key: 1 to 200 bytes of visible text.
 pub fn check_key(field: &str, key: &str) -> Result<(), Fault> {
     if key.is_empty() || key.len() > TOKEN_BYTES_MAX || key.chars().any(char::is_control) {
-        return fault(field, format!("an idempotency key has 1 to {TOKEN_BYTES_MAX} bytes, no control characters"));
+        let form = format!("an idempotency key has 1 to {TOKEN_BYTES_MAX} bytes, no control characters");
+        let wrong = match key.len() {
+            1..=TOKEN_BYTES_MAX => "holds a control character".to_owned(),
+            bytes => format!("has {bytes} bytes"),
+        };
+        return fault(field, format!("{wrong}; {form}"));
     }
     Ok(())
 }
@@ -210,7 +215,7 @@ fn parse_terms(request: &mut JobRequest, settings: &Settings, now: &Zoned) -> Re
     if let (Some(delay_ms), Some(expires)) = (delay_ms, expires)
         && expires <= wall.plus_ms(delay_ms)
     {
-        return fault("expires", "is not after `in`: it could never run");
+        return fault("expires", "is not after `in`: it could never run; give a longer time, or a shorter `in`");
     }
     Ok(Terms {
         pool: request.pool.take(),
@@ -290,7 +295,8 @@ pub fn parse_group(field: GroupField) -> Result<GroupSpec, Fault> {
                 Err(_) => fault(
                     "group",
                     format!(
-                        "{text:?}: {limit:?} is no limit; write NAME:LIMIT as in deploy:2 (a name with a colon needs the object form)"
+                        "{text:?}: {limit:?} is no limit, which is 1 to {GROUP_LIMIT_MAX}; write NAME:LIMIT as in deploy:2 (a name with a \
+                         colon needs the object form)"
                     ),
                 ),
             },

@@ -52,7 +52,7 @@ impl Work {
         if let Some(dir) = &self.dir {
             check_word("dir", dir)?;
             if !dir.starts_with('/') {
-                return fault("dir", format!("{dir:?} is not an absolute path"));
+                return fault("dir", format!("{dir:?} is not an absolute path; write it like /srv/build"));
             }
         }
         if self.secrets.len() > SECRETS_MAX {
@@ -169,7 +169,9 @@ impl Terms {
             check_duration("in", ms, 0)?;
         }
         match (self.at, self.expires) {
-            (Some(at), Some(expires)) if expires <= at => fault("expires", "is not after `at`: it could never run"),
+            (Some(at), Some(expires)) if expires <= at => {
+                fault("expires", "is not after `at`: it could never run; give a longer time, or an earlier `at`")
+            }
             _ => Ok(()),
         }
     }
@@ -197,7 +199,7 @@ impl Terms {
 fn check_group(group: &GroupSpec, settings: &Settings) -> Result<(), Fault> {
     check_text("group", &group.name, GROUP_NAME_BYTES_MAX)?;
     if group.name.is_empty() {
-        return fault("group", "the name is empty");
+        return fault("group", format!("the name is empty; give 1 to {GROUP_NAME_BYTES_MAX} bytes"));
     }
     if group.limit.is_some_and(|limit| !(1..=GROUP_LIMIT_MAX).contains(&limit)) {
         let limit = group.limit.unwrap_or_default();
@@ -219,7 +221,10 @@ fn check_text(field: &str, text: &str, bytes_max: usize) -> Result<(), Fault> {
         return fault(field, format!("has {} bytes, at most {bytes_max}", text.len()));
     }
     match text.chars().find(|c| c.is_control()) {
-        Some(c) => fault(field, format!("holds the control character {c:?}")),
+        Some(c) => {
+            let form = format!("give at most {bytes_max} bytes without control characters");
+            fault(field, format!("holds the control character {c:?}; {form}"))
+        }
         None => Ok(()),
     }
 }

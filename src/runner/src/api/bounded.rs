@@ -2,7 +2,7 @@
 //!
 //! A body of 64 MiB holds some thirty million numbers, and they would take more than a gigabyte before anybody counted them. So
 //! reading stops behind twice what a job may have: those that are a few too many are still counted, and named, by whoever checks
-//! the job.
+//! the job. A name that is there twice is refused: which of the two values was meant nobody can tell.
 
 use super::AfterField;
 use super::SecretText;
@@ -10,6 +10,7 @@ use ci_runner_core::job::{AFTER_MAX, ENV_MAX, NOTIFY_MAX, SECRETS_MAX, WORK_BYTE
 use ci_runner_core::labels::LABELS_MAX;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -17,45 +18,50 @@ use std::marker::PhantomData;
 const WORDS_MAX: usize = WORK_BYTES_MAX / 3;
 
 pub(super) fn after<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<AfterField>, D::Error> {
-    deserializer.deserialize_seq(Many::new("after", 2 * AFTER_MAX))
+    deserializer.deserialize_seq(Many::new("after", AFTER_MAX))
 }
 
 pub(super) fn labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    deserializer.deserialize_seq(Many::new("labels", 2 * LABELS_MAX))
+    deserializer.deserialize_seq(Many::new("labels", LABELS_MAX))
 }
 
 pub(super) fn notify<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    deserializer.deserialize_seq(Many::new("notify", 2 * NOTIFY_MAX))
+    deserializer.deserialize_seq(Many::new("notify", NOTIFY_MAX))
 }
 
 pub(super) fn command<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
-    deserializer.deserialize_option(Perhaps(Many::new("command", WORDS_MAX)))
+    let words = Many { read: WORDS_MAX, ..Many::new("command", WORDS_MAX) };
+    deserializer.deserialize_option(Perhaps(words))
 }
 
 pub(super) fn env<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    deserializer.deserialize_map(Named(Many::new("env", 2 * ENV_MAX)))
+    deserializer.deserialize_map(Named(Many::new("env", ENV_MAX)))
 }
 
 pub(super) fn secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, SecretText>, D::Error> {
-    deserializer.deserialize_map(Named(Many::new("secrets", 2 * SECRETS_MAX)))
+    deserializer.deserialize_map(Named(Many::new("secrets", SECRETS_MAX)))
 }
 
 /// A list in the making.
 struct Many<T> {
     field: &'static str,
+    /// What a job may have.
     most: usize,
+    /// What is read before it is refused.
+    read: usize,
     entries: PhantomData<T>,
 }
 
 impl<T> Many<T> {
     fn new(field: &'static str, most: usize) -> Self {
-        Self { field, most, entries: PhantomData }
+        Self { field, most, read: 2 * most, entries: PhantomData }
     }
 
     fn check<E: Error>(&self, count: usize) -> Result<(), E> {
-        match count < self.most {
+        let Self { field, most, read, .. } = self;
+        match count < *read {
             true => Ok(()),
-            false => Err(E::custom(format_args!("`{}` has more than {} entries", self.field, self.most))),
+            false => Err(E::custom(format_args!("`{field}` has more than {read} entries, at most {most} are taken"))),
         }
     }
 }
@@ -119,7 +125,14 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Named<T> {
         let mut entries = BTreeMap::new();
         while let Some((name, entry)) = map.next_entry()? {
             self.0.check(entries.len())?;
-            entries.insert(name, entry);
+            match entries.entry(name) {
+                Entry::Vacant(free) => free.insert(entry),
+                Entry::Occupied(taken) => {
+                    // In the words of serde for fields.
+                    let twice = format_args!("duplicate field `{}.{}`", self.0.field, taken.key());
+                    return Err(A::Error::custom(twice));
+                }
+            };
         }
         Ok(entries)
     }

@@ -44,23 +44,37 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
 /// The query; `T` refuses unknown keys.
 pub(super) struct Params<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+/// Parameters that are whole numbers, each with the least and the most that it may be.
+pub(super) trait Numbers {
+    const NUMBERS: &'static [(&'static str, u64, u64)] = &[];
+}
+
+impl<S: Send + Sync, T: DeserializeOwned + Numbers> FromRequestParts<S> for Params<T> {
     type Rejection = Fail;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Fail> {
-        Query::<T>::try_from_uri(&parts.uri).map(|Query(params)| Self(params)).map_err(|rejection| {
-            let text = rejection.body_text();
-            let why = text.rsplit_once("query string: ").map_or(text.as_str(), |(_, why)| why);
-            // The path of the field comes first, where there is one.
-            let (field, why) = why.split_once(": ").unwrap_or(("", why));
-            if why.starts_with("unknown field") {
-                let hint = did_you_mean(field, fields_of::<T>().iter().copied());
-                return Fail::field(field, format!("there is no such parameter; {hint}"));
-            }
-            // What Rust says of a text that is no number is not for people.
-            let no_number = matches!(why, "invalid digit found in string" | "cannot parse integer from empty string");
-            Fail::field(field, if no_number { "is no whole number" } else { why })
-        })
+        let params = Query::<T>::try_from_uri(&parts.uri);
+        params.map(|Query(params)| Self(params)).map_err(|rejection| no_params::<T>(&rejection.body_text()))
+    }
+}
+
+/// What is wrong with a query, from what the library says of it.
+fn no_params<T: DeserializeOwned + Numbers>(text: &str) -> Fail {
+    let why = text.rsplit_once("query string: ").map_or(text, |(_, why)| why);
+    if let Some((_, name)) = why.split_once("duplicate field `") {
+        return Fail::field(name.trim_end_matches('`'), "is given twice; give it once");
+    }
+    // The path of the field comes first, where there is one.
+    let (field, why) = why.split_once(": ").unwrap_or(("", why));
+    if why.starts_with("unknown field") {
+        let hint = did_you_mean(field, fields_of::<T>().iter().copied());
+        return Fail::field(field, format!("there is no such parameter; {hint}"));
+    }
+    // What Rust says of a text that is no number is not for people.
+    match T::NUMBERS.iter().find(|(name, ..)| *name == field) {
+        Some((_, least, most)) => Fail::field(field, format!("is no whole number from {least} to {most}")),
+        None if why.contains("`true`") => Fail::field(field, "is neither true nor false"),
+        None => Fail::field(field, why),
     }
 }
 

@@ -100,8 +100,9 @@ impl Visitor<'_> for SizeVisitor {
     }
 
     fn visit_i64<E: Error>(self, bytes: i64) -> Result<SizeField, E> {
-        let bytes = u64::try_from(bytes)
-            .map_err(|_| E::custom(format!("{bytes} bytes cannot be: a size is never negative")))?;
+        let bytes = u64::try_from(bytes).map_err(|_| {
+            E::custom(format!("{bytes} bytes cannot be: a size is never negative (write it like 65536 or \"64M\")"))
+        })?;
         self.visit_u64(bytes)
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use ci_runner_core::retry::RULES_MAX;
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
 /// `["exit:2", "lost"]` or `"exit:2,lost"`.
@@ -9,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 pub struct WordsField(pub Vec<String>);
 
 /// Read no further: some more than any field of words may have, so that what checks the field says how many it may.
-const WORDS_MAX: usize = 2 * ci_runner_core::retry::RULES_MAX;
+const WORDS_MAX: usize = 2 * RULES_MAX;
 
 impl WordsField {
     /// For a field that holds the words themselves, or none.
@@ -39,7 +40,9 @@ impl<'de> Deserialize<'de> for WordsField {
                 let mut words = Vec::new();
                 while let Some(word) = list.next_element::<String>()? {
                     if words.len() == WORDS_MAX {
-                        return Err(A::Error::custom(format_args!("has more than {WORDS_MAX} words")));
+                        return Err(A::Error::custom(format_args!(
+                            "has more than {WORDS_MAX} words, at most {RULES_MAX} are taken"
+                        )));
                     }
                     words.push(word);
                 }

@@ -25,7 +25,7 @@ pub(super) fn parse(request: &JobRequest) -> Result<Limits, Fault> {
 pub fn milli_cores(cores: f64) -> Result<u32, String> {
     let milli = (cores * 1000.0).round();
     if !(0.0..=f64::from(u32::MAX)).contains(&milli) {
-        return Err(format!("{cores} is no number of cores; give one like 1.5"));
+        return Err(format!("{cores} is no number of cores; give one between 0.01 and 4096, as in 1.5"));
     }
     Ok(milli as u32)
 }

@@ -1,15 +1,16 @@
 //! JSON into requests, with faults that name the field.
 //!
 //! Reading is done twice at most: first straight into the types, which is fast and says little when it fails; only then a
-//! second time, key by key, to name the one that is wrong. The second reading stops at [`parts::PARTS_MAX`] parts: what is larger is no
-//! job, and then says less.
+//! second time, key by key, to name the one that is wrong, with what may stand there (`forms.rs`). The second reading stops at
+//! [`parts::PARTS_MAX`] parts: what is larger is no job, and then says less.
 
+mod forms;
 mod parts;
 
 use crate::api::{JobRequest, ScheduleRequest};
 use crate::suggest::{did_you_mean, fields_of};
 use ci_runner_core::job::Fault;
-use parts::Parts;
+use parts::{Notes, Parts, TWICE};
 use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -29,7 +30,7 @@ pub struct ReadFault {
 
 /// Reads a document of any type that refuses unknown keys.
 pub fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Fault> {
-    serde_json::from_slice(json).or_else(|error| explain::<T>(json, &error, |_, _| None))
+    serde_json::from_slice(json).or_else(|error| explain::<T>(json, &error, id_of))
 }
 
 /// Reads one job.
@@ -69,9 +70,13 @@ pub fn read_jobs(json: &[u8], most: usize) -> Result<Vec<JobRequest>, ReadFault>
         return Err(ReadFault { index: None, fault: Fault { field: String::new(), why } });
     }
     // The elements behind it were not read yet, nor was its depth: only now may the text turn out to be no JSON.
-    let element = match nth(json, index) {
+    let notes = Notes::default();
+    let element = match nth(json, index, &notes) {
         Ok(element) => element.unwrap_or_default(),
-        Err(large) if large.is_data() => return Err(ReadFault { index: Some(index), fault: plain_fault(&error) }),
+        Err(refused) if refused.is_data() => {
+            let fault = notes.fault().unwrap_or_else(|| plain_fault(&error));
+            return Err(ReadFault { index: Some(index), fault });
+        }
         Err(error) => return Err(ReadFault { index: None, fault: no_json(&error) }),
     };
     let fault = whole_job(&element).unwrap_or_else(|| plain_fault(&error));
@@ -116,9 +121,9 @@ impl<'de> Visitor<'de> for Jobs<'_> {
 }
 
 /// The element of an array at an index.
-fn nth(json: &[u8], index: usize) -> serde_json::Result<Option<Value>> {
-    struct Nth(usize);
-    impl<'de> Visitor<'de> for Nth {
+fn nth(json: &[u8], index: usize, notes: &Notes) -> serde_json::Result<Option<Value>> {
+    struct Nth<'a>(usize, &'a Notes);
+    impl<'de> Visitor<'de> for Nth<'_> {
         type Value = Option<Value>;
         fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
             formatter.write_str("an array")
@@ -127,12 +132,12 @@ fn nth(json: &[u8], index: usize) -> serde_json::Result<Option<Value>> {
             for _ in 0..self.0 {
                 elements.next_element::<IgnoredAny>()?;
             }
-            let wanted = elements.next_element_seed(Parts::default())?;
+            let wanted = elements.next_element_seed(Parts(self.1))?;
             while elements.next_element::<IgnoredAny>()?.is_some() {}
             Ok(wanted)
         }
     }
-    serde_json::Deserializer::from_slice(json).deserialize_seq(Nth(index))
+    serde_json::Deserializer::from_slice(json).deserialize_seq(Nth(index, notes))
 }
 
 fn no_json(error: &serde_json::Error) -> Fault {
@@ -149,10 +154,11 @@ fn explain<T: DeserializeOwned>(
         return Err(no_json(error));
     }
     let mut reader = serde_json::Deserializer::from_slice(json);
-    let value = Parts::default().deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    let notes = Notes::default();
+    let value = Parts(&notes).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     match value {
         Ok(value) => Err(whole::<T>(&value, part).unwrap_or_else(|| plain_fault(error))),
-        Err(large) if large.is_data() => Err(plain_fault(error)),
+        Err(refused) if refused.is_data() => Err(notes.fault().unwrap_or_else(|| plain_fault(error))),
         Err(broken) => Err(no_json(&broken)),
     }
 }
@@ -173,8 +179,8 @@ fn whole<T: DeserializeOwned>(value: &Value, part: impl Fn(&str, &Value) -> Opti
     object.iter().find_map(|(key, value)| {
         part(key, value).or_else(|| {
             let alone = Value::Object(Map::from_iter([(key.clone(), value.clone())]));
-            let why = in_words(&serde_json::from_value::<T>(alone).err()?.to_string());
-            (!why.starts_with("missing field")).then(|| Fault { field: key.clone(), why })
+            let why = serde_json::from_value::<T>(alone).err()?.to_string();
+            (!why.starts_with("missing field")).then(|| Fault { field: key.clone(), why: in_words(key, value, why) })
         })
     })
 }
@@ -186,15 +192,13 @@ fn unknown(field: &str, key: &str, known: &[&str]) -> Fault {
     }
 }
 
-/// What serde said, with its names of number types in words.
-fn in_words(why: &str) -> String {
-    const NAMES: [&str; 4] = ["8", "16", "32", "64"];
-    let named =
-        |kind: char| NAMES.iter().find(|bits| why.ends_with(&format!("expected {kind}{bits}"))).map(|bits| bits.len());
-    match (named('u'), named('i')) {
-        (Some(length), _) => format!("{}a whole number from 0", &why[..why.len() - length - 1]),
-        (_, Some(length)) => format!("{}a whole number", &why[..why.len() - length - 1]),
-        (None, None) => why.to_owned(),
+/// What serde said of a field. Of a value that is of another kind, or too large for its type, it says nothing that helps: what may
+/// stand there does.
+fn in_words(field: &str, value: &Value, why: String) -> String {
+    let is_kind = why.starts_with("invalid type") || why.starts_with("invalid value");
+    match forms::of(field).filter(|_| is_kind) {
+        Some(form) => format!("is {}; {form}", kind(value)),
+        None => why,
     }
 }
 
@@ -202,14 +206,27 @@ fn in_words(why: &str) -> String {
 fn plain_fault(error: &serde_json::Error) -> Fault {
     let text = error.to_string();
     let field = text.split('`').nth(1).unwrap_or_default().to_owned();
-    let why = if text.starts_with("missing field") { "is missing".to_owned() } else { text };
+    let why = if text.starts_with("missing field") {
+        forms::of(&field).map_or_else(|| "is missing".to_owned(), |form| format!("is missing; {form}"))
+    } else if text.starts_with("duplicate field") {
+        TWICE.to_owned()
+    } else {
+        text
+    };
     Fault { field, why }
+}
+
+/// A closer look at lists of jobs.
+fn id_of(key: &str, value: &Value) -> Option<Fault> {
+    let mut ids = value.as_array().filter(|_| key == "ids")?.iter().enumerate();
+    let (index, id) = ids.find(|(_, id)| !id.is_u64())?;
+    Some(Fault { field: format!("ids[{index}]"), why: format!("is {}; {}", kind(id), forms::inner("id")) })
 }
 
 /// A closer look at the fields of a job that hold others.
 fn job_part(key: &str, value: &Value) -> Option<Fault> {
     match key {
-        "command" | "labels" | "retry_on" => {
+        "command" | "labels" | "notify" | "retry_on" => {
             let elements = value.as_array()?.iter().enumerate();
             texts(elements.map(|(index, value)| (format!("{key}[{index}]"), value)))
         }
@@ -246,18 +263,17 @@ fn object_or_text(field: &str, value: &Value, known: &[&str], forms: &str) -> Op
                 return Some(unknown(&format!("{field}.{key}"), key, known));
             }
             if let Some(required) = known.first().filter(|required| !object.contains_key(**required)) {
-                return Some(Fault { field: format!("{field}.{required}"), why: "is missing".to_owned() });
+                let why = format!("is missing; {}", forms::inner(required));
+                return Some(Fault { field: format!("{field}.{required}"), why });
             }
             object.iter().find_map(|(key, value)| {
-                let (fits, wanted) = match key.as_str() {
-                    "id" => (value.is_u64(), "a job id, as in 3,"),
-                    "limit" => {
-                        (value.as_u64().is_some_and(|limit| u32::try_from(limit).is_ok()), "a whole number from 1")
-                    }
-                    _ => (value.is_string(), "a text"),
+                let fits = match key.as_str() {
+                    "id" => value.is_u64(),
+                    "limit" => value.as_u64().is_some_and(|limit| u32::try_from(limit).is_ok()),
+                    _ => value.is_string(),
                 };
                 let optional = value.is_null() && known.first() != Some(&key.as_str());
-                let why = || format!("is {}; {wanted} is needed", kind(value));
+                let why = || format!("is {}; {}", kind(value), forms::inner(key));
                 (!fits && !optional).then(|| Fault { field: format!("{field}.{key}"), why: why() })
             })
         }
@@ -268,8 +284,10 @@ fn object_or_text(field: &str, value: &Value, known: &[&str], forms: &str) -> Op
     }
 }
 
+/// The path of a part of a part; entries of lists are `[3]`.
 fn join(outer: &str, inner: &str) -> String {
-    if inner.is_empty() { outer.to_owned() } else { format!("{outer}.{inner}") }
+    let dot = if inner.is_empty() || inner.starts_with('[') { "" } else { "." };
+    format!("{outer}{dot}{inner}")
 }
 
 /// A value in words; short, since a client wrote it.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod again;
+mod bodies;
 mod client;
 mod crowd;
 mod disk;

@@ -158,9 +158,9 @@ async fn what_is_wrong_is_named() {
     let long = format!("grep={}", "a".repeat(1_001));
     let many = format!("grep=a&job={}", vec!["1"; 1_001].join(","));
     for (query, status, field, part) in [
-        ("", 400, Some("grep"), "has 1 to 1000 characters"),
-        ("grep=", 400, Some("grep"), "has 1 to 1000 characters"),
-        (&long, 400, Some("grep"), "has 1 to 1000 characters"),
+        ("", 400, Some("grep"), "between 1 and 1000"),
+        ("grep=", 400, Some("grep"), "between 1 and 1000"),
+        (&long, 400, Some("grep"), "1001 characters; between 1 and 1000"),
         ("grep=%28a", 400, Some("grep"), "unclosed group"),
         ("grep=%28%5Cw%7B1000%7D%29%7B1000%7D", 400, Some("grep"), "too large"),
         ("grep=%28%3F%3Da%29", 400, Some("grep"), "look-around"),

@@ -53,10 +53,12 @@ async fn act(app: &App, target: Target, action: Action, caller: &Caller) -> Resu
 }
 
 pub(super) fn check_reason(reason: &str) -> Result<(), Fail> {
-    if reason.len() > REASON_BYTES_MAX || reason.chars().any(char::is_control) {
-        return Err(Fail::field("reason", format!("at most {REASON_BYTES_MAX} bytes without control characters")));
-    }
-    Ok(())
+    let wrong = match reason.chars().find(|c| c.is_control()) {
+        _ if reason.len() > REASON_BYTES_MAX => format!("has {} bytes", reason.len()),
+        Some(c) => format!("holds the control character {c:?}"),
+        None => return Ok(()),
+    };
+    Err(Fail::field("reason", format!("{wrong}; give at most {REASON_BYTES_MAX} bytes without control characters")))
 }
 
 /// Ends several jobs, or all.

@@ -8,7 +8,7 @@ use super::watch::QUIET;
 use crate::api::EventView;
 use crate::daemon::handle::News;
 use crate::http::answers::{Invalid, Served};
-use crate::http::extract::Params;
+use crate::http::extract::{Numbers, Params};
 use crate::http::{App, Fail};
 use axum::body::Body;
 use axum::extract::State;
@@ -43,6 +43,8 @@ pub(crate) struct EventParams {
     /// Only of these jobs: `7,8`.
     id: Option<String>,
 }
+
+impl Numbers for EventParams {}
 
 struct Stream {
     news: News,

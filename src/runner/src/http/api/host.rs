@@ -234,7 +234,10 @@ pub(crate) async fn backup(State(app): State<App>, caller: Caller, body: Body) -
     let BackupRequest { path } = body.json()?;
     let path = PathBuf::from(path);
     if !path.is_absolute() {
-        return Err(Fail::field("path", format!("{} is not absolute", path.display())));
+        return Err(Fail::field(
+            "path",
+            format!("{:?} is not an absolute path; write it like /var/backups/ci-runner", path.display()),
+        ));
     }
     if path.symlink_metadata().is_ok() {
         return Err(Fail::field("path", format!("{} is there already; give a new name", path.display())));

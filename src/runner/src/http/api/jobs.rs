@@ -5,7 +5,7 @@ use super::{times, wall_now, zoned_now};
 use crate::api::{JobList, JobRequest, JobView, ReasonView, Submit, Submitted, SubmittedMany, SubmittedOne, WhyView};
 use crate::daemon::handle::{IdempotencyKey, NewJob};
 use crate::http::answers::{Committed, Invalid, KeyReused, NoJob, Read, Sent};
-use crate::http::extract::{Body, Caller, Id, Params, blocking, in_time};
+use crate::http::extract::{Body, Caller, Id, Numbers, Params, blocking, in_time};
 use crate::http::view::{JobTimes, job_view, running_since, show_attempts};
 use crate::http::{App, BODY_BYTES_SMALL, Fail, JOBS_MAX, explain};
 use crate::quantity::rfc3339_utc;
@@ -105,7 +105,7 @@ pub(super) fn header_key(headers: &HeaderMap) -> Result<Option<String>, Fail> {
     let Some(key) = keys.next() else { return Ok(None) };
     let key = key.to_str().map_err(|_| Fail::field("Idempotency-Key", "is no text of visible ASCII characters"))?;
     if keys.next().is_some() {
-        return Err(Fail::field("Idempotency-Key", "is given twice"));
+        return Err(Fail::field("Idempotency-Key", "is given twice; give it once"));
     }
     check_key("Idempotency-Key", key)?;
     Ok(Some(key.to_owned()))
@@ -171,6 +171,10 @@ pub(crate) struct ListParams {
     limit: Option<usize>,
     /// `desc` (newest first) or `asc`.
     order: Option<String>,
+}
+
+impl Numbers for ListParams {
+    const NUMBERS: &'static [(&'static str, u64, u64)] = &[("cursor", 1, u64::MAX), ("limit", 1, PAGE_MAX as u64)];
 }
 
 /// Jobs, newest first. Pages hold together by job ids: no job is shown twice or left out, whatever happens meanwhile.

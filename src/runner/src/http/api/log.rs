@@ -7,7 +7,7 @@
 use super::watch::Watch;
 use crate::api::{LineView, Problem};
 use crate::http::answers::{Failed, Invalid, PROBLEM, Served};
-use crate::http::extract::{Id, Params, blocking};
+use crate::http::extract::{Id, Numbers, Params, blocking};
 use crate::http::{App, Fail};
 use crate::joblog;
 use crate::store::AttemptRow;
@@ -57,6 +57,11 @@ pub(crate) struct LogParams {
     follow: Option<bool>,
     /// `raw` (bytes as they are) or `ndjson`.
     format: Option<String>,
+}
+
+impl Numbers for LogParams {
+    const NUMBERS: &'static [(&'static str, u64, u64)] =
+        &[("attempt", 1, u32::MAX as u64), ("offset", 0, u64::MAX), ("tail", 0, TAIL_MAX)];
 }
 
 /// Where to begin.
@@ -165,7 +170,7 @@ fn check(params: LogParams) -> Result<Wanted, Fail> {
         Some(other) => return Err(Fail::field("format", format!("{other:?} is no format; known are raw, ndjson"))),
     };
     if params.attempt == Some(0) {
-        return Err(Fail::field("attempt", "attempts begin with 1"));
+        return Err(Fail::field("attempt", "0 is no attempt; attempts begin with 1"));
     }
     let follow = params.follow.unwrap_or(false);
     let until = until.map(|at| at.0);
@@ -260,7 +265,7 @@ fn open(
     }
     match start {
         Start::Offset(offset) if offset > end && !follow => {
-            return Err(Fail::field("offset", format!("{offset}; the log has {end} bytes")));
+            return Err(Fail::field("offset", format!("{offset}; the log has {end} bytes: give at most that")));
         }
         Start::Offset(offset) => reader.seek(offset),
         Start::Tail(lines) => reader.seek_tail(lines),

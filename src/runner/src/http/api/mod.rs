@@ -44,5 +44,5 @@ fn times(since: Option<&str>, until: Option<&str>, now: &Zoned) -> Result<(Optio
 
 /// Nothing lies in such a range, and an empty answer would hide the slip.
 fn no_range() -> Fail {
-    Fail::field("since", "is not before `until`")
+    Fail::field("since", "is not before `until`; give an earlier time, or a later `until`")
 }

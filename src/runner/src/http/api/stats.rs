@@ -4,7 +4,7 @@ use super::known::check_pool;
 use super::{no_range, times, zoned_now};
 use crate::api::StatsView;
 use crate::http::answers::{Invalid, Read};
-use crate::http::extract::{Params, blocking, in_time};
+use crate::http::extract::{Numbers, Params, blocking, in_time};
 use crate::http::{App, Fail};
 use crate::stats::{By, Range, Tally};
 use crate::store::{EndedFilter, StoreError};
@@ -42,6 +42,10 @@ pub(crate) struct StatsParams {
     timezone: Option<String>,
     /// Rows, 1 to 1000; 50.
     limit: Option<usize>,
+}
+
+impl Numbers for StatsParams {
+    const NUMBERS: &'static [(&'static str, u64, u64)] = &[("limit", 1, ROWS_MAX as u64)];
 }
 
 /// How finished jobs went: success, waiting, running, cost, and limits that history suggests. Counts the newest 200000.

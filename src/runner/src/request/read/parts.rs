@@ -1,55 +1,56 @@
-//! JSON of any kind, up to a number of parts: a value of a few bytes takes thirty times as many in memory.
+//! JSON of any kind, up to a number of parts: a value of a few bytes takes thirty times as many in memory. No key is there
+//! twice: which of the two was meant nobody can tell.
 
+use super::join;
+use ci_runner_core::job::Fault;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 
 /// Parts of a value: more than any job has but one whose command is a hundred thousand words.
 pub const PARTS_MAX: usize = 100_000;
 
-/// Reads a value; a larger one is an error of its data.
-#[derive(Clone, Default)]
-pub struct Parts<'a> {
-    count: Count<'a>,
+/// Where a reading stands, and what it stumbled over.
+#[derive(Default)]
+pub struct Notes {
+    parts: Cell<usize>,
+    /// The path of the key that is there twice, from its object outwards.
+    doubled: RefCell<Option<String>>,
 }
 
-#[derive(Clone)]
-enum Count<'a> {
-    Own(Cell<usize>),
-    Of(&'a Cell<usize>),
-}
-
-impl Default for Count<'_> {
-    fn default() -> Self {
-        Self::Own(Cell::new(0))
-    }
-}
-
-impl Parts<'_> {
-    fn cell(&self) -> &Cell<usize> {
-        match &self.count {
-            Count::Own(cell) => cell,
-            Count::Of(cell) => cell,
-        }
+impl Notes {
+    /// The key that ended the reading, if one did.
+    pub fn fault(&self) -> Option<Fault> {
+        let field = self.doubled.borrow_mut().take()?;
+        Some(Fault { field, why: TWICE.to_owned() })
     }
 
     fn one_more<E: Error>(&self) -> Result<(), E> {
-        let count = self.cell().get() + 1;
-        self.cell().set(count);
+        let count = self.parts.get() + 1;
+        self.parts.set(count);
         if count > PARTS_MAX { Err(E::custom("too many parts")) } else { Ok(()) }
     }
 
-    fn inner(&self) -> Parts<'_> {
-        Parts { count: Count::Of(self.cell()) }
+    /// What was found lies in this part.
+    fn lies_in(&self, part: &str) {
+        let mut doubled = self.doubled.borrow_mut();
+        *doubled = doubled.take().map(|inner| join(part, &inner));
     }
 }
+
+/// What is said of a key that is there twice.
+pub const TWICE: &str = "is given twice; give it once";
+
+/// Reads a value; a larger one, or one with a key twice, is an error of its data.
+#[derive(Clone, Copy)]
+pub struct Parts<'a>(pub &'a Notes);
 
 impl<'de> DeserializeSeed<'de> for Parts<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        self.one_more()?;
+        self.0.one_more()?;
         deserializer.deserialize_any(self)
     }
 }
@@ -87,16 +88,24 @@ impl<'de> Visitor<'de> for Parts<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
         let mut entries = Vec::new();
-        while let Some(entry) = list.next_element_seed(self.inner())? {
-            entries.push(entry);
+        loop {
+            let entry = list.next_element_seed(self);
+            match entry.inspect_err(|_| self.0.lies_in(&format!("[{}]", entries.len())))? {
+                Some(entry) => entries.push(entry),
+                None => return Ok(Value::Array(entries)),
+            }
         }
-        Ok(Value::Array(entries))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         let mut entries = Map::new();
         while let Some(name) = map.next_key::<String>()? {
-            entries.insert(name, map.next_value_seed(self.inner())?);
+            if entries.contains_key(&name) {
+                *self.0.doubled.borrow_mut() = Some(name);
+                return Err(A::Error::custom("a key is there twice"));
+            }
+            let value = map.next_value_seed(self).inspect_err(|_| self.0.lies_in(&name))?;
+            entries.insert(name, value);
         }
         Ok(Value::Object(entries))
     }
@@ -106,8 +115,10 @@ impl<'de> Visitor<'de> for Parts<'_> {
 mod tests {
     use super::*;
 
-    fn parse(json: &str) -> serde_json::Result<Value> {
-        Parts::default().deserialize(&mut serde_json::Deserializer::from_str(json))
+    fn parse(json: &str) -> Result<Value, (serde_json::Error, Option<String>)> {
+        let notes = Notes::default();
+        let value = Parts(&notes).deserialize(&mut serde_json::Deserializer::from_str(json));
+        value.map_err(|error| (error, notes.fault().map(|fault| fault.field)))
     }
 
     #[test]
@@ -116,7 +127,20 @@ mod tests {
         assert_eq!(parse(json).unwrap(), serde_json::from_str::<Value>(json).unwrap());
         let list = |count: usize| format!("[{}]", vec!["1"; count].join(","));
         assert!(parse(&list(PARTS_MAX - 1)).is_ok());
-        assert!(parse(&list(PARTS_MAX)).unwrap_err().is_data());
-        assert!(parse("[1,").unwrap_err().is_eof());
+        assert!(matches!(parse(&list(PARTS_MAX)), Err((error, None)) if error.is_data()));
+        assert!(matches!(parse("[1,"), Err((error, None)) if error.is_eof()));
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_told_with_its_path() {
+        for (json, path) in [
+            (r#"{"a":1,"a":1}"#, "a"),
+            (r#"{"env":{"A":"1","B":"2","A":"3"}}"#, "env.A"),
+            (r#"[{},{"after":[1,{"id":2,"id":3}]}]"#, "[1].after[1].id"),
+        ] {
+            let (error, told) = parse(json).unwrap_err();
+            assert!(error.is_data(), "{json}: {error}");
+            assert_eq!(told.as_deref(), Some(path), "{json}");
+        }
     }
 }

@@ -9,7 +9,7 @@ mod run;
 
 use crate::api::SearchLine;
 use crate::http::answers::{Failed, Invalid, NoJob, Served};
-use crate::http::extract::{Params, blocking};
+use crate::http::extract::{Numbers, Params, blocking};
 use crate::http::{App, Fail};
 use crate::store::{EndedFilter, Reader};
 use crate::suggest::did_you_mean;
@@ -73,6 +73,10 @@ pub(crate) struct SearchParams {
 
 /// A checked request.
 struct Wanted {
+impl Numbers for SearchParams {
+    const NUMBERS: &'static [(&'static str, u64, u64)] = &[("limit", 1, LINES_MAX as u64)];
+}
+
     grep: Grep,
     jobs: Vec<JobId>,
     filter: EndedFilter,
@@ -116,9 +120,11 @@ pub(crate) async fn search(State(app): State<App>, Params(params): Params<Search
     Ok(response)
 }
 
-fn check(params: SearchParams, reader: &dyn Reader) -> Result<Wanted, Fail> {
-    if params.grep.is_empty() || params.grep.chars().count() > PATTERN_CHARS_MAX {
-        return Err(Fail::field("grep", format!("has 1 to {PATTERN_CHARS_MAX} characters")));
+fn check(params: SearchParams, reader: &dyn Reader, settings: &Settings) -> Result<Wanted, Fail> {
+    let chars = params.grep.chars().count();
+    if !(1..=PATTERN_CHARS_MAX).contains(&chars) {
+        let why = format!("{chars} characters; between 1 and {PATTERN_CHARS_MAX}: what is looked for");
+        return Err(Fail::field("grep", why));
     }
     let grep = Grep::new(&params.grep, params.fixed.unwrap_or(false), params.ignore_case.unwrap_or(false))
         .map_err(|why| Fail::field("grep", format!("is no regular expression: {why}")))?;
