@@ -3,7 +3,7 @@
 use super::context::{Context, print};
 use super::daemon::DaemonArgs;
 use super::fail::{Ended, Failure};
-use crate::config::{Config, ConfigError, ConfigOverrides, Problem};
+use crate::config::{Config, ConfigOverrides};
 use crate::daemon::settings::settings;
 use clap::Args;
 use serde_json::json;
@@ -19,14 +19,7 @@ pub struct CheckArgs {
 
 /// Reads a file as the daemon would.
 pub fn check(context: &Context<'_>, args: CheckArgs) -> Ended {
-    let checked =
-        Config::load(Some(&args.file), &ConfigOverrides::default()).and_then(|config| match settings(&config) {
-            Ok(_) => Ok(config),
-            Err(fault) => {
-                let problem = Problem { file: Some(args.file.clone()), line: None, key: fault.field, text: fault.why };
-                Err(ConfigError { problems: vec![problem] })
-            }
-        });
+    let checked = Config::load(Some(&args.file), &ConfigOverrides::default()).and_then(|config| settings(&config));
     if context.is_json() {
         let problems: Vec<_> =
             checked.as_ref().err().map(|error| &error.problems[..]).unwrap_or_default().iter().collect();

@@ -10,6 +10,7 @@ use super::file::{
     AdmissionFile, ConfigFile, GcFile, GroupFile, HttpFile, MetricsFile, NotifierFile, PoolFile, ScheduleFile,
     WatchFile,
 };
+use super::places::Places;
 use super::problem::{ConfigError, Problem};
 use crate::suggest::{did_you_mean, fields_of};
 
@@ -28,8 +29,7 @@ pub(super) struct Document {
     pub file: ConfigFile,
     /// What could not be read, and is not in `file`.
     pub problems: Vec<Problem>,
-    /// Every key with its line, as a path of names.
-    lines: Vec<(Vec<String>, usize)>,
+    pub places: Places,
 }
 
 impl Document {
@@ -84,18 +84,8 @@ impl Document {
                 return Err(ConfigError { problems }.in_order());
             }
         };
-        let lines = keys.into_iter().map(|(key, span, _)| (key, at(span.start))).collect();
-        Ok(Document { path: path.to_owned(), file, problems, lines })
-    }
-
-    /// The line where `key` stands, or its nearest enclosing table.
-    pub fn line(&self, key: &[&str]) -> Option<usize> {
-        (1..=key.len())
-            .rev()
-            .find_map(|length| {
-                self.lines.iter().find(|(known, _)| known.iter().map(String::as_str).eq(key[..length].iter().copied()))
-            })
-            .map(|(_, line)| *line)
+        let places = Places::new(keys.into_iter().map(|(key, span, _)| (key, at(span.start))));
+        Ok(Document { path: path.to_owned(), file, problems, places })
     }
 }
 

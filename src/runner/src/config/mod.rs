@@ -14,6 +14,7 @@ mod host;
 mod limits;
 mod metrics;
 mod people;
+mod places;
 mod problem;
 mod resolve;
 mod schedules;
@@ -114,6 +115,7 @@ pub struct Config {
     /// Who is told, by name.
     pub notifiers: BTreeMap<String, NotifierConfig>,
     sources: BTreeMap<&'static str, Source>,
+    places: places::Places,
 }
 
 /// Limits of the host: while one is passed, nothing new starts. None: no limit.

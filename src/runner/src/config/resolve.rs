@@ -11,6 +11,7 @@ use super::capacity::Above;
 use super::check;
 use super::document::Document;
 use super::file::{AdmissionFile, ConfigFile, GcFile, HttpFile, MetricsFile};
+use super::places::Places;
 use super::{
     AdmissionConfig, Config, ConfigError, ConfigOverrides, DEFAULT_POOL, Executor, GcConfig, Host, Listen, Problem,
     SLOTS_MAX, SOCKET_NAME, Source,
@@ -43,7 +44,7 @@ pub(super) fn resolve(
     let mut resolver = Resolver { host, document, problems: Vec::new(), sources: BTreeMap::new() };
     let config = resolver.config(file, overrides);
     let Resolver { document, problems: resolved, sources, .. } = resolver;
-    let mut problems = document.map(|document| document.problems).unwrap_or_default();
+    let (mut problems, places) = document.map(|document| (document.problems, document.places)).unwrap_or_default();
     // What could not be read is not missing.
     let is_told = |problem: &Problem, told: &[Problem]| {
         told.iter().any(|known| known.file == problem.file && holds(&known.key, &problem.key))
@@ -51,7 +52,7 @@ pub(super) fn resolve(
     let new: Vec<Problem> = resolved.into_iter().filter(|problem| !is_told(problem, &problems)).collect();
     problems.extend(new);
     match problems.is_empty() {
-        true => Ok(Config { sources, ..config }),
+        true => Ok(Config { sources, places, ..config }),
         false => Err(ConfigError { problems }.in_order()),
     }
 }
@@ -125,13 +126,14 @@ impl Resolver<'_> {
             watch: self.watch(&file.watch),
             notifiers: self.notifiers(std::mem::take(&mut file.notifiers)),
             sources: BTreeMap::new(),
+            places: Places::default(),
         }
     }
 
     /// Reports a problem with a key of the file's, at its line.
     pub(super) fn file_problem(&mut self, key: &[&str], text: String) {
         let (file, line) = match &self.document {
-            Some(document) => (Some(document.path.clone()), document.line(key)),
+            Some(document) => (Some(document.path.clone()), document.places.line(key)),
             None => (None, None),
         };
         self.problems.push(Problem { file, line, key: key.join("."), text });
@@ -152,7 +154,7 @@ impl Resolver<'_> {
     fn choose<T>(&mut self, key: &'static str, option: Option<T>, file: Option<T>) -> Option<T> {
         let source = match (&option, &file) {
             (Some(_), _) => Source::Option,
-            (None, Some(_)) => Source::File(self.document.as_ref().and_then(|d| d.line(&[key])).unwrap_or(0)),
+            (None, Some(_)) => Source::File(self.document.as_ref().and_then(|d| d.places.line(&[key])).unwrap_or(0)),
             (None, None) => Source::Default,
         };
         self.sources.insert(key, source);

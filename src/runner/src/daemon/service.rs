@@ -93,7 +93,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     let held = matches!(error.downcast_ref(), Some(StoreError::Held { .. } | StoreError::Full));
     if held || error.is::<Taken>() || error.is::<runtime_dir::OutOfReach>() {
         ExitCode::from(TEMPORARY)
-    } else if error.is::<crate::config::ConfigError>() || error.is::<ci_runner_core::job::Fault>() {
+    } else if error.is::<crate::config::ConfigError>() {
         ExitCode::from(3)
     } else {
         ExitCode::FAILURE

@@ -2,7 +2,9 @@
 
 use super::engine::{DECLARED, HostSettings, PersonHost, PoolHost};
 use super::watching::WatchSettings;
-use crate::config::{AdmissionConfig, Backoff, BudgetConfig, Config, GcConfig, PoolConfig, ScheduleConfig};
+use crate::config::{
+    AdmissionConfig, Backoff, BudgetConfig, Config, ConfigError, GcConfig, PoolConfig, ScheduleConfig,
+};
 use crate::cron::CronSchedule;
 use crate::request::{new_job, parse_rules};
 use crate::store::ScheduleRow;
@@ -23,8 +25,22 @@ fn milliseconds(duration: Duration) -> u64 {
 /// What the pure functions need.
 ///
 /// # Errors
-/// A rule, a label or a schedule's job that the configuration let pass; names the key.
-pub fn settings(config: &Config) -> Result<Settings, Fault> {
+/// Rules, labels or jobs of schedules that the configuration let pass, each with its line and key.
+pub fn settings(config: &Config) -> Result<Settings, ConfigError> {
+    let settings = without_schedules(config).map_err(|fault| config.refused(vec![fault]))?;
+    let faults: Vec<Fault> = config
+        .schedules
+        .iter()
+        .filter_map(|(name, schedule)| {
+            let Fault { field, why } = new_job(schedule.job.clone(), &settings, &jiff::Zoned::now()).err()?;
+            let table = if is_beside(&field) { "" } else { "job." };
+            Some(Fault { field: format!("schedules.{name}.{table}{field}"), why })
+        })
+        .collect();
+    if faults.is_empty() { Ok(settings) } else { Err(config.refused(faults)) }
+}
+
+fn without_schedules(config: &Config) -> Result<Settings, Fault> {
     let mut pools = Vec::with_capacity(config.pools.len());
     for (name, pool) in &config.pools {
         let mut labels = Vec::with_capacity(pool.labels.len());
@@ -40,7 +56,7 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
         });
     }
     let rules = if config.retry.on.is_empty() { RetryPolicy::default_rules() } else { parse_rules(&config.retry.on)? };
-    let settings = Settings {
+    Ok(Settings {
         pools,
         groups: config.groups.iter().map(|(name, limit)| GroupLimit { name: name.clone(), limit: *limit }).collect(),
         grace_ms: milliseconds(config.grace),
@@ -60,14 +76,7 @@ pub fn settings(config: &Config) -> Result<Settings, Fault> {
         log_bytes_max: config.log_max,
         budget: budget(&config.budget),
         notifiers: config.notifiers.keys().cloned().collect(),
-    };
-    for (name, schedule) in &config.schedules {
-        let field = |field: &str| format!("schedules.{name}.{}{field}", if is_beside(field) { "" } else { "job." });
-        if let Err(Fault { field: at, why }) = new_job(schedule.job.clone(), &settings, &jiff::Zoned::now()) {
-            return Err(Fault { field: field(&at), why });
-        }
-    }
-    Ok(settings)
+    })
 }
 
 /// Keys of a job that stand in the schedule's own table.
@@ -208,4 +217,36 @@ fn user_and_home() -> (String, String) {
     let user = field(0).or_else(|| variable("USER")).unwrap_or_else(|| uid.clone());
     let home = variable("HOME").or_else(|| field(5)).unwrap_or_else(|| "/".to_owned());
     (user, home)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ConfigOverrides, Host};
+
+    /// They had no line, and the first of them hid the others.
+    #[test]
+    fn what_a_declared_schedule_cannot_have_is_told_with_its_line() {
+        let text = "grace = 1\n\
+                    [schedules.a]\ncalendar = \"daily\"\nshell = \"x\"\njob = { retry = 2, pool = \"nope\" }\n\
+                    [schedules.\"b.c\"]\ncalendar = \"daily\"\nshell = \"x\"\n\
+                    [schedules.\"b.c\".job]\nretry = 1\nlabels = [\"x y\"]\n\
+                    [schedules.d]\ncalendar = \"daily\"\ncommand = [\"\"]\n\
+                    [schedules.e]\ncalendar = \"daily\"\n";
+        let host = Host::of_process();
+        let overrides = ConfigOverrides { state_dir: Some("/srv/state".into()), ..ConfigOverrides::default() };
+        let config = Config::resolve(&host, Some((Path::new("c.toml"), text)), &overrides).unwrap();
+        let refused = settings(&config).unwrap_err().to_string();
+        let lines: Vec<&str> = refused.lines().collect();
+        let expected = [
+            "c.toml:5: schedules.a.job.pool: there is no pool \"nope\"",
+            "c.toml:11: schedules.b.c.job.labels[0]: a label cannot hold ' '",
+            "c.toml:14: schedules.d.command: is empty",
+            "c.toml:15: schedules.e.command: is missing",
+        ];
+        assert_eq!(lines.len(), expected.len(), "{refused}");
+        for (line, expected) in lines.iter().zip(expected) {
+            assert!(line.starts_with(expected), "{line} and not {expected}");
+        }
+    }
 }

@@ -19,8 +19,10 @@ fn jobs_of_selftest_alarm_nobody() {
     host.start();
     let done = host.run_cli(&["selftest", "queue", "retry"]);
     assert!(done.status.success(), "{done:?}");
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(said.contains("4 of these jobs were to fail: `stats` and the metrics count them"), "{said}");
     let failed = host.all_jobs().iter().filter(|job| job["outcome"] == "failed").count();
-    assert!(failed >= 4, "the control: there is something to alarm somebody");
+    assert_eq!(failed, 4, "as it says; and the control: there is something to alarm somebody");
     let mine: Vec<u64> = (0..2).map(|_| host.add(&host.shell_with("exit 1", json!({ "retry": 0 })))).collect();
     mine.iter().for_each(|id| assert_eq!(host.finish(*id)["outcome"], "failed"));
     let alarm = wait_for("the alarm of the other jobs", || {

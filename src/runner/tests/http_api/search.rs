@@ -176,6 +176,8 @@ async fn what_is_wrong_is_named() {
         ("grep=a&limit=0", 400, Some("limit"), "between 1 and 100000"),
         ("grep=a&limit=100001", 400, Some("limit"), "between 1 and 100000"),
         ("grep=a&nam=x", 400, Some("nam"), "did you mean \"name\"?"),
+        ("grep=a&pool=nope", 400, Some("pool"), "there is no pool \"nope\", and no such job; known are default"),
+        ("grep=a&pool=defalt", 400, Some("pool"), "did you mean \"default\"?"),
     ] {
         client.get(&format!("/api/v1/logs?{query}")).await.expect_problem(status, field, part);
     }

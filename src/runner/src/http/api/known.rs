@@ -2,7 +2,7 @@
 
 use crate::http::extract::{blocking, in_time};
 use crate::http::{App, Fail};
-use crate::store::JobFilter;
+use crate::store::{JobFilter, Reader};
 use crate::suggest::{did_you_mean, nearest};
 use ci_runner_core::policy::Settings;
 
@@ -17,6 +17,18 @@ pub(super) fn check_pool(settings: &Settings, pool: &str) -> Result<(), Fail> {
     }
     let hint = did_you_mean(pool, known.iter().copied());
     Err(Fail::field("pool", format!("there is no pool {pool:?}, and no such job; {hint}")))
+}
+
+/// A search in the logs of a pool, before it begins: an answer that has begun cannot be taken back.
+///
+/// # Errors
+/// There is no such pool, and no job that was in one of that name.
+pub(super) fn check_pool_of_logs(reader: &dyn Reader, settings: &Settings, pool: &str) -> Result<(), Fail> {
+    let of_pool = JobFilter { pool: Some(pool.to_owned()), ..JobFilter::all(1) };
+    match check_pool(settings, pool) {
+        Err(_) if !reader.jobs(&of_pool)?.is_empty() => Ok(()),
+        known => known,
+    }
 }
 
 /// Nothing was found of a group. It is known from the configuration, or from any job that names it, finished ones too.

@@ -7,6 +7,7 @@
 mod grep;
 mod run;
 
+use super::known::check_pool_of_logs;
 use crate::api::SearchLine;
 use crate::http::answers::{Failed, Invalid, NoJob, Served};
 use crate::http::extract::{Numbers, Params, blocking};
@@ -19,6 +20,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::Outcome;
+use ci_runner_core::policy::Settings;
 use ci_runner_core::time::WallTime;
 use futures_util::stream::unfold;
 use grep::Grep;
@@ -71,12 +73,12 @@ pub(crate) struct SearchParams {
     limit: Option<usize>,
 }
 
-/// A checked request.
-struct Wanted {
 impl Numbers for SearchParams {
     const NUMBERS: &'static [(&'static str, u64, u64)] = &[("limit", 1, LINES_MAX as u64)];
 }
 
+/// A checked request.
+struct Wanted {
     grep: Grep,
     jobs: Vec<JobId>,
     filter: EndedFilter,
@@ -99,7 +101,8 @@ pub(crate) async fn search(State(app): State<App>, Params(params): Params<Search
         Fail::busy(why, SEARCHES_RETRY_SECONDS)
     })?;
     let reader = app.context.handle.reader.clone();
-    let wanted = blocking(move || check(params, reader.as_ref())).await?;
+    let settings = app.context.handle.settings.borrow().clone();
+    let wanted = blocking(move || check(params, reader.as_ref(), &settings)).await?;
     let dir = rustix::fs::open(&app.context.log_dir, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| Fail::internal("open the directory of logs", &error))?;
     let (sender, receiver) = mpsc::channel(CHANNEL);
@@ -138,6 +141,9 @@ fn check(params: SearchParams, reader: &dyn Reader, settings: &Settings) -> Resu
         return Err(Fail::field("limit", format!("{limit}; between 1 and {LINES_MAX}")));
     }
     let jobs = jobs(params.job, reader)?;
+    if let Some(pool) = &params.pool {
+        check_pool_of_logs(reader, settings, pool)?;
+    }
     let filter = EndedFilter { since, until: None, name: params.name, pool: params.pool };
     Ok(Wanted { grep, jobs, filter, outcomes, since, until, limit })
 }
