@@ -28,6 +28,13 @@ pub enum Refusal {
     NoJob(JobId),
     /// No such schedule.
     NoSchedule(String),
+    /// There is one, which cannot be run: what is stored of it means nothing on this host.
+    ScheduleUnread {
+        /// Its name.
+        name: String,
+        /// What is wrong, in words.
+        why: String,
+    },
     /// A schedule of that name is there.
     ScheduleExists(String),
     /// The configuration declares it: it is changed and removed there.
@@ -93,6 +100,7 @@ impl fmt::Display for Refusal {
             Self::KeyReused { key, index: _ } => write!(f, "the key {key:?} was used for another job"),
             Self::NoJob(id) => write!(f, "there is no job {id}"),
             Self::NoSchedule(name) => write!(f, "there is no schedule {name:?}"),
+            Self::ScheduleUnread { name, why } => write!(f, "the schedule {name:?} cannot be run: {why}"),
             Self::ScheduleExists(name) => write!(f, "there is a schedule {name:?} already"),
             Self::ScheduleDeclared(name) => write!(f, "the configuration declares the schedule {name:?}"),
             Self::SchedulesFull { limit } => write!(f, "there are {limit} schedules, and more there may not be"),

@@ -70,88 +70,29 @@ impl Fail {
 
     /// A refusal of the loop. Where one job was submitted alone, its index says nothing.
     pub fn of_refusal(refusal: Refusal, many: bool) -> Self {
-        let unavailable = |kind, seconds, detail: String| Self {
-            retry_after: Some(seconds),
-            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, kind, detail)
-        };
+        let (status, kind, retry_after) = for_programs(&refusal);
+        let fail = Self { retry_after, ..Self::new(status, kind, for_people(&refusal)) };
         match refusal {
             Refusal::Fault { index, fault } => Self::of_fault(fault, many.then_some(index)),
-            Refusal::KeyReused { key, index } => {
+            Refusal::KeyReused { key: _, index } => {
                 let index = index.filter(|_| many);
-                let detail = format!(
-                    "the idempotency key {key:?} was used with another request in the last 24 h; use a new key"
-                );
-                let field = index.map(|_| "key".to_owned());
-                Self { field, index, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "key-reused", detail) }
+                Self { field: index.map(|_| "key".to_owned()), index, ..fail }
             }
-            Refusal::NoJob(id) => Self::no_job(id),
-            Refusal::NoSchedule(name) => Self::no_schedule(&name),
-            Refusal::ScheduleExists(name) => Self {
-                field: Some("name".to_owned()),
-                ..Self::new(
-                    StatusCode::CONFLICT,
-                    "schedule-exists",
-                    format!(
-                        "there is a schedule {name:?}; remove it first (`ci-runner schedule rm {name}`), or replace it with \
-                         PUT /api/v1/schedules/{name}"
-                    ),
-                )
-            },
-            Refusal::ScheduleDeclared(name) => Self::new(
-                StatusCode::CONFLICT,
-                "schedule-declared",
-                format!(
-                    "the schedule {name:?} is declared in the configuration ([schedules.{name}], on NixOS \
-                     services.ci-runner.schedules): change or remove it there and reload; `ci-runner schedule pause {name}` \
-                     stops it until then"
-                ),
-            ),
-            Refusal::SchedulesFull { .. } => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "schedules-full",
-                format!("{refusal}; remove some with `ci-runner schedule rm NAME`"),
-            ),
-            Refusal::QueueFull { limit } => unavailable(
-                "queue-full",
-                QUEUE_FULL_RETRY_SECONDS,
-                format!(
-                    "the queue is full: {limit} open jobs are the limit (`queue_jobs_max`); nothing was queued, try again later"
-                ),
-            ),
-            Refusal::TooMany { .. } => Self::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "too-many-jobs",
-                format!("{refusal}; nothing was queued: queue them in parts, or raise the limit"),
-            ),
-            Refusal::ClassesFull { .. } => {
-                let detail = format!("{refusal}; nothing was queued, try again later");
-                unavailable("queue-full", QUEUE_FULL_RETRY_SECONDS, detail)
-            }
-            Refusal::ActionsFull { .. } => {
-                unavailable("busy", QUEUE_FULL_RETRY_SECONDS, format!("{refusal}; nothing was done, try again later"))
-            }
-            Refusal::DiskFull => Self::new(
-                StatusCode::INSUFFICIENT_STORAGE,
-                "disk-full",
-                "the disk of the state directory is full; nothing was kept, free some space and try again",
-            ),
-            Refusal::Store(why) => Self::new(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "store",
-                format!("the store failed: {why}; nothing was kept"),
-            ),
-            Refusal::StopUnrecorded { ref why, .. } => {
-                let detail = refusal.to_string();
-                Self { detail, kind: "stop-unrecorded", ..Self::of_refusal(why.as_ref().clone(), many) }
-            }
-            Refusal::Stopping => {
-                unavailable("stopping", STOPPING_RETRY_SECONDS, "the daemon is going away; try again".to_owned())
-            }
-            Refusal::Unknown => unavailable(
-                "unknown",
-                STOPPING_RETRY_SECONDS,
-                "the daemon went away before the answer; whether it was done is not known".to_owned(),
-            ),
+            Refusal::ScheduleExists(_) => Self { field: Some("name".to_owned()), ..fail },
+            Refusal::NoJob(_)
+            | Refusal::NoSchedule(_)
+            | Refusal::ScheduleUnread { .. }
+            | Refusal::ScheduleDeclared(_)
+            | Refusal::SchedulesFull { .. }
+            | Refusal::QueueFull { .. }
+            | Refusal::TooMany { .. }
+            | Refusal::ClassesFull { .. }
+            | Refusal::ActionsFull { .. }
+            | Refusal::DiskFull
+            | Refusal::Store(_)
+            | Refusal::StopUnrecorded { .. }
+            | Refusal::Stopping
+            | Refusal::Unknown => fail,
         }
     }
 
@@ -205,6 +146,72 @@ impl Fail {
             field: self.field.clone(),
             index: self.index,
         }
+    }
+}
+
+/// What programs go by: status, kind and seconds after which to come back.
+fn for_programs(refusal: &Refusal) -> (StatusCode, &'static str, Option<u32>) {
+    let later = |kind, seconds| (StatusCode::SERVICE_UNAVAILABLE, kind, Some(seconds));
+    match refusal {
+        Refusal::Fault { .. } => (StatusCode::BAD_REQUEST, "invalid", None),
+        Refusal::KeyReused { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "key-reused", None),
+        Refusal::NoJob(_) => (StatusCode::NOT_FOUND, "no-job", None),
+        Refusal::NoSchedule(_) => (StatusCode::NOT_FOUND, "no-schedule", None),
+        Refusal::ScheduleUnread { .. } => (StatusCode::CONFLICT, "schedule-unreadable", None),
+        Refusal::ScheduleExists(_) => (StatusCode::CONFLICT, "schedule-exists", None),
+        Refusal::ScheduleDeclared(_) => (StatusCode::CONFLICT, "schedule-declared", None),
+        Refusal::SchedulesFull { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "schedules-full", None),
+        Refusal::QueueFull { .. } | Refusal::ClassesFull { .. } => later("queue-full", QUEUE_FULL_RETRY_SECONDS),
+        Refusal::TooMany { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-many-jobs", None),
+        Refusal::ActionsFull { .. } => later("busy", QUEUE_FULL_RETRY_SECONDS),
+        Refusal::DiskFull => (StatusCode::INSUFFICIENT_STORAGE, "disk-full", None),
+        Refusal::Store(_) => {
+            let kind = "store";
+            (StatusCode::INTERNAL_SERVER_ERROR, kind, None)
+        }
+        Refusal::StopUnrecorded { why, .. } => {
+            let (status, _, retry_after) = for_programs(why);
+            (status, "stop-unrecorded", retry_after)
+        }
+        Refusal::Stopping => later("stopping", STOPPING_RETRY_SECONDS),
+        Refusal::Unknown => later("unknown", STOPPING_RETRY_SECONDS),
+    }
+}
+
+/// What people read: the refusal, and what to do about it.
+fn for_people(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Fault { .. } | Refusal::NoJob(_) | Refusal::NoSchedule(_) | Refusal::StopUnrecorded { .. } => {
+            refusal.to_string()
+        }
+        Refusal::KeyReused { key, .. } => {
+            format!("the idempotency key {key:?} was used with another request in the last 24 h; use a new key")
+        }
+        Refusal::ScheduleUnread { name, .. } => format!(
+            "{refusal}; mend that on this host and restart the daemon, replace it with PUT /api/v1/schedules/{name}, or remove it \
+             (`ci-runner schedule rm {name}`)"
+        ),
+        Refusal::ScheduleExists(name) => format!(
+            "there is a schedule {name:?}; remove it first (`ci-runner schedule rm {name}`), or replace it with PUT \
+             /api/v1/schedules/{name}"
+        ),
+        Refusal::ScheduleDeclared(name) => format!(
+            "the schedule {name:?} is declared in the configuration ([schedules.{name}], on NixOS \
+             services.ci-runner.schedules): change or remove it there and reload; `ci-runner schedule pause {name}` stops it \
+             until then"
+        ),
+        Refusal::SchedulesFull { .. } => format!("{refusal}; remove some with `ci-runner schedule rm NAME`"),
+        Refusal::QueueFull { .. } | Refusal::ClassesFull { .. } => {
+            format!("{refusal}; nothing was queued, try again later")
+        }
+        Refusal::TooMany { .. } => {
+            format!("{refusal}; nothing was queued: queue them in parts, or raise the limit")
+        }
+        Refusal::ActionsFull { .. } => format!("{refusal}; nothing was done, try again later"),
+        Refusal::DiskFull => format!("{refusal}; nothing was kept, free some space and try again"),
+        Refusal::Store(_) => format!("{refusal}; nothing was kept"),
+        Refusal::Stopping => format!("{refusal}; try again"),
+        Refusal::Unknown => format!("{refusal}; whether it was done is not known"),
     }
 }
 

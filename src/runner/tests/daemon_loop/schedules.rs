@@ -3,7 +3,8 @@
 use crate::harness::{Life, Loop, wait_for};
 use crate::spawner::Spawner;
 use ci_runner::daemon::handle::Refusal;
-use ci_runner::store::ScheduleRow;
+use ci_runner::store::memory::MemoryStore;
+use ci_runner::store::{ScheduleRow, Store, Write};
 use ci_runner_core::time::WallTime;
 use std::path::Path;
 
@@ -61,6 +62,31 @@ fn yearly(name: &str) -> ScheduleRow {
         last_job: None,
         refused: None,
     }
+}
+
+/// Whoever ran it was told that there is none, while lists showed it; nor could it be removed.
+#[tokio::test]
+async fn a_schedule_that_means_nothing_here_any_more_is_told_and_can_go() {
+    let (mut store, reader) = MemoryStore::new();
+    let stored_row = |name| Write::Schedule(ScheduleRow { timezone: "Mars/Base".into(), ..yearly(name) });
+    store.commit(&["kept", "gone"].map(stored_row), &[]).unwrap();
+    let spawner = Spawner::new();
+    let the_loop = Loop::start_on(Box::new(store), reader, spawner.runtime(), Life::default()).await;
+    let run = |name: &str| the_loop.handle.run_schedule(name.to_owned(), None, "me".to_owned().into());
+    let refused = run("kept").await;
+    let is_told = |why: &str| why.contains("\"Mars/Base\" is not a time zone");
+    assert!(matches!(&refused, Err(Refusal::ScheduleUnread { why, .. }) if is_told(why)), "{refused:?}");
+    assert_eq!(run("nope").await, Err(Refusal::NoSchedule("nope".to_owned())), "the control");
+    let is_told = || the_loop.handle.snapshot().problems.iter().any(|text| text.contains("\"kept\" is not run"));
+    wait_for("the status names it", is_told).await;
+    // Its name is taken until it is replaced or removed.
+    let added = the_loop.handle.schedule(yearly("kept"), false).await;
+    assert_eq!(added, Err(Refusal::ScheduleExists("kept".to_owned())));
+    the_loop.handle.schedule(yearly("kept"), true).await.unwrap();
+    assert_eq!(run("kept").await.map(|ids| ids.len()), Ok(1));
+    the_loop.handle.unschedule("gone".to_owned()).await.unwrap();
+    assert_eq!(stored(&the_loop), ["kept"]);
+    the_loop.stop().await;
 }
 
 /// The schedules of a store cannot be read, or can again.

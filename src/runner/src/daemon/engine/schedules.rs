@@ -39,20 +39,61 @@ struct Live {
     next: Option<WallTime>,
 }
 
-/// All schedules.
+/// One that is stored and cannot be run: its texts mean nothing on this host, which has lost a time zone, say.
+struct Unread {
+    row: ScheduleRow,
+    why: String,
+}
+
+/// All schedules; no name is in both.
 #[derive(Default)]
 pub(super) struct Schedules {
     live: BTreeMap<String, Live>,
+    unread: BTreeMap<String, Unread>,
 }
 
 impl Schedules {
-    /// Those whose last run could not be queued, in words.
+    /// Those that cannot be run, or whose last run could not be queued, in words.
     pub fn problems(&self) -> impl Iterator<Item = String> {
         let active = self.live.values().filter(|live| live.row.paused.is_none());
-        active.filter_map(|live| {
+        let refused = active.filter_map(|live| {
             let refused = live.row.refused.as_ref()?;
             Some(format!("schedule {:?}: its last run was refused: {}", live.row.name, refused.why))
-        })
+        });
+        let active = self.unread.values().filter(|unread| unread.row.paused.is_none());
+        refused.chain(active.map(|unread| format!("schedule {:?} is not run: {}", unread.row.name, unread.why)))
+    }
+
+    /// Takes one in as it is stored.
+    fn take(&mut self, row: ScheduleRow) {
+        let name = row.name.clone();
+        match Live::new(row.clone()) {
+            Ok(live) => self.put(name, live),
+            Err(why) => {
+                log::error!("schedule {name:?} is not run: {why}");
+                self.unread.insert(name, Unread { row, why });
+            }
+        }
+    }
+
+    fn put(&mut self, name: String, live: Live) {
+        self.unread.remove(&name);
+        self.live.insert(name, live);
+    }
+
+    /// As it is stored.
+    fn row(&self, name: &str) -> Option<&ScheduleRow> {
+        let live = self.live.get(name).map(|live| &live.row);
+        live.or_else(|| self.unread.get(name).map(|unread| &unread.row))
+    }
+
+    fn rows(&self) -> impl Iterator<Item = &ScheduleRow> {
+        self.live.values().map(|live| &live.row).chain(self.unread.values().map(|unread| &unread.row))
+    }
+
+    /// False: there is none of that name.
+    fn remove(&mut self, name: &str) -> bool {
+        self.live.remove(name).is_some() || self.unread.remove(name).is_some()
     }
 
     /// When the next one is due.
@@ -137,11 +178,7 @@ impl Engine {
         };
         let mut schedules = Schedules::default();
         for row in rows {
-            let name = row.name.clone();
-            match Live::new(row) {
-                Ok(live) => drop(schedules.live.insert(name, live)),
-                Err(why) => log::error!("schedule {name:?} is not run: {why}"),
-            }
+            schedules.take(row);
         }
         self.schedules = schedules;
         Ok(())
@@ -158,32 +195,32 @@ impl Engine {
     }
 
     pub(super) fn add_schedule(&mut self, mut row: ScheduleRow, replace: bool) -> Result<(), Refusal> {
-        if let Some(present) = self.schedules.live.get(&row.name) {
-            if present.row.by == DECLARED && row.by != DECLARED {
+        if let Some(present) = self.schedules.row(&row.name) {
+            if present.by == DECLARED && row.by != DECLARED {
                 return Err(Refusal::ScheduleDeclared(row.name));
             }
             if !replace {
                 return Err(Refusal::ScheduleExists(row.name));
             }
             // The row was read before it was changed; a run may have come between.
-            row.last_job = row.last_job.max(present.row.last_job);
-        } else if self.schedules.live.len() >= SCHEDULES_MAX {
+            row.last_job = row.last_job.max(present.last_job);
+        } else if self.schedules.rows().count() >= SCHEDULES_MAX {
             return Err(Refusal::SchedulesFull { limit: SCHEDULES_MAX });
         }
         let live = Live::new(row.clone()).map_err(|why| Refusal::Fault {
             index: 0,
             fault: ci_runner_core::job::Fault { field: "calendar".to_owned(), why },
         })?;
-        self.schedules.live.insert(row.name.clone(), live);
+        self.schedules.put(row.name.clone(), live);
         self.batch.writes.push(Write::Schedule(row));
         Ok(())
     }
 
     pub(super) fn remove_schedule(&mut self, name: &str) -> Result<(), Refusal> {
-        if self.schedules.live.get(name).is_some_and(|live| live.row.by == DECLARED) {
+        if self.schedules.row(name).is_some_and(|row| row.by == DECLARED) {
             return Err(Refusal::ScheduleDeclared(name.to_owned()));
         }
-        if self.schedules.live.remove(name).is_none() {
+        if !self.schedules.remove(name) {
             return Err(Refusal::NoSchedule(name.to_owned()));
         }
         self.batch.writes.push(Write::ScheduleRemoved { name: name.to_owned() });

@@ -215,7 +215,10 @@ pub(crate) async fn resume(
     params(("name" = String, Path), ("Idempotency-Key" = Option<String>, Header,
         description = "Makes it safe to repeat: within 24 h the same key gives the same job; with another request 422.")),
     responses(Committed, Sent, (status = 201, body = SubmittedOne, description = "Queued: the job"),
-        (status = 404, response = NoSchedule), (status = 422, response = KeyReused)))]
+        (status = 404, response = NoSchedule),
+        (status = 409, body = Problem, content_type = PROBLEM,
+            description = "It cannot be run: its calendar or time zone means nothing on this host any more"),
+        (status = 422, response = KeyReused)))]
 pub(crate) async fn run(
     State(app): State<App>,
     Name(name): Name,

@@ -13,7 +13,10 @@ impl Engine {
         key: Option<&IdempotencyKey>,
         submitter: &Submitter,
     ) -> Result<Vec<JobId>, Refusal> {
-        let live = self.schedules.live.get(name).ok_or_else(|| Refusal::NoSchedule(name.to_owned()))?;
+        let live = self.schedules.live.get(name).ok_or_else(|| match self.schedules.unread.get(name) {
+            Some(Unread { why, .. }) => Refusal::ScheduleUnread { name: name.to_owned(), why: why.clone() },
+            None => Refusal::NoSchedule(name.to_owned()),
+        })?;
         let request =
             live.request().map_err(|why| Refusal::Store(format!("the schedule's job cannot be read: {why}")))?;
         let job = new_job(request, self.record.settings(), &jiff::Zoned::now());

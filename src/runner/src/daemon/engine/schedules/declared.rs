@@ -13,14 +13,13 @@ impl Engine {
         let declared = self.host.schedules.clone();
         let gone: Vec<String> = self
             .schedules
-            .live
-            .iter()
-            .filter(|(name, live)| live.row.by == DECLARED && !declared.iter().any(|row| row.name == **name))
-            .map(|(name, _)| name.clone())
+            .rows()
+            .filter(|row| row.by == DECLARED && !declared.iter().any(|declared| declared.name == row.name))
+            .map(|row| row.name.clone())
             .collect();
         for name in gone {
             log::info!("schedule {name:?} is declared no more and was removed");
-            self.schedules.live.remove(&name);
+            self.schedules.remove(&name);
             self.batch.writes.push(Write::ScheduleRemoved { name });
         }
         for row in declared {
@@ -29,7 +28,7 @@ impl Engine {
     }
 
     fn declare(&mut self, declared: ScheduleRow, now: Now) {
-        let present = self.schedules.live.get(&declared.name).map(|live| live.row.clone());
+        let present = self.schedules.row(&declared.name).cloned();
         let row = merged(declared, present.as_ref(), now.wall);
         if present.as_ref() == Some(&row) {
             return;
@@ -43,11 +42,16 @@ impl Engine {
         }
         match Live::new(row.clone()) {
             Ok(live) => {
-                self.schedules.live.insert(row.name.clone(), live);
+                self.schedules.put(row.name.clone(), live);
                 self.batch.writes.push(Write::Schedule(row));
             }
             // The configuration was checked; the time zone may have gone from this host since.
-            Err(why) => log::error!("schedule {:?} is not run: {why}", row.name),
+            Err(why) => {
+                log::error!("schedule {:?} is not run: {why}", row.name);
+                if !self.schedules.live.contains_key(&row.name) {
+                    self.schedules.unread.insert(row.name.clone(), Unread { row, why });
+                }
+            }
         }
     }
 }
