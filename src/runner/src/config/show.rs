@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{AdmissionConfig, Config, DEFAULT_POOL, limits};
+use super::{AdmissionConfig, Config, DEFAULT_POOL, GcConfig, PoolConfig, limits};
 use crate::quantity::{exact_duration, exact_size};
 
 pub(super) fn show(config: &Config) -> String {
@@ -11,8 +11,33 @@ pub(super) fn show(config: &Config) -> String {
     if let Some(file) = &config.file {
         line(&mut text, &format!("# from {}", file.display()));
     }
-    let limit = |limit: Option<String>| quoted(&limit.unwrap_or_else(|| "unlimited".to_owned()));
-    let age = |age: Option<Duration>| limit(age.map(exact_duration));
+    values(config, &mut text);
+    line(&mut text, "\n[http]");
+    line(&mut text, &format!("listen = {}  # {}", quoted(&config.http.to_string()), config.source("http")));
+    line(&mut text, &format!("public_status = {}", config.http_public_status));
+    line(&mut text, &format!("hosts = {}", list(&config.http_hosts)));
+    super::metrics::show(config, &mut text);
+    gc(&config.gc, &mut text);
+    let shown: Vec<_> = admission(&config.admission).into_iter().chain(limits::shown_budget(&config.budget)).collect();
+    if !shown.is_empty() {
+        line(&mut text, "\n[admission]");
+    }
+    for (key, value) in shown {
+        line(&mut text, &format!("{key} = {value}"));
+    }
+    for (name, shown) in &config.pools {
+        pool(name, shown, &mut text);
+    }
+    super::schedules::show(config, &mut text);
+    for (name, limit) in &config.groups {
+        line(&mut text, &format!("\n[groups.{}]\nlimit = {limit}", quoted(name)));
+    }
+    super::watching_show::show(config, &mut text);
+    text
+}
+
+/// The keys above all tables, each with its source.
+fn values(config: &Config, text: &mut String) {
     let duration = |duration: Duration| quoted(&exact_duration(duration));
     for (key, value) in [
         ("state_dir", quoted(&config.state_dir.to_string_lossy())),
@@ -29,70 +54,62 @@ pub(super) fn show(config: &Config) -> String {
         ("log_format", quoted(config.log_format.word())),
         ("executor", quoted(config.executor.name())),
         ("default_timeout", duration(config.default_timeout)),
-        ("max_timeout", age(config.max_timeout)),
+        ("max_timeout", limit(config.max_timeout.map(exact_duration))),
         ("grace", duration(config.grace)),
         ("log_max", quoted(&exact_size(config.log_max))),
         ("queue_jobs_max", config.queue_jobs_max.to_string()),
         ("job_path", quoted(&config.job_path)),
         ("journal", config.journal.to_string()),
     ] {
-        line(&mut text, &format!("{key} = {value}  # {}", config.source(key)));
+        line(text, &format!("{key} = {value}  # {}", config.source(key)));
     }
     if let Some(socket) = &config.jobs_socket {
-        line(&mut text, &format!("jobs_socket = {}", quoted(&socket.to_string_lossy())));
+        line(text, &format!("jobs_socket = {}", quoted(&socket.to_string_lossy())));
     }
-    line(&mut text, "\n[http]");
-    line(&mut text, &format!("listen = {}  # {}", quoted(&config.http.to_string()), config.source("http")));
-    line(&mut text, &format!("public_status = {}", config.http_public_status));
-    line(&mut text, &format!("hosts = {}", list(&config.http_hosts)));
-    super::metrics::show(config, &mut text);
-    line(&mut text, "\n[gc]");
-    line(&mut text, &format!("finished_max_age = {}", age(config.gc.finished_max_age)));
-    line(&mut text, &format!("log_max_age = {}", age(config.gc.log_max_age)));
-    line(&mut text, &format!("log_archive_after = {}", age(config.gc.log_archive_after)));
-    line(&mut text, &format!("log_bytes_max = {}", limit(config.gc.log_bytes_max.map(exact_size))));
-    let shown: Vec<_> = admission(&config.admission).into_iter().chain(limits::shown_budget(&config.budget)).collect();
-    if !shown.is_empty() {
-        line(&mut text, "\n[admission]");
+}
+
+fn gc(gc: &GcConfig, text: &mut String) {
+    let age = |age: Option<Duration>| limit(age.map(exact_duration));
+    line(text, "\n[gc]");
+    line(text, &format!("finished_max_age = {}", age(gc.finished_max_age)));
+    line(text, &format!("log_max_age = {}", age(gc.log_max_age)));
+    line(text, &format!("log_archive_after = {}", age(gc.log_archive_after)));
+    line(text, &format!("log_bytes_max = {}", limit(gc.log_bytes_max.map(exact_size))));
+}
+
+fn pool(name: &str, pool: &PoolConfig, text: &mut String) {
+    line(text, &format!("\n[pools.{}]", quoted(name)));
+    // The default pool's slots are max_parallel_jobs; saying both would be a contradiction after an edit.
+    if name != DEFAULT_POOL {
+        line(text, &format!("slots = {}", pool.slots));
     }
-    for (key, value) in shown {
-        line(&mut text, &format!("{key} = {value}"));
+    line(text, &format!("executor = {}", quoted(pool.executor.name())));
+    line(text, &format!("labels = {}", list(&pool.labels)));
+    line(text, &format!("path = {}", quoted(&pool.path)));
+    line(text, &format!("journal = {}", pool.journal));
+    if let Some(profile) = &pool.profile {
+        line(text, &format!("profile = {}", quoted(profile)));
     }
-    for (name, pool) in &config.pools {
-        line(&mut text, &format!("\n[pools.{}]", quoted(name)));
-        // The default pool's slots are max_parallel_jobs; saying both would be a contradiction after an edit.
-        if name != DEFAULT_POOL {
-            line(&mut text, &format!("slots = {}", pool.slots));
-        }
-        line(&mut text, &format!("executor = {}", quoted(pool.executor.name())));
-        line(&mut text, &format!("labels = {}", list(&pool.labels)));
-        line(&mut text, &format!("path = {}", quoted(&pool.path)));
-        line(&mut text, &format!("journal = {}", pool.journal));
-        if let Some(profile) = &pool.profile {
-            line(&mut text, &format!("profile = {}", quoted(profile)));
-        }
-        if let Some(user) = &pool.user {
-            line(&mut text, &format!("user = {}", quoted(user)));
-        }
-        let paths: Vec<String> = pool.paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-        for (key, words) in [("profiles", &pool.profiles), ("paths", &paths)] {
-            if !words.is_empty() {
-                line(&mut text, &format!("{key} = {}", list(words)));
-            }
-        }
-        if let Some(submitters) = &pool.submitters {
-            line(&mut text, &format!("submitters = {}", list(submitters)));
-        }
-        for (key, value) in limits::shown(&pool.limits) {
-            line(&mut text, &format!("{key} = {value}"));
+    if let Some(user) = &pool.user {
+        line(text, &format!("user = {}", quoted(user)));
+    }
+    let paths: Vec<String> = pool.paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    for (key, words) in [("profiles", &pool.profiles), ("paths", &paths)] {
+        if !words.is_empty() {
+            line(text, &format!("{key} = {}", list(words)));
         }
     }
-    super::schedules::show(config, &mut text);
-    for (name, limit) in &config.groups {
-        line(&mut text, &format!("\n[groups.{}]\nlimit = {limit}", quoted(name)));
+    if let Some(submitters) = &pool.submitters {
+        line(text, &format!("submitters = {}", list(submitters)));
     }
-    super::watching_show::show(config, &mut text);
-    text
+    for (key, value) in limits::shown(&pool.limits) {
+        line(text, &format!("{key} = {value}"));
+    }
+}
+
+/// One that may be lifted.
+fn limit(limit: Option<String>) -> String {
+    quoted(&limit.unwrap_or_else(|| "unlimited".to_owned()))
 }
 
 pub(super) fn line(text: &mut String, line: &str) {

@@ -9,6 +9,7 @@ pub mod fail;
 mod former;
 pub mod gauges;
 pub mod gc;
+mod ground;
 pub mod handle;
 mod home;
 pub mod job_env;

@@ -3,41 +3,34 @@
 //! Two threads run: this one serves HTTP and watches signals, the other is the loop, so that no client can hold it up. The
 //! store's writer, the log and blocking chores have threads of their own.
 
-use super::clock::Clock;
-use super::engine::{self, Control, Engine, Parts};
+use super::engine::{self, Control, Engine, HostSettings, Parts};
 use super::exporting::{self, Shown};
+use super::ground::Ground;
 use super::handle::Handle;
 use super::home::{self, Home};
 use super::listeners::{Listeners, Taken};
-use super::log_dir;
-use super::put_back;
 use super::runtime_dir;
 use super::settings::{host_settings, settings, watch_settings};
 use super::signals::{Signals, watch_signals};
-use super::spawners::{Spawners, Whereabouts};
 use super::watching::{WatchParts, Watching};
 use crate::activation::Passed;
-use crate::config::{Config, ConfigOverrides, Executor, Source};
+use crate::config::{Config, ConfigOverrides, Executor};
 use crate::http;
 use crate::metrics::{Figures, Keeper};
-use crate::store::sqlite::SqliteStore;
-use crate::store::{Reader, Store, StoreError};
+use crate::store::{Reader, StoreError};
 use crate::systemd::{Notifier, NotifySettings};
 use crate::telemetry::output::{CURSORS_NAME, JOURNAL_SOCKET, Options as OutputOptions, Output};
 use crate::telemetry::{Destination, Telemetry};
 use crate::usage;
 use anyhow::{Context, Result};
-use ci_runner_core::record::Record;
-use std::cell::RefCell;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 /// What the log still holds at the end is waited for so long.
@@ -100,19 +93,6 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// A full disk: where, and what may go. `ci-runner gc` needs a daemon.
-fn with_advice(error: StoreError, config: &Config) -> anyhow::Error {
-    if !matches!(error, StoreError::Full) {
-        return error.into();
-    }
-    let (state, logs) = (config.state_dir.display(), host_settings(config).log_dir);
-    let advice = format!(
-        "no room in {state}: remove something there, logs of finished jobs in {} for one, and start again; nothing is lost meanwhile",
-        logs.display()
-    );
-    anyhow::Error::new(error).context(advice)
-}
-
 fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<()> {
     let config = origin.load()?;
     telemetry.set_level(config.log_level);
@@ -125,63 +105,103 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
     }
     let settings = settings(&config)?;
     let host = host_settings(&config);
-    make_own_dir(&config.state_dir, 0o700, "--state-dir")?;
-    // Where none is named it may be in the state, and then that is what another is to be named for.
-    let in_state = config.source("runtime_dir") == Source::Default && config.runtime_dir.starts_with(&config.state_dir);
-    make_own_dir(&config.runtime_dir, 0o750, if in_state { "--state-dir" } else { "--runtime-dir" })?;
-    for (dir, mode) in [(&host.log_dir, 0o750), (&host.tmp_dir, 0o700), (&host.secrets_dir, 0o700)] {
-        make_dir(dir, mode)?;
-    }
-    log_dir::note(&config.state_dir, &host.log_dir);
-    let (mut store, reader) = SqliteStore::open(&config.state_dir).map_err(|error| with_advice(error, &config))?;
-    let reader: Arc<dyn Reader> = Arc::new(reader);
-    // Job by job: a list of a million would take half a gigabyte beside the record.
-    let record = RefCell::new(Record::new(settings));
-    let pool_id = &mut |name: &str| record.borrow_mut().ensure_pool(name);
-    let mut loaded = store.load(pool_id, &mut |job| engine::load_job(&mut record.borrow_mut(), &job))?;
-    let mut record = record.into_inner();
-    engine::load_rest(&mut record, &loaded);
-    let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
-    let whereabouts = Whereabouts::find(&config, &record)?;
-    let traces = put_back::Traces::find(&config, &whereabouts.runtime_dir.dir, &host.log_dir, &loaded);
-    if let Some(seen) = traces.starts {
-        loaded.generation = store.outnumber(seen)?;
-    }
-    traces.tell_and_heed(&mut record);
-    let spawners = Spawners::new(whereabouts, &config, &host, &record, &loaded)?;
-    let output = OutputOptions {
-        log_dir: host.log_dir.clone(),
-        cursors: config.state_dir.join(CURSORS_NAME),
-        store: loaded.store_id.clone(),
-        socket: JOURNAL_SOCKET.into(),
-        dropped: telemetry.output_dropped(),
-    };
-    log::info!("ci-runner {} starts: {} open jobs, start {}", version(), record.len(), loaded.generation);
+    let ground = Ground::prepare(&config, &host, settings)?;
+    let (open, generation) = (ground.record.len(), ground.loaded.generation);
+    log::info!("ci-runner {} starts: {open} open jobs, start {generation}", version());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
-    runtime.block_on(async {
-        let socket_is_passed = passed.unix.is_some();
-        let listeners = Listeners::open(&config, passed).await?;
-        let totals = reader.totals()?;
-        let figures =
-            Figures::resume(&config.state_dir, &loaded.store_id, &totals, engine::NO_POOL, Executor::Native.name());
-        let keeper = Keeper::new(&config.state_dir, &loaded.store_id);
-        let unclean = loaded.unclean;
-        let generation = loaded.generation;
+    runtime.block_on(serve_on(ground, host, &Given { origin, config, telemetry }, passed))
+}
+
+/// What the daemon was started with.
+struct Given<'a> {
+    origin: &'a Origin,
+    config: Config,
+    telemetry: &'a Arc<Telemetry>,
+}
+
+/// Starts the loop and serves until the end.
+async fn serve_on(ground: Ground, host: HostSettings, given: &Given<'_>, passed: Passed) -> Result<()> {
+    let Given { origin, config, telemetry } = given;
+    let socket_is_passed = passed.unix.is_some();
+    let listeners = Listeners::open(config, passed).await?;
+    // Before anybody is told that we are there: who then says SIGTERM means an orderly end.
+    let signals = Signals::new()?;
+    let to_check = ground.loaded.unclean.then(|| ground.reader.clone());
+    let problem = ground.spawners.runtime_dir.problem.clone();
+    let running = Running::start(ground, host, given).await?;
+    let control = &running.control;
+    let shutdown = CancellationToken::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    let beside = exporting::Beside::start(&config.socket, running.shown.clone().render())?;
+    let (tell, metrics) = oneshot::channel();
+    let figures = running.shown.clone().render();
+    tasks.spawn(exporting::run(config.clone(), figures, control.clone(), shutdown.clone(), tell));
+    if let Some(reader) = to_check {
+        check_store(reader, control.clone());
+    }
+    if let Some(problem) = problem {
+        control.send(Control::Problem(runtime_dir::PROBLEM, Some(problem))).await.ok();
+    }
+    control.send(Control::Ready).await.ok();
+    // A collector may hang, and that is no reason not to be ready.
+    let metrics = tokio::time::timeout(METRICS_PATIENCE, metrics).await.ok().and_then(Result::ok).flatten();
+    announce_ready(config, listeners.tcp.as_ref(), metrics, telemetry.destination());
+    let (change, door) = http::Door::new(listeners.unix);
+    let home = Home::new(config, socket_is_passed, change, control.clone());
+    let home = tokio::spawn(home.keep(shutdown.clone()));
+    let server = http::serve(running.context(given), door, listeners.tcp, shutdown.clone());
+    tasks.spawn(async move {
+        if let Err(error) = server.await {
+            log::error!("the API stopped: {error:#}");
+        }
+    });
+    let Running { control, ended, watching, shown, output, .. } = running;
+    watch_signals(signals, origin, (config, telemetry, &watching), &control, ended).await?;
+    watching.stop();
+    shutdown.cancel();
+    beside.stop();
+    tokio::task::spawn_blocking(move || (shown.keep(), output.stop(OUTPUT_PATIENCE))).await.ok();
+    tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await.ok();
+    home::remove(&config.socket, home.await?);
+    Ok(())
+}
+
+/// The loop, and what works beside it.
+struct Running {
+    handle: Handle,
+    control: mpsc::Sender<Control>,
+    /// Ends with the loop.
+    ended: oneshot::Receiver<()>,
+    watching: Watching,
+    shown: Arc<Shown>,
+    output: Output,
+    log_dir: PathBuf,
+    generation: u64,
+    places: usage::Places,
+}
+
+impl Running {
+    async fn start(ground: Ground, host: HostSettings, given: &Given<'_>) -> Result<Self> {
+        let Given { config, telemetry, .. } = given;
+        let Ground { store, reader, record, loaded, clock, spawners } = ground;
         let store_id = loaded.store_id.clone();
-        let places = usage::Places { proc: "/proc".into(), store: store_id, runtime_dir: spawners.runtime_dir.dir };
-        let log_dir = host.log_dir.clone();
-        // Before anybody is told that we are there: who then says SIGTERM means an orderly end.
-        let signals = Signals::new()?;
-        let output = Output::start(output)?;
-        let watch_clock = clock.clone();
-        let (store_id, host_name) = (loaded.store_id.clone(), host.name.clone());
+        let totals = reader.totals()?;
+        let figures = Figures::resume(&config.state_dir, &store_id, &totals, engine::NO_POOL, Executor::Native.name());
+        let output = Output::start(OutputOptions {
+            log_dir: host.log_dir.clone(),
+            cursors: config.state_dir.join(CURSORS_NAME),
+            store: store_id.clone(),
+            socket: JOURNAL_SOCKET.into(),
+            dropped: telemetry.output_dropped(),
+        })?;
         let notifier = Notifier::new(&NotifySettings::of_process()).context("cannot reach the service manager")?;
+        let (generation, log_dir, host_name) = (loaded.generation, host.log_dir.clone(), host.name.clone());
         let parts = Parts {
             store: Box::new(store),
-            reader: reader.clone(),
+            reader,
             loaded,
             record,
-            clock,
+            clock: clock.clone(),
             sides: spawners.sides,
             former: spawners.former,
             host,
@@ -189,88 +209,44 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
             figures,
             output: Some(output.clone()),
         };
-        let (handle, control, engine) = start_engine(parts).await?;
+        let (handle, control, ended) = start_engine(parts).await?;
         let watching = Watching::start(WatchParts {
             handle: handle.clone(),
-            clock: watch_clock,
+            clock,
             state_dir: config.state_dir.clone(),
-            store_id,
+            store_id: store_id.clone(),
             host: host_name,
-            settings: watch_settings(&config),
+            settings: watch_settings(config),
         });
-        let shown = Shown::new(&config, keeper, handle.clone(), telemetry.clone(), watching.clone());
-        let shown = Arc::new(shown);
-        let context = http::Context {
-            metrics: shown.clone().render(),
-            handle: handle.clone(),
-            control: control.clone(),
-            log_dir,
+        let keeper = Keeper::new(&config.state_dir, &store_id);
+        let shown = Arc::new(Shown::new(config, keeper, handle.clone(), (*telemetry).clone(), watching.clone()));
+        let places = usage::Places { proc: "/proc".into(), store: store_id, runtime_dir: spawners.runtime_dir.dir };
+        Ok(Self { handle, control, ended, watching, shown, output, log_dir, generation, places })
+    }
+
+    /// What the API needs of all this.
+    fn context(&self, given: &Given<'_>) -> http::Context {
+        let config = &given.config;
+        http::Context {
+            metrics: self.shown.clone().render(),
+            handle: self.handle.clone(),
+            control: self.control.clone(),
+            log_dir: self.log_dir.clone(),
             state_dir: config.state_dir.clone(),
-            config_file: origin.file.clone(),
+            config_file: given.origin.file.clone(),
             public_status: config.http_public_status,
             hosts: config.http_hosts.clone(),
             started: std::time::Instant::now(),
-            generation,
-            places,
-            watching: watching.clone(),
-        };
-        let shutdown = CancellationToken::new();
-        let mut tasks = tokio::task::JoinSet::new();
-        let beside = exporting::Beside::start(&config.socket, shown.clone().render())?;
-        let (tell, metrics) = tokio::sync::oneshot::channel();
-        let exporting = exporting::run(config.clone(), shown.clone().render(), control.clone(), shutdown.clone(), tell);
-        tasks.spawn(exporting);
-        if unclean {
-            check_store(reader, control.clone());
+            generation: self.generation,
+            places: self.places.clone(),
+            watching: self.watching.clone(),
         }
-        if let Some(problem) = spawners.runtime_dir.problem {
-            control.send(Control::Problem(runtime_dir::PROBLEM, Some(problem))).await.ok();
-        }
-        control.send(Control::Ready).await.ok();
-        // A collector may hang, and that is no reason not to be ready.
-        let metrics = tokio::time::timeout(METRICS_PATIENCE, metrics).await.ok().and_then(Result::ok).flatten();
-        announce_ready(&config, listeners.tcp.as_ref(), metrics, telemetry.destination());
-        let (change, door) = http::Door::new(listeners.unix);
-        let home = Home::new(&config, socket_is_passed, change, control.clone());
-        let home = tokio::spawn(home.keep(shutdown.clone()));
-        let server = http::serve(context, door, listeners.tcp, shutdown.clone());
-        tasks.spawn(async move {
-            if let Err(error) = server.await {
-                log::error!("the API stopped: {error:#}");
-            }
-        });
-        watch_signals(signals, origin, (&config, telemetry, &watching), &control, engine).await?;
-        watching.stop();
-        shutdown.cancel();
-        beside.stop();
-        tokio::task::spawn_blocking(move || (shown.keep(), output.stop(OUTPUT_PATIENCE))).await.ok();
-        tokio::time::timeout(Duration::from_secs(5), async { while tasks.join_next().await.is_some() {} }).await.ok();
-        home::remove(&config.socket, home.await?);
-        Ok(())
-    })
+    }
 }
 
 /// Program version.
 pub fn version() -> &'static str {
     env!("CARGO_PKG_VERSION")
-}
-
-fn make_dir(path: &Path, mode: u32) -> Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .with_context(|| format!("cannot make the directory {}", path.display()))
-}
-
-/// A directory that an option names.
-fn make_own_dir(path: &Path, mode: u32, option: &str) -> Result<()> {
-    anyhow::ensure!(
-        path.is_dir() || !path.exists(),
-        "{} is no directory, and cannot be made one; name another with {option}",
-        path.display()
-    );
-    make_dir(path, mode).with_context(|| format!("{option} names no directory that can be used"))
 }
 
 /// The spawner's program: beside this one.
@@ -281,12 +257,10 @@ pub fn spawner_program() -> Result<PathBuf> {
     Ok(program)
 }
 
-type Running = (Handle, mpsc::Sender<Control>, tokio::sync::oneshot::Receiver<()>);
-
 /// Starts the loop on a thread of its own; the receiver ends with it.
-async fn start_engine(parts: Parts) -> Result<Running> {
-    let (ready, started) = tokio::sync::oneshot::channel();
-    let (ended, end) = tokio::sync::oneshot::channel();
+async fn start_engine(parts: Parts) -> Result<(Handle, mpsc::Sender<Control>, oneshot::Receiver<()>)> {
+    let (ready, started) = oneshot::channel();
+    let (ended, end) = oneshot::channel();
     let body = move || -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
         runtime.block_on(async {

@@ -194,63 +194,14 @@ async fn start(dir: &Path, options: &Options) -> Life {
     };
     let file = dir.join("config.toml");
     let config = Config::resolve(&Host::of_process(), Some((&file, &options.config)), &overrides).unwrap();
-    let places = host_settings(&config);
-    for dir in [&config.state_dir, &config.runtime_dir, &places.log_dir, &places.tmp_dir, &places.secrets_dir] {
-        std::fs::create_dir_all(dir).unwrap();
-    }
-    let (mut store, reader) = SqliteStore::open(&config.state_dir).unwrap();
-    let reader: Arc<dyn Reader> = Arc::new(reader);
-    let (mut pools, mut open) = (Vec::new(), Vec::new());
-    let loaded = store.load(&mut |name| pool_number(&mut pools, name), &mut |job| open.push(job)).unwrap();
-    let generation = loaded.generation;
-    let native = NativeOptions {
-        program: PathBuf::from(env!("CARGO_BIN_EXE_ci-runner-spawner")),
-        runtime_dir: config.runtime_dir.clone(),
-        log_dir: places.log_dir.clone(),
-        tmp_dir: places.tmp_dir.clone(),
-        store: loaded.store_id.clone(),
-        generation,
-        linger: None,
-        job_open_files: None,
-        service: None,
-        lifeline: None,
-    };
-    let log_dir = places.log_dir.clone();
-    let store_id = loaded.store_id.clone();
-    let record = rebuild(settings(&config).unwrap(), &pools, &open, &loaded);
-    let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
-    let watch_clock = clock.clone();
     let full = Arc::new(AtomicBool::new(false));
-    let store = DiskOf { store, full: full.clone() };
-    let notifier = Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap();
-    let figures = Figures::default();
-    let (ready, started) = tokio::sync::oneshot::channel();
-    let engine = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let native = Native::new(native);
-            let parts = Parts {
-                store: Box::new(store),
-                reader,
-                loaded,
-                record,
-                clock,
-                sides: vec![(ci_runner::config::Executor::Native, native)],
-                former: Vec::new(),
-                host: places,
-                notifier,
-                figures,
-                output: None,
-            };
-            let (engine, handle, control) = Engine::new(parts).unwrap();
-            assert!(ready.send((handle, control)).is_ok());
-            engine.run().await;
-        });
-    });
-    let (handle, control) = started.await.unwrap();
+    let parts = parts(&config, full.clone());
+    let (generation, store_id) = (parts.loaded.generation, parts.loaded.store_id.clone());
+    let (log_dir, clock) = (parts.host.log_dir.clone(), parts.clock.clone());
+    let (handle, control, engine) = run(parts).await;
     let watched = WatchParts {
         handle: handle.clone(),
-        clock: watch_clock,
+        clock,
         state_dir: config.state_dir.clone(),
         store_id: store_id.clone(),
         host: "host".to_owned(),
@@ -276,4 +227,55 @@ async fn start(dir: &Path, options: &Options) -> Life {
     let shutdown = CancellationToken::new();
     let served = tokio::spawn(http::serve(context, unix, Some(tcp), shutdown.clone()));
     Life { socket: config.socket, tcp: address, control, handle, shutdown, served, full, engine }
+}
+
+/// What the loop is made of, on a disk that can be full.
+fn parts(config: &Config, full: Arc<AtomicBool>) -> Parts {
+    let host = host_settings(config);
+    for dir in [&config.state_dir, &config.runtime_dir, &host.log_dir, &host.tmp_dir, &host.secrets_dir] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    let (mut store, reader) = SqliteStore::open(&config.state_dir).unwrap();
+    let (mut pools, mut open) = (Vec::new(), Vec::new());
+    let loaded = store.load(&mut |name| pool_number(&mut pools, name), &mut |job| open.push(job)).unwrap();
+    let native = Native::new(NativeOptions {
+        program: PathBuf::from(env!("CARGO_BIN_EXE_ci-runner-spawner")),
+        runtime_dir: config.runtime_dir.clone(),
+        log_dir: host.log_dir.clone(),
+        tmp_dir: host.tmp_dir.clone(),
+        store: loaded.store_id.clone(),
+        generation: loaded.generation,
+        linger: None,
+        job_open_files: None,
+        service: None,
+        lifeline: None,
+    });
+    Parts {
+        store: Box::new(DiskOf { store, full }),
+        reader: Arc::new(reader),
+        record: rebuild(settings(config).unwrap(), &pools, &open, &loaded),
+        clock: Clock::resume(loaded.clock.as_ref(), loaded.last),
+        loaded,
+        sides: vec![(ci_runner::config::Executor::Native, native)],
+        former: Vec::new(),
+        host,
+        notifier: Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap(),
+        figures: Figures::default(),
+        output: None,
+    }
+}
+
+/// Runs the loop on a thread of its own.
+async fn run(parts: Parts) -> (Handle, mpsc::Sender<Control>, std::thread::JoinHandle<()>) {
+    let (ready, started) = tokio::sync::oneshot::channel();
+    let thread = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (engine, handle, control) = Engine::new(parts).unwrap();
+            assert!(ready.send((handle, control)).is_ok());
+            engine.run().await;
+        });
+    });
+    let (handle, control) = started.await.unwrap();
+    (handle, control, thread)
 }

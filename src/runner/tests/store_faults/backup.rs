@@ -41,6 +41,22 @@ fn a_backup_is_one_moment_and_refuses_to_overwrite() {
     assert_eq!(left, ["state"], "nothing else is left behind");
 }
 
+fn schedule(name: &str, paused: Option<&str>) -> Write {
+    Write::Schedule(ScheduleRow {
+        name: name.into(),
+        calendar: "@daily".into(),
+        timezone: "UTC".into(),
+        overlap: "skip".into(),
+        missed: "skip".into(),
+        request: "{}".into(),
+        by: "me".into(),
+        paused: paused.map(str::to_owned),
+        after: WallTime(0),
+        last_job: None,
+        refused: None,
+    })
+}
+
 #[test]
 fn a_restored_store_holds_what_was_open() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -60,21 +76,6 @@ fn a_restored_store_holds_what_was_open() {
         entry(Change::Wished { id: id(5), wish: Wish::Cancel { by: By::User("me".into()) } }),
     ];
     store.commit(&more, &pools()).expect("commits");
-    let schedule = |name: &str, paused: Option<&str>| {
-        Write::Schedule(ScheduleRow {
-            name: name.into(),
-            calendar: "@daily".into(),
-            timezone: "UTC".into(),
-            overlap: "skip".into(),
-            missed: "skip".into(),
-            request: "{}".into(),
-            by: "me".into(),
-            paused: paused.map(str::to_owned),
-            after: WallTime(0),
-            last_job: None,
-            refused: None,
-        })
-    };
     store.commit(&[schedule("nightly", None), schedule("paused", Some("me"))], &pools()).expect("commits");
     reader.backup(&copy, &[]).expect("backs up");
     store.commit(&[submission(7, "n", "true"), end(2)], &pools()).expect("commits");

@@ -27,7 +27,7 @@ use crate::cgroup::{Leaf, Parent};
 use crate::dirs::{Dirs, slot_place};
 use crate::failpoint::{self, hit};
 use crate::joblog::{LogOptions, LogWriter};
-use crate::launch::{self, Program, Stage};
+use crate::launch::{self, Launched, Program, Stage};
 use crate::policy_file::User;
 use crate::protocol::{AttemptKey, ExitRecord, Limits, Start, names};
 use crate::sys::{self, OpenFiles};
@@ -128,17 +128,9 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
             return Ok(());
         }
     };
-    let log_dir = &order.dirs.log_dir;
-    let log_dir = open_dir(log_dir).map_err(|error| describe("open the log directory", log_dir, error))?;
-    shared.attempts.reserve_exit(&start.key).map_err(|error| format!("there is no room for its result: {error}"))?;
-    crate::joblog::make_way(&log_dir, order.start.key.job, order.start.key.attempt);
-    let (output, job_output) = output_pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
-    let leaf = match &shared.cgroup {
-        Some(parent) => Some(Leaf::make(parent, &start.key).map_err(|error| format!("cannot make a cgroup: {error}"))?),
-        None => None,
-    };
-    if let Err(why) = limit(shared, leaf.as_ref(), &start.limits) {
-        let _ = leaf.map(|leaf| leaf.remove());
+    let room = Room::make(shared, &order)?;
+    if let Err(why) = limit(shared, room.leaf.as_ref(), &start.limits) {
+        let _ = room.leaf.map(|leaf| leaf.remove());
         shared.publish(&clock::Started::now().failed(&start.key, &why));
         return Ok(());
     }
@@ -147,21 +139,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     hit(failpoint::SHIM_AFTER_BEGAN);
 
     let started = clock::Started::now();
-    let cgroup = shared.cgroup.as_ref().zip(leaf.as_ref());
-    let lock = (order.lock.as_fd(), session_offset);
-    let limits = launch::Limits { open_files: shared.job_open_files, user: user.map(|user| (user.uid, user.gid)) };
-    let launched = launch::launch(&loaded.program, job_output.as_fd(), lock, cgroup, limits);
-    // A child that changed its user took the right to be looked at from the memory that it shared with us.
-    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable);
-    let launched = match launched {
-        Ok(launched) => launched,
-        Err(error) => {
-            // No process was made: the attempt did not begin after all.
-            let _ = leaf.map(|leaf| leaf.remove());
-            let _ = shared.attempts.unmark(&start.key, names::BEGAN);
-            return Err(format!("cannot make a process: {error}"));
-        }
-    };
+    let (launched, room) = room.launch(shared, &order, &loaded.program, session_offset)?;
     hit(failpoint::SHIM_AFTER_EXEC);
     let failed = launched.failed.map(|(stage, error)| cannot_start(&loaded.program, stage, &error));
     let masker = loaded.masker;
@@ -170,40 +148,91 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     if large {
         sys::give_memory_back();
     }
-    let log = LogWriter::new(
-        log_dir,
-        LogOptions {
-            job: start.key.job,
-            attempt: start.key.attempt,
-            start_wall_ms: started.wall_ms(),
-            bytes_max: start.log_bytes_max,
-            masker,
-        },
-    );
+    let options = LogOptions {
+        job: start.key.job,
+        attempt: start.key.attempt,
+        start_wall_ms: started.wall_ms(),
+        bytes_max: start.log_bytes_max,
+        masker,
+    };
     let job = watch::Job {
         main: launched.pid,
         failed,
-        leaf,
-        output,
-        _writer: job_output,
+        leaf: room.leaf,
+        output: room.output,
+        _writer: room.job_output,
         signals,
-        log,
+        log: LogWriter::new(room.log_dir, options),
         started,
         killed: false,
     };
-    let mut record = job.watch(start);
+    let record = job.watch(start);
+    leave(shared, record, &slot, user);
+    Ok(())
+}
+
+/// What is made for a job: where its output goes, and its cgroup.
+struct Room {
+    log_dir: OwnedFd,
+    output: OwnedFd,
+    /// The job's end of the pipe.
+    job_output: OwnedFd,
+    leaf: Option<Leaf>,
+}
+
+impl Room {
+    /// Makes it, and room for the result.
+    fn make(shared: &Shared, order: &Order) -> Result<Self, String> {
+        let key = &order.start.key;
+        let log_dir = &order.dirs.log_dir;
+        let log_dir = open_dir(log_dir).map_err(|error| describe("open the log directory", log_dir, error))?;
+        shared.attempts.reserve_exit(key).map_err(|error| format!("there is no room for its result: {error}"))?;
+        crate::joblog::make_way(&log_dir, key.job, key.attempt);
+        let (output, job_output) = output_pipe().map_err(|error| format!("cannot make a pipe: {error}"))?;
+        let leaf = shared.cgroup.as_ref().map(|parent| Leaf::make(parent, key)).transpose();
+        let leaf = leaf.map_err(|error| format!("cannot make a cgroup: {error}"))?;
+        Ok(Self { log_dir, output, job_output, leaf })
+    }
+
+    /// Makes the job's process. Err: none was made, and so the attempt did not begin after all.
+    fn launch(
+        self,
+        shared: &Shared,
+        order: &Order,
+        program: &Program,
+        session_offset: u64,
+    ) -> Result<(Launched, Self), String> {
+        let cgroup = shared.cgroup.as_ref().zip(self.leaf.as_ref());
+        let lock = (order.lock.as_fd(), session_offset);
+        let user = order.user.as_ref().map(|user| (user.uid, user.gid));
+        let limits = launch::Limits { open_files: shared.job_open_files, user };
+        let launched = launch::launch(program, self.job_output.as_fd(), lock, cgroup, limits);
+        // A child that changed its user took the right to be looked at from the memory that it shared with us.
+        let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable);
+        match launched {
+            Ok(launched) => Ok((launched, self)),
+            Err(error) => {
+                let _ = self.leaf.map(|leaf| leaf.remove());
+                let _ = shared.attempts.unmark(&order.start.key, names::BEGAN);
+                Err(format!("cannot make a process: {error}"))
+            }
+        }
+    }
+}
+
+/// Takes away what the job left where the next one works, then tells how it ended.
+fn leave(shared: &Shared, mut record: ExitRecord, slot: &SlotDir, user: Option<&User>) {
     if let Some(used) = &mut record.used {
         used.disk_bytes = slot.disk_bytes();
     }
     if let Some(Err(error)) = user.map(remains::remove) {
-        say!("{}: {error}", start.key);
+        say!("{}: {error}", record.key);
     }
     if let Err(error) = slot.wipe() {
-        say!("{}: cannot empty {}: {error}", start.key, slot.path().display());
+        say!("{}: cannot empty {}: {error}", record.key, slot.path().display());
     }
     hit(failpoint::SHIM_BEFORE_EXIT_RECORD);
     shared.publish(&record);
-    Ok(())
 }
 
 /// Err: the job cannot be made to keep to its limits, and so must not run.

@@ -172,6 +172,31 @@ pub struct Engine {
 }
 
 /// What woke the loop.
+/// The loop's ends of what a [`Handle`] holds.
+struct Ways {
+    wishes: mpsc::Receiver<Wish>,
+    news_asked: mpsc::Receiver<(u64, oneshot::Sender<Vec<Announcement>>)>,
+    news: watch::Sender<u64>,
+    snapshot: watch::Sender<Arc<Snapshot>>,
+    settings: watch::Sender<Arc<Settings>>,
+}
+
+fn ways(record: &Record, reader: &Arc<dyn Reader>) -> (Handle, Ways) {
+    let (wishes_in, wishes) = mpsc::channel(WISHES_MAX);
+    let (news_ask, news_asked) = mpsc::channel(1_024);
+    let (news, news_latest) = watch::channel(record.news_seq());
+    let (snapshot, snapshot_out) = watch::channel(Arc::new(Snapshot::default()));
+    let (settings, settings_out) = watch::channel(Arc::new(record.settings().clone()));
+    let handle = Handle {
+        wishes: wishes_in,
+        snapshot: snapshot_out,
+        news: News { latest: news_latest, ask: news_ask },
+        reader: reader.clone(),
+        settings: settings_out,
+    };
+    (handle, Ways { wishes, news_asked, news, snapshot, settings })
+}
+
 enum Woken {
     Wishes(Vec<Wish>),
     Answer(Answer),
@@ -185,19 +210,8 @@ enum Woken {
 impl Engine {
     /// Makes the loop and the ways to it.
     pub fn new(parts: Parts) -> std::io::Result<(Self, Handle, mpsc::Sender<Control>)> {
-        let (wishes_in, wishes) = mpsc::channel(WISHES_MAX);
         let (control_in, control) = mpsc::channel(64);
-        let (news_ask, news_asked) = mpsc::channel(1_024);
-        let (news, news_latest) = watch::channel(parts.record.news_seq());
-        let (snapshot, snapshot_out) = watch::channel(Arc::new(Snapshot::default()));
-        let (settings, settings_out) = watch::channel(Arc::new(parts.record.settings().clone()));
-        let handle = Handle {
-            wishes: wishes_in,
-            snapshot: snapshot_out,
-            news: News { latest: news_latest, ask: news_ask },
-            reader: parts.reader.clone(),
-            settings: settings_out,
-        };
+        let (handle, Ways { wishes, news_asked, news, snapshot, settings }) = ways(&parts.record, &parts.reader);
         let job_host = parts.host.job_host(parts.loaded.store_id, parts.loaded.former);
         let now = parts.clock.now();
         let reader = parts.reader.apart().unwrap_or_else(|| parts.reader.clone());
