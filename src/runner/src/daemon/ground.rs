@@ -7,7 +7,7 @@ use super::put_back;
 use super::spawners::{Spawners, Whereabouts};
 use crate::config::{Config, Source};
 use crate::store::sqlite::SqliteStore;
-use crate::store::{Loaded, Reader, Store};
+use crate::store::{Loaded, Reader, Store, StoreError};
 use anyhow::{Context, Result};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::record::Record;
