@@ -36,7 +36,11 @@ macro_rules! problem {
     };
 }
 
-problem!(Invalid, NotTold, "A field, a parameter, the path or the body is wrong; nothing was done");
+problem!(
+    Invalid,
+    NotTold,
+    "A field, a parameter, the path or the body is wrong, or it is no HTTP/1.1; nothing was done"
+);
 problem!(
     NoToken,
     NotTold,
@@ -50,8 +54,14 @@ problem!(
 problem!(NoJob, NotTold, "There is no such job");
 problem!(NoSchedule, NotTold, "There is no such schedule");
 problem!(Declared, NotTold, "The configuration declares that schedule: it is changed and removed there");
-problem!(SlowBody, NotTold, "The body did not arrive within 30 s");
+problem!(Slow, NotTold, "The head or the body did not arrive within 30 s; on TCP the head within 5 s");
 problem!(TooLarge, NotTold, "The body is larger than 64 MiB");
+problem!(LongTarget, NotTold, "The path with its query is longer than 65,534 bytes");
+problem!(
+    LargeHead,
+    NotTold,
+    "The line of the request and its headers are larger than 64 KiB, or there are more than 64 headers"
+);
 problem!(WrongHost, NotTold, "On TCP: `Host` names another server");
 problem!(KeyReused, NotTold, "The idempotency key was used with another request in the last 24 h");
 problem!(SchedulesFull, NotTold, "There are as many schedules as there may be; nothing was added");
@@ -88,7 +98,9 @@ pub(super) struct Served;
 
 impl IntoResponses for Served {
     fn responses() -> Responses {
-        [refer::<NotAllowed>(403), refer::<TooMany>(429), refer::<NotNow>(503)].into()
+        let unasked = [refer::<Invalid>(400), refer::<Slow>(408), refer::<LongTarget>(414), refer::<LargeHead>(431)];
+        let refused = [refer::<NotAllowed>(403), refer::<TooMany>(429), refer::<NotNow>(503)];
+        unasked.into_iter().chain(refused).collect()
     }
 }
 
@@ -124,6 +136,6 @@ pub(super) struct Sent;
 
 impl IntoResponses for Sent {
     fn responses() -> Responses {
-        [refer::<Invalid>(400), refer::<SlowBody>(408), refer::<TooLarge>(413)].into()
+        [refer::<TooLarge>(413)].into()
     }
 }

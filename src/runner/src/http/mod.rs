@@ -3,7 +3,7 @@
 //! It reads snapshots and the store's reading side, and sends wishes to the loop; it decides nothing and commits nothing. A
 //! 201 leaves only after the loop has said that the job is on disk.
 //!
-//! - `serve.rs`: connections, their limits, the graceful end. `socket.rs`: the socket's file, `door.rs`: the one that counts.
+//! - `serve.rs`: connections, their limits, the graceful end. `unasked.rs`: what is no request. `socket.rs`: the socket's file, `door.rs`: the one that counts.
 //!   `peer.rs`: who may do what, `quota.rs`: how many connections one user may hold, `places.rs`: how many there are, and who
 //!   yields.
 //! - `guard.rs`: what TCP refuses. `problem.rs`: errors, `answers.rs`: how the document describes them. `extract.rs`: reading requests.
@@ -28,6 +28,7 @@ mod serve;
 mod socket;
 mod stall;
 mod turns;
+mod unasked;
 mod view;
 
 pub use api::act::CancelRequest;
@@ -164,8 +165,10 @@ impl Shared {
             answers::NoSchedule,
             answers::SchedulesFull,
             answers::Declared,
-            answers::SlowBody,
+            answers::Slow,
             answers::TooLarge,
+            answers::LongTarget,
+            answers::LargeHead,
             answers::WrongHost,
             answers::KeyReused,
             answers::TooMany,

@@ -8,6 +8,7 @@
 //!
 //! Invariant: at most `max` connections have a place, and at most `max` more are on their way out.
 
+use super::unasked::Turn;
 use axum::body::{Body, Bytes};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use std::collections::{BTreeMap, HashMap};
@@ -70,7 +71,7 @@ impl Places {
         table.held.insert(id, Member { stage: Stage::Served, step: 0, leave: leave.clone() });
         table.set(id, Stage::Silent);
         drop(table);
-        Some(Place { seat: Seat { places: self.clone(), id }, leave })
+        Some(Place { seat: Seat { places: self.clone(), id, turn: Turn::default() }, leave })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -146,11 +147,14 @@ impl Drop for Place {
 pub(super) struct Seat {
     places: Places,
     id: u64,
+    /// The same, for the stream.
+    pub turn: Turn,
 }
 
 impl Seat {
     /// A head has arrived.
     pub fn request(&self, body: Body) -> Body {
+        self.turn.asked();
         let whole = body.is_end_stream();
         self.set(if whole { Stage::Served } else { Stage::Sending });
         if whole { body } else { Body::new(Arriving { body, seat: self.clone() }) }
@@ -228,6 +232,7 @@ impl HttpBody for Leaving {
 
 impl Drop for Leaving {
     fn drop(&mut self) {
+        self.seat.turn.made();
         self.seat.set(Stage::Silent);
     }
 }

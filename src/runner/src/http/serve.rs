@@ -7,6 +7,7 @@ use super::door::Door;
 use super::places::{Place, Places, Seat};
 use super::quota::{self, Quota};
 use super::stall::{STALL_MAX, Stall};
+use super::unasked::Unasked;
 use super::{Access, App, Context, Credentials, Fail, Peer, Shared, tcp_router, unix_router};
 use axum::Router;
 use axum::body::Body;
@@ -45,9 +46,9 @@ const HEAD_TIMEOUT_TCP: Duration = Duration::from_secs(5);
 /// When to come back after all places were taken.
 const FULL_RETRY_SECONDS: u32 = 1;
 /// Largest head of a request, and piece of a body.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+pub(super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Most header lines.
-const HEADERS_MAX: usize = 64;
+pub(super) const HEADERS_MAX: usize = 64;
 /// Requests under way have so long to end when the server does: then they are cut. What was acknowledged is on disk anyway.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client that connected just before the end has so long for its request.
@@ -180,7 +181,8 @@ async fn answer(
         if peer.role.is_none() {
             let why =
                 format!("{} is not in the group of the socket; ask an administrator to be added to it", peer.name);
-            return Ok(Fail::forbidden(why).into_response());
+            seat.turn.asked();
+            return Ok(Fail::forbidden(why).into_response().map(|body| seat.response(body)));
         }
         request.extensions_mut().insert(peer);
     }
@@ -210,7 +212,7 @@ where
         asked_by_service.store(true, Ordering::Relaxed);
         answer(request, routes.clone(), peer.clone(), seat.clone())
     });
-    let stream = TokioIo::new(Stall::new(stream, STALL_MAX));
+    let stream = TokioIo::new(Unasked::new(Stall::new(stream, STALL_MAX), place.seat.turn.clone()));
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -218,16 +220,18 @@ where
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX);
     let mut connection = builder.serve_connection(stream, service);
-    // How a connection broke is the peer's affair; what it asked for was answered or not, and it knows. A request that is
-    // there already is seen before a word to yield.
+    // A request that is there already is seen before a word to yield.
     let yields = tokio::select! {
         biased;
-        _ = &mut connection => return,
+        ended = &mut connection => {
+            let parts = connection.into_parts();
+            return refuse(parts.io.into_inner(), ended, &parts.read_buf, head_timeout).await;
+        }
         () = shutdown.cancelled() => false,
         () = place.leave.cancelled() => true,
     };
     if yields && !asked.load(Ordering::Relaxed) {
-        let mut stream = connection.into_parts().io.into_inner();
+        let mut stream = connection.into_parts().io.into_inner().into_stream();
         // Nothing was answered yet: this is the first word. A peer that does not take it has lost nothing.
         let _ = timeout(FIRST_WORD, stream.write_all(&full().raw())).await;
         return;
@@ -240,9 +244,24 @@ where
         return;
     }
     // A client that has just come gets to say what it wants, and an answer: closed now, it would never know.
-    if !asked.load(Ordering::Relaxed) && timeout(FIRST_WORD, &mut connection).await.is_ok() {
-        return;
+    if !asked.load(Ordering::Relaxed)
+        && let Ok(ended) = timeout(FIRST_WORD, &mut connection).await
+    {
+        let parts = connection.into_parts();
+        return refuse(parts.io.into_inner(), ended, &parts.read_buf, head_timeout).await;
     }
     Pin::new(&mut connection).graceful_shutdown();
     let _ = timeout(END_TIMEOUT, connection).await;
+}
+
+/// The last word to a peer that sent no request. How a connection broke otherwise is the peer's affair; what it asked for was
+/// answered or not, and it knows.
+async fn refuse<S>(stream: Unasked<S>, ended: hyper::Result<()>, head: &[u8], head_timeout: Duration)
+where
+    S: AsyncWrite + Unpin,
+{
+    let Some(fail) = ended.err().and_then(|error| stream.refusal(&error, head, head_timeout)) else { return };
+    let mut stream = stream.into_stream();
+    // A peer that does not take it has lost nothing.
+    let _ = timeout(FIRST_WORD, stream.write_all(&fail.raw())).await;
 }

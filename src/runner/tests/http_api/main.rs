@@ -10,6 +10,7 @@ mod disk;
 mod document;
 mod events;
 mod harness;
+mod heads;
 mod host;
 mod jobs;
 mod limits;
