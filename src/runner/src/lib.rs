@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod cron;
 pub mod daemon;
+pub mod error;
 pub mod executor;
 pub mod exporter;
 pub mod http;

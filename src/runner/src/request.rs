@@ -6,20 +6,22 @@
 
 mod back;
 mod limits;
+mod new;
 mod read;
+mod reserved;
 #[cfg(test)]
 mod tests;
 mod words;
 
 pub use back::request_of;
 pub use limits::milli_cores;
+pub use new::{IdempotencyKey, NewJob};
 pub use read::{ReadFault, read, read_job, read_jobs, read_schedule};
+pub use reserved::{RESERVED, is_reserved};
 pub use words::{parse_rules, rule_words, signal_name, signal_number};
 
 use crate::api::{AfterField, GroupField, JobRequest, SecretText};
 use crate::config::PROFILES;
-use crate::daemon::handle::{IdempotencyKey, NewJob};
-use crate::daemon::job_env::is_reserved;
 use crate::quantity::parse_time;
 use crate::suggest::did_you_mean;
 use ci_runner_core::group::{GROUP_LIMIT_MAX, GroupPolicy, GroupSpec};

@@ -152,6 +152,13 @@ fn is_own_module(file: &Path, path: &str) -> bool {
     beside || below
 }
 
+/// The module of the runner that a file belongs to: the first name of its path.
+fn module_of(file: &Path, runner: &Path) -> String {
+    let below = file.strip_prefix(runner).expect("it was found there");
+    let first = below.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
+    first.unwrap_or_default().trim_end_matches(".rs").to_owned()
+}
+
 #[test]
 fn adapters_do_not_know_each_other() {
     let runner = root().join("src/runner/src");
@@ -160,9 +167,7 @@ fn adapters_do_not_know_each_other() {
     let adapters: BTreeSet<&str> = ADAPTERS.into_iter().collect();
     let mut wrong = Vec::new();
     for file in files {
-        let below = file.strip_prefix(&runner).expect("it was found there");
-        let first = below.components().next().map(|part| part.as_os_str().to_string_lossy().into_owned());
-        let module = first.unwrap_or_default().trim_end_matches(".rs").to_owned();
+        let module = module_of(&file, &runner);
         if !adapters.contains(module.as_str()) {
             continue;
         }
@@ -178,6 +183,34 @@ fn adapters_do_not_know_each_other() {
                 }
             }
         }
+    }
+    assert!(wrong.is_empty(), "new arrows:\n{}", wrong.join("\n"));
+}
+
+/// What the daemon and the command line share lies below both: whoever is named by the loop does not name it, nor what is above it.
+#[test]
+fn what_lies_below_the_loop_does_not_name_it() {
+    let runner = root().join("src/runner/src");
+    let mut files = Vec::new();
+    sources(&runner, &mut files);
+    let (mut wrong, mut looked_at) = (Vec::new(), BTreeSet::new());
+    for file in files {
+        let module = module_of(&file, &runner);
+        if ["lib", "bin"].contains(&module.as_str()) || ABOVE.contains(&module.as_str()) {
+            continue;
+        }
+        for (at, line) in code(&file) {
+            let named = named_after(&line, "crate").into_iter().chain(named_after(&line, "ci_runner"));
+            for above in named.filter(|other| ABOVE.contains(&other.as_str())) {
+                if !(above == "daemon" && ASKS_THE_LOOP.contains(&module.as_str())) {
+                    wrong.push(format!("{}:{at}: {module} names {above}", file.display()));
+                }
+            }
+        }
+        looked_at.insert(module);
+    }
+    for module in ["api", "config", "request", "exporter", "store", "http"] {
+        assert!(looked_at.contains(module), "{module} was not found");
     }
     assert!(wrong.is_empty(), "new arrows:\n{}", wrong.join("\n"));
 }

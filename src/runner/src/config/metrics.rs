@@ -73,7 +73,7 @@ impl Resolver<'_> {
         let of_file = self.metrics_path("textfile_directory", file.textfile_directory.as_deref());
         let textfile_directory = given.textfile_directory.as_ref().map(|path| current.join(path)).or(of_file);
         if let Err(error) = HostMetrics::new(options.clone()) {
-            self.file_problem(&["metrics"], crate::daemon::engine::chain(&error));
+            self.file_problem(&["metrics"], crate::error::chain(&error));
         }
         ExporterConfig {
             host: file.host.unwrap_or(true),

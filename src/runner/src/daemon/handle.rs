@@ -6,11 +6,11 @@
 use super::ends::{self, Ends};
 pub use super::refusal::Refusal;
 use crate::config::Executor;
+pub use crate::request::{IdempotencyKey, NewJob};
 use crate::store::{Reader, ScheduleRow};
 use ci_runner_core::announce::Announcement;
 use ci_runner_core::explain::Reason;
 use ci_runner_core::id::JobId;
-use ci_runner_core::job::JobSpec;
 use ci_runner_core::record::{Counts, GroupView, PoolView};
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::{Instant, Now};
@@ -23,19 +23,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub const WISHES_MAX: usize = 4_096;
 /// Who asks for the state of the host gets an older one after this: a glance must be possible when the loop is very busy.
 const LOOK_PATIENCE: Duration = Duration::from_millis(500);
-
-/// One job of a submission, already parsed and valid.
-#[derive(Clone)]
-pub struct NewJob {
-    /// The specification.
-    pub spec: JobSpec,
-    /// Its own idempotency key.
-    pub key: Option<IdempotencyKey>,
-    /// Values of its secrets, by name.
-    pub secrets: Vec<(String, String)>,
-    /// Where the caller is.
-    pub caller_dir: Option<String>,
-}
 
 /// Who submits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,17 +37,6 @@ impl From<String> for Submitter {
     fn from(name: String) -> Self {
         Self { name, uid: None }
     }
-}
-
-/// A key and what it was used for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IdempotencyKey {
-    /// The key as given.
-    pub key: String,
-    /// SHA-256 of the canonical body.
-    pub body: [u8; 32],
-    /// What earlier versions kept in its place, where that differs: keys of the last day are honoured over an upgrade.
-    pub body_before: Option<[u8; 32]>,
 }
 
 /// Which jobs an action is for.

@@ -48,17 +48,6 @@ const UMASK: u32 = 0o022;
 /// The command in `CI_RUNNER_DESCRIPTION` is shortened to this.
 const DESCRIPTION_BYTES_MAX: usize = 200;
 
-/// Names that every job gets beside those that begin with [`RESERVED_PREFIX`]: what they hold is ours to say.
-const RESERVED: [&str; 8] =
-    ["CI", "CI_ATTEMPT", "CI_IDEMPOTENCY_KEY", "CI_JOB_ID", "CI_JOB_NAME", "CI_RUNNER", "TMPDIR", "TRACEPARENT"];
-/// No job's own variable begins with this.
-const RESERVED_PREFIX: &str = "CI_RUNNER_";
-
-/// Whether a variable of this name is ours to set, whatever the job asks for.
-pub fn is_reserved(name: &str) -> bool {
-    RESERVED.contains(&name) || name.starts_with(RESERVED_PREFIX)
-}
-
 /// The whole specification of one attempt. The job's own variables win over ours, but for the ids.
 pub fn specification(host: &Host, at: Where<'_>, id: JobId, attempt: AttemptNumber, claimed: &Claimed) -> Spec {
     let spec = &claimed.spec;
@@ -115,6 +104,7 @@ fn traceparent(correlation: &str, id: JobId) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::{RESERVED, is_reserved};
 
     /// What every job is given, whatever it asks for, is what no secret may be named.
     #[test]

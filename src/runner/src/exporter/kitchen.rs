@@ -203,7 +203,7 @@ impl Sources {
         let mut now: BTreeMap<&'static str, String> = BTreeMap::new();
         for report in reports {
             let hanging = report.hanging.iter().map(|hanging| format!("{} does not answer", hanging.what));
-            let error = report.error.as_ref().map(|error| crate::daemon::engine::chain(error));
+            let error = report.error.as_ref().map(|error| crate::error::chain(error));
             let words: Vec<String> = error.into_iter().chain(hanging).collect();
             if !words.is_empty() {
                 now.insert(report.name, words.join("; "));

@@ -1,12 +1,11 @@
 //! What requests mean, and what they are told when they are wrong.
 
 use super::*;
-use crate::daemon::handle::NewJob;
 use ci_runner_core::job::PRIORITY_MAX;
 use ci_runner_core::retry::{Pattern, Rule};
 use proptest::prelude::*;
-mod refused;
 
+mod refused;
 
 fn now() -> Zoned {
     "2026-11-21T12:00:00[Europe/Berlin]".parse().expect("a time")

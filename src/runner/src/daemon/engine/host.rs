@@ -197,7 +197,7 @@ impl Engine {
         self.collecting = false;
         match result {
             Err(error) => {
-                let text = commit::chain(&error);
+                let text = chain(&error);
                 log::warn!("old jobs could not be removed, tried again later: {text}");
                 self.trim(Some(text));
             }

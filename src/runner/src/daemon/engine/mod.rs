@@ -65,8 +65,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use crate::error::chain;
+pub use commit::NO_POOL;
 use commit::{Health, StoreTrouble};
-pub use commit::{NO_POOL, chain};
 pub use host::{Collected, Control, HostSettings, PersonHost, PoolHost};
 pub use reload::{load_job, load_rest, rebuild};
 pub use schedules::{DECLARED, SCHEDULES_MAX};
@@ -171,7 +172,6 @@ pub struct Engine {
     own_control: mpsc::WeakSender<Control>,
 }
 
-/// What woke the loop.
 /// The loop's ends of what a [`Handle`] holds.
 struct Ways {
     wishes: mpsc::Receiver<Wish>,
@@ -197,6 +197,7 @@ fn ways(record: &Record, reader: &Arc<dyn Reader>) -> (Handle, Ways) {
     (handle, Ways { wishes, news_asked, news, snapshot, settings })
 }
 
+/// What woke the loop.
 enum Woken {
     Wishes(Vec<Wish>),
     Answer(Answer),

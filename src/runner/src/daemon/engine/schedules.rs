@@ -171,7 +171,7 @@ impl Engine {
             Ok(rows) => rows,
             // To wait for rows that never can be read would hold up everything else.
             Err(error @ (StoreError::Damaged { .. } | StoreError::Row { .. })) => {
-                log::error!("schedules cannot be read: {}", commit::chain(&error));
+                log::error!("schedules cannot be read: {}", chain(&error));
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -295,7 +295,7 @@ impl Engine {
         let uid = if live.row.by == DECLARED { Some(ROOT) } else { users.id_of(&live.row.by) };
         let submitter = Submitter { name: format!("{SUBMITTER} {name}"), uid };
         let after: Vec<JobId> = job.spec.terms.after.iter().map(|after| after.job).collect();
-        let ends = self.reader.ended_among(&after).map_err(|error| commit::chain(&error))?;
+        let ends = self.reader.ended_among(&after).map_err(|error| chain(&error))?;
         let ids = self.submit(vec![job], ends, None, &submitter).map_err(|refusal| refusal.to_string())?;
         live.row.last_job = ids.first().copied();
         Ok(Run::Queued)

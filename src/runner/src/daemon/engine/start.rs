@@ -195,7 +195,7 @@ impl Engine {
     /// What a claim needs could not be read: a damaged specification ends its job, anything else is tried again.
     pub(super) fn unreadable(&mut self, id: JobId, error: &StoreError) {
         let Some(attempt) = self.record.lease(id).map(|lease| lease.attempt.0) else { return };
-        let text = commit::chain(error);
+        let text = chain(error);
         match error {
             StoreError::Damaged { .. } | StoreError::Row { .. } => {
                 self.never_starts(id, format!("its specification cannot be read: {text}"));

@@ -235,7 +235,7 @@ impl Engine {
             None => match self.reader.key(&key.key, self.clock.now().engine) {
                 Ok(None) => return Ok(None),
                 Ok(Some(row)) => (row.body, row.jobs),
-                Err(error) => return Err(Refusal::Store(commit::chain(&error))),
+                Err(error) => return Err(Refusal::Store(chain(&error))),
             },
         };
         if body == key.body || Some(body) == key.body_before {

@@ -22,7 +22,7 @@ impl Engine {
         let job = new_job(request, self.record.settings(), &jiff::Zoned::now());
         let job = job.map_err(|fault: Fault| Refusal::Fault { index: 0, fault })?;
         let after: Vec<JobId> = job.spec.terms.after.iter().map(|after| after.job).collect();
-        let ends = self.reader.ended_among(&after).map_err(|error| Refusal::Store(commit::chain(&error)))?;
+        let ends = self.reader.ended_among(&after).map_err(|error| Refusal::Store(chain(&error)))?;
         let next = self.record.next_id();
         let ids = self.submit(vec![job], ends, key, submitter)?;
         // A key that was used before stands for the job of then.
