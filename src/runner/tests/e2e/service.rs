@@ -102,10 +102,11 @@ fn a_job_beyond_its_timeout_says_so_and_a_pool_that_is_none_is_refused() {
     let id = host.add(&host.shell_with("trap '' TERM; while :; do sleep 0.1; done", json!({ "timeout": 1 })));
     let first = host.get(&format!("/api/v1/jobs/{id}/why"))["reasons"].to_string();
     assert!(!first.contains("overdue"), "{first}");
+    // One that is held before it is claimed never runs.
+    host.wait_state(id, "running");
     let held = host.call("POST", &format!("/api/v1/jobs/{id}/hold"), Some(&json!({}))).json();
     let waiting = host.add(&host.shell_with("true", json!({ "hold": true })));
     let other = host.call("POST", &format!("/api/v1/jobs/{waiting}/hold"), Some(&json!({}))).json();
-    host.wait_state(id, "running");
     let later = host.call("POST", &format!("/api/v1/jobs/{id}/priority"), Some(&json!({ "priority": 3 }))).json();
     assert_eq!((&held["ids"], &later["running"], &other["running"]), (&json!([id]), &json!([id]), &json!(null)));
     let reasons = wait_for("the reason", || {
