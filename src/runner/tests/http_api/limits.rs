@@ -33,6 +33,7 @@ async fn errors_are_problem_documents() {
     client.ask("POST", "/api/v1/jobs", &[], "\"x\"").await.expect_problem(400, None, "an object is needed");
     client.post("/api/v1/jobs", &json!({"shell": "true", "memory": 0})).await.expect_problem(400, Some("memory"), "");
     client.get("/api/v1/jobs/%FF").await.expect_problem(400, None, "path");
+    client.ask("POST", "/api/v1/notifiers/%FF/test", &[], "{}").await.expect_problem(400, None, "path");
     server.stop().await;
 }
 

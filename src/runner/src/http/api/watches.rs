@@ -4,11 +4,11 @@ use super::act::Nothing;
 use crate::api::{NotifierTested, NotifierView, Problem, WatchesView};
 use crate::daemon::watching::NotTested;
 use crate::http::answers::{Failed, PROBLEM, Read, Sent, Served};
-use crate::http::extract::{Body, blocking, in_time};
+use crate::http::extract::{Body, Name, blocking, in_time};
 use crate::http::{App, Fail};
 use crate::suggest::did_you_mean;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 
 /// What is, and lately was, not as it should be: stuck and slow jobs, failures, a queue that waits, jobs that flap.
@@ -31,11 +31,7 @@ pub(crate) async fn notifiers(State(app): State<App>) -> Result<Json<Vec<Notifie
         (status = 404, body = Problem, content_type = PROBLEM, description = "There is no such notifier"),
         (status = 429, body = Problem, content_type = PROBLEM, description = "Another test runs, or too many connections"),
         (status = 500, response = Failed)))]
-pub(crate) async fn test(
-    State(app): State<App>,
-    Path(name): Path<String>,
-    body: Body,
-) -> Result<Json<NotifierTested>, Fail> {
+pub(crate) async fn test(State(app): State<App>, Name(name): Name, body: Body) -> Result<Json<NotifierTested>, Fail> {
     let Nothing {} = body.json()?;
     let watching = app.context.watching.clone();
     let tested = blocking(move || {
