@@ -63,6 +63,12 @@ fn unasked() -> Vec<(Vec<u8>, u16, &'static str, &'static str)> {
         ("GET / HTTP/3.0\r\n\r\n".to_owned(), 400, "no-http", "no request of HTTP/1.1"),
         ("GET / HTTP/1.1\r\nno header\r\n\r\n".to_owned(), 400, "no-http", "no request of HTTP/1.1"),
         ("GET /<> HTTP/1.1\r\n\r\n".to_owned(), 400, "no-http", "no request of HTTP/1.1"),
+        (
+            "POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n".to_owned(),
+            400,
+            "no-http",
+            "no request of HTTP/1.1",
+        ),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), 400, "no-http", "use HTTP/1.1"),
     ]
     .map(|(text, status, kind, part)| (text.into_bytes(), status, kind, part))
@@ -116,6 +122,38 @@ async fn what_is_no_request_behind_one_is_told_so() {
         let (answer, rest) = first(&answers);
         assert_eq!(answer.status, 200);
         expect(rest, status, kind, part);
+    }
+    server.stop().await;
+}
+
+/// The head was one, the body is none.
+#[tokio::test]
+async fn a_body_that_is_no_http_is_told_so() {
+    let server = Server::start().await;
+    let request = b"POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n{}\r\n";
+    let answer = said(UnixStream::connect(server.socket()).await.unwrap(), request).await;
+    let (answer, rest) = first(&answer);
+    answer.expect_problem(400, None, "the body broke off");
+    assert!(rest.is_empty(), "{}", String::from_utf8_lossy(rest));
+    server.stop().await;
+}
+
+/// Of methods and targets that no route knows the routes speak.
+#[tokio::test]
+async fn methods_that_nobody_knows_are_told_so() {
+    let server = Server::start().await;
+    for (line, status, part) in [
+        ("BREW /livez", 405, "does not take BREW"),
+        ("get /livez", 405, "does not take get"),
+        ("BREW /nothing", 404, "openapi.json"),
+        ("OPTIONS *", 404, "openapi.json"),
+        ("CONNECT localhost:80", 404, "openapi.json"),
+    ] {
+        let request = format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let answer = said(UnixStream::connect(server.socket()).await.unwrap(), request.as_bytes()).await;
+        let (answer, rest) = first(&answer);
+        answer.expect_problem(status, None, part);
+        assert!(rest.is_empty(), "{line}");
     }
     server.stop().await;
 }
