@@ -311,4 +311,77 @@ mod tests {
         assert_eq!(empty(&fd, c"f", FileType::RegularFile), Ok(()));
         assert_eq!(std::fs::read(&path).expect("read"), b"");
     }
+
+    /// A user that is nobody's, with a file in this directory of ours. None: we cannot make one.
+    fn neighbour_of(test: &str, dir: &Path) -> Option<(u32, std::path::PathBuf)> {
+        const NOBODYS: u32 = 61_837;
+        std::fs::create_dir_all(dir).expect("made");
+        let path = dir.join("left");
+        std::fs::write(&path, "x").expect("written");
+        if std::os::unix::fs::chown(&path, Some(NOBODYS), None).is_err() {
+            crate::skipped::tell(test, "only root can make files of another user");
+            return None;
+        }
+        Some((NOBODYS, path))
+    }
+
+    /// Each start of a job of the user's looked at all that anybody kept there, which took seconds.
+    #[test]
+    fn what_neighbours_keep_is_looked_at_up_to_a_bound() {
+        let (dir, _) = shared();
+        let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
+        let test = "what_neighbours_keep_is_looked_at_up_to_a_bound";
+        let Some((uid, beyond)) = neighbour_of(test, &second.join("neighbour")) else { return };
+        let at_top = neighbour_of(test, &second).expect("as before").1;
+        let full = first.join("neighbour");
+        std::fs::create_dir_all(&full).expect("made");
+        for number in 0..LOOKED_MAX {
+            std::fs::write(full.join(number.to_string()), "").expect("written");
+        }
+        let remove = || remove_in(uid, [first.as_path(), second.as_path()]);
+        assert_eq!(remove(), Ok(()));
+        assert!(beyond.exists());
+        assert!(!at_top.exists(), "what lies openly goes, however much there is");
+        std::fs::remove_file(full.join("0")).expect("removed");
+        assert_eq!(remove(), Ok(()));
+        assert!(!beyond.exists(), "the control: it was the bound that kept it");
+    }
+
+    /// A look into another file system may take as long as that likes: a network's, or one that a neighbour serves.
+    #[test]
+    fn file_systems_below_shared_directories_are_not_looked_into() {
+        let (dir, _) = shared();
+        let neighbour = dir.path().join("neighbour");
+        let mounted = neighbour.join("mounted");
+        let test = "file_systems_below_shared_directories_are_not_looked_into";
+        let Some((uid, beside)) = neighbour_of(test, &neighbour) else { return };
+        std::fs::create_dir(&mounted).expect("made");
+        let look = || {
+            if !mount_for_this_thread(&mounted) {
+                return crate::skipped::tell(test, "mounting is not permitted");
+            }
+            let (_, inside) = neighbour_of(test, &mounted).expect("as before");
+            assert_eq!(remove_in(uid, [dir.path()]), Ok(()));
+            assert!(inside.exists());
+            assert!(!beside.exists(), "the control: all that is beside it goes");
+            assert_eq!(remove_in(uid, [mounted.as_path()]), Ok(()));
+            assert!(!inside.exists(), "a shared directory may be one itself");
+        };
+        // The mount goes with the thread, however that ends.
+        std::thread::scope(|scope| scope.spawn(look).join()).expect("no panic");
+    }
+
+    /// Mounts a file system in memory that nobody else sees.
+    fn mount_for_this_thread(at: &Path) -> bool {
+        let at = CString::new(at.as_os_str().as_bytes()).expect("no zero in it");
+        let (tmpfs, root, none) = (c"tmpfs".as_ptr(), c"/".as_ptr(), std::ptr::null());
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        // SAFETY: all texts end with a zero and outlive the calls; the thread shares no directories with others afterwards,
+        // and nothing in it counts on that.
+        unsafe {
+            libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(none, root, none, private, std::ptr::null()) == 0
+                && libc::mount(tmpfs, at.as_ptr(), tmpfs, 0, std::ptr::null()) == 0
+        }
+    }
 }
