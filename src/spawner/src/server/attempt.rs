@@ -21,6 +21,8 @@ pub(super) enum State {
         wish: Option<Wish>,
         /// Its shim, if that was seen; it may have ended since.
         shim: Option<Identity>,
+        /// Why the last look failed; None: it did not, and what was seen does not say enough.
+        failure: Option<String>,
     },
     /// Its shim is gone; how it ended could not be looked up yet.
     Unsettled(Unsettled),

@@ -222,7 +222,7 @@ fn open(policy: Policy) -> Result<Server, NoHome> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const GOOD: &str = r#"{"kind": "native", "group": "ci", "users": ["ci"], "log_dir": "/var/log/ci", "tmp_dir": "/t",
@@ -236,7 +236,12 @@ mod tests {
         Names { users, groups: vec![("ci".to_owned(), 42)] }
     }
 
-    fn start(pool: &str, slot: u32) -> Start {
+    /// Two users, 900 and 901, for the slots of one pool.
+    pub(in crate::server) fn policy() -> Policy {
+        Policy::parse(GOOD, &names()).expect("a policy")
+    }
+
+    pub(in crate::server) fn start(pool: &str, slot: u32) -> Start {
         Start {
             key: "0123abcd-1-1".parse().expect("a key"),
             pool: pool.to_owned(),
@@ -259,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_place_beyond_the_slots_gets_the_user_that_is_free() {
-        let policy = Policy::parse(GOOD, &names()).expect("parses");
+        let policy = policy();
         let choose = |slot, used: &[&str]| {
             let uids: Vec<u32> = used.iter().filter_map(|name| Some(policy.user_of(name)?.uid)).collect();
             let chosen = policy.choose(&start("default", slot), |name| used.contains(&name), free_but(&uids));
@@ -296,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_user_as_whom_nothing_starts_comes_last() {
-        let policy = Policy::parse(GOOD, &names()).expect("parses");
+        let policy = policy();
         let choose = |refused: [Option<u64>; 2]| {
             let refused_ms = |uid: u32| Some(refused[uid as usize - 900]);
             policy.choose(&start("default", 0), |_| false, refused_ms).expect("a user").1.uid
@@ -324,46 +329,12 @@ mod tests {
     }
 
     #[test]
-    fn attempts_hold_their_users_over_a_change_of_the_policy() {
-        use crate::attempts::{Identity, Owner};
-        use crate::server::attempt::State;
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut server = crate::server::takeover::tests::server(dir.path());
-        server.service = Some(Policy::parse(GOOD, &names()).expect("a policy"));
-        let dirs = server.shared.dirs.clone();
-        let chosen = |server: &Server| {
-            let (slot, user) = server.choose_slot(&start("default", 0), &dirs)?;
-            Ok::<_, String>((slot, user.expect("a user").uid))
-        };
-        let key = "0123abcd-7-1".parse().expect("a key");
-        let identity = |uid| Identity {
-            slot: "default-0".to_owned(),
-            owner: Some(Owner { uid, gid: uid }),
-            ..Identity::default()
-        };
-        server.hold_slot(&identity(901), &key);
-        assert_eq!(chosen(&server), Ok(("default-1".to_owned(), 900)));
-        server.release_slot("default-0", &key);
-        assert_eq!(chosen(&server), Ok(("default-0".to_owned(), 900)));
-        // Of an earlier version.
-        server.hold_slot(&Identity { owner: None, ..identity(0) }, &key);
-        assert_eq!(chosen(&server), Ok(("default-1".to_owned(), 901)));
-        server.release_slot("default-0", &key);
-        // Nobody knows whose it is.
-        let state = State::Unidentified { again_ms: 0, pause_ms: 0, wish: None, shim: None };
-        server.attempts.insert(key.clone(), state);
-        assert!(chosen(&server).is_err_and(|why| why.contains("not yet said")));
-        server.hold_users(&identity(900), &key);
-        assert_eq!(chosen(&server), Ok(("default-1".to_owned(), 901)));
-    }
-
-    #[test]
     fn only_a_private_spawner_lets_daemons_say_where_logs_and_slots_are() {
         use crate::daemons::Serve;
         let dir = tempfile::tempdir().expect("a directory");
         let mut server = crate::server::takeover::tests::server(dir.path());
         assert!(server.introduction().dirs);
-        server.service = Some(Policy::parse(GOOD, &names()).expect("a policy"));
+        server.service = Some(policy());
         assert!(!server.introduction().dirs);
     }
 }

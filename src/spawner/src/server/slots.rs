@@ -17,11 +17,8 @@ impl Server {
     /// The slot of a start and, for a service of root, its user.
     pub(super) fn choose_slot(&self, start: &Start, dirs: &Dirs) -> Result<(String, Option<User>), String> {
         if let Some(policy) = &self.service {
-            let is_unknown = |(key, state): (&AttemptKey, &State)| {
-                matches!(state, State::Unidentified { .. }) && !self.users.contains_key(key)
-            };
-            if self.attempts.iter().any(is_unknown) {
-                return Err("an attempt that runs has not yet said which user is its".to_owned());
+            if let Some(why) = self.who_may_be_anybody() {
+                return Err(why);
             }
             let is_free = |uid| !self.users.values().flatten().any(|used| *used == uid);
             let since = |uid| is_free(uid).then(|| self.refused_ms.get(&uid).copied());
@@ -33,6 +30,29 @@ impl Server {
             Some(holder) => Err(format!("slot {}-{} is still in use by attempt {holder}", start.pool, start.slot)),
             None => Ok((slot, None)),
         }
+    }
+
+    /// Why no user is known to be free: an attempt counts as alive, and whose it is cannot be told. It says which, where that
+    /// is to be seen, and what ends it.
+    fn who_may_be_anybody(&self) -> Option<String> {
+        let unknown = self.attempts.iter().filter_map(|(key, state)| match state {
+            State::Unidentified { failure, .. } if !self.users.contains_key(key) => Some((key, failure)),
+            _ => None,
+        });
+        // One that only has not said it yet will, as a rule.
+        let (key, failure) = unknown.max_by_key(|(_, failure)| failure.is_some())?;
+        let dir = self.home.path.join(names::ATTEMPTS_DIR).join(key.to_string());
+        let dir = dir.display();
+        Some(match failure {
+            Some(failure) => format!(
+                "attempt {key} counts as running and its user is not known, for {dir}/lock cannot be looked at: {failure}; \
+                 mend that, or remove {dir} when nothing of the attempt runs any more"
+            ),
+            None => format!(
+                "attempt {key} runs and has not yet said which user is its: {dir}/lock is to say so; if it never does, end the \
+                 process that has that file open"
+            ),
+        })
     }
 
     /// Nobody else may start there, or as its user. An empty name is of a shim that had not said which slot is its.
@@ -91,5 +111,75 @@ impl Server {
         let (root, name) = slot_place(&self.shared.dirs.tmp_dir, &identity.slot);
         let stat = rustix::fs::statat(CWD, root.join(name), AtFlags::SYMLINK_NOFOLLOW).ok()?;
         (stat.st_uid != 0).then_some(Owner { uid: stat.st_uid, gid: stat.st_gid })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::service::tests::{policy, start};
+    use crate::server::takeover::tests::server;
+
+    /// A service of root with two users, in a directory of its own.
+    fn service() -> (tempfile::TempDir, Server) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut server = server(dir.path());
+        server.service = Some(policy());
+        (dir, server)
+    }
+
+    fn chosen(server: &Server) -> Result<(String, u32), String> {
+        let (slot, user) = server.choose_slot(&start("default", 0), &server.shared.dirs.clone())?;
+        Ok((slot, user.expect("a user").uid))
+    }
+
+    fn key() -> AttemptKey {
+        "0123abcd-7-1".parse().expect("a key")
+    }
+
+    #[test]
+    fn attempts_hold_their_users_over_a_change_of_the_policy() {
+        let (_dir, mut server) = service();
+        let identity = |uid| Identity {
+            slot: "default-0".to_owned(),
+            owner: Some(Owner { uid, gid: uid }),
+            ..Identity::default()
+        };
+        server.hold_slot(&identity(901), &key());
+        assert_eq!(chosen(&server), Ok(("default-1".to_owned(), 900)));
+        server.release_slot("default-0", &key());
+        assert_eq!(chosen(&server), Ok(("default-0".to_owned(), 900)));
+        // Of an earlier version.
+        server.hold_slot(&Identity { owner: None, ..identity(0) }, &key());
+        assert_eq!(chosen(&server), Ok(("default-1".to_owned(), 901)));
+        server.release_slot("default-0", &key());
+        // Nobody knows whose it is.
+        let state = State::Unidentified { again_ms: 0, pause_ms: 0, wish: None, shim: None, failure: None };
+        server.attempts.insert(key(), state);
+        let why = chosen(&server).expect_err("refused");
+        assert!(why.contains("attempt 0123abcd-7-1 runs and has not yet said"), "{why}");
+        server.hold_users(&identity(900), &key());
+        assert_eq!(chosen(&server), Ok(("default-1".to_owned(), 901)));
+    }
+
+    /// All starts wait for it, and it was not named: nobody could mend it.
+    #[test]
+    fn an_attempt_that_cannot_be_looked_at_is_named_with_its_path() {
+        let (dir, mut server) = service();
+        server.shared.attempts.make(&key()).expect("made");
+        let lock = dir.path().join("run/spawner/attempts/0123abcd-7-1/lock");
+        std::fs::create_dir(&lock).expect("made");
+        let hasty = State::Unidentified { again_ms: 0, pause_ms: 0, wish: None, shim: None, failure: None };
+        server.attempts.insert("0123abcd-8-1".parse().expect("a key"), hasty);
+        server.look_at(&key());
+        let why = chosen(&server).expect_err("refused");
+        let named = format!("attempt 0123abcd-7-1 counts as running and its user is not known, for {}", lock.display());
+        assert!(why.starts_with(&named) && why.contains("Is a directory") && why.contains("mend that"), "{why}");
+        assert_eq!(crate::record::shortened(&why), why, "a daemon hears all of it");
+        // The control: it was that attempt, and what is said to be done helps.
+        server.attempts.remove(&"0123abcd-8-1".parse::<AttemptKey>().expect("a key"));
+        std::fs::remove_dir_all(lock.parent().expect("a directory")).expect("removed");
+        server.look_at(&key());
+        assert_eq!(chosen(&server), Ok(("default-0".to_owned(), 900)));
     }
 }

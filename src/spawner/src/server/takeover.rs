@@ -74,6 +74,9 @@ impl Server {
                 say!("{key}: cannot be looked at: {error}; counts as alive, tried again");
             }
             self.look_again(key, u64::MAX, None);
+            if let Some(State::Unidentified { failure, .. }) = self.attempts.get_mut(key) {
+                *failure = Some(error.to_string());
+            }
         }
     }
 
@@ -119,7 +122,8 @@ impl Server {
         };
         let again_ms = (sys::boottime_ms() + pause_ms).min(latest_ms);
         let pause_ms = (pause_ms * 2).min(LOOK_PAUSE_MS_MAX);
-        self.attempts.insert(key.clone(), State::Unidentified { again_ms, pause_ms, wish, shim: shim.or(seen) });
+        let shim = shim.or(seen);
+        self.attempts.insert(key.clone(), State::Unidentified { again_ms, pause_ms, wish, shim, failure: None });
         self.note_due(Some(again_ms));
     }
 
