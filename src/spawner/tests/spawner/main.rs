@@ -15,8 +15,10 @@ mod lifeline;
 mod once;
 mod processes;
 mod rules;
+mod service;
 mod shortage;
 #[path = "../../../skipped.rs"]
 mod skipped;
 mod stopped;
 mod survive;
+mod talk;

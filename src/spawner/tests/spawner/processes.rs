@@ -32,6 +32,7 @@ pub fn kill(pid: i32, signal: &str) {
         "STOP" => rustix::process::Signal::STOP,
         "CONT" => rustix::process::Signal::CONT,
         "TERM" => rustix::process::Signal::TERM,
+        "HUP" => rustix::process::Signal::HUP,
         other => panic!("{other}"),
     };
     let _ = rustix::process::kill_process(pid, signal);
