@@ -7,6 +7,7 @@ mod former;
 mod harness;
 mod limits;
 mod put_back;
+mod refused;
 mod schedules;
 mod slices;
 mod spawner;
