@@ -236,6 +236,7 @@ fn parts(
         former: Vec::new(),
         host,
         notifier: Notifier::silent(),
+        commit_patience: engine::COMMIT_PATIENCE,
         figures: Figures::default(),
         output: None,
     };

@@ -206,6 +206,7 @@ impl Running {
             former: spawners.former,
             host,
             notifier,
+            commit_patience: engine::COMMIT_PATIENCE,
             figures,
             output: Some(output.clone()),
         };

@@ -3,7 +3,7 @@
 use ci_runner::api::JobRequest;
 use ci_runner::config::{Config, ConfigOverrides, Executor, Host};
 use ci_runner::daemon::clock::Clock;
-use ci_runner::daemon::engine::{Control, Engine, Former, Parts, rebuild};
+use ci_runner::daemon::engine::{COMMIT_PATIENCE, Control, Engine, Former, Parts, rebuild};
 use ci_runner::daemon::handle::{Handle, NewJob};
 use ci_runner::daemon::settings::{host_settings, settings};
 use ci_runner::executor::native::{Native, NativeOptions};
@@ -19,9 +19,9 @@ use ci_runner_core::policy::Settings;
 use ci_runner_core::time::{ClockBase, Now};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedMutexGuard, mpsc};
 
 /// Nothing takes so long, unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,9 +47,13 @@ struct Rule {
     fail: AtomicU32,
     /// How many writes the largest commit had.
     largest: AtomicUsize,
+    /// Whoever has this holds up all commits.
+    gate: Arc<tokio::sync::Mutex<()>>,
+    /// A commit is under way.
+    is_committing: AtomicBool,
 }
 
-/// So many commits fail as it is told to.
+/// So many commits fail as it is told to, or wait as long as it is.
 struct Failing {
     store: Box<dyn Store>,
     rule: Arc<Rule>,
@@ -74,6 +78,9 @@ impl Store for Failing {
 
     fn commit(&mut self, batch: &[Write], pools: &[String]) -> Result<(), StoreError> {
         self.rule.largest.fetch_max(batch.len(), Ordering::SeqCst);
+        self.rule.is_committing.store(true, Ordering::SeqCst);
+        drop(self.rule.gate.blocking_lock());
+        self.rule.is_committing.store(false, Ordering::SeqCst);
         if self.rule.fail.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             let source = std::io::Error::other("the test says so");
             return Err(StoreError::Io { doing: "write", path: "nowhere".to_owned(), source });
@@ -113,6 +120,10 @@ pub struct Life<'a> {
     pub former: Option<(&'a Path, &'a str)>,
     /// Ids up to this one were given, as logs show.
     pub taken_ids: u64,
+    /// Who started it, and whether that has a watchdog.
+    pub manager: NotifySettings,
+    /// How long a commit may take, if not as long as in a daemon.
+    pub commit_patience: Option<Duration>,
 }
 
 impl Loop {
@@ -165,7 +176,8 @@ impl Loop {
         let mut record = rebuild(settings(&config).unwrap(), &["default".to_owned()], &open, &loaded);
         record.set_last_id(life.taken_ids);
         let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
-        let notifier = Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap();
+        let notifier = Notifier::new(&life.manager).unwrap();
+        let commit_patience = life.commit_patience.unwrap_or(COMMIT_PATIENCE);
         let figures = Figures::default();
         let executor = if life.units_only { Executor::Systemd } else { Executor::Native };
         let (ready, started) = tokio::sync::oneshot::channel();
@@ -183,6 +195,7 @@ impl Loop {
                     former: former.into_iter().collect(),
                     host,
                     notifier,
+                    commit_patience,
                     figures,
                     output: None,
                 };
@@ -214,6 +227,15 @@ impl Loop {
 
     pub fn commits_to_fail(&self) -> u32 {
         self.rule.fail.load(Ordering::SeqCst)
+    }
+
+    /// Holds up the commits that follow, until what this gives is dropped.
+    pub async fn stall_commits(&self) -> OwnedMutexGuard<()> {
+        self.rule.gate.clone().lock_owned().await
+    }
+
+    pub fn is_committing(&self) -> bool {
+        self.rule.is_committing.load(Ordering::SeqCst)
     }
 
     /// Writes of the largest commit since the last call.

@@ -11,6 +11,7 @@ mod refused;
 mod schedules;
 mod slices;
 mod spawner;
+mod watchdog;
 
 use ci_runner::daemon::handle::{IdempotencyKey, NewJob, Refusal};
 use ci_runner_core::id::JobId;

@@ -4,7 +4,7 @@ use crate::client::{Connection, PATIENCE};
 use crate::disk::DiskOf;
 use ci_runner::config::{Config, ConfigOverrides, Host};
 use ci_runner::daemon::clock::Clock;
-use ci_runner::daemon::engine::{Control, Engine, Parts, rebuild};
+use ci_runner::daemon::engine::{COMMIT_PATIENCE, Control, Engine, Parts, rebuild};
 use ci_runner::daemon::handle::Handle;
 use ci_runner::daemon::settings::{host_settings, settings, watch_settings};
 use ci_runner::daemon::watching::{WatchParts, Watching};
@@ -260,6 +260,7 @@ fn parts(config: &Config, full: Arc<AtomicBool>) -> Parts {
         former: Vec::new(),
         host,
         notifier: Notifier::new(&NotifySettings { socket: None, watchdog_timeout: None }).unwrap(),
+        commit_patience: COMMIT_PATIENCE,
         figures: Figures::default(),
         output: None,
     }

@@ -80,6 +80,9 @@ const CHANGES_PER_TURN: usize = 2_000;
 /// Without anything to do the loop still looks this often, so that a lost wake-up costs latency only.
 const IDLE_LOOK: Duration = Duration::from_secs(30);
 
+/// A commit may take this long before the loop counts as hung: a disk can be slow, not dead.
+pub const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Everything the loop is made of.
 pub struct Parts {
     /// The writing side, already loaded.
@@ -100,6 +103,8 @@ pub struct Parts {
     pub host: HostSettings,
     /// The service manager.
     pub notifier: Notifier,
+    /// How long a commit may take before its watchdog is fed no more: [`COMMIT_PATIENCE`].
+    pub commit_patience: Duration,
     /// What is counted, as far as earlier daemons came.
     pub figures: Figures,
     /// Where what jobs print goes into the journal; None: nowhere.
@@ -119,6 +124,7 @@ pub struct Engine {
     host: HostSettings,
     job_host: Host,
     notifier: Notifier,
+    commit_patience: Duration,
     figures: Figures,
     output: Option<Output>,
     batch: Batch,
@@ -229,6 +235,7 @@ impl Engine {
             host: parts.host,
             job_host,
             notifier: parts.notifier,
+            commit_patience: parts.commit_patience,
             figures: parts.figures,
             output: parts.output,
             batch: Batch::default(),

@@ -15,8 +15,6 @@ const LOOK_EVERY_MIN: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// While attempts are open a snapshot is not older, or by one idle look.
 const STALE: Duration = Duration::from_secs(10);
-/// A commit may take this long before the loop counts as hung: a disk can be slow, not dead.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Engine {
     /// Makes a snapshot when something changed and the last one is old enough, and answers those who wait for one.
@@ -69,7 +67,7 @@ impl Engine {
             return;
         }
         self.watchdog_at = Some(now + interval);
-        if self.in_flight.as_ref().is_none_or(|flight| flight.since.elapsed() < COMMIT_PATIENCE) {
+        if self.in_flight.as_ref().is_none_or(|flight| flight.since.elapsed() < self.commit_patience) {
             self.notifier.watchdog();
         }
     }
