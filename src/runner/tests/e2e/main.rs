@@ -10,6 +10,7 @@ mod cores;
 mod damaged;
 mod declared;
 mod dirs;
+mod display;
 mod environment;
 mod executors;
 mod export;
