@@ -112,6 +112,7 @@ let
     "installShellFiles"
     "nixfmt"
     "nixfmt-tree"
+    "procps"
     "rust-analyzer"
     "rustc"
     "rustfmt"
