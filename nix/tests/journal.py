@@ -77,8 +77,10 @@ with subtest("restarts of the daemon lose and repeat no line"):
     slow = "for n in $(seq 40); do echo line $n; sleep 0.1; done"
     jobs = [add("default", slow), add("native", slow)]
     ended = add("default", f"sleep 1; {print_numbers(20)}")
-    for _ in range(3):
-        machine.sleep(1)
+    for restart in range(3):
+        # Each comes amid lines of theirs.
+        for job in jobs:
+            wait_for_output(job, 8 * (restart + 1))
         machine.succeed("systemctl restart ci-runner", timeout=60)
     finish([*jobs, ended])
     for job in jobs:
@@ -87,7 +89,7 @@ with subtest("restarts of the daemon lose and repeat no line"):
 
 with subtest("kill -9 of the daemon: nothing is lost, and what comes twice has the same offset"):
     job = add("default", "for n in $(seq 40); do echo line $n; sleep 0.1; done")
-    machine.sleep(1)
+    wait_for_output(job, 8)
     machine.succeed("systemctl kill --signal=KILL --kill-whom=main ci-runner")
     machine.wait_until_succeeds("ci-runner status", timeout=30)
     finish([job])
