@@ -55,7 +55,7 @@ impl World {
                 self.observe(daemon, key, seen, settled);
             }
         }
-        if daemon.pending.is_empty() && !daemon.wake && self.mutant.is_none() {
+        if daemon.pending.is_empty() && !daemon.wake && self.looks_at_the_record() {
             let now = daemon.record.now();
             self.truth.check_record(&daemon.record, &self.store, &daemon.settings, now, self.skewed);
         }
@@ -70,7 +70,9 @@ impl World {
                 }
                 Announcement::Gap(next) => {
                     daemon.told = next;
-                    self.truth.listener_looks_again(&self.store);
+                    if !self.is(Mutant::IgnoreGap) {
+                        self.truth.listener_looks_again(&self.store);
+                    }
                 }
             }
         }
@@ -80,7 +82,9 @@ impl World {
     fn read_again(&mut self, daemon: &mut Daemon, batch: Batch) {
         let pending = std::mem::take(&mut daemon.pending);
         for act in batch.acts.iter().chain(&pending.acts) {
-            if let Act::Answer(op, _) = act {
+            if let Act::Answer(op, _) = act
+                && !self.is(Mutant::LeaveUnanswered)
+            {
                 self.fail(*op);
             }
         }
@@ -92,7 +96,7 @@ impl World {
         daemon.looks.clear();
         daemon.whole = true;
         let news = daemon.record.news_seq();
-        daemon.record = self.store.record(&daemon.settings, daemon.record.now());
+        daemon.record = self.read_store(&daemon.settings, daemon.record.now());
         daemon.record.resume_news(news);
         daemon.wake = true;
         if daemon.listing.take().is_some() || daemon.up {

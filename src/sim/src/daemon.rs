@@ -196,7 +196,7 @@ impl World {
         self.daemon = Some(Daemon {
             generation,
             base,
-            record: self.store.record(&settings, now),
+            record: self.read_store(&settings, now),
             settings,
             connection: None,
             epoch: None,
@@ -274,7 +274,9 @@ impl World {
     pub(crate) fn daemon_move(&mut self, what: Move) {
         let Some(mut daemon) = self.daemon.take() else { return };
         let now = self.clock.now(&daemon.base);
-        daemon.record.advance(now);
+        if !self.sleeps_on(what) {
+            daemon.record.advance(now);
+        }
         let mut stays = true;
         match what {
             Move::Read => self.read_reply(&mut daemon),
@@ -299,6 +301,11 @@ impl World {
             self.note("daemon", [0, 0], || "ends".to_owned());
             self.end_daemon();
         }
+    }
+
+    /// The mutant that does not look at the clock when it wakes.
+    fn sleeps_on(&self, what: Move) -> bool {
+        self.is(Mutant::DecideByOldTime) && matches!(what, Move::Turn | Move::Timer)
     }
 
     fn timer(&mut self, daemon: &mut Daemon, now: Now) {

@@ -21,6 +21,7 @@ mod fault;
 mod host;
 mod mind;
 mod misdecide;
+mod mistake;
 pub mod mutant;
 pub mod rng;
 mod spawner;

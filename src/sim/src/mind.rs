@@ -6,10 +6,9 @@ use crate::wire::{Key, Reply, Request, Start};
 use crate::world::World;
 use ci_runner_core::change::{Change, Entry};
 use ci_runner_core::id::PoolId;
-use ci_runner_core::outcome::AttemptResult;
 use ci_runner_core::reconcile::{Observation, Seen, Step, reconcile};
 use ci_runner_core::schedule::{Permit, schedule};
-use ci_runner_core::state::{Event, Next, Phase};
+use ci_runner_core::state::Event;
 use ci_runner_core::time::Now;
 
 impl World {
@@ -23,7 +22,8 @@ impl World {
         let permit =
             Permit { claim, changes_max: Self::CHANGES_MAX, drops_max: Some(Self::DROPS_MAX), ..Permit::default() };
         self.misdecide(daemon, &permit, true);
-        let entries = self.decide(daemon, &permit, now);
+        let read = if self.is(Mutant::DecideByOldTime) { daemon.record.now() } else { now };
+        let entries = self.decide(daemon, &permit, read);
         // One that dropped may have put the next off.
         let is_drop = |entry: &Entry| matches!(entry.change, Change::Job { event: Event::Dropped { .. }, .. });
         let rests = entries.len() < Self::CHANGES_MAX && !entries.iter().any(is_drop);
@@ -32,9 +32,10 @@ impl World {
             daemon.note(entry);
         }
         self.misdecide(daemon, &permit, false);
+        self.misdrop(daemon);
         daemon.wake = !rests;
         daemon.whole = true;
-        if rests && self.mutant.is_none() {
+        if rests && self.looks_at_the_record() {
             self.truth.check_rest(&daemon.record, permit.claim.is_some(), now);
         }
     }
@@ -209,13 +210,19 @@ impl World {
 
     fn take_step(&mut self, daemon: &mut Daemon, key: Key, step: Step) {
         match step {
+            Step::Report if self.is(Mutant::KillUnknown) => self.send(daemon, Request::Kill(key)),
             Step::Leave | Step::Report => {}
             Step::Record(event) => {
                 let event = self.miscount(daemon, key, event);
                 let forget = matches!(event, Event::Ended { .. } | Event::Released { .. });
+                let twice = self.is(Mutant::StartedTwice) && matches!(event, Event::Started { .. });
                 let entry = Entry { at: daemon.record.now(), change: Change::Job { id: key.job, event } };
+                let again = twice.then(|| entry.clone());
                 if let Err(illegal) = daemon.push(entry) {
                     self.truth.violate("only_legal_transitions", illegal);
+                }
+                if let Some(entry) = again {
+                    daemon.note(entry);
                 }
                 if forget && self.is(Mutant::ForgetBeforeCommit) {
                     self.send(daemon, Request::Forget(key));
@@ -253,35 +260,5 @@ impl World {
                 }
             }
         }
-    }
-
-    /// Mutants that see something else than there is.
-    fn misread(&self, daemon: &Daemon, key: Key, seen: Seen) -> (Key, Seen) {
-        match (self.mutant, seen) {
-            (Some(Mutant::LostWhileAlive), Seen::Leftovers) => (key, Seen::Gone),
-            (Some(Mutant::SuccessWithoutRecord), Seen::Gone) => (key, Seen::Ended(AttemptResult::Exited { code: 0 })),
-            (Some(Mutant::AcceptStaleEnd), Seen::Ended(result)) => {
-                let open = daemon.record.lease(key.job).map_or(key.attempt, |lease| lease.attempt.0);
-                (Key { attempt: open, ..key }, Seen::Ended(result))
-            }
-            (_, seen) => (key, seen),
-        }
-    }
-
-    /// Mutants that draw a wrong consequence.
-    fn miscount(&self, daemon: &Daemon, key: Key, event: Event) -> Event {
-        let Event::Ended { attempt, result, next } = event else { return event };
-        let again = Next::Retry { ready_at: daemon.record.now().engine, memory_bytes: None };
-        let stopped = daemon.record.phase(key.job) == Some(Phase::Stopping);
-        let exhausted = daemon
-            .record
-            .retry(key.job)
-            .is_some_and(|retry| retry.allows(&result) && daemon.record.tries(key.job) == Some(retry.retries));
-        let next = match self.mutant {
-            Some(Mutant::RetryStopped) if stopped => again,
-            Some(Mutant::RetriesOffByOne) if exhausted && !stopped => again,
-            _ => next,
-        };
-        Event::Ended { attempt, result, next }
     }
 }

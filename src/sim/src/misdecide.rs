@@ -53,7 +53,8 @@ impl World {
                 true
             }
             (Mutant::DependencyReleasedOnClaim, Reason::WaitsFor { phase, .. }) => *phase != Some(Phase::Queued),
-            (Mutant::YoungestFirst, Reason::Next | Reason::Behind { .. }) => true,
+            (Mutant::YoungestFirst, Reason::Next | Reason::Behind { .. })
+            | (Mutant::IgnoreTime, Reason::NotBefore(_) | Reason::Delayed { .. }) => true,
             (Mutant::SlotFreeWhileStopping, Reason::NoSlot { pools }) => {
                 let holders = pools.iter().flat_map(|(_, _, holders)| holders);
                 holders.clone().any(|job| record.phase(*job) == Some(Phase::Stopping))

@@ -1,8 +1,22 @@
 //! Deliberate bugs. Each is one wrong line somewhere in a daemon or a spawner; none of them is in `core`.
 
-/// One bug.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mutant {
+/// The enum and the list of its variants, so that neither can lack one of the other.
+macro_rules! mutants {
+    ($($(#[$doc:meta])* $name:ident,)+) => {
+        /// One bug.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Mutant {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Mutant {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+        }
+    };
+}
+
+mutants! {
     /// `start` is sent as soon as the claim is decided.
     ActBeforeCommit,
     /// A client is answered as soon as its job is in memory.
@@ -69,43 +83,42 @@ pub enum Mutant {
     PromiseTwice,
     /// Jobs that fit pass one that does not for ever.
     LetOthersPass,
+    /// `Started` is written twice, the second time past the record.
+    StartedTwice,
+    /// A cancel of a job that has ended is written.
+    CancelEnded,
+    /// After a start, ids go on behind those of open jobs.
+    ForgetLastId,
+    /// One retry too few.
+    GiveUpEarly,
+    /// Jobs expire half a minute too early.
+    ExpireEarly,
+    /// A job on hold is dropped as one that was cancelled.
+    DropHeld,
+    /// Delays and dates do not matter.
+    IgnoreTime,
+    /// An attempt that nobody submitted is killed.
+    KillUnknown,
+    /// Listeners are not told that they missed something.
+    IgnoreGap,
+    /// Those who wait for a commit that fails are told nothing.
+    LeaveUnanswered,
+    /// A daemon that connects again is taken for an older one.
+    RefuseSameGeneration,
+    /// A new priority is written, and the record is not told.
+    ForgetPriority,
+    /// The record keeps the old settings after a reload.
+    KeepOldSettings,
+    /// A record that is built anew knows of no expiry.
+    ForgetExpiries,
+    /// A turn is decided by the time that was read before the daemon slept.
+    DecideByOldTime,
 }
 
 impl Mutant {
-    /// All of them.
-    pub const ALL: [Self; 33] = [
-        Self::ActBeforeCommit,
-        Self::AckBeforeCommit,
-        Self::ForgetBeforeCommit,
-        Self::TellBeforeCommit,
-        Self::KeepRecordAfterRefusal,
-        Self::SkipGenerationCheck,
-        Self::IgnoreBegan,
-        Self::IgnoreStartLock,
-        Self::IgnoreEpoch,
-        Self::SkipVoid,
-        Self::ForgetVoid,
-        Self::LostWhileAlive,
-        Self::IgnoreLeftovers,
-        Self::SuccessWithoutRecord,
-        Self::AcceptStaleEnd,
-        Self::GroupFreeWhileStarting,
-        Self::SlotFreeWhileStopping,
-        Self::SlotsOffByOne,
-        Self::RetriesOffByOne,
-        Self::RetryStopped,
-        Self::DependencyReleasedOnClaim,
-        Self::LatestDropsNewest,
-        Self::YoungestFirst,
-        Self::IgnoreLabels,
-        Self::IgnoreHold,
-        Self::IgnorePauseForClaims,
-        Self::DropWakeUps,
-        Self::SkipList,
-        Self::TrustOldList,
-        Self::ForgetKeys,
-        Self::NeverKill,
-        Self::PromiseTwice,
-        Self::LetOthersPass,
-    ];
+    /// True for bugs that leave the record wrong: they are to fall by the checkers that look at the record itself. Those look at no other
+    /// mutant, which is to fall by what it does.
+    pub(crate) fn spoils_the_record(self) -> bool {
+        matches!(self, Self::ForgetPriority | Self::KeepOldSettings | Self::ForgetExpiries | Self::DecideByOldTime)
+    }
 }

@@ -150,7 +150,9 @@ impl Host {
     }
 
     fn hello(&mut self, id: u64, generation: u64, clock: &Clock, mutant: Option<Mutant>) -> Vec<Reply> {
-        if generation < self.generation && mutant != Some(Mutant::SkipGenerationCheck) {
+        let is_newer = generation > self.generation;
+        let is_heard = is_newer || (generation == self.generation && mutant != Some(Mutant::RefuseSameGeneration));
+        if !is_heard && mutant != Some(Mutant::SkipGenerationCheck) {
             self.connections.retain_mut(|connection| {
                 connection.spawner_open &= connection.id != id;
                 connection.id != id || connection.daemon_open

@@ -53,7 +53,7 @@ pub struct Row {
 }
 
 /// All that is durable.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Store {
     /// Open jobs.
     pub rows: BTreeMap<JobId, Row>,

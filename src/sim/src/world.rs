@@ -117,6 +117,11 @@ impl World {
         self.mutant == Some(mutant)
     }
 
+    /// Whether the record itself is looked at, beside what comes of it.
+    pub(crate) fn looks_at_the_record(&self) -> bool {
+        self.mutant.is_none_or(Mutant::spoils_the_record)
+    }
+
     pub(crate) fn note(&mut self, tag: &'static str, facts: [u64; 2], text: impl FnOnce() -> String) {
         self.trace.note(self.clock.time, tag, facts, text);
     }
@@ -311,7 +316,9 @@ impl World {
         self.config = config;
         let settings = Rc::new(self.config().clone());
         if let Some(daemon) = &mut self.daemon {
-            daemon.record.configure((*settings).clone());
+            if self.mutant != Some(Mutant::KeepOldSettings) {
+                daemon.record.configure((*settings).clone());
+            }
             daemon.settings = settings;
             daemon.wake = true;
         }

@@ -1,0 +1,96 @@
+//! Mutants whose bug would be in what the daemon makes of what it sees, writes and keeps.
+
+use crate::daemon::Daemon;
+use crate::mutant::Mutant;
+use crate::wire::Key;
+use crate::world::World;
+use ci_runner_core::change::{Change, Entry, Wish};
+use ci_runner_core::outcome::{AttemptResult, By, Outcome};
+use ci_runner_core::policy::Settings;
+use ci_runner_core::reconcile::Seen;
+use ci_runner_core::record::Record;
+use ci_runner_core::state::{Event, Next, Phase};
+use ci_runner_core::time::Now;
+
+/// So much too early a job expires.
+const EARLY_MS: u64 = 30_000;
+
+impl World {
+    /// Mutants that see something else than there is.
+    pub(crate) fn misread(&self, daemon: &Daemon, key: Key, seen: Seen) -> (Key, Seen) {
+        match (self.mutant, seen) {
+            (Some(Mutant::LostWhileAlive), Seen::Leftovers) => (key, Seen::Gone),
+            (Some(Mutant::SuccessWithoutRecord), Seen::Gone) => (key, Seen::Ended(AttemptResult::Exited { code: 0 })),
+            (Some(Mutant::AcceptStaleEnd), Seen::Ended(result)) => {
+                let open = daemon.record.lease(key.job).map_or(key.attempt, |lease| lease.attempt.0);
+                (Key { attempt: open, ..key }, Seen::Ended(result))
+            }
+            (_, seen) => (key, seen),
+        }
+    }
+
+    /// Mutants that draw a wrong consequence.
+    pub(crate) fn miscount(&self, daemon: &Daemon, key: Key, event: Event) -> Event {
+        let Event::Ended { attempt, result, next } = event else { return event };
+        let again = Next::Retry { ready_at: daemon.record.now().engine, memory_bytes: None };
+        let stopped = daemon.record.phase(key.job) == Some(Phase::Stopping);
+        let tries = daemon.record.tries(key.job).unwrap_or(0);
+        let retry = daemon.record.retry(key.job).filter(|retry| retry.allows(&result));
+        let left = retry.map(|retry| i64::from(retry.retries) - i64::from(tries));
+        let next = match (self.mutant, next) {
+            (Some(Mutant::RetryStopped), _) if stopped => again,
+            (Some(Mutant::RetriesOffByOne), _) if left == Some(0) && !stopped => again,
+            (Some(Mutant::GiveUpEarly), Next::Retry { .. }) if left == Some(1) => {
+                Next::Finish { outcome: Outcome::of_failure(&result) }
+            }
+            (_, next) => next,
+        };
+        Event::Ended { attempt, result, next }
+    }
+
+    /// Mutants that write what the record does not take, or takes no notice of.
+    pub(crate) fn passes_by(&self, daemon: &Daemon, change: &Change) -> bool {
+        match (self.mutant, change) {
+            (Some(Mutant::ForgetPriority), Change::Reprioritized { .. }) => true,
+            (Some(Mutant::CancelEnded), Change::Wished { id, wish: Wish::Cancel { .. } }) => {
+                daemon.record.phase(*id).is_none()
+            }
+            _ => false,
+        }
+    }
+
+    /// Mutants that drop a job which is to stay.
+    pub(crate) fn misdrop(&mut self, daemon: &mut Daemon) {
+        let Some(mutant) = self.mutant else { return };
+        let soon = daemon.record.now().wall.plus_ms(EARLY_MS);
+        let drop = daemon.record.ids().filter(|id| daemon.record.phase(*id) == Some(Phase::Queued)).find_map(|id| {
+            let expires = self.store.rows.get(&id).and_then(|row| row.terms.expires);
+            match (mutant, daemon.record.wish(id)?) {
+                (Mutant::ExpireEarly, Wish::Run) => expires.filter(|at| *at <= soon).map(|_| (id, Outcome::Expired)),
+                (Mutant::DropHeld, Wish::Hold { by, .. }) => {
+                    Some((id, Outcome::Cancelled { by: By::User(by.clone()) }))
+                }
+                _ => None,
+            }
+        });
+        let Some((id, outcome)) = drop else { return };
+        let entry = Entry { at: daemon.record.now(), change: Change::Job { id, event: Event::Dropped { outcome } } };
+        if let Err(illegal) = daemon.push(entry) {
+            self.truth.violate("only_legal_transitions", illegal);
+        }
+    }
+
+    /// The record as the store tells it, and the mutants that forget some of it.
+    pub(crate) fn read_store(&self, settings: &Settings, now: Now) -> Record {
+        if !matches!(self.mutant, Some(Mutant::ForgetLastId | Mutant::ForgetExpiries)) {
+            return self.store.record(settings, now);
+        }
+        let mut store = self.store.clone();
+        if self.is(Mutant::ForgetLastId) {
+            store.last_id = 0;
+        } else {
+            store.rows.values_mut().for_each(|row| row.terms.expires = None);
+        }
+        store.record(settings, now)
+    }
+}
