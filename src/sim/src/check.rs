@@ -7,12 +7,10 @@ use crate::host::{Happened, Host};
 use crate::store::{Fact, Row, Store};
 use crate::wire::Key;
 use ci_runner_core::change::{Change, Submission, Wish};
-use ci_runner_core::group::{GroupPolicy, GroupSpec};
 use ci_runner_core::id::JobId;
-use ci_runner_core::job::After;
-use ci_runner_core::outcome::{AttemptResult, LostCause, Outcome};
+use ci_runner_core::outcome::{AttemptResult, By, LostCause, Outcome};
 use ci_runner_core::record::News;
-use ci_runner_core::state::{Event, EventKind, Next, Phase};
+use ci_runner_core::state::{Event, EventKind, Phase};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A broken promise.
@@ -30,7 +28,7 @@ pub struct Truth {
     /// The first broken promise.
     pub violation: Option<Violation>,
     executions: BTreeMap<Key, u32>,
-    exited_zero: BTreeSet<Key>,
+    pub(crate) exited_zero: BTreeSet<Key>,
     /// Results that a witness on this host still vouches for.
     pub(crate) known: BTreeMap<Key, AttemptResult>,
     ever_known: BTreeMap<Key, AttemptResult>,
@@ -40,7 +38,8 @@ pub struct Truth {
     pub(crate) strangers: BTreeSet<Key>,
     voided: BTreeSet<Key>,
     sent: BTreeSet<Key>,
-    pub(crate) superseded: BTreeMap<JobId, JobId>,
+    /// Whom a person or a newer job asked to end, and who was first: failed dependencies aside, which the store tells.
+    pub(crate) asked: BTreeMap<JobId, By>,
     pub(crate) claim_limits: BTreeMap<Key, u32>,
     acked: BTreeSet<JobId>,
     keys: BTreeMap<u64, JobId>,
@@ -95,7 +94,7 @@ impl Truth {
                         let key = Key { job: *id, attempt: attempt.0 };
                         self.nothing_lives_on(host, key);
                         self.check_result(host, clock, row, key, result);
-                        self.check_next(row, key, result, next);
+                        self.check_next(fact.entry.at, row, key, result, next);
                         self.returned(store, *id, row);
                     }
                     Event::Released { attempt } => {
@@ -106,10 +105,16 @@ impl Truth {
                         self.require(sure, "void_before_giving_back", || format!("{key:?}"));
                     }
                     Event::Dropped { outcome } => self.check_drop(fact, *id, row, outcome),
-                    Event::Started { .. } | Event::Renewed { .. } | Event::StopRequested { .. } => {}
+                    Event::StopRequested { by, .. } => self.check_stop(*id, row, by),
+                    Event::Started { .. } | Event::Renewed { .. } => {}
                 }
             }
-            Change::Wished { id, .. } | Change::Reprioritized { id, .. } => {
+            Change::Wished { id, wish } => {
+                if let (Some(row), Wish::Cancel { by }) = (self.open_row(store, *id), wish) {
+                    self.asks_for_the_end(*id, row, by.clone());
+                }
+            }
+            Change::Reprioritized { id, .. } => {
                 self.open_row(store, *id);
             }
             Change::Paused(_) => {}
@@ -125,34 +130,7 @@ impl Truth {
     fn submitted(&mut self, store: &Store, submission: &Submission) {
         let id = submission.id;
         self.require(id.get() > store.last_id, "ids_are_given_once", || format!("{id}"));
-        let Some(group) = submission.spec.terms.group.as_ref().filter(|group| group.policy != GroupPolicy::Queue)
-        else {
-            return;
-        };
-        let in_vain =
-            |after: &After| store.ended.get(&after.job).is_some_and(|end| !after.on.fulfilled_by(end.is_success()));
-        if submission.spec.terms.after.iter().any(in_vain) {
-            return; // it can never run, and takes nobody's place
-        }
-        for (other, row) in &store.rows {
-            let of_group = row.terms.group.as_ref().is_some_and(|one| one.name == group.name);
-            if of_group && (row.phase == Phase::Queued || group.policy == GroupPolicy::Cancel) {
-                self.superseded.entry(*other).or_insert(id);
-            }
-        }
-    }
-
-    /// A job that goes back to the queue makes way for a newer one that asked for `latest`.
-    fn returned(&mut self, store: &Store, id: JobId, row: &Row) {
-        let Some(group) = &row.terms.group else { return };
-        let newer = store.rows.iter().find(|(other, row)| {
-            let asks = |one: &GroupSpec| one.name == group.name && one.policy != GroupPolicy::Queue;
-            let in_vain = row.impossible.is_some() && !matches!(row.wish, Wish::Cancel { .. });
-            **other > id && !in_vain && row.terms.group.as_ref().is_some_and(asks)
-        });
-        if let Some((newer, _)) = newer {
-            self.superseded.entry(id).or_insert(*newer);
-        }
+        self.takes_places(store, submission);
     }
 
     fn only_legal_transitions(&mut self, id: JobId, row: &Row, event: &Event) {
@@ -199,51 +177,6 @@ impl Truth {
                 format!("{key:?} {result}, witnessed {ever:?}")
             });
         }
-    }
-
-    fn check_next(&mut self, row: &Row, key: Key, result: &AttemptResult, next: &Next) {
-        let tries = row.tries + 1;
-        let policy = &row.terms.retry;
-        let stopped = row.phase == Phase::Stopping || matches!(row.wish, Wish::Cancel { .. });
-        match next {
-            Next::Retry { .. } => {
-                self.require(!stopped, "a_stopped_job_is_not_retried", || format!("{key:?}"));
-                let within = tries <= policy.retries && policy.allows(result);
-                self.require(within, "attempts_within_allowed", || {
-                    format!("{key:?} try {tries} of 1+{}", policy.retries)
-                });
-            }
-            Next::Finish { outcome } => {
-                let success = matches!(outcome, Outcome::Succeeded);
-                let really = !success || (result.is_success() && self.exited_zero.contains(&key));
-                self.require(really, "no_success_without_an_attempt_that_exited_0", || format!("{key:?} {result}"));
-                let due = !stopped
-                    && !self.superseded.contains_key(&key.job)
-                    && tries <= policy.retries
-                    && policy.allows(result);
-                self.require(!due, "a_retry_that_is_due_is_made", || format!("{key:?} {result} {outcome:?}"));
-            }
-        }
-    }
-
-    fn check_drop(&mut self, fact: &Fact, id: JobId, row: &Row, outcome: &Outcome) {
-        let expired = row.terms.expires.is_some_and(|expires| expires <= fact.entry.at.wall);
-        let (name, holds) = match outcome {
-            Outcome::Expired => ("only_expired_jobs_expire", expired && row.last.is_none()),
-            // What was tried ends as its last attempt did.
-            Outcome::Failed { cause } => {
-                let last = row.last.as_ref().filter(|last| **last != AttemptResult::TimedOut);
-                ("only_expired_jobs_expire", expired && last == Some(cause))
-            }
-            Outcome::TimedOut => ("only_expired_jobs_expire", expired && row.last == Some(AttemptResult::TimedOut)),
-            Outcome::Cancelled { .. } => {
-                let wanted = matches!(row.wish, Wish::Cancel { .. }) || row.impossible.is_some();
-                ("only_cancelled_jobs_are_cancelled", wanted)
-            }
-            Outcome::Superseded { by } => ("latest_keeps_the_newest", self.superseded.contains_key(&id) && *by > id),
-            Outcome::Succeeded => ("no_success_without_an_attempt_that_exited_0", false),
-        };
-        self.require(holds, name, || format!("job {id} dropped as {outcome:?}"));
     }
 
     /// Looks at what happened below the daemon.

@@ -29,7 +29,7 @@ impl Truth {
             && row.impossible.is_none()
             && row.ready_at <= at.engine
             && row.terms.expires.is_none_or(|date| date > at.wall)
-            && !self.superseded.contains_key(&id)
+            && !self.is_superseded(id)
     }
 
     /// Room in the group before this job, and whether its turn has come. Where the date was set nobody knows whether those
@@ -58,7 +58,7 @@ impl Truth {
         self.claim_limits.insert(Key { job: id, attempt: attempt.0 }, limit(settings, row));
         let what = || format!("job {id}");
         self.require(row.wish == Wish::Run, "a_held_or_cancelled_job_is_not_claimed", what);
-        self.require(!self.superseded.contains_key(&id), "latest_keeps_the_newest", what);
+        self.require(!self.is_superseded(id), "latest_keeps_the_newest", what);
         let fulfilled = row.waits_for.is_empty() && row.impossible.is_none();
         self.require(fulfilled, "a_dependency_is_fulfilled_before_its_job_starts", what);
         let due = row.ready_at <= at.engine

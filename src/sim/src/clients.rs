@@ -14,7 +14,7 @@ use ci_runner_core::limits::Limits;
 use ci_runner_core::outcome::{AttemptResult, By, Outcome};
 use ci_runner_core::record::NewClasses;
 use ci_runner_core::retry::{Backoff, Pattern, RetryPolicy, Rule};
-use ci_runner_core::state::{Event, Phase};
+use ci_runner_core::state::Phase;
 use ci_runner_core::time::WallTime;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -171,7 +171,7 @@ fn retry(rng: &mut Rng) -> RetryPolicy {
     }
     RetryPolicy {
         retries: u32::try_from(rng.below(4)).unwrap_or(0),
-        delay_ms: rng.pick(&[0, 0, 50, 2_000]),
+        delay_ms: rng.pick(&[0, 0, 0, 50, 50, 2_000, 2_000, 2_700_000]),
         backoff: rng.pick(&[Backoff::Fixed, Backoff::Exponential]),
         rules,
         oom_factor: oom.then_some(150),
@@ -293,17 +293,14 @@ impl World {
         self.host.scripts.insert(id, scripts);
         self.clients.timeouts.insert(id, self.rng.pick(&[1_000, 5_000, 60_000, 600_000]));
         let group = submission.spec.terms.group.clone();
+        let latest = group.as_ref().is_some_and(|group| group.policy == GroupPolicy::Latest);
         let at = daemon.record.now();
         let members: Vec<JobId> = group.iter().flat_map(|group| self.members(daemon, &group.name)).collect();
         if let Err(illegal) = daemon.push(Entry { at, change: Change::Submitted(Box::new(submission)) }) {
             self.truth.violate("only_legal_transitions", illegal);
         }
-        if self.is(Mutant::LatestDropsNewest)
-            && group.is_some_and(|group| group.policy == GroupPolicy::Latest)
-            && let Some(older) = members.last()
-        {
-            let event = Event::Dropped { outcome: Outcome::Superseded { by: *older } };
-            drop(daemon.push(Entry { at, change: Change::Job { id, event } }));
+        if latest {
+            self.mistake_latest(daemon, id, &members);
         }
         if let Some(key) = self.clients.ops[op].key {
             daemon.pending.keys.push((key, id));

@@ -10,6 +10,7 @@
 pub mod campaign;
 pub mod check;
 mod check_claim;
+mod check_end;
 mod check_room;
 mod clients;
 mod clock;

@@ -5,10 +5,12 @@ use crate::mutant::Mutant;
 use crate::wire::Key;
 use crate::world::World;
 use ci_runner_core::change::{Change, Entry, Wish};
+use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::{AttemptResult, By, Outcome};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::reconcile::Seen;
 use ci_runner_core::record::Record;
+use ci_runner_core::retry::Backoff;
 use ci_runner_core::state::{Event, Next, Phase};
 use ci_runner_core::time::Now;
 
@@ -32,7 +34,8 @@ impl World {
     /// Mutants that draw a wrong consequence.
     pub(crate) fn miscount(&self, daemon: &Daemon, key: Key, event: Event) -> Event {
         let Event::Ended { attempt, result, next } = event else { return event };
-        let again = Next::Retry { ready_at: daemon.record.now().engine, memory_bytes: None };
+        let now = daemon.record.now().engine;
+        let again = Next::Retry { ready_at: now, memory_bytes: None };
         let stopped = daemon.record.phase(key.job) == Some(Phase::Stopping);
         let tries = daemon.record.tries(key.job).unwrap_or(0);
         let retry = daemon.record.retry(key.job).filter(|retry| retry.allows(&result));
@@ -42,6 +45,33 @@ impl World {
             (Some(Mutant::RetriesOffByOne), _) if left == Some(0) && !stopped => again,
             (Some(Mutant::GiveUpEarly), Next::Retry { .. }) if left == Some(1) => {
                 Next::Finish { outcome: Outcome::of_failure(&result) }
+            }
+            (Some(Mutant::ForgetWhoStopped), Next::Finish { .. }) if stopped => {
+                let failed = Outcome::of_failure(&result);
+                Next::Finish { outcome: if result.is_success() { Outcome::Succeeded } else { failed } }
+            }
+            (Some(Mutant::ForgetTheNewer), Next::Finish { outcome: Outcome::Superseded { by } }) => {
+                Next::Finish { outcome: Outcome::Cancelled { by: By::Newer(by) } }
+            }
+            (Some(Mutant::ForgetTheDeadline), Next::Finish { outcome: Outcome::TimedOut }) => {
+                Next::Finish { outcome: Outcome::Failed { cause: AttemptResult::TimedOut } }
+            }
+            (Some(Mutant::RetryAtOnce), Next::Retry { memory_bytes, .. }) => {
+                Next::Retry { ready_at: now, memory_bytes }
+            }
+            (Some(Mutant::DoubleTooOften), Next::Retry { ready_at, memory_bytes }) => {
+                Next::Retry { ready_at: ready_at.plus_ms(ready_at.since_ms(now)), memory_bytes }
+            }
+            (Some(Mutant::DoubleForEver), Next::Retry { ready_at, memory_bytes }) => {
+                let doubled = retry.filter(|retry| retry.backoff == Backoff::Exponential);
+                let ready_at = doubled.map_or(ready_at, |retry| now.plus_ms(retry.delay_ms << tries));
+                Next::Retry { ready_at, memory_bytes }
+            }
+            (Some(Mutant::CancelASuccess), next) if result.is_success() && !stopped => {
+                match daemon.record.wish(key.job) {
+                    Some(Wish::Cancel { by }) => Next::Finish { outcome: Outcome::stopped(by) },
+                    _ => next,
+                }
             }
             (_, next) => next,
         };
@@ -56,6 +86,27 @@ impl World {
                 daemon.record.phase(*id).is_none()
             }
             _ => false,
+        }
+    }
+
+    /// Mutants that take `latest` for something else. `members`: the group's before the newcomer.
+    pub(crate) fn mistake_latest(&mut self, daemon: &mut Daemon, newcomer: JobId, members: &[JobId]) {
+        let now = daemon.record.now();
+        let changed = match self.mutant {
+            Some(Mutant::LatestDropsNewest) => members.last().map(|older| {
+                let event = Event::Dropped { outcome: Outcome::Superseded { by: *older } };
+                Change::Job { id: newcomer, event }
+            }),
+            Some(Mutant::LatestStopsRunning) => members.iter().find_map(|id| {
+                let runs = daemon.record.phase(*id) == Some(Phase::Running);
+                let attempt = daemon.record.lease(*id).filter(|_| runs)?.attempt;
+                let event = Event::StopRequested { attempt, by: By::Newer(newcomer), kill_at: now.engine };
+                Some(Change::Job { id: *id, event })
+            }),
+            _ => None,
+        };
+        if let Some(change) = changed {
+            drop(daemon.push(Entry { at: now, change }));
         }
     }
 

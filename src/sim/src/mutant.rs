@@ -113,6 +113,22 @@ mutants! {
     ForgetExpiries,
     /// A turn is decided by the time that was read before the daemon slept.
     DecideByOldTime,
+    /// A newcomer that asks for `latest` stops what runs, as one that asks for `cancel` does.
+    LatestStopsRunning,
+    /// What a job ends with counts, although it was told to stop.
+    ForgetWhoStopped,
+    /// Who is stopped for a newer job counts as cancelled.
+    ForgetTheNewer,
+    /// A job that passed its deadline counts as one that failed.
+    ForgetTheDeadline,
+    /// A retry does not wait.
+    RetryAtOnce,
+    /// The delay of a retry doubles once too often.
+    DoubleTooOften,
+    /// The delay of a retry doubles for ever.
+    DoubleForEver,
+    /// A job that succeeded counts as cancelled when somebody wished so before it heard of it.
+    CancelASuccess,
 }
 
 impl Mutant {

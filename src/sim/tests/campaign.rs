@@ -95,6 +95,14 @@ const CAUGHT_BY: &[(Mutant, &str)] = &[
     (Mutant::KeepOldSettings, "explain_tells_the_truth"),
     (Mutant::ForgetExpiries, "every_expiry_wakes"),
     (Mutant::DecideByOldTime, "the_daemon_does_not_spin"),
+    (Mutant::LatestStopsRunning, "who_is_stopped_was_asked_to_end"),
+    (Mutant::ForgetWhoStopped, "an_outcome_says_what_happened"),
+    (Mutant::ForgetTheNewer, "an_outcome_says_what_happened"),
+    (Mutant::ForgetTheDeadline, "an_outcome_says_what_happened"),
+    (Mutant::RetryAtOnce, "a_retry_waits_as_long_as_it_must"),
+    (Mutant::DoubleTooOften, "a_retry_waits_as_long_as_it_must"),
+    (Mutant::DoubleForEver, "a_retry_waits_as_long_as_it_must"),
+    (Mutant::CancelASuccess, "an_outcome_says_what_happened"),
 ];
 
 #[test]
