@@ -2,18 +2,30 @@
 
 use crate::check::Truth;
 use crate::check_room::{has_room, promised};
+use crate::places::Places;
 use crate::store::{Fact, Row, Store};
 use crate::wire::Key;
 use ci_runner_core::change::{Change, Wish};
 use ci_runner_core::explain::Reason;
 use ci_runner_core::id::JobId;
+use ci_runner_core::limits::Limits;
 use ci_runner_core::policy::Settings;
 use ci_runner_core::record::{AGEING_MS_PER_PRIORITY, PASSED_MS_MAX, Record};
+use ci_runner_core::schedule::Permit;
 use ci_runner_core::state::{Event, Phase};
 use ci_runner_core::time::Now;
 
 /// Most claims ahead of free places in a pool.
 const AHEAD_MAX: usize = 16;
+
+/// What a decision is judged against.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub store: &'a Store,
+    pub settings: &'a Settings,
+    pub places: &'a Places,
+    pub at: Now,
+}
 
 impl Truth {
     /// Whether a job could surely be claimed at this time, its group and slots aside.
@@ -34,8 +46,8 @@ impl Truth {
 
     /// Room in the group before this job, and whether its turn has come. Where the date was set nobody knows whether those
     /// that have a date stand before it: `doubt` says whether they do.
-    fn group_lets(&self, view: (&Store, &Settings, Now), id: JobId, row: &Row, doubt: bool) -> bool {
-        let (store, settings, at) = view;
+    fn group_lets(&self, view: View<'_>, id: JobId, row: &Row, doubt: bool) -> bool {
+        let View { store, settings, at, .. } = view;
         let Some(group) = &row.terms.group else { return true };
         let members = || {
             store.rows.iter().filter(|(_, other)| other.terms.group.as_ref().is_some_and(|one| one.name == group.name))
@@ -43,7 +55,7 @@ impl Truth {
         let holders = members().filter(|(_, other)| other.lease.is_some()).count();
         let ahead = members().filter(|(other, row)| {
             let before = self.claimable(**other, row, at);
-            placeable(settings, row)
+            placeable(view, row)
                 && **other < id
                 && (before || (doubt && self.skewed && self.claimable_but_date(**other, row, at)))
         });
@@ -52,9 +64,13 @@ impl Truth {
     }
 
     pub(crate) fn check_claim(&mut self, store: &Store, fact: &Fact, id: JobId, row: &Row) {
-        let Change::Job { event: Event::Claimed { slot, attempt, .. }, .. } = &fact.entry.change else { return };
-        let (at, settings) = (fact.entry.at, &*fact.settings);
+        let Change::Job { event: Event::Claimed { slot, attempt, limits, .. }, .. } = &fact.entry.change else {
+            return;
+        };
+        let (settings, places, at) = (&*fact.settings, &*fact.places, fact.entry.at);
+        let view = View { store, settings, places, at };
         let pool = fact.pool.as_deref().unwrap_or_default();
+        self.check_place(places, id, (pool, *slot), limits);
         self.claim_limits.insert(Key { job: id, attempt: attempt.0 }, limit(settings, row));
         let what = || format!("job {id}");
         self.require(row.wish == Wish::Run, "a_held_or_cancelled_job_is_not_claimed", what);
@@ -65,8 +81,8 @@ impl Truth {
             && (self.skewed || row.attempt > 0 || row.terms.at.is_none_or(|date| date <= at.wall));
         self.require(due, "nothing_starts_before_its_time", what);
         self.require(store.paused.is_none(), "pause_holds", what);
-        self.require(self.group_lets((store, settings, at), id, row, false), "a_group_never_exceeds_its_limit", what);
-        self.require(fits(settings, row, pool), "labels_match", what);
+        self.require(self.group_lets(view, id, row, false), "a_group_never_exceeds_its_limit", what);
+        self.require(fits(view, row, pool), "labels_match", what);
         let taken: Vec<u32> = store
             .rows
             .values()
@@ -75,21 +91,23 @@ impl Truth {
             .map(|(lease, _)| lease.slot)
             .collect();
         let slots = settings.pools.iter().find(|one| one.name == pool).map_or(0, |one| one.slots);
-        let room = taken.len() < slots as usize + AHEAD_MAX && !taken.contains(slot);
+        let usable = places.usable(pool, slots);
+        let room = usable > 0 && taken.len() < usable + AHEAD_MAX && !taken.contains(slot);
         self.require(room, "slots_hold", || format!("job {id} slot {slot} of {pool}, taken {taken:?}"));
-        self.check_room((store, settings, at), (id, row), pool);
+        self.check_room(view, (id, row), pool);
         let key = order(id, row);
         let waited_for = |row: &Row, other: JobId| {
-            store.rows.iter().any(|(one, late)| {
-                order(*one, late) < order(other, row) && self.is_waited_for((store, settings, at), *one, late)
-            })
+            store
+                .rows
+                .iter()
+                .any(|(one, late)| order(*one, late) < order(other, row) && self.is_waited_for(view, *one, late))
         };
         let before = store.rows.iter().find(|(other, row)| {
             order(**other, row) < key
                 && self.claimable(**other, row, at)
-                && fits(settings, row, pool)
+                && fits(view, row, pool)
                 && has_room(store, settings, row, pool)
-                && self.group_lets((store, settings, at), **other, row, true)
+                && self.group_lets(view, **other, row, true)
                 && !waited_for(row, **other)
         });
         if let Some((other, _)) = before {
@@ -97,12 +115,23 @@ impl Truth {
         }
     }
 
-    /// After a turn that left nothing to decide, nobody is told "next".
-    pub(crate) fn check_rest(&mut self, record: &Record, claims: bool, now: Now) {
+    /// A claim takes no place that is out of order.
+    fn check_place(&mut self, places: &Places, id: JobId, (pool, slot): (&str, u32), limits: &Limits) {
+        let what = || format!("job {id} in slot {slot} of {pool}: {limits:?}, {places:?}");
+        let open = !places.shut.contains(&(pool.to_owned(), slot));
+        self.require(open, "a_slot_that_is_shut_is_left_alone", what);
+        let kept = limits.memory_bytes.is_none() || !places.loose.contains(pool);
+        self.require(kept, "a_limit_is_enforced_or_nothing_starts", what);
+        self.require(!places.down.contains(pool), "nothing_is_claimed_without_an_executor", what);
+    }
+
+    /// After a turn that left nothing to decide, nobody is told "next" for whom claims could be made wherever it may go.
+    pub(crate) fn check_rest(&mut self, record: &Record, permit: &Permit, now: Now) {
+        let claims = |id| record.pools_of(id).iter().all(|pool| permit.claim_in.get(pool).is_some_and(Option::is_some));
         for id in record.ids() {
             let reasons = record.explain(id).unwrap_or_default();
             let idle = reasons.iter().any(|reason| matches!(reason, Reason::Next | Reason::Behind { .. }));
-            let wrong = reasons.is_empty() || (idle && claims);
+            let wrong = reasons.is_empty() || (idle && claims(id));
             self.require(!wrong, "explain_tells_the_truth", || format!("job {id}: {reasons:?} after a whole turn"));
         }
         let due = record.next_stale().is_some_and(|at| at <= now.engine);
@@ -113,7 +142,9 @@ impl Truth {
     }
 
     /// The record is what a rebuilt one would be, and its reasons are the store's.
-    pub(crate) fn check_record(&mut self, record: &Record, store: &Store, settings: &Settings, now: Now, skewed: bool) {
+    pub(crate) fn check_record(&mut self, record: &Record, view: View<'_>) {
+        let View { store, settings, places, at: now } = view;
+        let skewed = self.skewed;
         if store.rows.values().any(|row| row.terms.expires.is_some_and(|date| date <= now.wall)) {
             return; // expiries of this very moment are dropped at the next turn
         }
@@ -126,6 +157,7 @@ impl Truth {
         }
         let mut rebuilt = store.record(settings, now);
         rebuilt.advance(now);
+        places.tell(&mut rebuilt, settings);
         let same = record.len() == rebuilt.len() && record.next_id() == rebuilt.next_id();
         self.require(same, "the_record_is_what_the_store_says", || "other jobs".to_owned());
         for (id, row) in &store.rows {
@@ -156,7 +188,7 @@ impl Truth {
                 format!("job {id}: {ours:?}, rebuilt {theirs:?}")
             });
             for reason in &told {
-                let holds = self.holds(reason, store, settings, *id, row, now);
+                let holds = self.holds(reason, view, *id, row);
                 self.require(holds, "explain_tells_the_truth", || format!("job {id}: {reason:?} does not hold"));
             }
             let deciding = |reason: &Reason| {
@@ -179,7 +211,8 @@ impl Truth {
         }
     }
 
-    fn holds(&self, reason: &Reason, store: &Store, settings: &Settings, id: JobId, row: &Row, now: Now) -> bool {
+    fn holds(&self, reason: &Reason, view: View<'_>, id: JobId, row: &Row) -> bool {
+        let View { store, places, at: now, .. } = view;
         let leases = |pool: &str| {
             store.rows.values().filter_map(|row| row.lease.as_ref()).filter(|(_, name)| name == pool).count()
         };
@@ -195,18 +228,20 @@ impl Truth {
             Reason::Group { holders, first, .. } => {
                 let waits = |(job, why): &(JobId, Option<Box<Reason>>)| {
                     let other = store.rows.get(job).filter(|_| *job < id);
-                    let holds = |why: &Reason, other| self.holds(why, store, settings, *job, other, now);
+                    let holds = |why: &Reason, other| self.holds(why, view, *job, other);
                     other.is_some_and(|other| why.as_ref().is_none_or(|why| holds(why, other)))
                 };
                 first.as_ref().is_none_or(waits)
                     && holders.iter().all(|job| store.rows.get(job).is_some_and(|row| row.lease.is_some()))
-                    && !self.group_lets((store, settings, now), id, row, true)
+                    && !self.group_lets(view, id, row, true)
             }
             Reason::Paused(_) => store.paused.is_some(),
             // Simulated hosts have no limits to pass.
             Reason::Busy(_) => false,
-            Reason::NoPool { .. } => !placeable(settings, row),
-            Reason::NoSlot { pools } => pools.iter().all(|(name, slots, _)| leases(name) >= *slots as usize),
+            Reason::NoPool { .. } => !placeable(view, row),
+            Reason::NoSlot { pools } => {
+                pools.iter().all(|(name, slots, _)| leases(name) >= places.usable(name, *slots))
+            }
             Reason::Resources(short) => {
                 short.reserved == promised(store, short.resource) && short.reserved + short.asked > short.budget
             }
@@ -229,15 +264,16 @@ fn limit(settings: &Settings, row: &Row) -> u32 {
 }
 
 /// Whether any pool can take it. What none can take holds up nobody of its group.
-pub(crate) fn placeable(settings: &Settings, row: &Row) -> bool {
-    settings.pools.iter().any(|pool| fits(settings, row, &pool.name))
+pub(crate) fn placeable(view: View<'_>, row: &Row) -> bool {
+    view.settings.pools.iter().any(|pool| fits(view, row, &pool.name))
 }
 
-pub(crate) fn fits(settings: &Settings, row: &Row, pool: &str) -> bool {
-    settings.pools.iter().find(|one| one.name == pool).is_some_and(|one| {
+pub(crate) fn fits(view: View<'_>, row: &Row, pool: &str) -> bool {
+    view.settings.pools.iter().find(|one| one.name == pool).is_some_and(|one| {
         one.slots > 0
             && row.terms.pool.as_ref().is_none_or(|name| name == pool)
             && row.terms.labels.iter().all(|label| one.labels.contains(label))
             && row.terms.limits.beyond(&one.maxima).is_none()
+            && view.places.keep_to(&row.terms.limits, one)
     })
 }

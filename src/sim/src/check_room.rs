@@ -1,13 +1,12 @@
 //! The checker of promises of memory and CPU, counted a second time from what is on disk.
 
 use crate::check::Truth;
-use crate::check_claim::{fits, order, placeable};
+use crate::check_claim::{View, fits, order, placeable};
 use crate::store::{Row, Store};
 use ci_runner_core::id::JobId;
 use ci_runner_core::limits::{Limits, Resource};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::record::PASSED_MS_MAX;
-use ci_runner_core::time::Now;
 
 /// What open attempts were promised.
 pub(crate) fn promised(store: &Store, resource: Resource) -> u64 {
@@ -45,22 +44,23 @@ pub(crate) fn has_room(store: &Store, settings: &Settings, row: &Row, pool: &str
 }
 
 /// Whether a job fits nowhere now.
-fn is_blocked(store: &Store, settings: &Settings, row: &Row) -> bool {
-    let pools = || settings.pools.iter().filter(|pool| fits(settings, row, &pool.name));
-    placeable(settings, row) && pools().all(|pool| !has_room(store, settings, row, &pool.name))
+fn is_blocked(view: View<'_>, row: &Row) -> bool {
+    let View { store, settings, .. } = view;
+    let pools = || settings.pools.iter().filter(|pool| fits(view, row, &pool.name));
+    placeable(view, row) && pools().all(|pool| !has_room(store, settings, row, &pool.name))
 }
 
 impl Truth {
     /// A job that might be waited for: it fits nowhere, and has let others pass for long enough. Where the date was set nobody
     /// knows whether one that has a date is due.
-    pub(crate) fn is_waited_for(&self, (store, settings, at): (&Store, &Settings, Now), id: JobId, row: &Row) -> bool {
-        self.claimable_but_date(id, row, at)
-            && at.engine.since_ms(row.ready_at) >= PASSED_MS_MAX
-            && is_blocked(store, settings, row)
+    pub(crate) fn is_waited_for(&self, view: View<'_>, id: JobId, row: &Row) -> bool {
+        self.claimable_but_date(id, row, view.at)
+            && view.at.engine.since_ms(row.ready_at) >= PASSED_MS_MAX
+            && is_blocked(view, row)
     }
 
-    pub(crate) fn check_room(&mut self, view: (&Store, &Settings, Now), (id, row): (JobId, &Row), pool: &str) {
-        let (store, settings, at) = view;
+    pub(crate) fn check_room(&mut self, view: View<'_>, (id, row): (JobId, &Row), pool: &str) {
+        let View { store, settings, at, .. } = view;
         let room = has_room(store, settings, row, pool);
         self.require(room, "what_is_promised_can_be_had", || {
             format!("job {id} in {pool}: {:?}, promised {}", row.terms.limits, promised(store, Resource::Memory))

@@ -327,6 +327,7 @@ impl World {
         let terms = &spec.terms;
         let id = record.next_id();
         if terms.after.iter().any(|after| after.job >= id)
+            || record.unenforceable(terms).is_some()
             || !record.has_room_for_class(terms, &mut NewClasses::default())
         {
             return None;

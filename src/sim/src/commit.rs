@@ -1,5 +1,6 @@
 //! Batches on their way to disk, and the daemon's connection to the spawner.
 
+use crate::check_claim::View;
 use crate::daemon::{Act, Batch, Daemon};
 use crate::mutant::Mutant;
 use crate::wire::Key;
@@ -56,8 +57,8 @@ impl World {
             }
         }
         if daemon.pending.is_empty() && !daemon.wake && self.looks_at_the_record() {
-            let now = daemon.record.now();
-            self.truth.check_record(&daemon.record, &self.store, &daemon.settings, now, self.skewed);
+            let (store, settings, places, at) = (&self.store, &*daemon.settings, &*daemon.places, daemon.record.now());
+            self.truth.check_record(&daemon.record, View { store, settings, places, at });
         }
     }
 
@@ -96,7 +97,11 @@ impl World {
         daemon.looks.clear();
         daemon.whole = true;
         let news = daemon.record.news_seq();
-        daemon.record = self.read_store(&daemon.settings, daemon.record.now());
+        let mut record = self.read_store(&daemon.settings, daemon.record.now());
+        if !self.is(Mutant::ForgetPlaces) {
+            record.take_over(&daemon.record);
+        }
+        daemon.record = record;
         daemon.record.resume_news(news);
         daemon.wake = true;
         if daemon.listing.take().is_some() || daemon.up {

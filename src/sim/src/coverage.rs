@@ -33,7 +33,7 @@ pub const ROWS: [&str; 24] = [
 ];
 
 /// Faults that a campaign must have seen.
-pub const FAULTS: [&str; 19] = [
+pub const FAULTS: [&str; 22] = [
     "fault: daemon crashed",
     "fault: daemon stopped in order",
     "fault: commit in flight was kept",
@@ -53,7 +53,14 @@ pub const FAULTS: [&str; 19] = [
     "fault: message doubled",
     "fault: configuration changed",
     "fault: start doubled",
+    "fault: slot shut",
+    "fault: memory not enforced",
+    "fault: executor down",
 ];
+
+/// Claims that a campaign must have seen: what is out of order in one place leaves the others.
+pub const CLAIMS: [&str; 3] =
+    ["claim: beside a slot that is shut", "claim: where memory is not enforced", "claim: while an executor is down"];
 
 /// Counters.
 #[derive(Clone, Debug, Default)]
@@ -74,7 +81,7 @@ impl Coverage {
 
     /// What was not visited.
     pub fn missing(&self) -> Vec<&'static str> {
-        ROWS.iter().chain(&FAULTS).filter(|what| !self.0.contains_key(*what)).copied().collect()
+        ROWS.iter().chain(&FAULTS).chain(&CLAIMS).filter(|what| !self.0.contains_key(*what)).copied().collect()
     }
 
     pub(crate) fn judged(&mut self, phase: Option<Phase>, look: &Observation, unsent: bool, known: bool, step: &Step) {

@@ -2,6 +2,7 @@
 //! when they are on disk. One call of a function here is one action; a crash may come between any two.
 
 use crate::mutant::Mutant;
+use crate::places::Places;
 use crate::store::Fact;
 use crate::wire::{Key, Request};
 use crate::world::World;
@@ -61,6 +62,8 @@ pub(crate) struct Daemon {
     pub base: ClockBase,
     pub record: Record,
     pub settings: Rc<Settings>,
+    /// What it was told of the places of the host.
+    pub places: Rc<Places>,
     pub connection: Option<u64>,
     pub epoch: Option<Epoch>,
     /// The first list after connecting is in.
@@ -159,7 +162,7 @@ impl Daemon {
             self.pending.acts.push(Act::Stop(Key { job: *id, attempt: attempt.0 }));
         }
         self.whole = false;
-        self.pending.facts.push(Fact { entry, settings: self.settings.clone(), pool });
+        self.pending.facts.push(Fact { entry, settings: self.settings.clone(), places: self.places.clone(), pool });
         self.wake = true;
     }
 
@@ -193,11 +196,12 @@ impl World {
         let settings = Rc::new(self.config().clone());
         self.note("daemon", [generation, 0], || format!("starts, generation {generation}"));
         self.truth.listener_looks_again(&self.store);
-        self.daemon = Some(Daemon {
+        let mut daemon = Daemon {
             generation,
             base,
             record: self.read_store(&settings, now),
             settings,
+            places: self.places.clone(),
             connection: None,
             epoch: None,
             up: false,
@@ -213,7 +217,9 @@ impl World {
             whole: true,
             stopping: false,
             told: 0,
-        });
+        };
+        self.tell_places(&mut daemon);
+        self.daemon = Some(daemon);
     }
 
     /// The daemon is gone, with all it had in memory.

@@ -6,12 +6,13 @@ use crate::wire::{Key, Request, Start};
 use crate::world::World;
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::AttemptResult;
+use std::collections::BTreeSet;
 
 const YEAR_MS: i64 = 365 * 24 * 3600 * 1000;
 
 impl World {
     pub(crate) fn fault(&mut self) {
-        let kind = self.rng.below(20);
+        let kind = self.rng.below(23);
         if self.faults & (1 << kind) == 0 {
             return;
         }
@@ -29,7 +30,6 @@ impl World {
             6 => {
                 let ms = self.rng.pick(&[-YEAR_MS, YEAR_MS, -30_000, 30_000]);
                 self.clock.skew(ms);
-                self.skewed = true;
                 self.truth.skewed = true;
                 self.coverage.hit("fault: wall clock set");
                 self.note("fault", [kind, 0], || format!("wall clock set by {ms} ms"));
@@ -54,7 +54,8 @@ impl World {
                 self.coverage.hit("fault: configuration changed");
                 self.configure(config);
             }
-            _ => self.plant(),
+            19 => self.plant(),
+            kind => self.disturb_places(kind),
         }
     }
 
@@ -111,7 +112,9 @@ impl World {
         if self.host.processes.is_empty() {
             return;
         }
-        let at = self.rng.index(self.host.processes.len());
+        // One that was told to end is rare by chance, and all of the recovery table is to be seen.
+        let told_to_end = self.host.processes.iter().position(|process| process.term).filter(|_| self.rng.percent(50));
+        let at = told_to_end.unwrap_or_else(|| self.rng.index(self.host.processes.len()));
         let process = &mut self.host.processes[at];
         let key = process.start.key;
         let shim = process.shim;
@@ -127,7 +130,7 @@ impl World {
                 self.note("fault", [11, 1], || format!("{key:?} shim stopped"));
             }
             (Shim::Alive | Shim::Stopped, _) => {
-                self.host.processes[at].dies_at = self.clock.time + self.rng.pick(&[0, 0, 9_000]);
+                self.host.processes[at].dies_at = self.clock.time + self.rng.pick(&[0, 9_000, 20_000]);
                 self.host.kill_shim(at);
                 self.truth.victims.insert(key);
                 self.coverage.hit("fault: shim killed");
@@ -164,6 +167,23 @@ impl World {
         self.note("fault", [15, u64::from(lose)], || format!("{text} {}", if lose { "lost" } else { "doubled" }));
     }
 
+    /// A slot, the memory or the executor of a pool gets out of order, or into it again.
+    fn disturb_places(&mut self, kind: u64) {
+        let mut places = (*self.places).clone();
+        let pool = self.rng.pick(&["default", "gpu"]).to_owned();
+        let slot = self.rng.pick(&[0, 0, 1, 1, 2]);
+        let (what, is_new) = match kind {
+            20 => ("fault: slot shut", turn(&mut places.shut, (pool.clone(), slot))),
+            21 => ("fault: memory not enforced", turn(&mut places.loose, pool.clone())),
+            _ => ("fault: executor down", turn(&mut places.down, pool.clone())),
+        };
+        if is_new {
+            self.coverage.hit(what);
+        }
+        self.note("fault", [kind, u64::from(is_new)], || format!("pool {pool}: {places:?}"));
+        self.change_places(places);
+    }
+
     /// An attempt of our store that the store knows nothing of.
     fn plant(&mut self) {
         let number = 1_000_000 + self.host.serials;
@@ -194,4 +214,9 @@ impl World {
             dies_at: i64::MIN,
         });
     }
+}
+
+/// Puts it in, or takes it out where it is in; true: it is in now.
+fn turn<T: Ord>(set: &mut BTreeSet<T>, one: T) -> bool {
+    !set.remove(&one) && set.insert(one)
 }

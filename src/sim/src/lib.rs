@@ -24,6 +24,7 @@ mod mind;
 mod misdecide;
 mod mistake;
 pub mod mutant;
+mod places;
 pub mod rng;
 mod spawner;
 mod store;

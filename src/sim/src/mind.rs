@@ -1,5 +1,6 @@
 //! The daemon's decisions and acts: turns, looks, starts. Here sit the mutants whose bug would be in a decision.
 
+use crate::coverage::CLAIMS;
 use crate::daemon::{Act, Daemon, Listing};
 use crate::mutant::Mutant;
 use crate::wire::{Key, Reply, Request, Start};
@@ -10,17 +11,16 @@ use ci_runner_core::reconcile::{Observation, Seen, Step, reconcile};
 use ci_runner_core::schedule::{Permit, schedule};
 use ci_runner_core::state::Event;
 use ci_runner_core::time::Now;
+use std::collections::BTreeMap;
 
 impl World {
     /// Most changes of a turn: small, so that turns are cut.
-    const CHANGES_MAX: usize = 5;
+    pub(crate) const CHANGES_MAX: usize = 5;
     /// The same of drops that can wait.
-    const DROPS_MAX: usize = 1;
+    pub(crate) const DROPS_MAX: usize = 1;
 
     pub(crate) fn turn(&mut self, daemon: &mut Daemon, now: Now) {
-        let claim = daemon.epoch.clone().filter(|_| daemon.up && !daemon.stopping);
-        let permit =
-            Permit { claim, changes_max: Self::CHANGES_MAX, drops_max: Some(Self::DROPS_MAX), ..Permit::default() };
+        let permit = self.permit(daemon);
         self.misdecide(daemon, &permit, true);
         let read = if self.is(Mutant::DecideByOldTime) { daemon.record.now() } else { now };
         let entries = self.decide(daemon, &permit, read);
@@ -28,6 +28,7 @@ impl World {
         let is_drop = |entry: &Entry| matches!(entry.change, Change::Job { event: Event::Dropped { .. }, .. });
         let rests = entries.len() < Self::CHANGES_MAX && !entries.iter().any(is_drop);
         for entry in entries {
+            self.visit_claim(daemon, &entry);
             self.note("decide", [0, 0], || format!("{:?}", entry.change));
             daemon.note(entry);
         }
@@ -36,7 +37,19 @@ impl World {
         daemon.wake = !rests;
         daemon.whole = true;
         if rests && self.looks_at_the_record() {
-            self.truth.check_rest(&daemon.record, permit.claim.is_some(), now);
+            self.truth.check_rest(&daemon.record, &permit, now);
+        }
+    }
+
+    /// Counts claims that were made although something of the host was out of order.
+    fn visit_claim(&mut self, daemon: &Daemon, entry: &Entry) {
+        let Change::Job { event: Event::Claimed { pool, .. }, .. } = &entry.change else { return };
+        let (name, places) = (daemon.record.pool_name(*pool), &daemon.places);
+        let visits = [places.shut_in(name) > 0, places.loose.contains(name), !places.down.is_empty()];
+        for (visited, what) in visits.into_iter().zip(CLAIMS) {
+            if visited {
+                self.coverage.hit(what);
+            }
         }
     }
 
@@ -46,7 +59,7 @@ impl World {
             return schedule(&mut daemon.record, permit, now);
         }
         daemon.record.set_paused(None);
-        let entries = schedule(&mut daemon.record, &Permit { claim: None, ..permit.clone() }, now);
+        let entries = schedule(&mut daemon.record, &Permit { claim_in: BTreeMap::new(), ..permit.clone() }, now);
         daemon.record.set_paused(pause);
         entries
     }
@@ -100,6 +113,7 @@ impl World {
         let Some(lease) = daemon.record.lease(key.job) else { return };
         let pool = daemon.record.pool_name(lease.pool).to_owned();
         let slots = daemon.settings.pools.iter().find(|one| one.name == pool).map_or(0, |one| one.slots);
+        let slots = u32::try_from(daemon.places.usable(&pool, slots)).unwrap_or(u32::MAX);
         let group =
             self.store.rows.get(&key.job).and_then(|row| row.terms.group.as_ref()).map(|group| group.name.clone());
         let limit = group.as_ref().and_then(|name| daemon.record.group_limit(name)).unwrap_or(u32::MAX);

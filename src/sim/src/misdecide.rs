@@ -11,7 +11,8 @@ use ci_runner_core::state::{Event, Phase};
 
 impl World {
     pub(crate) fn misdecide(&mut self, daemon: &mut Daemon, permit: &Permit, before: bool) {
-        let (Some(mutant), Some(epoch)) = (self.mutant, permit.claim.clone()) else { return };
+        let epoch = permit.claim_in.values().flatten().next().cloned();
+        let (Some(mutant), Some(epoch)) = (self.mutant, epoch) else { return };
         if (mutant == Mutant::YoungestFirst) != before || daemon.record.paused().is_some() {
             return;
         }
@@ -24,10 +25,11 @@ impl World {
             if daemon.record.phase(id) != Some(Phase::Queued) {
                 continue;
             }
-            let Some(pool) = self.tempting(daemon, id, mutant) else { continue };
+            let Some(pool) = self.tempting(daemon, permit, id, mutant) else { continue };
             let taken: Vec<u32> =
                 daemon.record.leases().filter(|(_, lease)| lease.pool == pool).map(|(_, lease)| lease.slot).collect();
-            let Some(slot) = (0..64).find(|slot| !taken.contains(slot)) else { continue };
+            let shut = |slot: u32| daemon.places.shut.contains(&(daemon.record.pool_name(pool).to_owned(), slot));
+            let Some(slot) = (0..64).find(|slot| !taken.contains(slot) && !shut(*slot)) else { continue };
             let attempt = AttemptNumber(daemon.record.last_attempt(id).unwrap_or(0) + 1);
             let limits = daemon.record.limits_in(id, pool).unwrap_or_default();
             let event = Event::Claimed { attempt, pool, slot, epoch, limits };
@@ -40,7 +42,7 @@ impl World {
     }
 
     /// Where the mutant would claim this job, if it would.
-    fn tempting(&self, daemon: &Daemon, id: JobId, mutant: Mutant) -> Option<PoolId> {
+    fn tempting(&self, daemon: &Daemon, permit: &Permit, id: JobId, mutant: Mutant) -> Option<PoolId> {
         let record = &daemon.record;
         let reasons = record.explain(id)?;
         let [reason] = &reasons[..] else { return None };
@@ -80,13 +82,16 @@ impl World {
                         && row.terms.limits.beyond(&maxima(name)).is_none()
                 })
         };
+        let usable = |name: &str, slots| u32::try_from(daemon.places.usable(name, slots)).unwrap_or(u32::MAX);
         let room = |used: u32, slots: u32| match mutant {
             Mutant::SlotFreeWhileStopping | Mutant::SlotsOffByOne => slots > 0 && used <= slots,
             _ => used < slots,
         };
-        let pools: Vec<_> = record.pools().collect();
-        let at =
-            pools.iter().position(|pool| fits(&pool.name, &pool.labels) && room(pool.used + pool.claimed, pool.slots));
-        at.and_then(|at| u16::try_from(at).ok()).map(PoolId)
+        let is_up = |pool: PoolId| permit.claim_in.get(&pool).is_some_and(Option::is_some);
+        let pools = record.pool_ids().zip(record.pools()).filter(|(pool, _)| is_up(*pool));
+        let mut fitting = pools.filter(|(_, pool)| {
+            fits(&pool.name, &pool.labels) && room(pool.used + pool.claimed, usable(&pool.name, pool.slots))
+        });
+        fitting.next().map(|(pool, _)| pool)
     }
 }

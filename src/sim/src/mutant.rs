@@ -129,6 +129,14 @@ mutants! {
     DoubleForEver,
     /// A job that succeeded counts as cancelled when somebody wished so before it heard of it.
     CancelASuccess,
+    /// The record is not told which slots are shut.
+    ForgetShut,
+    /// The record is not told where memory is not enforced.
+    ForgetLoose,
+    /// Claims are made where no executor is.
+    ForgetDown,
+    /// A record that is built anew after a failed commit is told nothing of the host.
+    ForgetPlaces,
 }
 
 impl Mutant {

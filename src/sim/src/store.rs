@@ -1,6 +1,7 @@
 //! The truth on disk, written a second time: rows that are folded from committed facts, without the record's help. What a
 //! rebuilt record must say is what these rows say.
 
+use crate::places::Places;
 use ci_runner_core::change::{Change, Entry, Lease, OpenJob, Pause, Submission, Wish};
 use ci_runner_core::id::JobId;
 use ci_runner_core::job::{Condition, Terms};
@@ -19,6 +20,8 @@ pub struct Fact {
     pub entry: Entry,
     /// The settings it was decided under.
     pub settings: Rc<Settings>,
+    /// What the daemon knew of the places of the host.
+    pub places: Rc<Places>,
     /// Name of the pool of a claim.
     pub pool: Option<String>,
 }

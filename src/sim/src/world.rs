@@ -11,6 +11,7 @@ use crate::coverage::Coverage;
 use crate::daemon::{Daemon, Move};
 use crate::host::Host;
 use crate::mutant::Mutant;
+use crate::places::Places;
 use crate::rng::Rng;
 use crate::spawner::Duty;
 use crate::store::Store;
@@ -55,9 +56,10 @@ pub struct World {
     /// What becomes of the next commit.
     pub(crate) fate: Fate,
     pub(crate) connections: u64,
-    pub(crate) skewed: bool,
     configs: Vec<Settings>,
     pub(crate) config: usize,
+    /// What is out of order on the host beside its processes.
+    pub(crate) places: Rc<Places>,
     /// Faults that this run knows, as bits.
     pub(crate) faults: u64,
     fault_percent: u64,
@@ -96,9 +98,9 @@ impl World {
             coverage: Coverage::default(),
             fate: Fate::Kept,
             connections: 0,
-            skewed: false,
             configs: configs(),
             config: 0,
+            places: Rc::default(),
             fault_percent,
             asks_max,
         }
@@ -262,6 +264,7 @@ impl World {
         self.note("settle", [0, 0], || "no more faults".to_owned());
         self.fate = Fate::Kept;
         self.host.fork_fails = false;
+        self.change_places(Places::default());
         self.configure(0);
         self.clients.add(Ask::Resume, None, true);
         for _ in 0..8 {
@@ -315,12 +318,13 @@ impl World {
         self.note("config", [config as u64, 0], || format!("number {config}"));
         self.config = config;
         let settings = Rc::new(self.config().clone());
-        if let Some(daemon) = &mut self.daemon {
+        if let Some(mut daemon) = self.daemon.take() {
             if self.mutant != Some(Mutant::KeepOldSettings) {
                 daemon.record.configure((*settings).clone());
             }
             daemon.settings = settings;
-            daemon.wake = true;
+            self.tell_places(&mut daemon);
+            self.daemon = Some(daemon);
         }
     }
 }

@@ -103,6 +103,10 @@ const CAUGHT_BY: &[(Mutant, &str)] = &[
     (Mutant::DoubleTooOften, "a_retry_waits_as_long_as_it_must"),
     (Mutant::DoubleForEver, "a_retry_waits_as_long_as_it_must"),
     (Mutant::CancelASuccess, "an_outcome_says_what_happened"),
+    (Mutant::ForgetShut, "a_slot_that_is_shut_is_left_alone"),
+    (Mutant::ForgetLoose, "a_limit_is_enforced_or_nothing_starts"),
+    (Mutant::ForgetPlaces, "a_slot_that_is_shut_is_left_alone"),
+    (Mutant::ForgetDown, "nothing_is_claimed_without_an_executor"),
 ];
 
 #[test]
