@@ -2,7 +2,7 @@
 
 use crate::busy::Busy;
 use crate::change::{Pause, Wish};
-use crate::id::{AttemptNumber, JobId};
+use crate::id::{AttemptNumber, JobId, PoolId};
 use crate::job::Condition;
 use crate::labels::Label;
 use crate::limits::Shortage;
@@ -120,6 +120,12 @@ pub enum Reason {
 impl Record {
     /// Why an open job does not run (or that it does). None: the job is not open.
     pub fn explain(&self, id: JobId) -> Option<Vec<Reason>> {
+        self.explain_where(id, &|_| true)
+    }
+
+    /// The same while claims are made in pools that are `open`: a free place in another is no place. Where none that the job may go to
+    /// is, it is answered as if all were, and who closed them knows why it waits.
+    pub fn explain_where(&self, id: JobId, open: &dyn Fn(PoolId) -> bool) -> Option<Vec<Reason>> {
         let phase = self.phase(id)?;
         if phase != Phase::Queued {
             return Some(self.explain_lease(id, phase).into_iter().collect());
@@ -130,12 +136,12 @@ impl Record {
             Wish::Hold { by, reason } => reasons.push(Reason::Held { by: by.clone(), reason: reason.clone() }),
             Wish::Run => {}
         }
-        reasons.extend(self.explain_waits(id));
+        reasons.extend(self.explain_waits(id, open));
         if let Some(pause) = self.paused() {
             reasons.push(Reason::Paused(pause.clone()));
         }
         reasons.extend(self.busy().iter().copied().map(Reason::Busy));
-        reasons.extend(self.explain_placement(id, reasons.is_empty()));
+        reasons.extend(self.explain_placement(id, reasons.is_empty(), open));
         if reasons.is_empty() {
             reasons.push(Reason::Next);
         }

@@ -7,7 +7,7 @@ use crate::store::{Fact, Row, Store};
 use crate::wire::Key;
 use ci_runner_core::change::{Change, Wish};
 use ci_runner_core::explain::Reason;
-use ci_runner_core::id::JobId;
+use ci_runner_core::id::{JobId, PoolId};
 use ci_runner_core::limits::Limits;
 use ci_runner_core::policy::Settings;
 use ci_runner_core::record::{AGEING_MS_PER_PRIORITY, PASSED_MS_MAX, Record};
@@ -125,13 +125,13 @@ impl Truth {
         self.require(!places.down.contains(pool), "nothing_is_claimed_without_an_executor", what);
     }
 
-    /// After a turn that left nothing to decide, nobody is told "next" for whom claims could be made wherever it may go.
+    /// After a turn that left nothing to decide, nobody is told "next" who may go to a pool where claims are made.
     pub(crate) fn check_rest(&mut self, record: &Record, permit: &Permit, now: Now) {
-        let claims = |id| record.pools_of(id).iter().all(|pool| permit.claim_in.get(pool).is_some_and(Option::is_some));
+        let open = |pool: &PoolId| permit.claim_in.get(pool).is_some_and(Option::is_some);
         for id in record.ids() {
-            let reasons = record.explain(id).unwrap_or_default();
+            let reasons = record.explain_where(id, &|pool| open(&pool)).unwrap_or_default();
             let idle = reasons.iter().any(|reason| matches!(reason, Reason::Next | Reason::Behind { .. }));
-            let wrong = reasons.is_empty() || (idle && claims(id));
+            let wrong = reasons.is_empty() || (idle && record.pools_of(id).iter().any(open));
             self.require(!wrong, "explain_tells_the_truth", || format!("job {id}: {reasons:?} after a whole turn"));
         }
         let due = record.next_stale().is_some_and(|at| at <= now.engine);

@@ -5,7 +5,7 @@ use crate::explain::{AHEAD_COUNTED_MAX, Reason};
 
 impl Record {
     /// Dependencies, times and the group.
-    pub(crate) fn explain_waits(&self, id: JobId) -> Vec<Reason> {
+    pub(crate) fn explain_waits(&self, id: JobId, open: &dyn Fn(PoolId) -> bool) -> Vec<Reason> {
         let mut reasons = Vec::new();
         let Some(job) = self.jobs.get(id) else { return reasons };
         let extra = self.extras.get(&id);
@@ -25,8 +25,9 @@ impl Record {
             let ahead = members.waiting.range(..id).take(AHEAD_COUNTED_MAX).count();
             if members.holders.len() + ahead >= members.limit as usize {
                 let first = members.waiting.first().filter(|_| members.holders.len() < members.limit as usize);
-                let waits =
-                    |first| self.explain_placement(first, true).filter(|why| !matches!(why, Reason::Behind { .. }));
+                let waits = |first| {
+                    self.explain_placement(first, true, open).filter(|why| !matches!(why, Reason::Behind { .. }))
+                };
                 reasons.push(Reason::Group {
                     name: self.group_names.get(job.group).clone(),
                     limit: members.limit,
@@ -44,7 +45,7 @@ impl Record {
     }
 
     /// Pools, slots and the queue. `free` says that nothing else is in the way: only then does the queue matter.
-    pub(crate) fn explain_placement(&self, id: JobId, free: bool) -> Option<Reason> {
+    pub(crate) fn explain_placement(&self, id: JobId, free: bool, open: &dyn Fn(PoolId) -> bool) -> Option<Reason> {
         let job = self.jobs.get(id)?;
         let class = self.classes.get(job.class as usize)?;
         if class.pools.is_empty() {
@@ -53,12 +54,14 @@ impl Record {
         if !free {
             return None;
         }
+        let any_open = class.pools.iter().any(|pool| open(*pool));
+        let in_question = || class.pools.iter().filter(|pool| !any_open || open(**pool));
         let room = |id: &PoolId| {
             let pool = self.pools.get(usize::from(id.0))?;
             let held = u32::try_from(pool.dispatched.len() + pool.claimed.len()).ok()?;
             pool.usable().checked_sub(held).filter(|room| *room > 0).map(|room| (*id, room))
         };
-        let places: Vec<(PoolId, u32)> = class.pools.iter().filter_map(room).collect();
+        let places: Vec<(PoolId, u32)> = in_question().filter_map(room).collect();
         if !places.is_empty() {
             if let Some(reason) = self.explain_room(job.class as usize, &places) {
                 return Some(reason);
@@ -66,7 +69,7 @@ impl Record {
             let ahead = class.ready.range(..(job.order(), id)).take(AHEAD_COUNTED_MAX).count();
             return (ahead > 0).then_some(Reason::Behind { ahead });
         }
-        let pools = class.pools.iter().filter_map(|pool| self.pools.get(usize::from(pool.0)));
+        let pools = in_question().filter_map(|pool| self.pools.get(usize::from(pool.0)));
         let pools = pools.map(|pool| (pool.name.clone(), pool.slots, pool.places.iter().flatten().copied().collect()));
         Some(Reason::NoSlot { pools: pools.collect() })
     }

@@ -109,3 +109,18 @@ async fn a_native_pool_that_a_reload_adds_waits_and_says_for_what() {
     wait_for("the problem is told", || is_problem(&the_loop, needed)).await;
     the_loop.stop().await;
 }
+
+/// Its free slots counted: `why` said that a job starts next which waited for a slot of the other pool.
+#[tokio::test]
+async fn a_free_slot_of_a_pool_that_starts_nothing_is_none() {
+    let (the_loop, mut spawner) = welcomed().await;
+    let dir = tempfile::tempdir().unwrap();
+    the_loop.reload(dir.path(), &BOXED.replacen("slots = 4", "slots = 1", 1)).await;
+    wait_for("the problem is told", || is_problem(&the_loop, "the pool boxed until the daemon is restarted")).await;
+    let holder = submit(&the_loop, new_job()).await;
+    hears_start_of(&mut spawner, holder);
+    let waits = submit(&the_loop, new_job()).await;
+    let why = why(&the_loop, waits).await;
+    assert_eq!(why.reasons, [Reason::NoSlot { pools: vec![("default".to_owned(), 1, vec![holder])] }]);
+    the_loop.stop().await;
+}

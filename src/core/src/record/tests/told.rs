@@ -56,3 +56,19 @@ fn a_pool_without_a_life_to_claim_under_claims_nothing() {
     assert_eq!(bench.record.leases().map(|(id, _)| id).collect::<Vec<_>>(), [native]);
     assert_eq!(bench.record.phase(boxed), Some(Phase::Queued));
 }
+
+/// Its free place was taken for one: the job was told that it starts next, and waited for the other pool.
+#[test]
+fn a_place_in_a_pool_without_a_life_is_no_place() {
+    let mut bench = Bench { record: Record::new(settings(&["native", "boxed"])), now: at(0) };
+    let boxed = bench.record.pool_id("boxed").expect("there");
+    let permit = Permit { claim_in: [(boxed, None)].into(), ..permit() };
+    let ids = [(); 3].map(|()| bench.submit(|_| ()));
+    schedule(&mut bench.record, &permit, bench.now);
+    assert_eq!(bench.record.leases().map(|(id, _)| id).collect::<Vec<_>>(), ids[..2]);
+    let why = |open: &dyn Fn(PoolId) -> bool| bench.record.explain_where(ids[2], open).expect("open");
+    let full = Reason::NoSlot { pools: vec![("native".to_owned(), 2, ids[..2].to_vec())] };
+    assert_eq!(why(&|pool| pool != boxed), [full]);
+    assert_eq!(why(&|_| true), [Reason::Next], "the control");
+    assert_eq!(why(&|_| false), [Reason::Next], "who closed all knows why");
+}

@@ -30,6 +30,11 @@ impl Engine {
         self.sides.get(self.executor_in(pool)).filter(|side| side.takes_starts())?.epoch.as_ref()
     }
 
+    /// Whether something can be started in a pool just now.
+    pub(super) fn is_claimed_in(&self, pool: PoolId) -> bool {
+        self.epoch_in(pool).is_some()
+    }
+
     /// Says of a pool that its executor came into use after the start.
     fn closed_pool(&self, pool: PoolId) -> Option<String> {
         let executor = self.executor_in(pool);
@@ -66,7 +71,7 @@ impl Engine {
 
     /// What is in the way of a queued job that the record knows nothing of is not `Next`.
     pub(super) fn settle_next(&self, id: JobId, reasons: &mut Vec<Reason>, trouble: &[String]) {
-        let is_claimed = self.record.pools_of(id).iter().any(|pool| self.epoch_in(*pool).is_some());
+        let is_claimed = self.record.pools_of(id).iter().any(|pool| self.is_claimed_in(*pool));
         if !is_claimed && !trouble.is_empty() {
             reasons.retain(|reason| *reason != Reason::Next);
         }

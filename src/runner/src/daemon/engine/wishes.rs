@@ -60,7 +60,7 @@ impl Engine {
 
     fn explain(&self, id: JobId) -> Option<Explanation> {
         let phase = self.record.phase(id)?;
-        let mut reasons = self.record.explain(id)?;
+        let mut reasons = self.record.explain_where(id, &|pool| self.is_claimed_in(pool))?;
         let trouble = self.troubles_of(id, phase);
         self.settle_next(id, &mut reasons, &trouble);
         let silent = [Way::Native, Way::Systemd].map(hearing::spawner_problem);
