@@ -4,6 +4,8 @@ use crate::harness::{Life, Loop, new_job, wait_for};
 use crate::spawner::Spawner;
 use ci_runner::daemon::handle::Refusal;
 use ci_runner::store::memory::MemoryStore;
+use ci_runner_core::explain::Reason;
+use ci_runner_spawner::protocol::{AttemptKey, Reply, Seen, Slot};
 
 /// The record that is made anew knew of the store's ids only, and gave one that a log had already.
 #[tokio::test]
@@ -19,5 +21,30 @@ async fn ids_that_logs_show_stay_taken_over_a_failed_commit() {
     wait_for("the store takes commits", || !the_loop.handle.snapshot().store_failing).await;
     let ids = the_loop.handle.submit(vec![new_job()], None, "me".to_owned()).await.unwrap();
     assert_eq!(ids[0].get(), 501);
+    the_loop.stop().await;
+}
+
+/// The pool of the slot came with a reload, and its slot was given away: the spawner refused the start until the other was over.
+#[tokio::test]
+async fn a_slot_that_a_forgotten_job_holds_stays_shut_in_a_pool_that_a_reload_adds() {
+    let spawner = Spawner::new();
+    let the_loop = Loop::start(spawner.runtime()).await;
+    let mut spawner = spawner.welcome();
+    spawner.has_nothing();
+    the_loop.handle.submit(vec![new_job()], None, "me".to_owned()).await.unwrap();
+    spawner.starts();
+    let forgotten = AttemptKey { job: 900, ..spawner.key.clone().expect("started") };
+    let slot = Some(Slot { pool: "later".to_owned(), number: 0 });
+    spawner.say(&[Reply::Attempt { key: forgotten, seen: Seen::Alive, slot }]);
+    let told = |text: &String| text.contains("attempts that the store does not know");
+    wait_for("it is told", || the_loop.handle.snapshot().problems.iter().any(told)).await;
+    let dir = tempfile::tempdir().unwrap();
+    the_loop.reload(dir.path(), "[pools.default]\nslots = 4\n[pools.later]\nslots = 1\n").await;
+    wait_for("the pool is there", || the_loop.handle.snapshot().counts.contains_key("later")).await;
+    let mut job = new_job();
+    job.spec.terms.pool = Some("later".to_owned());
+    let id = the_loop.handle.submit(vec![job], None, "me".to_owned()).await.unwrap()[0];
+    let why = the_loop.handle.explain(id).await.unwrap().expect("it is open");
+    assert!(matches!(why.reasons[..], [Reason::NoSlot { .. }]), "{:?}", why.reasons);
     the_loop.stop().await;
 }

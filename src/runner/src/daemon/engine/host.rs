@@ -157,6 +157,8 @@ impl Engine {
                 }
                 self.tell_enforced();
                 self.tell_executors();
+                // Of pools that were not known until now the record was not told.
+                self.shut_slots();
                 log::info!("configuration reloaded");
                 self.notifier.ready();
             }
