@@ -26,6 +26,13 @@ pub struct Permit {
     pub drops_max: Option<usize>,
 }
 
+impl Permit {
+    /// Under which life claims may be made in a pool.
+    fn epoch(&self, pool: PoolId) -> Option<&Epoch> {
+        self.claim_in.get(&pool).unwrap_or(&self.claim).as_ref()
+    }
+}
+
 /// Decides until there is nothing to decide (or `changes_max` is reached), applying each change.
 ///
 /// Call it between applying facts and writing them: that a newer job of the group takes an older one's place, or that a
@@ -57,7 +64,7 @@ fn decide(record: &Record, permit: &Permit, taken: usize, drops: &mut usize) -> 
         return Some(change);
     }
     let room = taken - *drops < permit.changes_max;
-    room.then(|| release(record).or_else(|| claim(record, permit))).flatten()
+    room.then(|| release(record, permit).or_else(|| claim(record, permit))).flatten()
 }
 
 /// Cancelled and expired jobs: those that can wait for a later turn, or those that cannot.
@@ -80,8 +87,8 @@ fn attend(record: &Record, can_wait: bool) -> Option<Change> {
 }
 
 /// Claims made ahead that turned out wrong.
-fn release(record: &Record) -> Option<Change> {
-    let id = record.stale_claim()?;
+fn release(record: &Record, permit: &Permit) -> Option<Change> {
+    let id = record.stale_claim(|pool| permit.epoch(pool).is_some())?;
     Some(Change::Job { id, event: Event::Released { attempt: record.lease(id)?.attempt } })
 }
 
@@ -90,9 +97,8 @@ fn claim(record: &Record, permit: &Permit) -> Option<Change> {
     if record.is_closed() {
         return None;
     }
-    let epoch = |pool: PoolId| permit.claim_in.get(&pool).unwrap_or(&permit.claim).as_ref();
-    let (id, place) = record.best_claim(|pool| epoch(pool).is_some())?;
-    let epoch = epoch(place.pool)?;
+    let (id, place) = record.best_claim(|pool| permit.epoch(pool).is_some())?;
+    let epoch = permit.epoch(place.pool)?;
     let attempt = AttemptNumber(record.last_attempt(id)? + 1);
     let limits = record.limits_in(id, place.pool)?;
     let event = Event::Claimed { attempt, pool: place.pool, slot: place.slot, epoch: epoch.clone(), limits };

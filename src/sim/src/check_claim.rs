@@ -10,7 +10,7 @@ use ci_runner_core::explain::Reason;
 use ci_runner_core::id::{JobId, PoolId};
 use ci_runner_core::limits::Limits;
 use ci_runner_core::policy::Settings;
-use ci_runner_core::record::{AGEING_MS_PER_PRIORITY, PASSED_MS_MAX, Record};
+use ci_runner_core::record::{AGEING_MS_PER_PRIORITY, Record};
 use ci_runner_core::schedule::Permit;
 use ci_runner_core::state::{Event, Phase};
 use ci_runner_core::time::Now;
@@ -181,7 +181,7 @@ impl Truth {
             if skewed && (row.terms.at.is_some() || row.terms.expires.is_some() || row.terms.group.is_some()) {
                 continue;
             }
-            let (ours, theirs) = (record.explain(*id), rebuilt.explain(*id));
+            let (ours, theirs) = (explain(record, *id, places), explain(&rebuilt, *id, places));
             let claimable = self.claimable(*id, row, now);
             let told = ours.clone().unwrap_or_default();
             self.require(skewed || ours == theirs, "explain_tells_the_truth", || {
@@ -245,12 +245,18 @@ impl Truth {
             Reason::Resources(short) => {
                 short.reserved == promised(store, short.resource) && short.reserved + short.asked > short.budget
             }
-            Reason::MakesWay { job } => store.rows.get(job).is_some_and(|late| {
-                order(*job, late) < order(id, row) && now.engine.since_ms(late.ready_at) >= PASSED_MS_MAX
-            }),
+            Reason::MakesWay { job } => store
+                .rows
+                .get(job)
+                .is_some_and(|late| order(*job, late) < order(id, row) && self.is_waited_for(view, *job, late)),
             Reason::Behind { .. } | Reason::Next => true,
         }
     }
+}
+
+/// Why a job waits, as a daemon tells it that knows of these places.
+fn explain(record: &Record, id: JobId, places: &Places) -> Option<Vec<Reason>> {
+    record.explain_where(id, &|pool| !places.down.contains(record.pool_name(pool)))
 }
 
 pub(crate) fn order(id: JobId, row: &Row) -> (i64, JobId) {

@@ -1,7 +1,7 @@
 //! The checker of promises of memory and CPU, counted a second time from what is on disk.
 
 use crate::check::Truth;
-use crate::check_claim::{View, fits, order, placeable};
+use crate::check_claim::{View, fits, order};
 use crate::store::{Row, Store};
 use ci_runner_core::id::JobId;
 use ci_runner_core::limits::{Limits, Resource};
@@ -43,11 +43,12 @@ pub(crate) fn has_room(store: &Store, settings: &Settings, row: &Row, pool: &str
     })
 }
 
-/// Whether a job fits nowhere now.
+/// Whether a job fits nowhere now, of all places where it could be started.
 fn is_blocked(view: View<'_>, row: &Row) -> bool {
-    let View { store, settings, .. } = view;
-    let pools = || settings.pools.iter().filter(|pool| fits(view, row, &pool.name));
-    placeable(view, row) && pools().all(|pool| !has_room(store, settings, row, &pool.name))
+    let View { store, settings, places, .. } = view;
+    let pools = settings.pools.iter().filter(|pool| fits(view, row, &pool.name) && !places.down.contains(&pool.name));
+    let mut room = pools.map(|pool| has_room(store, settings, row, &pool.name)).peekable();
+    room.peek().is_some() && !room.any(|has| has)
 }
 
 impl Truth {

@@ -2,9 +2,11 @@
 
 use crate::daemon::Daemon;
 use crate::mutant::Mutant;
+use crate::store::Row;
 use crate::wire::Key;
 use crate::world::World;
 use ci_runner_core::change::{Change, Entry, Wish};
+use ci_runner_core::group::{GroupPolicy, GroupSpec};
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::{AttemptResult, By, Outcome};
 use ci_runner_core::policy::Settings;
@@ -68,14 +70,27 @@ impl World {
                 Next::Retry { ready_at, memory_bytes }
             }
             (Some(Mutant::CancelASuccess), next) if result.is_success() && !stopped => {
-                match daemon.record.wish(key.job) {
-                    Some(Wish::Cancel { by }) => Next::Finish { outcome: Outcome::stopped(by) },
-                    _ => next,
+                match (daemon.record.wish(key.job), self.newer_than(key.job)) {
+                    (Some(Wish::Cancel { by }), _) => Next::Finish { outcome: Outcome::stopped(by) },
+                    (_, Some(newer)) => Next::Finish { outcome: Outcome::Superseded { by: newer } },
+                    (_, None) => next,
                 }
             }
             (_, next) => next,
         };
         Event::Ended { attempt, result, next }
+    }
+
+    /// A newer job of its group that takes others' places.
+    fn newer_than(&self, id: JobId) -> Option<JobId> {
+        let group = |row: &Row| row.terms.group.clone();
+        let own = group(self.store.rows.get(&id)?)?;
+        let takes = |one: GroupSpec| one.name == own.name && one.policy != GroupPolicy::Queue;
+        self.store
+            .rows
+            .iter()
+            .find(|(other, row)| **other > id && group(row).is_some_and(takes))
+            .map(|(other, _)| *other)
     }
 
     /// Mutants that write what the record does not take, or takes no notice of.

@@ -127,7 +127,7 @@ mutants! {
     DoubleTooOften,
     /// The delay of a retry doubles for ever.
     DoubleForEver,
-    /// A job that succeeded counts as cancelled when somebody wished so before it heard of it.
+    /// A job that succeeded counts as ended by who wanted its end or its place, although it was not told to stop.
     CancelASuccess,
     /// The record is not told which slots are shut.
     ForgetShut,

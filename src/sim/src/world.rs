@@ -220,7 +220,8 @@ impl World {
             Choice::Client => self.client_step(),
             Choice::StartDaemon => self.start_daemon(),
             Choice::Wait => {
-                let ms = self.rng.pick(&[1, 1, 5, 20, 100, 700, 3_000, 12_000]);
+                let ms =
+                    self.rng.pick(&[1, 1, 1, 5, 5, 20, 20, 100, 100, 700, 700, 3_000, 3_000, 12_000, 12_000, 70_000]);
                 self.clock.time += ms;
             }
         }

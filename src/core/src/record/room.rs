@@ -150,10 +150,10 @@ impl Record {
         Some(limits.or(self.pools.get(usize::from(pool.0))?.defaults))
     }
 
-    /// Why a class does not fit into any of its pools; None: it does somewhere.
-    fn class_shortage(&self, class: usize) -> Option<Shortage> {
+    /// Why a class does not fit into any of its pools that are open; None: it does somewhere, or none is open.
+    fn class_shortage(&self, class: usize, open: &dyn Fn(PoolId) -> bool) -> Option<Shortage> {
         let mut first = None;
-        for pool in &self.classes[class].pools {
+        for pool in self.classes[class].pools.iter().filter(|pool| open(**pool)) {
             let limits = self.class_limits(class, *pool)?;
             let shortage = self.reserved.shortage(&limits, &self.settings.budget)?;
             first = first.or(Some(shortage));
@@ -161,23 +161,29 @@ impl Record {
         first
     }
 
-    /// The first job in the order that does not fit and has let others pass for long enough.
-    pub(super) fn kept_free_for(&self) -> Option<KeptFree> {
+    /// The first job in the order that does not fit and has let others pass for long enough. In pools that are not open nothing can
+    /// be started: nobody waits for who may go only there.
+    pub(super) fn kept_free_for(&self, open: &dyn Fn(PoolId) -> bool) -> Option<KeptFree> {
         if self.settings.budget == crate::limits::Budget::default() {
             return None;
         }
         let waited =
             |id: JobId| self.jobs.get(id).is_some_and(|job| self.now.engine.since_ms(job.ready_at) >= PASSED_MS_MAX);
         let heads = self.classes.iter().enumerate().filter_map(|(class, of)| Some((class, *of.ready.first()?)));
-        let late = heads.filter(|(class, (_, id))| waited(*id) && self.class_shortage(*class).is_some());
+        let late = heads.filter(|(class, (_, id))| waited(*id) && self.class_shortage(*class, open).is_some());
         late.map(|(class, key)| KeptFree { key, class }).min_by_key(|kept| kept.key)
     }
 
     /// Why a job whose pools have free places is not claimed; None: its class goes on.
-    pub(super) fn explain_room(&self, class: usize, pools: &[(PoolId, u32)]) -> Option<crate::explain::Reason> {
+    pub(super) fn explain_room(
+        &self,
+        class: usize,
+        pools: &[(PoolId, u32)],
+        open: &dyn Fn(PoolId) -> bool,
+    ) -> Option<crate::explain::Reason> {
         use crate::explain::Reason;
         let key = *self.classes[class].ready.first()?;
-        let kept = self.kept_free_for();
+        let kept = self.kept_free_for(open);
         if pools.iter().any(|place| self.lets(class, *place, key, kept.as_ref())) {
             return None;
         }

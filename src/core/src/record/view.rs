@@ -306,7 +306,7 @@ impl Record {
 
     /// The best job to claim and where, if any pool that is `open` has room.
     pub(crate) fn best_claim(&self, open: impl Fn(PoolId) -> bool) -> Option<(JobId, FreePlace)> {
-        let kept = self.kept_free_for();
+        let kept = self.kept_free_for(&open);
         let mut best: Option<((i64, JobId), FreePlace)> = None;
         let pools = self.preference.iter().filter_map(|id| Some((*id, self.pools.get(usize::from(id.0))?)));
         for place in pools.filter(|(id, _)| open(*id)).filter_map(|(id, pool)| self.free_place(id, pool)) {
@@ -371,11 +371,11 @@ impl Record {
 
     /// A claim that is better given back: not sent, and the host was paused or is busy; or made ahead, not sent, and since then either
     /// [`AHEAD_AGE_MS_MAX`] went by or something better came.
-    pub(crate) fn stale_claim(&self) -> Option<JobId> {
+    pub(crate) fn stale_claim(&self, open: impl Fn(PoolId) -> bool) -> Option<JobId> {
         if self.is_closed() {
             return self.pools.iter().find_map(|pool| pool.claimed.first()).map(|(_, id)| *id);
         }
-        let kept = self.kept_free_for();
+        let kept = self.kept_free_for(&open);
         (0u16..).zip(&self.pools).find_map(|(at, pool)| {
             if pool.dispatched.len() < pool.usable() as usize {
                 return None; // its turn has come

@@ -63,7 +63,7 @@ impl Record {
         };
         let places: Vec<(PoolId, u32)> = in_question().filter_map(room).collect();
         if !places.is_empty() {
-            if let Some(reason) = self.explain_room(job.class as usize, &places) {
+            if let Some(reason) = self.explain_room(job.class as usize, &places, open) {
                 return Some(reason);
             }
             let ahead = class.ready.range(..(job.order(), id)).take(AHEAD_COUNTED_MAX).count();

@@ -91,6 +91,28 @@ fn a_large_job_lets_others_pass_for_a_minute_and_then_the_host_is_kept_free_for_
     assert_eq!(bench.turn(), [2, 4], "as soon as it fits, and then the others again");
 }
 
+/// It could not start whatever ended, and those that fitted waited with it until somebody brought its executor back.
+#[test]
+fn the_host_is_not_kept_free_for_a_job_whose_pools_start_nothing() {
+    let mut bench = bench(3, 10);
+    bench.configure(|settings| settings.pools.push(crate::policy::Pool::new("boxed", 3, Vec::new())));
+    let boxed = bench.record.pool_id("boxed").expect("there");
+    bench.submit(memory(6));
+    assert_eq!(bench.turn(), [1]);
+    bench.submit(|spec| {
+        memory(6)(spec);
+        spec.terms.pool = Some("boxed".into());
+    });
+    bench.now = at(i64::try_from(PASSED_MS_MAX).expect("small"));
+    bench.submit(memory(4));
+    assert_eq!(bench.turn(), [], "the control: the host is kept free while that pool is open");
+    assert_eq!(bench.why(3), [Reason::MakesWay { job: job(2) }]);
+    let why = bench.record.explain_where(job(3), &|pool| pool != boxed);
+    assert_eq!(why.as_deref(), Some(&[Reason::Next][..]));
+    schedule(&mut bench.record, &Permit { claim_in: [(boxed, None)].into(), ..permit() }, bench.now);
+    assert_eq!(bench.record.phase(job(3)), Some(Phase::Starting));
+}
+
 #[test]
 fn who_asks_for_more_than_a_shrunken_host_has_runs_alone() {
     let mut bench = bench(4, 10);
