@@ -1,7 +1,7 @@
 //! The checker of claims, and of the record against the store.
 
 use crate::check::Truth;
-use crate::check_room::{has_room, promised};
+use crate::check_room::{has_room, promised, taken};
 use crate::places::Places;
 use crate::store::{Fact, Row, Store};
 use crate::wire::Key;
@@ -213,9 +213,6 @@ impl Truth {
 
     fn holds(&self, reason: &Reason, view: View<'_>, id: JobId, row: &Row) -> bool {
         let View { store, places, at: now, .. } = view;
-        let leases = |pool: &str| {
-            store.rows.values().filter_map(|row| row.lease.as_ref()).filter(|(_, name)| name == pool).count()
-        };
         match reason {
             Reason::Running { .. } => row.phase == Phase::Running,
             Reason::Starting { .. } => row.phase == Phase::Starting,
@@ -240,7 +237,7 @@ impl Truth {
             Reason::Busy(_) => false,
             Reason::NoPool { .. } => !placeable(view, row),
             Reason::NoSlot { pools } => {
-                pools.iter().all(|(name, slots, _)| leases(name) >= places.usable(name, *slots))
+                pools.iter().all(|(name, slots, _)| taken(store, name) >= places.usable(name, *slots))
             }
             Reason::Resources(short) => {
                 short.reserved == promised(store, short.resource) && short.reserved + short.asked > short.budget

@@ -51,13 +51,35 @@ fn is_blocked(view: View<'_>, row: &Row) -> bool {
     room.peek().is_some() && !room.any(|has| has)
 }
 
+/// Places of a pool that are taken, by claims too.
+pub(crate) fn taken(store: &Store, pool: &str) -> usize {
+    store.rows.values().filter(|row| row.lease.as_ref().is_some_and(|(_, name)| name == pool)).count()
+}
+
+/// Whether every place of a pool is taken: a claim there is made ahead.
+fn is_full(view: View<'_>, pool: &str) -> bool {
+    let slots = view.settings.pools.iter().find(|one| one.name == pool).map_or(0, |one| one.slots);
+    taken(view.store, pool) >= view.places.usable(pool, slots)
+}
+
+/// Whether any pool that may take a job has a free place: room is of no use to one without.
+fn has_place(view: View<'_>, row: &Row) -> bool {
+    let is_free = |name: &str| fits(view, row, name) && !view.places.down.contains(name) && !is_full(view, name);
+    view.settings.pools.iter().any(|pool| is_free(&pool.name))
+}
+
 impl Truth {
-    /// A job that might be waited for: it fits nowhere, and has let others pass for long enough. Where the date was set nobody
-    /// knows whether one that has a date is due.
-    pub(crate) fn is_waited_for(&self, view: View<'_>, id: JobId, row: &Row) -> bool {
+    /// A job that fits nowhere, and has let others pass for long enough. Where the date was set nobody knows whether one that
+    /// has a date is due.
+    fn is_late(&self, view: View<'_>, id: JobId, row: &Row) -> bool {
         self.claimable_but_date(id, row, view.at)
             && view.at.engine.since_ms(row.ready_at) >= PASSED_MS_MAX
             && is_blocked(view, row)
+    }
+
+    /// A job that might be waited for: it is late, and there is a place that room would let it take.
+    pub(crate) fn is_waited_for(&self, view: View<'_>, id: JobId, row: &Row) -> bool {
+        self.is_late(view, id, row) && has_place(view, row)
     }
 
     pub(crate) fn check_room(&mut self, view: View<'_>, (id, row): (JobId, &Row), pool: &str) {
@@ -66,9 +88,12 @@ impl Truth {
         self.require(room, "what_is_promised_can_be_had", || {
             format!("job {id} in {pool}: {:?}, promised {}", row.terms.limits, promised(store, Resource::Memory))
         });
-        if is_free(settings, row, pool) {
-            return;
-        }
+        let (free, ahead) = (is_free(settings, row, pool), is_full(view, pool));
+        // What it takes from a late job: room, where that has a place, or the next place.
+        let takes = |late: &Row| match has_place(view, late) {
+            true => !free,
+            false => ahead && fits(view, late, pool),
+        };
         let key = order(id, row);
         let class = |row: &Row| (row.terms.pool.clone(), row.terms.labels.clone(), row.terms.limits);
         // The first of its kind speaks for all; one of a group may wait for the group.
@@ -76,7 +101,8 @@ impl Truth {
             order(**other, late) < key
                 && late.terms.group.is_none()
                 && self.claimable(**other, late, at)
-                && self.is_waited_for(view, **other, late)
+                && self.is_late(view, **other, late)
+                && takes(late)
                 && !store.rows.iter().any(|(before, row)| {
                     class(row) == class(late)
                         && order(*before, row) < order(**other, late)

@@ -1,26 +1,38 @@
 //! Memory and CPU: what was promised, who fits, and for whom the host is kept free.
 //!
 //! Each lease reserves what its limits say. A job whose limits do not fit lets others pass that do, so that no memory lies
-//! idle behind it; but only for [`PASSED_MS_MAX`]. From then on the first such job in the order is waited for: nobody behind
-//! it is promised anything more, and one place of its pools stays free. What runs ends (every attempt has a deadline where
-//! one is set), so it starts at the latest when all that run at that moment have ended, and nothing starves.
+//! idle behind it; but only for [`PASSED_MS_MAX`]. From then on it is late, and waited for in two steps:
+//!
+//! 1. While every place of its pools is taken, or nothing may be claimed in them, room would be of no use to it, and none is
+//!    kept. Nobody behind it is claimed ahead of a free place there: the next one that becomes free is its.
+//! 2. The first late job in the order that has a free place in a pool that is open keeps the host free: nobody behind it is
+//!    promised anything more, and one place of its pools stays free.
+//!
+//! What runs ends (every attempt has a deadline where one is set): a place becomes free, and from then on it starts at the
+//! latest when all that run at that moment have ended. Nothing starves.
 
 use super::*;
-use crate::limits::{Resource, Shortage, grown};
+use crate::limits::{Resource, grown};
 
 /// How long a job that could run lets others pass because they fit and it does not: 1 minute.
 pub const PASSED_MS_MAX: u64 = 60_000;
 
-/// Whom the host is kept free for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KeptFree {
-    /// Its place in the order.
-    pub key: (i64, JobId),
-    /// Its class.
-    class: usize,
+/// Whom others make way for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// For whom the host is kept free: its place in the order, and its class.
+    host: Option<((i64, JobId), usize)>,
+    /// By pool: the first late job whose place will be the next one to become free there.
+    next: Vec<Option<(i64, JobId)>>,
 }
 
 impl PoolState {
+    /// Places that are free now; a claim has one, sent or not.
+    pub(super) fn room(&self) -> u32 {
+        let held = u32::try_from(self.dispatched.len() + self.claimed.len()).unwrap_or(u32::MAX);
+        self.usable().saturating_sub(held)
+    }
+
     /// Whether an attempt with these limits, and this pool's own, is allowed and can be made to keep to them.
     pub(super) fn takes(&self, limits: &Limits) -> bool {
         let kept = self.told.enforced.is_some_and(|enforced| enforced.lacks(&limits.or(self.defaults)).is_none());
@@ -113,7 +125,7 @@ impl Record {
     }
 
     /// First job in the order that may go to this pool, of whose places `room` are free.
-    pub(super) fn head(&self, pool: PoolId, room: u32, kept: Option<&KeptFree>) -> Option<(i64, JobId)> {
+    pub(super) fn head(&self, pool: PoolId, room: u32, kept: &Kept) -> Option<(i64, JobId)> {
         let classes = self.classes.iter().enumerate();
         let fitting = classes.filter(|(_, class)| !class.ready.is_empty() && class.pools.contains(&pool));
         fitting
@@ -125,20 +137,18 @@ impl Record {
     }
 
     /// True when a job of this class, at this place in the order, may go to this pool: it fits, and nobody is waited for.
-    pub(super) fn lets(
-        &self,
-        class: usize,
-        (pool, room): (PoolId, u32),
-        key: (i64, JobId),
-        kept: Option<&KeptFree>,
-    ) -> bool {
+    pub(super) fn lets(&self, class: usize, (pool, room): (PoolId, u32), key: (i64, JobId), kept: &Kept) -> bool {
         let budget = &self.settings.budget;
         let Some(limits) = self.class_limits(class, pool) else { return true };
         if self.reserved.shortage(&limits, budget).is_some() {
             return false;
         }
-        let Some(kept) = kept.filter(|kept| key > kept.key) else { return true };
-        !budget.counts(&limits) && (room > 1 || !self.classes[kept.class].pools.contains(&pool))
+        let next = kept.next.get(usize::from(pool.0)).copied().flatten();
+        if room == 0 && next.is_some_and(|next| next < key) {
+            return false;
+        }
+        let Some((_, late)) = kept.host.filter(|(host, _)| *host < key) else { return true };
+        !budget.counts(&limits) && (room > 1 || !self.classes[late].pools.contains(&pool))
     }
 
     /// What a class asks for in a pool; None where nothing is counted.
@@ -150,28 +160,40 @@ impl Record {
         Some(limits.or(self.pools.get(usize::from(pool.0))?.defaults))
     }
 
-    /// Why a class does not fit into any of its pools that are open; None: it does somewhere, or none is open.
-    fn class_shortage(&self, class: usize, open: &dyn Fn(PoolId) -> bool) -> Option<Shortage> {
-        let mut first = None;
-        for pool in self.classes[class].pools.iter().filter(|pool| open(**pool)) {
-            let limits = self.class_limits(class, *pool)?;
-            let shortage = self.reserved.shortage(&limits, &self.settings.budget)?;
-            first = first.or(Some(shortage));
-        }
-        first
+    /// Whether a class fits into none of its pools that are open, and one is.
+    fn is_short(&self, class: usize, open: &dyn Fn(PoolId) -> bool) -> bool {
+        let short = |pool: &PoolId| {
+            let limits = self.class_limits(class, *pool);
+            limits.is_some_and(|limits| self.reserved.shortage(&limits, &self.settings.budget).is_some())
+        };
+        let mut pools = self.classes[class].pools.iter().filter(|pool| open(**pool)).peekable();
+        pools.peek().is_some() && pools.all(short)
     }
 
-    /// The first job in the order that does not fit and has let others pass for long enough. In pools that are not open nothing can
-    /// be started: nobody waits for who may go only there.
-    pub(super) fn kept_free_for(&self, open: &dyn Fn(PoolId) -> bool) -> Option<KeptFree> {
+    /// Whom others make way for, where claims are made in pools that are `open`.
+    pub(super) fn kept_for(&self, open: &dyn Fn(PoolId) -> bool) -> Kept {
+        let mut kept = Kept::default();
         if self.settings.budget == crate::limits::Budget::default() {
-            return None;
+            return kept;
         }
         let waited =
             |id: JobId| self.jobs.get(id).is_some_and(|job| self.now.engine.since_ms(job.ready_at) >= PASSED_MS_MAX);
+        let has_place = |id: &PoolId| self.pools.get(usize::from(id.0)).is_some_and(|pool| pool.room() > 0);
         let heads = self.classes.iter().enumerate().filter_map(|(class, of)| Some((class, *of.ready.first()?)));
-        let late = heads.filter(|(class, (_, id))| waited(*id) && self.class_shortage(*class, open).is_some());
-        late.map(|(class, key)| KeptFree { key, class }).min_by_key(|kept| kept.key)
+        for (class, key) in heads.filter(|(class, (_, id))| waited(*id) && self.is_short(*class, open)) {
+            let pools = &self.classes[class].pools;
+            if pools.iter().any(|pool| open(*pool) && has_place(pool)) {
+                let first = kept.host.is_none_or(|(host, _)| key < host);
+                kept.host = if first { Some((key, class)) } else { kept.host };
+                continue;
+            }
+            kept.next.resize(self.pools.len(), None);
+            for pool in pools {
+                let next = &mut kept.next[usize::from(pool.0)];
+                *next = next.map_or(Some(key), |next| Some(next.min(key)));
+            }
+        }
+        kept
     }
 
     /// Why a job whose pools have free places is not claimed; None: its class goes on.
@@ -183,16 +205,16 @@ impl Record {
     ) -> Option<crate::explain::Reason> {
         use crate::explain::Reason;
         let key = *self.classes[class].ready.first()?;
-        let kept = self.kept_free_for(open);
-        if pools.iter().any(|place| self.lets(class, *place, key, kept.as_ref())) {
+        let kept = self.kept_for(open);
+        if pools.iter().any(|place| self.lets(class, *place, key, &kept)) {
             return None;
         }
         let short = |(pool, _): &(PoolId, u32)| {
             self.reserved.shortage(&self.class_limits(class, *pool)?, &self.settings.budget)
         };
-        match (pools.iter().find_map(short), kept) {
+        match (pools.iter().find_map(short), kept.host) {
             (Some(shortage), _) => Some(Reason::Resources(shortage)),
-            (None, Some(kept)) => Some(Reason::MakesWay { job: kept.key.1 }),
+            (None, Some(((_, job), _))) => Some(Reason::MakesWay { job }),
             (None, None) => None,
         }
     }

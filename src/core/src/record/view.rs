@@ -306,11 +306,11 @@ impl Record {
 
     /// The best job to claim and where, if any pool that is `open` has room.
     pub(crate) fn best_claim(&self, open: impl Fn(PoolId) -> bool) -> Option<(JobId, FreePlace)> {
-        let kept = self.kept_free_for(&open);
+        let kept = self.kept_for(&open);
         let mut best: Option<((i64, JobId), FreePlace)> = None;
         let pools = self.preference.iter().filter_map(|id| Some((*id, self.pools.get(usize::from(id.0))?)));
         for place in pools.filter(|(id, _)| open(*id)).filter_map(|(id, pool)| self.free_place(id, pool)) {
-            let Some(head) = self.head(place.pool, place.room, kept.as_ref()) else { continue };
+            let Some(head) = self.head(place.pool, place.room, &kept) else { continue };
             let better = best.is_none_or(|(key, taken)| head < key || (head == key && place.room > taken.room));
             if better {
                 best = Some((head, place));
@@ -375,7 +375,7 @@ impl Record {
         if self.is_closed() {
             return self.pools.iter().find_map(|pool| pool.claimed.first()).map(|(_, id)| *id);
         }
-        let kept = self.kept_free_for(&open);
+        let kept = self.kept_for(&open);
         (0u16..).zip(&self.pools).find_map(|(at, pool)| {
             if pool.dispatched.len() < pool.usable() as usize {
                 return None; // its turn has come
@@ -383,7 +383,7 @@ impl Record {
             let (claimed, id) = pool.claimed.last()?;
             let age = self.now.engine.since_ms(*claimed);
             let job = self.jobs.get(*id)?;
-            let better = || self.head(PoolId(at), 0, kept.as_ref()).is_some_and(|(order, _)| order < job.order());
+            let better = || self.head(PoolId(at), 0, &kept).is_some_and(|(order, _)| order < job.order());
             (age >= AHEAD_AGE_MS_MAX || (age >= AHEAD_AGE_MS_MAX / 20 && better())).then_some(*id)
         })
     }

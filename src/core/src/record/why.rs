@@ -57,9 +57,8 @@ impl Record {
         let any_open = class.pools.iter().any(|pool| open(*pool));
         let in_question = || class.pools.iter().filter(|pool| !any_open || open(**pool));
         let room = |id: &PoolId| {
-            let pool = self.pools.get(usize::from(id.0))?;
-            let held = u32::try_from(pool.dispatched.len() + pool.claimed.len()).ok()?;
-            pool.usable().checked_sub(held).filter(|room| *room > 0).map(|room| (*id, room))
+            let room = self.pools.get(usize::from(id.0))?.room();
+            (room > 0).then_some((*id, room))
         };
         let places: Vec<(PoolId, u32)> = in_question().filter_map(room).collect();
         if !places.is_empty() {

@@ -34,7 +34,8 @@ impl Ground {
     pub(super) fn prepare(config: &Config, host: &HostSettings, settings: Settings) -> Result<Self> {
         make_dirs(config, host)?;
         log_dir::note(&config.state_dir, &host.log_dir);
-        let (mut store, reader) = SqliteStore::open(&config.state_dir).map_err(|error| with_advice(error, config, host))?;
+        let (mut store, reader) =
+            SqliteStore::open(&config.state_dir).map_err(|error| with_advice(error, config, host))?;
         let (mut record, mut loaded) = load(&mut store, settings)?;
         let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
         let whereabouts = Whereabouts::find(config, &record)?;

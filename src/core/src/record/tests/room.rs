@@ -113,6 +113,118 @@ fn the_host_is_not_kept_free_for_a_job_whose_pools_start_nothing() {
     assert_eq!(bench.record.phase(job(3)), Some(Phase::Starting));
 }
 
+const MINUTE: i64 = 60_000;
+
+fn in_pool(name: &'static str, bytes: u64) -> impl FnOnce(&mut JobSpec) {
+    move |spec| {
+        spec.terms.pool = Some(name.to_owned());
+        spec.terms.limits.memory_bytes = (bytes > 0).then_some(bytes);
+    }
+}
+
+/// Room for 20; in the pool "deploy", with one place, job 1 runs and job 2 waits for all the room there is; twelve of 4 wait in
+/// the pool "build", with eight. A minute went by.
+fn behind_a_taken_place(first: u64) -> Bench {
+    let mut bench = bench(1, 20);
+    bench.configure(|settings| {
+        settings.pools = vec![Pool::new("deploy", 1, Vec::new()), Pool::new("build", 8, Vec::new())];
+    });
+    bench.submit(in_pool("deploy", first));
+    assert_eq!(bench.turn(), [1]);
+    bench.submit(in_pool("deploy", 20));
+    bench.now = at(MINUTE);
+    bench.record.advance(bench.now);
+    for _ in 0..12 {
+        bench.submit(in_pool("build", 4));
+    }
+    bench
+}
+
+/// Room that is kept for a job without a place is of no use to it: the whole host used to stand idle until job 1 ended.
+#[test]
+fn nothing_is_kept_free_for_a_job_whose_place_is_taken() {
+    let mut bench = behind_a_taken_place(4);
+    assert!(matches!(bench.why(2)[..], [Reason::NoSlot { .. }]));
+    assert_eq!(bench.turn(), [3, 4, 5, 6], "as many as fit beside job 1");
+    bench.end(3, 0);
+    assert_eq!(bench.turn(), [7], "and one more for each that ends");
+    bench.end(1, 0);
+    assert_eq!(bench.turn(), [], "its place is free: from now on the room is kept as well");
+    assert!(matches!(bench.why(2)[..], [Reason::Resources(_)]));
+    assert_eq!(bench.why(8), [Reason::MakesWay { job: job(2) }]);
+    for id in [4, 5, 6] {
+        bench.end(id, 0);
+        assert_eq!(bench.turn(), []);
+    }
+    bench.end(7, 0);
+    assert_eq!(bench.turn(), [2], "when all that ran at that moment have ended");
+}
+
+#[test]
+fn five_run_at_once_beside_a_job_that_declares_nothing() {
+    let mut bench = behind_a_taken_place(0);
+    assert_eq!(bench.turn(), [3, 4, 5, 6, 7]);
+}
+
+/// Its spawner is gone, or its executor is new since a reload.
+#[test]
+fn nothing_is_kept_free_for_a_job_whose_pool_is_closed() {
+    let mut bench = behind_a_taken_place(0);
+    bench.end(1, 0);
+    let deploy = bench.record.pool_id("deploy").expect("a pool");
+    let closed = Permit { claim_in: [(deploy, None)].into(), ..permit() };
+    let mut claimed = |permit: &Permit| schedule(&mut bench.record, permit, bench.now).len();
+    assert_eq!(claimed(&closed), 5);
+    assert_eq!(claimed(&permit()), 0);
+    bench.end(3, 0);
+    assert_eq!(bench.turn(), [], "it is open again");
+    assert_eq!(bench.why(8), [Reason::MakesWay { job: job(2) }]);
+}
+
+#[test]
+fn nothing_is_kept_free_for_a_job_whose_slots_are_shut() {
+    let mut bench = behind_a_taken_place(0);
+    bench.end(1, 0);
+    let deploy = bench.record.pool_id("deploy").expect("a pool");
+    bench.record.set_shut([(deploy, 0)]);
+    assert_eq!(bench.turn(), [3, 4, 5, 6, 7]);
+    bench.record.set_shut([]);
+    bench.end(3, 0);
+    assert_eq!(bench.turn(), []);
+}
+
+/// Runs are short, so claims are made ahead of free places: one that comes later would have the place of who waits for it
+/// before that is free, again and again.
+#[test]
+fn the_next_place_is_that_of_the_job_that_waits_for_it() {
+    let mut bench = bench(1, 20);
+    bench.configure(|settings| settings.pools.push(Pool::new("build", 1, Vec::new())));
+    bench.submit(in_pool("build", 4));
+    bench.submit(in_pool("default", 0));
+    bench.submit(in_pool("default", 20)); // 3
+    assert_eq!(bench.turn(), [1, 2]);
+    bench.now = at(MINUTE - 100);
+    bench.end(2, 0);
+    for id in 4..24 {
+        bench.submit(in_pool("default", 0));
+        assert_eq!(bench.turn(), [id]);
+        bench.end(id, 0);
+    }
+    for id in [24, 25] {
+        bench.submit(in_pool("default", 0));
+        assert_eq!(bench.turn(), [id], "a place, and the next one");
+    }
+    bench.end(24, 0);
+    bench.now = at(MINUTE);
+    bench.record.advance(bench.now);
+    bench.submit(in_pool("default", 0)); // 26
+    assert_eq!(bench.turn(), [], "the next one is that of job 3");
+    bench.end(25, 0);
+    assert_eq!(bench.turn(), []);
+    bench.end(1, 0);
+    assert_eq!(bench.turn(), [3]);
+}
+
 #[test]
 fn who_asks_for_more_than_a_shrunken_host_has_runs_alone() {
     let mut bench = bench(4, 10);
@@ -160,6 +272,37 @@ fn a_pool_that_allows_less_is_no_place_for_a_job() {
     assert!(matches!(bench.why(1)[..], [Reason::NoPool { .. }]));
     bench.configure(|settings| settings.pools[0].maxima.memory_bytes = None);
     assert_eq!(bench.turn(), [1]);
+}
+
+proptest! {
+    /// The same where its pool has one place, for which small jobs come as well: when that is free, the room is kept for it.
+    #[test]
+    fn nothing_starves_that_waits_for_its_place_as_well(
+        large in 5u64..=10, small in prop::collection::vec((0u64..4, 1i64..20_000, any::<bool>()), 200..300)
+    ) {
+        const BUDGET: u64 = 10;
+        let mut bench = bench(3, BUDGET);
+        bench.configure(|settings| settings.pools.push(Pool::new("deploy", 1, Vec::new())));
+        bench.submit(memory(4));
+        bench.submit(in_pool("deploy", 2));
+        let mut ends: Vec<(i64, u64)> = bench.turn().into_iter().map(|id| (20_000, id)).collect();
+        let large = bench.submit(in_pool("deploy", large)).get();
+        let mut waited = 0;
+        for (at_step, (bytes, run, deploy)) in small.into_iter().enumerate() {
+            bench.now = at(i64::try_from(at_step).expect("small") * 1_000);
+            bench.record.advance(bench.now);
+            let over: Vec<u64> = ends.iter().filter(|(end, _)| *end <= bench.now.engine.0).map(|(_, id)| *id).collect();
+            ends.retain(|(end, _)| *end > bench.now.engine.0);
+            for id in over { bench.end(id, 0); }
+            bench.submit(in_pool(if deploy { "deploy" } else { "default" }, bytes));
+            for id in bench.turn() { ends.push((bench.now.engine.0 + run, id)); }
+            prop_assert!(bench.record.reserved().memory_bytes <= BUDGET);
+            waited = bench.now.engine.0;
+            if bench.record.phase(job(large)) != Some(Phase::Queued) { break; }
+        }
+        let bound = i64::try_from(PASSED_MS_MAX).expect("small") + 2 * 20_000 + 2_000;
+        prop_assert!(waited <= bound, "waited {waited} ms");
+    }
 }
 
 proptest! {
