@@ -4,7 +4,10 @@
 //! It is done by a child that has become that user: it can touch nothing that is not theirs, whatever they left there. A user
 //! of whom something stays must not be given to a job.
 
+mod entries;
 mod files;
+#[cfg(test)]
+mod hostile;
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;

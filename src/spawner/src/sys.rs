@@ -2,6 +2,8 @@
 //!
 //! May not decide anything. Everything here is for single-threaded processes.
 
+pub(crate) mod inode;
+
 use std::io;
 use std::mem::{MaybeUninit, size_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};

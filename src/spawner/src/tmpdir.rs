@@ -2,9 +2,12 @@
 //!
 //! Whatever a job left is removed without ever following a link of its making: every step opens one name below a
 //! descriptor, beneath it, without symbolic links and without crossing a mount. Directories that the job closed
-//! (`chmod 000`) are opened again. A tree of any depth takes two descriptors and no recursion: what is below a directory is
+//! (`chmod 000`) are opened again; one to which it did more than that is made anew. A tree of any depth takes two descriptors and no recursion: what is below a directory is
 //! moved up to the top before the directory is removed.
 
+mod attributes;
+#[cfg(test)]
+mod hostile;
 mod size;
 
 use std::ffi::{CStr, CString};
@@ -22,6 +25,8 @@ use crate::policy_file::User;
 const BATCH: usize = 1024;
 /// How many unremovable directories of one slot may be set aside before its jobs fail to start.
 const ASIDE_MAX: u32 = 16;
+/// A directory that cannot be moved is emptied where it is, so deep.
+const UNMOVED_DEPTH_MAX: u32 = 128;
 
 /// A slot's directory, ours as long as this lives.
 pub(crate) struct SlotDir {
@@ -68,16 +73,18 @@ impl SlotDir {
             return Ok(());
         }
         // The lock that we hold is on the directory we were given; whatever has the name now is nobody else's.
-        emptied(self.root.as_fd(), &self.name, self.user.as_ref(), |_| Ok(())).map(drop)
+        emptied(self.root.as_fd(), &self.name, self.user.as_ref(), |_| Ok(()))?;
+        remove_aside(self.root.as_fd(), &self.name);
+        Ok(())
     }
 
-    /// True when the name still leads to the directory that we prepared, and that is empty.
+    /// True when the name still leads to the directory that we prepared, and that is empty and as good as new.
     fn is_untouched(&self) -> bool {
         let there = rustix::fs::statat(&self.root, &*self.name, AtFlags::SYMLINK_NOFOLLOW);
         let ours = rustix::fs::fstat(&self.dir);
         let same = matches!((there, ours), (Ok(a), Ok(b))
             if (a.st_dev, a.st_ino, a.st_mode & 0o7777) == (b.st_dev, b.st_ino, 0o700));
-        same && names(&self.dir).is_ok_and(|names| names.is_empty())
+        same && names(&self.dir).is_ok_and(|names| names.is_empty()) && attributes::is_plain(&self.dir)
     }
 }
 
@@ -103,7 +110,7 @@ pub(crate) fn wipe_slot(root_path: &Path, name: &str, user: Option<&User>) -> io
     }
 }
 
-/// Opens the directory, empty. What cannot be removed (an immutable file) is set aside under another name.
+/// Opens the directory, empty and as good as new. What cannot be removed (an immutable file) is set aside under another name.
 fn emptied(
     root: BorrowedFd<'_>,
     name: &str,
@@ -111,40 +118,76 @@ fn emptied(
     lock: fn(&OwnedFd) -> io::Result<()>,
 ) -> io::Result<OwnedFd> {
     let mut failed = None;
-    for number in 0..ASIDE_MAX {
-        let dir = opened(root, name, user)?;
+    for _ in 0..=ASIDE_MAX {
+        let (dir, is_new) = opened(root, name)?;
         lock(&dir)?;
+        if !is_new && !made_ours(&dir, name, user)? {
+            continue;
+        }
         match wipe(&dir) {
-            Ok(()) => return Ok(dir),
+            Ok(()) if is_new || attributes::is_plain(&dir) => return Ok(dir),
+            // Whoever has it open and gets the lock after us finds it removed.
+            Ok(()) => match rustix::fs::unlinkat(root, name, AtFlags::REMOVEDIR) {
+                Ok(()) | Err(Errno::NOENT) => continue,
+                Err(error) => failed = Some(error.into()),
+            },
             Err(error) => failed = Some(error),
         }
-        let aside = format!("{name}.unremovable-{number}");
-        let _ = rustix::fs::renameat_with(root, name, root, aside, rustix::fs::RenameFlags::NOREPLACE);
+        if !set_aside(root, name) {
+            break;
+        }
     }
     Err(failed.unwrap_or_else(|| io::ErrorKind::DirectoryNotEmpty.into()))
 }
 
-/// Opens the directory, 0700 and ours (or any slot's user's, where jobs have users and only root can make directories here); makes it when it is missing or something else has its name.
-fn opened(root: BorrowedFd<'_>, name: &str, user: Option<&User>) -> io::Result<OwnedFd> {
+fn aside(name: &str, number: u32) -> String {
+    format!("{name}.unremovable-{number}")
+}
+
+/// False when there are too many of them.
+fn set_aside(root: BorrowedFd<'_>, name: &str) -> bool {
+    remove_aside(root, name);
+    // Not every file system can be asked to replace nothing: a directory with something in it is never replaced.
+    (0..ASIDE_MAX).any(|number| rustix::fs::renameat(root, name, root, aside(name, number)).is_ok())
+}
+
+/// Removes what was set aside earlier and can go now.
+fn remove_aside(root: BorrowedFd<'_>, name: &str) {
+    for number in 0..ASIDE_MAX {
+        let Ok(name) = CString::new(aside(name, number)) else { return };
+        if let Ok(dir) = open_below(root, &name)
+            && wipe(&dir).is_ok()
+        {
+            let _ = rustix::fs::unlinkat(root, &*name, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// Opens the directory; makes it, 0700 and ours, and says so, when it is missing or something else has its name.
+fn opened(root: BorrowedFd<'_>, name: &str) -> io::Result<(OwnedFd, bool)> {
     let path = CString::new(name)?;
     match open_below(root, &path) {
-        Ok(dir) => {
-            let stat = rustix::fs::fstat(&dir)?;
-            if user.is_none() && stat.st_uid != rustix::process::geteuid().as_raw() {
-                let why = format!("{name} belongs to user {}", stat.st_uid);
-                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
-            }
-            if stat.st_mode & 0o7777 != 0o700 {
-                rustix::fs::fchmod(&dir, Mode::RWXU)?;
-            }
-            return Ok(dir);
-        }
+        Ok(dir) => return Ok((dir, false)),
         Err(Errno::NOENT) => {}
         Err(Errno::NOTDIR | Errno::LOOP) => rustix::fs::unlinkat(root, &*path, AtFlags::empty())?,
         Err(error) => return Err(error.into()),
     }
     rustix::fs::mkdirat(root, &*path, Mode::RWXU)?;
-    Ok(open_below(root, &path)?)
+    Ok((open_below(root, &path)?, true))
+}
+
+/// Makes it 0700. Err: it is not ours (or any slot's user's, where jobs have users and only root can make directories here).
+/// False: it was removed before we had its lock.
+fn made_ours(dir: &OwnedFd, name: &str, user: Option<&User>) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(dir)?;
+    if user.is_none() && stat.st_uid != rustix::process::geteuid().as_raw() {
+        let why = format!("{name} belongs to user {}", stat.st_uid);
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    if stat.st_mode & 0o7777 != 0o700 {
+        rustix::fs::fchmod(dir, Mode::RWXU)?;
+    }
+    Ok(stat.st_nlink > 0)
 }
 
 /// Opens a directory right below `dir`, giving its owner (us) access first where the job took that away.
@@ -188,6 +231,10 @@ fn names(dir: &OwnedFd) -> Result<Vec<(CString, FileType)>, Errno> {
 
 /// Removes everything in `top`.
 fn wipe(top: &OwnedFd) -> io::Result<()> {
+    wipe_at(top, 0).map_err(io::Error::from)
+}
+
+fn wipe_at(top: &OwnedFd, depth: u32) -> Result<(), Errno> {
     let mut moved = 0_u64;
     loop {
         let names = names(top)?;
@@ -197,18 +244,18 @@ fn wipe(top: &OwnedFd) -> io::Result<()> {
         let mut removed = 0;
         let mut failed = Errno::NOTEMPTY;
         for (name, kind) in names {
-            match remove_from_top(top, &name, kind, &mut moved) {
+            match remove_from_top(top, &name, kind, &mut moved, depth) {
                 Ok(()) => removed += 1,
                 Err(error) => failed = error,
             }
         }
         if removed == 0 {
-            return Err(failed.into());
+            return Err(failed);
         }
     }
 }
 
-fn remove_from_top(top: &OwnedFd, name: &CStr, kind: FileType, moved: &mut u64) -> Result<(), Errno> {
+fn remove_from_top(top: &OwnedFd, name: &CStr, kind: FileType, moved: &mut u64, depth: u32) -> Result<(), Errno> {
     if remove_leaf(top, name, kind)? {
         return Ok(());
     }
@@ -223,7 +270,10 @@ fn remove_from_top(top: &OwnedFd, name: &CStr, kind: FileType, moved: &mut u64) 
             if !remove_leaf(&dir, &name, kind)? {
                 // Moving a directory rewrites its `..`, which takes write access to it.
                 rustix::fs::fchmod(open_below(dir.as_fd(), &name)?, Mode::RWXU)?;
-                move_up(&dir, &name, top, moved)?;
+                match move_up(&dir, &name, top, moved) {
+                    Err(Errno::XDEV) if depth < UNMOVED_DEPTH_MAX => wipe_at(&dir, depth + 1)?,
+                    done => drop(done?),
+                }
             }
         }
     }
@@ -246,16 +296,29 @@ pub(crate) fn remove_leaf(dir: &OwnedFd, name: &CStr, kind: FileType) -> Result<
     }
 }
 
-/// Moves something to `top` under a name that is free there; that name.
+/// Moves a directory to `top` under a name that is free there, or that of an empty directory; that name. XDEV: where it is,
+/// nothing can be moved from.
 pub(crate) fn move_up(from: &OwnedFd, name: &CStr, top: &OwnedFd, moved: &mut u64) -> Result<CString, Errno> {
     loop {
         *moved += 1;
         let new = CString::new(format!(".wiped-{moved}")).map_err(|_| Errno::INVAL)?;
-        match rustix::fs::renameat_with(from, name, top, &*new, rustix::fs::RenameFlags::NOREPLACE) {
-            Err(Errno::EXIST) => {}
+        // Not every file system can be asked to replace nothing.
+        match renamed(from, name, top, &new) {
+            Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOTDIR) => {}
+            Err(Errno::XDEV) => {
+                attributes::take_any_project(top).map_err(|_| Errno::XDEV)?;
+            }
             other => return other.map(|()| new),
         }
     }
+}
+
+fn renamed(from: &OwnedFd, name: &CStr, top: &OwnedFd, new: &CStr) -> Result<(), Errno> {
+    #[cfg(test)]
+    if hostile::nothing_can_be_moved() {
+        return Err(Errno::XDEV);
+    }
+    rustix::fs::renameat(from, name, top, new)
 }
 
 #[cfg(test)]

@@ -8,14 +8,14 @@
 //! another has something stays with just that in it, open to look into, so that it can go when the other's goes.
 
 use std::ffi::{CStr, CString};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::fs::{Access, AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
+use super::entries::{as_path, each, empty, open_of_another, open_shared, owner, removed_or_left_open};
 use crate::tmpdir::{move_up, open_below, remove_leaf};
 
 /// Where everybody may write.
@@ -24,7 +24,7 @@ const SHARED_DIRS: [&str; 4] = ["/dev/shm", "/dev/mqueue", "/tmp", "/var/tmp"];
 const LOOK_DEPTH_MAX: u32 = 2;
 /// So many things are looked at in others' directories below the shared ones, in all: what neighbours keep there is not to hold up
 /// a user's jobs.
-const LOOKED_MAX: u32 = 20_000;
+pub(super) const LOOKED_MAX: u32 = 20_000;
 /// The same for those in which the user may write.
 const WRITABLE_DEPTH_MAX: u32 = 16;
 
@@ -33,10 +33,31 @@ pub(super) fn remove(uid: u32) -> Result<(), String> {
     remove_in(uid, SHARED_DIRS.map(Path::new))
 }
 
-fn remove_in<'a>(uid: u32, shared_dirs: impl IntoIterator<Item = &'a Path>) -> Result<(), String> {
+pub(super) fn remove_in<'a>(uid: u32, shared_dirs: impl IntoIterator<Item = &'a Path>) -> Result<(), String> {
     let mut remover = Remover { uid, moved: 0, looked: 0, stays: None };
-    shared_dirs.into_iter().for_each(|dir| remover.look_into(CWD, dir, dir, 0));
+    let mut opened = Vec::new();
+    for path in shared_dirs {
+        match open_shared(path) {
+            Ok(dir) => opened.extend(dir.map(|dir| (dir, path))),
+            Err(error) => remover.stays(path, error),
+        }
+    }
+    // What lies openly goes first, in all of them: no neighbour can use up what there is for it.
+    for look in [Look::Own, Look::Below] {
+        opened.iter().for_each(|(dir, path)| remover.look_at_all(dir, path, 0, look));
+    }
     remover.stays.map_or(Ok(()), Err)
+}
+
+/// What a look at a directory is for.
+#[derive(Clone, Copy, PartialEq)]
+enum Look {
+    /// What is the user's in it.
+    Own,
+    /// What is the user's in others' directories in it.
+    Below,
+    /// Both.
+    All,
 }
 
 struct Remover {
@@ -50,40 +71,48 @@ struct Remover {
 }
 
 impl Remover {
-    /// Removes what is the user's in a directory of another.
-    fn look_into(&mut self, parent: impl AsFd, name: &Path, path: &Path, depth: u32) {
-        let dir = match open_of_another(parent, name, depth) {
-            Ok(dir) => dir,
+    /// Removes what is the user's in another's directory, which is in `parent`.
+    fn look_into(&mut self, parent: &OwnedFd, name: &CStr, path: &Path, depth: u32) {
+        match open_of_another(parent, name) {
+            Ok(dir) => self.look_at_all(&dir, path, depth, Look::All),
             // Closed to the user, gone, or another file system, where nobody says how long a look takes.
-            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => return,
-            Err(error) => return self.stays(path, error),
-        };
-        let read = each(&dir, |name, _| {
-            if depth > 0 {
-                self.looked += 1;
+            Err(Errno::ACCESS | Errno::PERM | Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => {}
+            Err(error) => self.stays(path, error),
+        }
+    }
+
+    /// The same for one that is open; `depth` 0 is a shared one, in which all is looked at however much it is: whose a thing is
+    /// takes a system call.
+    fn look_at_all(&mut self, dir: &OwnedFd, path: &Path, depth: u32, look: Look) {
+        let read = each(dir, |name, kind| {
+            self.looked += u32::from(depth > 0);
+            if self.looked > LOOKED_MAX && (depth > 0 || look == Look::Below) {
+                return ControlFlow::Break(());
             }
-            if self.looked > LOOKED_MAX {
-                return;
+            if look == Look::Below && !matches!(kind, FileType::Directory | FileType::Unknown) {
+                return ControlFlow::Continue(());
             }
-            let Some((uid, kind)) = owner(&dir, name) else { return };
-            let path = path.join(as_path(name));
+            let Some((uid, kind)) = owner(dir, name) else { return ControlFlow::Continue(()) };
             if uid == self.uid {
-                self.remove(&dir, name, kind, &path);
-            } else if kind == FileType::Directory && is_worth_a_look(&dir, name, depth + 1) {
-                self.look_into(&dir, as_path(name), &path, depth + 1);
+                if look != Look::Below {
+                    self.remove(dir, name, kind, &path.join(as_path(name)), depth);
+                }
+            } else if look != Look::Own && kind == FileType::Directory && is_worth_a_look(dir, name, depth + 1) {
+                self.look_into(dir, name, &path.join(as_path(name)), depth + 1);
             }
+            ControlFlow::Continue(())
         });
         read.unwrap_or_else(|error| self.stays(path, error));
     }
 
-    /// Removes one thing of the user's that is in another's directory.
-    fn remove(&mut self, dir: &OwnedFd, name: &CStr, kind: FileType, path: &Path) {
+    /// Removes one thing of the user's that is in another's directory, so deep below a shared one.
+    fn remove(&mut self, dir: &OwnedFd, name: &CStr, kind: FileType, path: &Path, depth: u32) {
         let removed = match remove_leaf(dir, name, kind) {
             Ok(true) => Ok(()),
-            Ok(false) => self.remove_tree(dir, name, path),
+            Ok(false) => self.remove_tree(dir, name, path, depth),
             // The directory's owner has closed it.
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) if kind == FileType::Directory => {
-                self.remove_tree(dir, name, path)
+                self.remove_tree(dir, name, path, depth)
             }
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => empty(dir, name, kind),
             Err(error) => Err(error),
@@ -91,14 +120,14 @@ impl Remover {
         removed.unwrap_or_else(|error| self.stays(path, error));
     }
 
-    fn remove_tree(&mut self, dir: &OwnedFd, name: &CStr, path: &Path) -> Result<(), Errno> {
+    fn remove_tree(&mut self, dir: &OwnedFd, name: &CStr, path: &Path, depth: u32) -> Result<(), Errno> {
         let top = self.opened(dir, name)?;
         let mut below = Vec::new();
         loop {
-            let mut done = self.strip(&top, None, path, &mut below)?;
+            let mut done = self.strip(&top, None, (path, depth), &mut below)?;
             while let Some(name) = below.pop() {
                 let sub = self.opened(&top, &name)?;
-                while self.strip(&sub, Some(&top), path, &mut below)? > 0 {
+                while self.strip(&sub, Some(&top), (path, depth), &mut below)? > 0 {
                     done += 1;
                 }
                 done += u64::from(removed_or_left_open(&top, &name, &sub)?);
@@ -118,7 +147,7 @@ impl Remover {
         &mut self,
         dir: &OwnedFd,
         top: Option<&OwnedFd>,
-        path: &Path,
+        (path, depth): (&Path, u32),
         below: &mut Vec<CString>,
     ) -> Result<u64, Errno> {
         let mut done = 0;
@@ -132,13 +161,23 @@ impl Remover {
                         below.push(name.to_owned());
                         Ok(false)
                     }
-                    Some(top) => self.moved_up(dir, name, top).map(|name| {
-                        below.push(name);
-                        true
-                    }),
+                    Some(top) => match self.moved_up(dir, name, top) {
+                        // It must go where it is: another subvolume, say.
+                        Err(Errno::XDEV) if depth < WRITABLE_DEPTH_MAX => {
+                            let removed = self.remove_tree(dir, name, &path.join(as_path(name)), depth + 1);
+                            removed.map(|()| owner(dir, name).is_none())
+                        }
+                        moved => moved.map(|name| {
+                            below.push(name);
+                            true
+                        }),
+                    },
                 },
                 Ok(false) => {
-                    self.look_into(dir, as_path(name), &path.join(as_path(name)), 1);
+                    // Directories of two users in one another may go as deep as they like.
+                    if is_worth_a_look(dir, name, depth + 1) {
+                        self.look_into(dir, name, &path.join(as_path(name)), depth + 1);
+                    }
                     Ok(false)
                 }
                 Err(error) if is_own() => Err(error),
@@ -148,6 +187,7 @@ impl Remover {
                 Ok(counts) => done += u64::from(counts),
                 Err(error) => self.stays(&path.join(as_path(name)), error),
             }
+            ControlFlow::Continue(())
         })?;
         Ok(done)
     }
@@ -173,78 +213,20 @@ impl Remover {
     }
 }
 
-/// Calls for everything in a directory. What is removed or made meanwhile may be missed.
-fn each(dir: &OwnedFd, mut act: impl FnMut(&CStr, FileType)) -> Result<(), Errno> {
-    rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut entries = RawDir::new(dir, &mut buffer);
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        if entry.file_name() != c"." && entry.file_name() != c".." {
-            act(entry.file_name(), entry.file_type());
-        }
-    }
-    Ok(())
-}
-
-/// A directory of somebody else, or a shared one (depth 0).
-fn open_of_another(parent: impl AsFd, name: &Path, depth: u32) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    if depth > 0 {
-        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        match rustix::fs::openat2(&parent, name, flags, Mode::empty(), resolve) {
-            Err(Errno::NOSYS) => {}
-            opened => return opened,
-        }
-    }
-    rustix::fs::openat(parent, name, flags, Mode::empty())
-}
-
-fn as_path(name: &CStr) -> &Path {
-    Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()))
-}
-
-/// Whose it is, and what. None: it is gone, or the directory closed.
-fn owner(dir: &OwnedFd, name: &CStr) -> Option<(u32, FileType)> {
-    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-    Some((stat.st_uid, FileType::from_raw_mode(stat.st_mode)))
-}
-
 /// True for a directory of another in which something of the user's may be.
 fn is_worth_a_look(dir: &OwnedFd, name: &CStr, depth: u32) -> bool {
     let may_write = || rustix::fs::accessat(dir, name, Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty()).is_ok();
     depth <= LOOK_DEPTH_MAX || (depth <= WRITABLE_DEPTH_MAX && may_write())
 }
 
-/// Removes a directory of the user's; false when something of another is in it, who can look into it then.
-fn removed_or_left_open(parent: &OwnedFd, name: &CStr, dir: &OwnedFd) -> Result<bool, Errno> {
-    match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(true),
-        Err(Errno::NOTEMPTY | Errno::EXIST) => {
-            rustix::fs::fchmod(dir, Mode::from_raw_mode(0o755))?;
-            Ok(false)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Takes the content of a file that cannot be removed.
-fn empty(dir: &OwnedFd, name: &CStr, kind: FileType) -> Result<(), Errno> {
-    if kind != FileType::RegularFile {
-        return Ok(());
-    }
-    let file = rustix::fs::openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    // The link in /proc leads to this very inode: no name is looked up again.
-    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-    rustix::fs::chmod(&link, Mode::RUSR | Mode::WUSR)?;
-    let flags = OFlags::WRONLY | OFlags::TRUNC | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, &link, flags, Mode::empty()).map(drop)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use rustix::fs::OFlags;
+
+    use super::*;
 
     /// A shared directory, and who makes things in it.
     fn shared() -> (tempfile::TempDir, u32) {

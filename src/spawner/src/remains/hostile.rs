@@ -1,0 +1,148 @@
+//! What users do in shared directories so that others' remains stay, or nobody can use theirs.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+
+use super::entries::empty;
+use super::files::{LOOKED_MAX, remove_in};
+use crate::skipped;
+use crate::tmpdir::SlotDir;
+
+/// Users that are nobody's.
+const A: u32 = 61_901;
+const B: u32 = 61_902;
+
+fn shared() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("shared");
+    std::fs::create_dir(&path).expect("made");
+    (dir, path)
+}
+
+/// False, told: only root can.
+fn given(test: &str, path: &Path, uid: u32) -> bool {
+    let is = chown(path, Some(uid), None).is_ok();
+    if !is {
+        skipped::tell(test, "only root can make files of another user");
+    }
+    is
+}
+
+/// Makes directories in one another, of these users in turn, each with a file of A; false: only root can.
+fn made_alternating(top: &Path, levels: u32) -> bool {
+    let mut at: OwnedFd = std::fs::File::open(top).expect("opens").into();
+    for level in 0..levels {
+        rustix::fs::mkdirat(&at, "d", Mode::RWXU).expect("made");
+        let owner = Uid::from_raw(if level % 2 == 0 { A } else { B });
+        if rustix::fs::chownat(&at, "d", Some(owner), None::<Gid>, AtFlags::SYMLINK_NOFOLLOW).is_err() {
+            return false;
+        }
+        at = rustix::fs::openat(&at, "d", OFlags::RDONLY, Mode::empty()).expect("opens");
+        let flags = OFlags::CREATE | OFlags::WRONLY;
+        let file = rustix::fs::openat(&at, "f", flags, Mode::RUSR).expect("made");
+        rustix::fs::fchown(file, Some(Uid::from_raw(A)), None).expect("given");
+    }
+    true
+}
+
+/// Two jobs crashed whoever was to remove what they had left: all users of the pool were gone.
+#[test]
+fn directories_of_two_users_in_turn_have_an_end() {
+    let (dir, path) = shared();
+    let test = "directories_of_two_users_in_turn_have_an_end";
+    let is_made = made_alternating(&path, 4000);
+    if is_made {
+        for _ in 0..2 {
+            assert_eq!(remove_in(A, [path.as_path()]), Ok(()));
+            assert_eq!(remove_in(B, [path.as_path()]), Ok(()));
+        }
+        // The control: what is not so deep went.
+        assert!(path.join("d/d").exists() && !path.join("d/f").exists() && !path.join("d/d/d/d/f").exists());
+    } else {
+        skipped::tell(test, "only root can make files of another user");
+    }
+    let root: OwnedFd = std::fs::File::open(dir.path()).expect("opens").into();
+    drop(SlotDir::prepare(root.as_fd(), dir.path(), "shared", None).expect("emptied"));
+}
+
+/// All that a user had left stayed, openly, and its next job was started.
+#[test]
+fn what_lies_openly_goes_however_much_neighbours_keep() {
+    let (_first, first) = shared();
+    let (_second, second) = shared();
+    let test = "what_lies_openly_goes_however_much_neighbours_keep";
+    let many = first.join("many");
+    std::fs::create_dir(&many).expect("made");
+    for number in 0..=LOOKED_MAX {
+        std::fs::write(many.join(number.to_string()), "").expect("written");
+    }
+    let open = [first.join("left"), second.join("left")];
+    std::fs::create_dir(second.join("neighbours")).expect("made");
+    let below = second.join("neighbours/left");
+    for path in open.iter().chain([&below]) {
+        std::fs::write(path, "token").expect("written");
+        if !given(test, path, A) {
+            return;
+        }
+    }
+    assert_eq!(remove_in(A, [first.as_path(), second.as_path()]), Ok(()));
+    assert_eq!(open.map(|path| path.exists()), [false; 2]);
+    assert!(below.exists(), "the control: the bound was reached");
+}
+
+/// A neighbour that let a program of the user's run took the user away for as long as it liked.
+#[test]
+fn a_program_that_runs_counts_as_emptied() {
+    let (_dir, path) = shared();
+    let program = path.join("program");
+    std::fs::copy("/proc/self/exe", &program).expect("copied");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("opened");
+    // It waits for a word on its standard input.
+    let mut child = Command::new(&program)
+        .args(["--exact", "remains::hostile::runs_until_its_input_ends", "--ignored"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("started");
+    let dir: OwnedFd = std::fs::File::open(&path).expect("opens").into();
+    let emptied = empty(&dir, c"program", rustix::fs::FileType::RegularFile);
+    let is_busy = std::fs::OpenOptions::new()
+        .write(true)
+        .open(&program)
+        .is_err_and(|error| error.raw_os_error() == Some(libc::ETXTBSY));
+    drop(child.stdin.take());
+    child.wait().expect("waited for");
+    assert_eq!(emptied, Ok(()));
+    assert!(is_busy, "the control: it ran");
+    assert_eq!(program.metadata().expect("there").permissions().mode() & 0o777, 0);
+}
+
+/// Not a test: what [`a_program_that_runs_counts_as_emptied`] runs.
+#[test]
+#[ignore = "it is run by another test"]
+fn runs_until_its_input_ends() {
+    let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+}
+
+/// `/var/tmp` was a link, and nothing in it was ever removed.
+#[test]
+fn shared_directories_may_be_links_and_what_else_they_are_is_told() {
+    let (dir, path) = shared();
+    let uid = rustix::process::geteuid().as_raw();
+    let [link, file, circle, missing] = ["link", "file", "circle", "missing"].map(|name| dir.path().join(name));
+    symlink(&path, &link).expect("linked");
+    symlink(&circle, &circle).expect("linked");
+    std::fs::write(&file, "").expect("written");
+    std::fs::write(path.join("left"), "token").expect("written");
+    for bad in [&file, &circle] {
+        let why = remove_in(uid, [bad.as_path()]).expect_err("told");
+        assert!(why.starts_with(&bad.display().to_string()), "{why}");
+    }
+    assert!(path.join("left").exists());
+    assert_eq!(remove_in(uid, [missing.as_path(), link.as_path()]), Ok(()));
+    assert!(!path.join("left").exists() && link.exists());
+}
