@@ -7,7 +7,7 @@
 
 mod attributes;
 #[cfg(test)]
-mod hostile;
+pub(crate) mod hostile;
 mod size;
 
 use std::ffi::{CStr, CString};

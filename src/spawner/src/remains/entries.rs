@@ -55,15 +55,15 @@ pub(super) fn owner(dir: &OwnedFd, name: &CStr) -> Option<(u32, FileType)> {
     Some((stat.st_uid, FileType::from_raw_mode(stat.st_mode)))
 }
 
-/// Removes a directory of the user's; false when something of another is in it, who can look into it then.
+/// Removes a directory of the user's; false when something of another is in it. Who has something in one that stays can look
+/// into it then.
 pub(super) fn removed_or_left_open(parent: &OwnedFd, name: &CStr, dir: &OwnedFd) -> Result<bool, Errno> {
     match rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR) {
         Ok(()) | Err(Errno::NOENT) => Ok(true),
-        Err(Errno::NOTEMPTY | Errno::EXIST) => {
+        Err(error) => {
             rustix::fs::fchmod(dir, Mode::from_raw_mode(0o755))?;
-            Ok(false)
+            if matches!(error, Errno::NOTEMPTY | Errno::EXIST) { Ok(false) } else { Err(error) }
         }
-        Err(error) => Err(error),
     }
 }
 

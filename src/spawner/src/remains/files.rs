@@ -117,7 +117,12 @@ impl Remover {
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => empty(dir, name, kind),
             Err(error) => Err(error),
         };
-        removed.unwrap_or_else(|error| self.stays(path, error));
+        if let Err(error) = removed
+            // Whose the directory is may have put something of its own there meanwhile.
+            && owner(dir, name).is_some_and(|(uid, _)| uid == self.uid)
+        {
+            self.stays(path, error);
+        }
     }
 
     fn remove_tree(&mut self, dir: &OwnedFd, name: &CStr, path: &Path, depth: u32) -> Result<(), Errno> {
@@ -292,6 +297,18 @@ mod tests {
         let fd: OwnedFd = std::fs::File::open(dir.path()).expect("opens").into();
         assert_eq!(empty(&fd, c"f", FileType::RegularFile), Ok(()));
         assert_eq!(std::fs::read(&path).expect("read"), b"");
+    }
+
+    /// A neighbour whose job runs could take the user away for as long as it liked.
+    #[test]
+    fn what_another_put_in_its_place_meanwhile_is_no_reason_to_refuse() {
+        let (dir, uid) = shared();
+        std::fs::create_dir_all(dir.path().join("swapped/x")).expect("made");
+        let top: OwnedFd = std::fs::File::open(dir.path()).expect("opens").into();
+        let mut remover = Remover { uid: uid + 1, moved: 0, looked: 0, stays: None };
+        remover.remove(&top, c"swapped", FileType::Directory, dir.path(), 1);
+        assert_eq!(remover.stays, None);
+        assert!(dir.path().join("swapped/x").exists());
     }
 
     /// A user that is nobody's, with a file in this directory of ours. None: we cannot make one.

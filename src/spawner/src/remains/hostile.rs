@@ -11,6 +11,7 @@ use super::entries::empty;
 use super::files::{LOOKED_MAX, remove_in};
 use crate::skipped;
 use crate::tmpdir::SlotDir;
+use crate::tmpdir::hostile::where_nothing_moves;
 
 /// Users that are nobody's.
 const A: u32 = 61_901;
@@ -80,18 +81,26 @@ fn what_lies_openly_goes_however_much_neighbours_keep() {
     for number in 0..=LOOKED_MAX {
         std::fs::write(many.join(number.to_string()), "").expect("written");
     }
-    let open = [first.join("left"), second.join("left")];
+    let own = first.join("own");
+    std::fs::create_dir(&own).expect("made");
     std::fs::create_dir(second.join("neighbours")).expect("made");
     let below = second.join("neighbours/left");
-    for path in open.iter().chain([&below]) {
-        std::fs::write(path, "token").expect("written");
-        if !given(test, path, A) {
+    // Beside what is the user's, and then in it.
+    for place in [&many, &own.join("many")] {
+        std::fs::create_dir_all(&own).expect("made");
+        if !given(test, &own, A) {
             return;
         }
+        std::fs::rename(&many, place).expect("moved");
+        let open = [first.join("left"), second.join("left")];
+        for path in open.iter().chain([&below]) {
+            std::fs::write(path, "token").expect("written");
+            assert!(given(test, path, A));
+        }
+        assert_eq!(remove_in(A, [first.as_path(), second.as_path()]), Ok(()));
+        assert_eq!(open.map(|path| path.exists()), [false; 2], "with others' in {}", place.display());
+        assert!(below.exists(), "the control: the bound was reached");
     }
-    assert_eq!(remove_in(A, [first.as_path(), second.as_path()]), Ok(()));
-    assert_eq!(open.map(|path| path.exists()), [false; 2]);
-    assert!(below.exists(), "the control: the bound was reached");
 }
 
 /// A neighbour that let a program of the user's run took the user away for as long as it liked.
@@ -126,6 +135,20 @@ fn a_program_that_runs_counts_as_emptied() {
 #[ignore = "it is run by another test"]
 fn runs_until_its_input_ends() {
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+}
+
+/// Subvolumes: nested directories in `/var/tmp` took the user away.
+#[test]
+fn trees_go_where_nothing_can_be_moved() {
+    let (_dir, path) = shared();
+    let uid = rustix::process::geteuid().as_raw();
+    for name in ["a", "b"] {
+        let nested = path.join(name).join("c/d/e/f/g/h/i/j");
+        std::fs::create_dir_all(&nested).expect("made");
+        std::fs::write(nested.join("f"), "token").expect("written");
+    }
+    assert_eq!(where_nothing_moves(|| remove_in(uid, [path.as_path()])), Ok(()));
+    assert_eq!(std::fs::read_dir(&path).expect("readable").count(), 0);
 }
 
 /// `/var/tmp` was a link, and nothing in it was ever removed.

@@ -19,6 +19,14 @@ pub(super) fn nothing_can_be_moved() -> bool {
     NOTHING_MOVES.get()
 }
 
+/// Does something on such a file system.
+pub(crate) fn where_nothing_moves<T>(act: impl FnOnce() -> T) -> T {
+    NOTHING_MOVES.set(true);
+    let done = act();
+    NOTHING_MOVES.set(false);
+    done
+}
+
 /// A directory for slots, and its first slot.
 fn slot() -> (tempfile::TempDir, OwnedFd, SlotDir) {
     let dir = tempfile::tempdir().expect("a directory");
@@ -119,10 +127,7 @@ fn make_nested(top: &Path, levels: usize) {
 fn trees_go_where_nothing_can_be_moved() {
     let (_dir, _root, slot) = slot();
     make_nested(slot.path(), 60);
-    NOTHING_MOVES.set(true);
-    let wiped = wipe(&slot.dir);
-    NOTHING_MOVES.set(false);
-    wiped.expect("wiped");
+    where_nothing_moves(|| wipe(&slot.dir)).expect("wiped");
     assert!(is_empty(slot.path()));
 }
 
