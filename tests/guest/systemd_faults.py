@@ -1,4 +1,5 @@
-"""The executor `systemd` when somebody empties its spawner's directory, starts a second spawner, or moves its slice.
+"""The executor `systemd` when somebody empties its spawner's directory, starts a second spawner, moves its slice, or sends it
+what nobody asked for over the bus.
 
     tests/guest/run --system systemd tests/guest/systemd_faults.py
 
@@ -14,6 +15,40 @@ POLICY = "/etc/ci-runner/policy.json"
 GO = "/srv/go"
 # Stays until GO is there; what it then says is read by its shim alone.
 WAITER = f"echo start; while [ ! -e {GO} ]; do sleep 0.1; done; echo end; exit $1"
+
+
+# Messages to the connection NAME itself, by the bus' own rules: a signal in the other byte order, and three of 15 MB.
+RAW = r"""
+use strict; use IO::Socket::UNIX;
+my $name = shift;
+my $bus = IO::Socket::UNIX->new(Peer => "/run/dbus/system_bus_socket") or die $!;
+$bus->autoflush(1);
+print $bus "\0AUTH EXTERNAL " . unpack("H*", "$>") . "\r\n";
+my $answer = <$bus>; die $answer unless $answer =~ /^OK/;
+print $bus "BEGIN\r\n";
+sub message {
+    my ($order, $kind, $body, @fields) = @_;
+    my $number = $order eq "B" ? "N" : "V";
+    my $head = "";
+    for (@fields) {
+        my ($code, $type, $text) = @$_;
+        $head .= "\0" x (-length($head) % 8) . pack("CCa1x", $code, 1, $type);
+        $head .= pack($type eq "g" ? "Ca*x" : $number . "a*x", length $text, $text);
+    }
+    my $message = pack("a1CCC$number$number$number", $order, $kind, 0, 1, length $body, 7, length $head) . $head;
+    return $message . "\0" x (-length($message) % 8) . $body;
+}
+my @bus = ([1, "o", "/org/freedesktop/DBus"], [2, "s", "org.freedesktop.DBus"], [6, "s", "org.freedesktop.DBus"]);
+my @signal = ([1, "o", "/org/freedesktop/DBus"], [2, "s", "org.freedesktop.DBus"], [3, "s", "NameOwnerChanged"], [6, "s", $name]);
+print $bus message("l", 1, "", @bus, [3, "s", "Hello"]);
+print $bus message("B", 4, pack("Na*x", 3, "abc"), @signal, [8, "g", "s"]);
+my $long = 15_000_000;
+print $bus message("l", 4, pack("V", $long) . "\0" x $long, @signal, [8, "g", "ay"]) for 1 .. 3;
+# Its answer comes after the bus has handed all of that on.
+print $bus message("l", 1, "", @bus, [3, "s", "GetId"]);
+my $come = "";
+while ($come !~ /[0-9a-f]{32}/) { sysread($bus, $come, 4096, length $come) or die "the bus sent us away: $come"; }
+"""
 
 
 def shell(text: str, *words: str, options: str = "") -> str:
@@ -67,6 +102,32 @@ def another(before: str) -> None:
 machine.start()
 for unit in [SPAWNER, "ci-runner.service"]:
     machine.wait_for_unit(unit)
+
+with subtest("what anybody sends to the spawner's connection changes nothing"):
+    machine.succeed(f"rm -f {GO}")
+    job = shell(WAITER, "6")
+    running(job)
+    before = pid()
+    named = f"busctl list --unique --no-legend --no-pager | awk '$2 == {before} {{print $1}}'"
+    name = machine.succeed(named).strip()
+    assert name.startswith(":"), name
+    machine.succeed(
+        f"runuser -u nobody -- busctl emit --destination={name} /org/freedesktop/DBus org.freedesktop.DBus NameOwnerChanged"
+        " sss org.freedesktop.systemd1 :1.0 ''"
+    )
+    machine.succeed(f"cat >/srv/raw.pl <<'END'\n{RAW}END")
+    machine.succeed(f"runuser -u nobody -- perl /srv/raw.pl {name}", timeout=60)
+    exited(shell("exit 4"), 4, "")
+    machine.succeed(f"touch {GO}")
+    exited(job, 6, "start\nend\n")
+    assert (pid(), machine.succeed(named).strip()) == (before, name)
+    machine.fail(f"journalctl -u {SPAWNER} -o cat | grep 'PID 1 cannot be asked'")
+    most = machine.succeed(f"awk '/^VmHWM/ {{print $2}}' /proc/{before}/status").strip()
+    assert int(most) < 100_000, f"{most} kB"
+
+with subtest("a new PID 1 is found, and jobs start again"):
+    machine.succeed("systemctl daemon-reexec", timeout=60)
+    exited(shell("exit 5"), 5, "")
 
 with subtest("a spawner whose directory was emptied, with no job, makes it anew"):
     before = pid()

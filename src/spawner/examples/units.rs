@@ -24,7 +24,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use bus::{Body, Connection, Message, Target, Value};
+use bus::{Body, Connection, DBUS, Message, Sender, Target, Value};
 use ci_runner_spawner::client::Client;
 use ci_runner_spawner::protocol::{AttemptKey, PROTOCOL_VERSION, Reply, Request, Spec, Start};
 use profile::Profile;
@@ -132,18 +132,15 @@ struct Bare {
 impl Bare {
     fn connect(profile: &str, without: &[&str]) -> Result<Self> {
         let mut connection = Connection::open(Path::new(BUS))?;
+        // Once the bus has answered it takes descriptors.
+        connection.find(MANAGER.name, Instant::now() + Duration::from_secs(10))?;
         let mut body = Body::default();
         body.string(CHANGES);
-        let dbus =
-            Target { name: "org.freedesktop.DBus", path: "/org/freedesktop/DBus", interface: "org.freedesktop.DBus" };
-        connection.call(dbus, "AddMatch", "s", body);
+        connection.call(DBUS, "AddMatch", "s", body);
         connection.call(MANAGER, "Subscribe", "", Body::default());
         let profile = Profile::named(profile).context("no such profile")?;
         let without = without.iter().map(|&name| name.to_owned()).collect();
-        let mut bare = Self { connection, profile, without, next: std::process::id() * 100_000 };
-        // Until the bus has answered it takes no descriptors.
-        bare.ended()?;
-        Ok(bare)
+        Ok(Self { connection, profile, without, next: std::process::id() * 100_000 })
     }
 
     fn start(&mut self, argv: &[&str], stdin: OwnedFd) -> String {
@@ -182,10 +179,10 @@ impl Bare {
         let mut fds = [PollFd::new(&self.connection, PollFlags::IN)];
         rustix::event::poll(&mut fds, None)?;
         let mut ended = Vec::new();
-        for message in self.connection.receive()? {
+        while let Some(message) = self.connection.next()? {
             match message {
                 Message::Error { name, text, .. } if !name.ends_with("NoSuchUnit") => bail!("{name}: {text}"),
-                Message::Signal { path, body, .. } => {
+                Message::Signal { sender: Sender::Peer, path, body, .. } => {
                     let number = |name: &str| body.get(1).and_then(|changed| changed.get(name)).and_then(Value::number);
                     if number("ExecMainExitTimestampMonotonic").is_some_and(|at| at != 0)
                         && let Some((_, escaped)) = path.rsplit_once('/')

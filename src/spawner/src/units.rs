@@ -58,8 +58,9 @@ pub type Wanted = (&'static str, &'static str);
 /// # Errors
 /// No bus, an answer that is late or no answer, a refusal of the list.
 pub fn ask(bus: &Path, wanted: &mut dyn FnMut(&Unit) -> &'static [Wanted], until: Instant) -> io::Result<Units> {
-    let mut asking =
-        Asking { connection: Connection::open(bus)?, waiting: HashMap::new(), calls: VecDeque::new(), until };
+    let mut connection = Connection::open(bus)?;
+    connection.find(MANAGER, until)?;
+    let mut asking = Asking { connection, waiting: HashMap::new(), calls: VecDeque::new(), until };
     let mut found = Units::default();
     for (member, interface) in [("ListUnits", None), ("Get", Some("Version")), ("Get", Some("SystemState"))] {
         asking.calls.push_back(Call {
@@ -144,7 +145,7 @@ impl Asking {
                 return Ok(());
             }
             self.wait()?;
-            for message in self.connection.receive()? {
+            while let Some(message) = self.connection.next()? {
                 let (serial, answer) = match message {
                     Message::Return { serial, body } => (serial, Ok(body)),
                     Message::Error { serial, name, text } => (serial, Err(format!("{name}: {text}"))),

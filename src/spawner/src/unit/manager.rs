@@ -1,21 +1,24 @@
 //! PID 1 as the spawner sees it: what it is asked and told over D-Bus, and what it says.
 //!
 //! Nothing here waits for an answer. A lost connection, or a PID 1 that executed itself anew, is said as `Down` and `Up`:
-//! after `Up` everything that was seen before is void and is asked again. `UnitRemoved` is not listened to, because a reload
-//! sends it for units that live.
+//! after `Up` everything that was seen before is void and is asked again. After `Down` it is tried again until `Up`, whatever
+//! the reason: no signal is waited for alone. `UnitRemoved` is not listened to, because a reload sends it for units that live.
+//!
+//! Only the bus and the owner of PID 1's name are believed: anybody may send any signal to our connection.
+
+mod orders;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use super::bus::{Body, Connection, Message, Target, Value};
+use super::bus::{Body, Connection, DBUS, Message, Sender, Target, Value};
 use super::judge::Facts;
 use super::names::{key_of, key_of_path, object_path, unit_name};
-use super::places::Person;
 use super::policy::Policy;
-use super::profile::Profile;
-use super::properties::{personal, properties, property};
-use crate::protocol::{AttemptKey, Start};
+use crate::protocol::AttemptKey;
 use crate::sys;
 
 /// The system bus.
@@ -25,8 +28,6 @@ const UNIT_INTERFACE: &str = "org.freedesktop.systemd1.Unit";
 const SERVICE_INTERFACE: &str = "org.freedesktop.systemd1.Service";
 const MANAGER: Target<'static> =
     Target { name: SYSTEMD, path: "/org/freedesktop/systemd1", interface: "org.freedesktop.systemd1.Manager" };
-const DBUS: Target<'static> =
-    Target { name: "org.freedesktop.DBus", path: "/org/freedesktop/DBus", interface: "org.freedesktop.DBus" };
 /// Signals that are wanted: a service changed; PID 1 has another name.
 const MATCHES: [&str; 2] = [
     "type='signal',sender='org.freedesktop.systemd1',interface='org.freedesktop.DBus.Properties',\
@@ -34,7 +35,7 @@ const MATCHES: [&str; 2] = [
     "type='signal',sender='org.freedesktop.DBus',interface='org.freedesktop.DBus',member='NameOwnerChanged',\
      arg0='org.freedesktop.systemd1'",
 ];
-/// Pause before another try to connect.
+/// Pause before another try to connect, or to find out who is PID 1.
 const RECONNECT_MS: u64 = 200;
 
 /// What a pending call is for.
@@ -42,6 +43,7 @@ enum Asked {
     Start(AttemptKey),
     Unit(AttemptKey),
     Service(AttemptKey, Value),
+    Owner,
     Root,
     List,
 }
@@ -64,13 +66,24 @@ pub(super) enum Told {
     Units(Vec<AttemptKey>),
 }
 
+/// How far it is, of a connection that lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nobody has PID 1's name; to be asked again at `retry_ms`.
+    Nobody,
+    /// PID 1, or the bus about it, was asked and has not answered yet.
+    Asked,
+    /// It answers.
+    Ready,
+}
+
 /// The connection to PID 1.
 pub(super) struct Manager {
     slice: String,
     helper: PathBuf,
     closed_dirs: Vec<String>,
     connection: Option<Connection>,
-    ready: bool,
+    stage: Stage,
     /// PID 1's own cgroup: the root of all paths.
     root: String,
     retry_ms: u64,
@@ -82,12 +95,16 @@ pub(super) struct Manager {
 impl Manager {
     /// Not yet connected.
     pub(super) fn new(policy: &Policy) -> Self {
+        Self::unconnected(policy.slice.clone(), policy.program.clone(), policy.own_dirs().to_vec())
+    }
+
+    fn unconnected(slice: String, helper: PathBuf, closed_dirs: Vec<String>) -> Self {
         Self {
-            slice: policy.slice.clone(),
-            helper: policy.program.clone(),
-            closed_dirs: policy.own_dirs().to_vec(),
+            slice,
+            helper,
+            closed_dirs,
             connection: None,
-            ready: false,
+            stage: Stage::Asked,
             root: String::new(),
             retry_ms: 0,
             pending: HashMap::new(),
@@ -100,14 +117,14 @@ impl Manager {
         self.connection.as_ref().map(|connection| (connection.as_fd(), connection.wants_write()))
     }
 
-    /// When to call [`Self::connect`]; None while connected.
+    /// When to call [`Self::connect`]; None while there is nothing to try again.
     pub(super) fn due_ms(&self) -> Option<u64> {
-        self.connection.is_none().then_some(self.retry_ms)
+        (self.connection.is_none() || self.stage == Stage::Nobody).then_some(self.retry_ms)
     }
 
     /// True when it can be asked.
     pub(super) fn is_up(&self) -> bool {
-        self.ready && self.connection.is_some()
+        self.stage == Stage::Ready && self.connection.is_some()
     }
 
     /// PID 1's own cgroup.
@@ -115,20 +132,18 @@ impl Manager {
         &self.root
     }
 
-    /// Connects, if it is time.
+    /// Connects, or asks once more who is PID 1, if it is time.
     pub(super) fn connect(&mut self) -> Option<Told> {
-        if self.connection.is_some() || sys::boottime_ms() < self.retry_ms {
+        if self.due_ms().is_none_or(|due_ms| sys::boottime_ms() < due_ms) {
+            return None;
+        }
+        if self.connection.is_some() {
+            self.find();
             return None;
         }
         match Connection::open(Path::new(BUS)) {
-            Ok(mut connection) => {
-                for rule in MATCHES {
-                    let mut body = Body::default();
-                    body.string(rule);
-                    connection.call(DBUS, "AddMatch", "s", body);
-                }
-                self.connection = Some(connection);
-                self.greet();
+            Ok(connection) => {
+                self.join(connection);
                 None
             }
             Err(error) => {
@@ -138,17 +153,44 @@ impl Manager {
         }
     }
 
-    /// Asks PID 1 (perhaps a new one) for its signals and its root; the answer makes it `Up`.
-    fn greet(&mut self) {
-        self.ready = false;
-        self.pending.clear();
-        self.looking.clear();
+    fn join(&mut self, mut connection: Connection) {
+        for rule in MATCHES {
+            let mut body = Body::default();
+            body.string(rule);
+            connection.call(DBUS, "AddMatch", "s", body);
+        }
+        self.connection = Some(connection);
+        self.find();
+    }
+
+    /// Asks the bus who is PID 1.
+    fn find(&mut self) {
+        self.forget(Stage::Asked);
+        if let Some(connection) = &mut self.connection {
+            let serial = connection.ask_owner(SYSTEMD);
+            self.pending.insert(serial, Asked::Owner);
+        }
+    }
+
+    /// Asks PID 1 (perhaps a new one), which has this unique name, for its signals and its root; the answer makes it `Up`.
+    fn greet(&mut self, owner: &str) {
+        self.forget(Stage::Asked);
+        if let Some(connection) = &mut self.connection {
+            connection.heed(Some(owner));
+        }
         self.tell(MANAGER, "Subscribe", "", Body::default());
         let mut body = Body::default();
         body.string(MANAGER.interface);
         body.string("ControlGroup");
         let target = Target { interface: "org.freedesktop.DBus.Properties", ..MANAGER };
         self.ask(Asked::Root, target, "Get", "ss", body);
+    }
+
+    /// Nothing from before counts.
+    fn forget(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.pending.clear();
+        self.looking.clear();
     }
 
     fn ask(&mut self, asked: Asked, target: Target<'_>, member: &str, signature: &str, body: Body) {
@@ -172,33 +214,41 @@ impl Manager {
 
     fn lose(&mut self, why: &str) -> Told {
         self.connection = None;
-        self.ready = false;
+        self.absent(why)
+    }
+
+    /// The connection lives, PID 1 is not on it. The connection is kept: PID 1 remembers over its own execution which units
+    /// the holder of this connection holds.
+    fn absent(&mut self, why: &str) -> Told {
+        self.forget(Stage::Nobody);
+        if let Some(connection) = &mut self.connection {
+            connection.heed(None);
+        }
         self.retry_ms = sys::boottime_ms() + RECONNECT_MS;
-        self.pending.clear();
-        self.looking.clear();
         Told::Down(why.to_owned())
     }
 
     /// What has come.
     pub(super) fn receive(&mut self) -> Vec<Told> {
-        let Some(connection) = &mut self.connection else { return Vec::new() };
-        let messages = match connection.receive() {
-            Ok(messages) => messages,
-            Err(error) => return vec![self.lose(&error.to_string())],
-        };
         let mut told = Vec::new();
         let mut changed = HashMap::new();
-        for message in messages {
-            match message {
-                Message::Return { serial, body } => told.extend(self.answered(serial, body)),
-                Message::Error { serial, name, text } => told.extend(self.refused(serial, name, text)),
-                Message::Signal { path, member, body } => match member.as_str() {
-                    "org.freedesktop.DBus.Properties.PropertiesChanged" => {
+        loop {
+            let next = self.connection.as_mut().map_or(Ok(None), Connection::next);
+            match next {
+                Ok(None) => break,
+                Ok(Some(Message::Return { serial, body })) => told.extend(self.answered(serial, body)),
+                Ok(Some(Message::Error { serial, name, text })) => told.extend(self.refused(serial, name, text)),
+                Ok(Some(Message::Signal { sender, path, member, body })) => match (sender, member.as_str()) {
+                    (Sender::Peer, "org.freedesktop.DBus.Properties.PropertiesChanged") => {
                         changed.extend(key_of_path(&path).zip(without_main(&body)));
                     }
-                    "org.freedesktop.DBus.NameOwnerChanged" => told.extend(self.owner_changed(&body)),
+                    (Sender::Bus, "org.freedesktop.DBus.NameOwnerChanged") => told.extend(self.owner_changed(&body)),
                     _ => {}
                 },
+                Err(error) => {
+                    told.push(self.lose(&error.to_string()));
+                    break;
+                }
             }
         }
         told.extend(changed.into_iter().map(|(key, failed)| Told::Changed(key, failed)));
@@ -207,12 +257,12 @@ impl Manager {
 
     /// PID 1 left the bus, or is a new one.
     fn owner_changed(&mut self, body: &[Value]) -> Option<Told> {
-        let new = body.get(2).and_then(Value::text).unwrap_or_default();
-        if new.is_empty() {
-            self.ready = false;
-            return Some(Told::Down("PID 1 has left the bus".to_owned()));
+        let text = |at: usize| body.get(at).and_then(Value::text).unwrap_or_default();
+        match (text(0), text(2)) {
+            (SYSTEMD, "") => return Some(self.absent("PID 1 has left the bus")),
+            (SYSTEMD, owner) => self.greet(owner),
+            _ => {}
         }
-        self.greet();
         None
     }
 
@@ -220,9 +270,13 @@ impl Manager {
         let value = if body.is_empty() { Value::Other } else { body.swap_remove(0) };
         match self.pending.remove(&serial)? {
             Asked::Start(key) => Some(Told::Started(key, Ok(()))),
+            Asked::Owner => {
+                self.greet(value.text().unwrap_or_default());
+                None
+            }
             Asked::Root => {
                 self.root = value.text().unwrap_or_default().trim_end_matches('/').to_owned();
-                self.ready = true;
+                self.stage = Stage::Ready;
                 Some(Told::Up)
             }
             Asked::Unit(key) => {
@@ -246,7 +300,8 @@ impl Manager {
     fn refused(&mut self, serial: u32, name: String, text: String) -> Option<Told> {
         match self.pending.remove(&serial)? {
             Asked::Start(key) => Some(Told::Started(key, Err((name, text)))),
-            Asked::Root => Some(self.lose(&format!("PID 1 does not answer: {text}"))),
+            Asked::Owner => Some(self.absent(&format!("PID 1 is not on the bus: {text}"))),
+            Asked::Root => Some(self.absent(&format!("PID 1 does not answer: {text}"))),
             Asked::Unit(key) | Asked::Service(key, _) => {
                 self.looking.remove(&key);
                 let gone = name.ends_with(".NoSuchUnit") || name == "org.freedesktop.DBus.Error.UnknownObject";
@@ -280,60 +335,6 @@ impl Manager {
             Some(unit) => Asked::Service(key, unit),
         };
         self.ask(asked, target, "GetAll", "s", body);
-    }
-
-    /// Starts the unit of an attempt; `stdin` becomes its standard input.
-    pub(super) fn start(&mut self, start: &Start, (profile, person): (Profile, Option<&Person>), stdin: OwnedFd) {
-        let mut body = Body::default();
-        body.string(&unit_name(&start.key));
-        body.string("fail");
-        let helper = self.helper.to_string_lossy().into_owned();
-        let slice = self.slice.clone();
-        body.array(8, |body| {
-            properties(body, start, &helper, &slice, stdin);
-            for line in profile.lines().filter(|line| person.is_none() || !line.is_for_nobody()) {
-                property(body, line.name);
-                line.setting.write(body);
-            }
-            if let Some(person) = person {
-                personal(body, person, &self.closed_dirs);
-            }
-        });
-        body.array(8, |_| {});
-        self.ask(Asked::Start(start.key.clone()), MANAGER, "StartTransientUnit", "ssa(sv)a(sa(sv))", body);
-    }
-
-    /// SIGTERM to every process of a unit, and SIGCONT, so that stopped ones take it.
-    pub(super) fn terminate(&mut self, key: &AttemptKey) {
-        for signal in [libc::SIGTERM, libc::SIGCONT] {
-            let mut body = Body::default();
-            body.string(&unit_name(key));
-            body.string("all");
-            body.i32(signal);
-            self.tell(MANAGER, "KillUnit", "ssi", body);
-        }
-    }
-
-    /// Holds a unit, so that PID 1 keeps what it knows of it whatever others do.
-    pub(super) fn hold(&mut self, key: &AttemptKey) {
-        let mut body = Body::default();
-        body.string(&unit_name(key));
-        self.tell(MANAGER, "RefUnit", "s", body);
-    }
-
-    /// Lets PID 1 forget a unit whose cgroup is empty.
-    pub(super) fn release(&mut self, key: &AttemptKey) {
-        let unit = unit_name(key);
-        let mut body = Body::default();
-        body.string(&unit);
-        body.string("replace");
-        self.tell(MANAGER, "StopUnit", "ss", body);
-        // Twice: AddRef's and hold's. Without one, it is refused and does no harm.
-        for member in ["ResetFailedUnit", "UnrefUnit", "UnrefUnit"] {
-            let mut body = Body::default();
-            body.string(&unit);
-            self.tell(MANAGER, member, "s", body);
-        }
     }
 
     /// Asks for all units of jobs.

@@ -2,9 +2,10 @@
 //!
 //! Why not a library: what there is brings an async runtime, threads, or calls that wait; a root program that must look after
 //! all its jobs with one thread can have none of them. What is needed here is small: calls with descriptors, their answers,
-//! and signals. Answers are matched by serial by the owner. Bounds: a message that is read has at most
-//! [`MESSAGE_BYTES_MAX`], what waits to be sent at most [`UNSENT_BYTES_MAX`]; beyond either the connection counts as lost.
+//! and signals. Answers are matched by serial by the owner; who is heard at all, and what is kept of what comes, is told in
+//! [`incoming`]. What waits to be sent has at most [`UNSENT_BYTES_MAX`]; beyond that the connection counts as lost.
 
+mod incoming;
 mod value;
 
 use std::collections::VecDeque;
@@ -19,10 +20,14 @@ use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
-pub(crate) use self::value::{Body, Reader, Value};
+use self::incoming::Incoming;
+#[cfg(test)]
+pub(crate) use self::incoming::tests::Sent;
+pub(crate) use self::incoming::{Message, Sender};
+#[cfg(test)]
+pub(crate) use self::value::Reader;
+pub(crate) use self::value::{Body, Value};
 
-/// A list of a thousand units has half a megabyte.
-const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// A bus that takes nothing any more is as good as gone.
 const UNSENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The bus is on this machine: it answers at once or is not well.
@@ -30,10 +35,10 @@ const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
 /// Descriptors that one message brings.
 const FDS_MAX: usize = 2;
 
+/// So much is read before the owner's loop goes on with other things: whoever floods us shall not have it alone.
+const READ_BYTES_MAX: usize = 1024 * 1024;
+
 const METHOD_CALL: u8 = 1;
-const METHOD_RETURN: u8 = 2;
-const ERROR: u8 = 3;
-const SIGNAL: u8 = 4;
 const NO_REPLY_EXPECTED: u8 = 1;
 
 /// Where a call goes.
@@ -45,36 +50,6 @@ pub(crate) struct Target<'a> {
     pub(crate) path: &'a str,
     /// Interface.
     pub(crate) interface: &'a str,
-}
-
-/// What came.
-#[derive(Debug)]
-pub(crate) enum Message {
-    /// An answer to the call with this serial.
-    Return {
-        /// Of the call.
-        serial: u32,
-        /// What it says.
-        body: Vec<Value>,
-    },
-    /// A refusal of the call with this serial.
-    Error {
-        /// Of the call.
-        serial: u32,
-        /// Machine name.
-        name: String,
-        /// For people.
-        text: String,
-    },
-    /// A signal.
-    Signal {
-        /// Of which object.
-        path: String,
-        /// `interface.member`.
-        member: String,
-        /// What it says.
-        body: Vec<Value>,
-    },
 }
 
 struct Unsent {
@@ -89,8 +64,16 @@ pub(crate) struct Connection {
     serial: u32,
     unsent: VecDeque<Unsent>,
     unsent_bytes: usize,
-    received: Vec<u8>,
+    incoming: Incoming,
+    /// Unique name of the one who is heard besides the bus.
+    peer: Option<String>,
+    /// What may still be read before [`Self::next`] says that nothing came.
+    read_bytes_left: usize,
 }
+
+/// The bus itself.
+pub(crate) const DBUS: Target<'static> =
+    Target { name: incoming::BUS, path: "/org/freedesktop/DBus", interface: incoming::BUS };
 
 impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -105,12 +88,64 @@ impl Connection {
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
         rustix::io::ioctl_fionbio(&socket, true)?;
         authenticate(&socket)?;
-        let mut connection = Self { socket, serial: 0, unsent: VecDeque::new(), unsent_bytes: 0, received: Vec::new() };
-        let bus =
-            Target { name: "org.freedesktop.DBus", path: "/org/freedesktop/DBus", interface: "org.freedesktop.DBus" };
-        connection.call(bus, "Hello", "", Body::default());
+        let mut connection = Self::on(socket);
+        connection.call(DBUS, "Hello", "", Body::default());
         connection.flush()?;
         Ok(connection)
+    }
+
+    fn on(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            serial: 0,
+            unsent: VecDeque::new(),
+            unsent_bytes: 0,
+            incoming: Incoming::default(),
+            peer: None,
+            read_bytes_left: READ_BYTES_MAX,
+        }
+    }
+
+    /// A connection that needs no greeting, and the bus' end of it.
+    #[cfg(test)]
+    pub(crate) fn pair() -> (Self, OwnedFd) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("a pair");
+        (Self::on(ours), theirs)
+    }
+
+    /// Asks who has a well-known name; the serial. Whoever it is is not heard before [`Self::heed`].
+    pub(crate) fn ask_owner(&mut self, name: &str) -> u32 {
+        let mut body = Body::default();
+        body.string(name);
+        self.call(DBUS, "GetNameOwner", "s", body)
+    }
+
+    /// Finds who has a well-known name, and hears it. Waits; other messages that come meanwhile are lost.
+    pub(crate) fn find(&mut self, name: &str, until: Instant) -> io::Result<()> {
+        let asked = self.ask_owner(name);
+        loop {
+            self.flush()?;
+            wait(&self.socket, PollFlags::IN, until)?;
+            while let Some(message) = self.next()? {
+                match message {
+                    Message::Return { serial, body } if serial == asked => {
+                        self.heed(body.first().and_then(Value::text));
+                        return Ok(());
+                    }
+                    Message::Error { serial, text, .. } if serial == asked => {
+                        return Err(io::Error::other(format!("{name} is not on the bus: {text}")));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Hears the one with this unique name, and nobody else but the bus.
+    pub(crate) fn heed(&mut self, peer: Option<&str>) {
+        self.peer = peer.map(str::to_owned);
     }
 
     /// Queues a call; its serial.
@@ -178,30 +213,37 @@ impl Connection {
         Ok(())
     }
 
-    /// Everything that has come. Err: the connection is over.
-    pub(crate) fn receive(&mut self) -> io::Result<Vec<Message>> {
-        let mut piece = [0; 64 * 1024];
+    /// The next message that has come; None: no more for now. Err: the connection is over.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Message>> {
         loop {
-            // Descriptors that somebody sends are not taken: the kernel closes them.
-            match rustix::io::read(&self.socket, &mut piece) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(got) => self.received.extend_from_slice(&piece[..got]),
-                Err(Errno::AGAIN) => break,
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+            if let Some(message) = self.incoming.next(self.peer.as_deref())? {
+                return Ok(Some(message));
+            }
+            if !self.read()? {
+                self.read_bytes_left = READ_BYTES_MAX;
+                return Ok(None);
             }
         }
-        let mut messages = Vec::new();
-        let mut at = 0;
-        while let Some(length) = message_length(&self.received[at..])? {
-            if self.received.len() - at < length {
-                break;
-            }
-            messages.extend(parse(&self.received[at..at + length]));
-            at += length;
+    }
+
+    /// False: there is nothing now, or it was enough for now.
+    fn read(&mut self) -> io::Result<bool> {
+        let mut piece = [0; 64 * 1024];
+        if self.read_bytes_left == 0 {
+            return Ok(false);
         }
-        self.received.drain(..at);
-        Ok(messages)
+        // Descriptors that somebody sends are not taken: the kernel closes them.
+        match rustix::io::read(&self.socket, &mut piece) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(got) => {
+                self.incoming.feed(&piece[..got]);
+                self.read_bytes_left = self.read_bytes_left.saturating_sub(got);
+                Ok(true)
+            }
+            Err(Errno::AGAIN) => Ok(false),
+            Err(Errno::INTR) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -219,43 +261,6 @@ fn send(socket: &OwnedFd, bytes: &[u8], fds: &[OwnedFd]) -> Result<usize, Errno>
         return Err(Errno::INVAL);
     }
     rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
-}
-
-/// The whole length of the message that starts here, once that is known.
-fn message_length(bytes: &[u8]) -> io::Result<Option<usize>> {
-    let Some(head) = bytes.get(..16) else { return Ok(None) };
-    let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
-    let length = (16 + number(12)).next_multiple_of(8) + number(4);
-    if head[0] != b'l' || head[3] != 1 || length > MESSAGE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the bus sends what is no message"));
-    }
-    Ok(Some(length))
-}
-
-/// A whole message; None for what is of no use (calls to us, bodies that do not fit their signature).
-fn parse(bytes: &[u8]) -> Option<Message> {
-    let head = Reader::new(bytes).values("yyyyuua(yv)")?;
-    let fields = head.get(6)?.list();
-    let field = |code: u64| {
-        fields.iter().find_map(|field| match field.list() {
-            [number, value] if number.number() == Some(code) => Some(value),
-            _ => None,
-        })
-    };
-    let text = |code: u64| field(code).and_then(Value::text).unwrap_or_default().to_owned();
-    let body_length = usize::try_from(head.get(4)?.number()?).ok()?;
-    let body = bytes.get(bytes.len().checked_sub(body_length)?..)?;
-    let body = Reader::new(body).values(&text(8))?;
-    let serial = field(5).and_then(Value::number).and_then(|serial| u32::try_from(serial).ok());
-    match u8::try_from(head.get(1)?.number()?).ok()? {
-        METHOD_RETURN => Some(Message::Return { serial: serial?, body }),
-        ERROR => {
-            let words = body.first().and_then(Value::text).unwrap_or_default().to_owned();
-            Some(Message::Error { serial: serial?, name: text(4), text: words })
-        }
-        SIGNAL => Some(Message::Signal { path: text(1), member: format!("{}.{}", text(2), text(3)), body }),
-        _ => None,
-    }
 }
 
 /// "EXTERNAL": the bus sees our user by the socket.
@@ -318,19 +323,9 @@ fn wait(socket: &OwnedFd, what: PollFlags, until: Instant) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// A connection, and the bus' end of it.
-    fn pair() -> (Connection, OwnedFd) {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (ours, theirs) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).expect("a pair");
-        let made =
-            Connection { socket: ours, serial: 0, unsent: VecDeque::new(), unsent_bytes: 0, received: Vec::new() };
-        (made, theirs)
-    }
-
     #[test]
     fn a_call_is_a_message_and_comes_apart_again() {
-        let (mut connection, bus) = pair();
+        let (mut connection, bus) = Connection::pair();
         let mut body = Body::default();
         body.string("a-unit");
         let target = Target { name: "a.b", path: "/a/b", interface: "a.b.C" };
@@ -338,41 +333,47 @@ mod tests {
         connection.flush().expect("sent");
         let mut got = [0; 1024];
         let length = rustix::io::read(&bus, &mut got).expect("read");
-        assert_eq!(message_length(&got[..length]).expect("one"), Some(length));
         let head = Reader::new(&got[..length]).values("yyyyuua(yv)").expect("a head");
         assert!(format!("{head:?}").contains("a.b.C"));
     }
 
     #[test]
     fn messages_are_put_together_from_pieces_and_nonsense_ends_the_connection() {
-        let (mut connection, bus) = pair();
-        // A signal of an object: the same layout as a call, by hand.
-        let mut message = Body::default();
-        for byte in [b'l', SIGNAL, 0, 1] {
-            message.byte(byte);
-        }
-        message.u32(8);
-        message.u32(77);
-        message.array(8, |message| {
-            for (code, kind, text) in [(1, "o", "/x"), (2, "s", "i.f"), (3, "s", "Changed")] {
-                field(message, code, kind);
-                message.string(text);
+        let (mut connection, bus) = Connection::pair();
+        let mut came = 0;
+        for (peer, wanted) in [(None, 0), (Some(":1.1"), 1)] {
+            connection.heed(peer);
+            for piece in Sent::default().bytes().chunks(7) {
+                rustix::io::write(&bus, piece).expect("written");
+                while let Some(message) = connection.next().expect("alive") {
+                    assert!(matches!(message, Message::Signal { sender: Sender::Peer, .. }), "{message:?}");
+                    came += 1;
+                }
             }
-            field(message, 8, "g");
-            message.signature("t");
-        });
-        message.align(8);
-        message.u64(5);
-        for piece in message.bytes.chunks(7) {
-            rustix::io::write(&bus, piece).expect("written");
-            for message in connection.receive().expect("alive") {
-                let Message::Signal { path, member, body } = message else { panic!("no signal") };
-                assert_eq!((path.as_str(), member.as_str(), body[0].number()), ("/x", "i.f.Changed", Some(5)));
-                connection.serial = 99;
-            }
+            assert_eq!(came, wanted, "{peer:?}");
         }
-        assert_eq!(connection.serial, 99, "it came");
         rustix::io::write(&bus, b"what is this, now?").expect("written");
-        assert!(connection.receive().is_err());
+        assert!(connection.next().is_err());
+    }
+
+    /// Whoever sends without a pause does not keep the loop for itself.
+    #[test]
+    fn so_much_is_read_at_once_and_no_more() {
+        let (mut connection, bus) = Connection::pair();
+        let mut body = Body::default();
+        body.array(1, |body| body.bytes.resize(32 * 1024, 0));
+        let flood = Sent { sender: ":1.11", signature: "ay", body, ..Sent::default() }.bytes();
+        let (mut written, mut read) = (0_usize, 0_usize);
+        connection.read_bytes_left = flood.len();
+        while rustix::io::write(&bus, &flood).is_ok_and(|some| some == flood.len()) {
+            written += flood.len();
+        }
+        while connection.incoming.next(None).is_ok_and(|message| message.is_none()) && connection.read().expect("alive")
+        {
+            read += 1;
+        }
+        assert!(written > 64 * 1024 && read == 1, "{written} bytes, {read} readings");
+        assert!(connection.next().expect("alive").is_none());
+        assert_eq!(connection.read_bytes_left, READ_BYTES_MAX);
     }
 }
