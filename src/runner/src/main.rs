@@ -20,6 +20,7 @@ fn restore(from: &Path, state_dir: &Path, log_dir: &Path) -> Result<Restored, Fa
         StoreError::Damaged { path, what } => {
             Failure::Error(format!("{path} is damaged: {what}; nothing was changed, restore another backup"))
         }
+        StoreError::Anothers { path, uid } => cli::refused_to_root(&path, uid, from),
         other => Failure::Error(format!("{:#}", anyhow::Error::new(other))),
     })?;
     Ok(Restored {

@@ -26,6 +26,7 @@ mod logs;
 mod look;
 mod notify;
 mod operate;
+mod owner;
 mod receipt;
 pub mod run;
 mod schedule;
@@ -43,6 +44,7 @@ mod why;
 
 use context::Context;
 pub use fail::{EXIT_DONE, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_TEMPORARY, EXIT_USAGE, Ended, Failure};
+pub use owner::refused_to_root;
 use serde::Serialize;
 use std::ffi::OsString;
 use std::io::Write as _;

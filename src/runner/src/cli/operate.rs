@@ -7,6 +7,7 @@ use crate::api::BackupRequest;
 use crate::config::{Config, ConfigOverrides};
 use clap::Args;
 use serde_json::{Value, json};
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 /// Arguments of `backup`.
@@ -48,8 +49,13 @@ pub fn backup(context: &Context<'_>, args: BackupArgs) -> Ended {
 pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
     let overrides = ConfigOverrides { state_dir: args.state_dir, ..ConfigOverrides::default() };
     let config = Config::load(args.config.as_deref(), &overrides).map_err(|error| Failure::Usage(error.to_string()))?;
-    if !args.file.is_file() {
-        return Err(Failure::Usage(format!("{}: there is no such file", args.file.display())));
+    match std::fs::metadata(&args.file) {
+        Ok(found) if found.is_file() => {}
+        Ok(_) => return Err(Failure::Usage(format!("{}: it is no file", args.file.display()))),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(Failure::Usage(format!("{}: there is no such file", args.file.display())));
+        }
+        Err(error) => return Err(Failure::Usage(format!("{}: {error}", args.file.display()))),
     }
     let restored = (context.hooks.restore)(&args.file, &config.state_dir, &config.log_dir)?;
     let done = || format!("{} is made from the backup, but that", config.state_dir.display());

@@ -185,7 +185,9 @@ static VERBS: &[Verb] = &[
     verb(
         "restore",
         "Make a state directory from a backup; the daemon must not run. Open jobs come back on hold, schedules paused",
-        "systemctl stop ci-runner && ci-runner restore backup.db --config /etc/ci-runner/config.toml",
+        "systemctl stop ci-runner.socket ci-runner\n\
+         runuser -u ci-runner -- ci-runner restore --config /etc/ci-runner/config.toml backup.db\n\
+         ci-runner restore --state-dir /tmp/try backup.db   to a place beside, to look at it",
         leaf!(operate::RestoreArgs, operate::restore),
     ),
     verb("gc", "Remove old finished jobs and logs now", "ci-runner gc", leaf!(host::NoArgs, operate::gc)),

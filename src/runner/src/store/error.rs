@@ -14,6 +14,16 @@ pub enum StoreError {
         /// The holder, `?` when unknown.
         pid: String,
     },
+    /// Root would work in a directory of another user.
+    #[error(
+        "{path} belongs to user {uid}: root would follow links in it, and leave files there that its owner cannot open"
+    )]
+    Anothers {
+        /// The directory.
+        path: String,
+        /// Whose it is.
+        uid: u32,
+    },
     /// A newer version wrote it.
     #[error(
         "{path} was written by a newer ci-runner (schema {found}, this one knows up to {known}); install that version or restore a backup"

@@ -181,3 +181,80 @@ fn a_backup_holds_the_configuration_and_gives_it_back_beside_the_store() {
     assert_eq!(reader.check().expect("checks"), [""; 0]);
     reader.backup(&store.path("again.db"), &[config]).expect("the table of files did not stay");
 }
+
+/// Whoever owns the state directory can put links where a restore writes.
+#[test]
+fn a_restore_writes_through_no_link() {
+    let store = Crashed::new(false);
+    let good = store.path("good.db");
+    let config = BackupFile { name: "config.toml".to_owned(), content: b"retry_attempts = 7\n".to_vec() };
+    {
+        let (_held, reader, ..) = opened(store.dir.path()).expect("opens");
+        reader.backup(&good, std::slice::from_ref(&config)).expect("backs up");
+    }
+    let (outside, inside) = (tempfile::tempdir().expect("a directory"), store.path("restored"));
+    let others = outside.path().join("config.toml");
+    fs::write(&others, "another's").expect("writes");
+    std::os::unix::fs::symlink(outside.path(), &inside).expect("links");
+    let refused = restore(&good, store.dir.path(), &[]).expect_err("the directory is a link");
+    assert!(matches!(&refused, StoreError::Io { path, .. } if path.ends_with("restored")), "{refused:?}");
+    assert_eq!(store.look().expect("untouched by that"), store.jobs);
+    fs::remove_file(&inside).expect("removes");
+    fs::create_dir(&inside).expect("makes");
+    std::os::unix::fs::symlink(&others, inside.join("config.toml")).expect("links");
+    for _ in 0..2 {
+        let report = restore(&good, store.dir.path(), &[]).expect("restores");
+        assert!(report.files[0].symlink_metadata().expect("is there").is_file(), "the link is replaced");
+        assert_eq!(fs::read(&report.files[0]).expect("reads"), config.content);
+    }
+    assert_eq!(fs::read(&others).expect("reads"), b"another's");
+}
+
+/// The daemon's user could have a file of root's written, and could not open what root left.
+#[test]
+fn root_restores_into_no_directory_of_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped::tell("root_restores_into_no_directory_of_another_user", "needs root");
+    }
+    let store = Crashed::new(false);
+    let copies = tempfile::tempdir().expect("a directory");
+    let good = copies.path().join("good.db");
+    {
+        let (_held, reader, ..) = opened(store.dir.path()).expect("opens");
+        reader.backup(&good, &[]).expect("backs up");
+    }
+    let home = tempfile::tempdir().expect("a directory");
+    let names = || fs::read_dir(home.path()).expect("reads").count();
+    std::os::unix::fs::chown(home.path(), Some(65_534), Some(65_534)).expect("gives away");
+    for state in [home.path().to_owned(), home.path().join("still/to/be/made")] {
+        let refused = restore(&good, &state, &[]).expect_err("refused");
+        assert!(matches!(&refused, StoreError::Anothers { uid: 65_534, .. }), "{refused:?}");
+        assert_eq!(names(), 0, "nothing is made there");
+    }
+    std::os::unix::fs::chown(home.path(), Some(0), Some(0)).expect("takes back");
+    restore(&good, home.path(), &[]).expect("the control: root's own");
+}
+
+/// A restored store in whose life nothing was queued, and after which others gave ids: they are not its own.
+#[test]
+fn ids_given_after_an_idle_life_are_nobodys() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (state, path) = (dir.path().join("state"), |name: &str| dir.path().join(name));
+    let logs = state.join("logs");
+    let live = |first: u64, last: u64, backup: &str| {
+        let (mut store, reader, ..) = opened(&state).expect("opens");
+        let batch: Vec<Write> = (first..=last).map(|number| submission(number, "n", "true")).collect();
+        store.commit(&batch, &pools()).expect("commits");
+        reader.backup(&path(backup), &[]).expect("backs up");
+    };
+    live(1, 1, "b0");
+    restore(&path("b0"), &state, &[&logs]).expect("restores");
+    live(2, 1, "b1");
+    live(2, 3, "b2");
+    fs::create_dir_all(logs.join("0")).expect("makes");
+    for backup in ["b1", "b2"] {
+        let report = restore(&path(backup), &state, &[&logs]).expect("restores");
+        assert!(report.others.is_empty(), "{backup}: it is one line");
+    }
+    assert!(logs.join("0").is_dir());
+}

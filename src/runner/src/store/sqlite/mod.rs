@@ -8,6 +8,7 @@
 //! an error means that nothing of it is there.
 
 mod backup;
+mod beside_store;
 mod check;
 mod checkpoint;
 mod codec;

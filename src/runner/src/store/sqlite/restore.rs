@@ -13,6 +13,7 @@
 //! What is decided by the old store is decided again after a crash: then it is under its dated name.
 
 use super::backup;
+use super::beside_store::{put_files, refuse_root_in_anothers};
 use super::lineage::{Aside, Lineage};
 use super::load;
 use super::migrate::{self, MIGRATIONS, migrate};
@@ -22,12 +23,10 @@ use super::submit::supersede_returned;
 use crate::store::{BackupFile, StoreError};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// Below the state directory: the files that the last restored backup held.
-const FILES_DIR: &str = "restored";
 /// Follows the name of the database in that of one that was replaced, before the time.
 const REPLACED: &str = ".replaced-";
 /// Who holds the jobs.
@@ -64,6 +63,7 @@ struct Given {
 /// Replaces the store in `state_dir`, whose jobs log in `log_dir` and have their secrets in `secrets_dir`, by the backup `from`.
 pub fn restore(from: &Path, state_dir: &Path, files_of_jobs: &[&Path]) -> Result<RestoreReport, StoreError> {
     open::check_sqlite()?;
+    refuse_root_in_anothers(state_dir)?;
     let mut lock = Lock::take(state_dir)?;
     let place = Place::new(state_dir);
     validate(from)?;
@@ -229,8 +229,9 @@ fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreRepo
     let held = count("SELECT count(*) FROM open WHERE wish = 1")?;
     let by = format!("{BY} (restored from a backup of store {old_id})");
     let paused = transaction.execute("UPDATE schedule SET paused = ?1 WHERE paused IS NULL", [by])?;
-    // Where nothing was queued since the restore before, that store gave the ids.
-    let sql = "INSERT OR IGNORE INTO former_store (last_id, skipped_to, store_id) SELECT last_id, max(last_id, ?1), store_id FROM meta";
+    // Where nothing was queued since the restore before, that store gave the ids; what is skipped now is nobody's all the same.
+    let sql = "INSERT INTO former_store (last_id, skipped_to, store_id) SELECT last_id, max(last_id, ?1), store_id FROM meta WHERE true \
+        ON CONFLICT (last_id) DO UPDATE SET skipped_to = max(skipped_to, excluded.skipped_to)";
     transaction.execute(sql, [given.id])?;
     let sql =
         "UPDATE meta SET store_id = ?1, running = 0, last_id = max(last_id, ?2), generation = max(generation, ?3)";
@@ -241,26 +242,6 @@ fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreRepo
     let held = u64::try_from(held).unwrap_or_default();
     let (paused, lost) = (count(paused), count(lost));
     Ok(RestoreReport { store_id, held, paused, lost, finished, replaced: None, others: Vec::new(), files: Vec::new() })
-}
-
-/// Writes the backup's files below the state directory: where they were is not ours to overwrite.
-fn put_files(place: &Place, files: &[BackupFile]) -> Result<Vec<PathBuf>, StoreError> {
-    let dir = place.dir.join(FILES_DIR);
-    let mut paths = Vec::new();
-    for file in files {
-        let path = dir.join(&file.name);
-        // A name from a file that anybody may have written.
-        if path.file_name() != Some(file.name.as_ref()) {
-            let what = format!("it holds a file with the name {:?}", file.name);
-            return Err(damaged(&place.db, what));
-        }
-        std::fs::create_dir_all(&dir).map_err(|source| io_error("create", &dir, source))?;
-        let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let written = made.and_then(|mut out| out.write_all(&file.content).and_then(|()| out.sync_all()));
-        written.map_err(|source| io_error("write", &path, source))?;
-        paths.push(path);
-    }
-    Ok(paths)
 }
 
 /// Renames the database that is replaced, with its log, to a name that tells when.
