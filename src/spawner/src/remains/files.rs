@@ -288,17 +288,6 @@ mod tests {
         assert!(is_empty(dir.path()));
     }
 
-    #[test]
-    fn what_cannot_be_removed_is_emptied() {
-        let (dir, _) = shared();
-        let path = dir.path().join("f");
-        std::fs::write(&path, "token").expect("written");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).expect("closed");
-        let fd: OwnedFd = std::fs::File::open(dir.path()).expect("opens").into();
-        assert_eq!(empty(&fd, c"f", FileType::RegularFile), Ok(()));
-        assert_eq!(std::fs::read(&path).expect("read"), b"");
-    }
-
     /// A neighbour whose job runs could take the user away for as long as it liked.
     #[test]
     fn what_another_put_in_its_place_meanwhile_is_no_reason_to_refuse() {
@@ -309,6 +298,17 @@ mod tests {
         remover.remove(&top, c"swapped", FileType::Directory, dir.path(), 1);
         assert_eq!(remover.stays, None);
         assert!(dir.path().join("swapped/x").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_removed_is_emptied() {
+        let (dir, _) = shared();
+        let path = dir.path().join("f");
+        std::fs::write(&path, "token").expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).expect("closed");
+        let fd: OwnedFd = std::fs::File::open(dir.path()).expect("opens").into();
+        assert_eq!(empty(&fd, c"f", FileType::RegularFile), Ok(()));
+        assert_eq!(std::fs::read(&path).expect("read"), b"");
     }
 
     /// A user that is nobody's, with a file in this directory of ours. None: we cannot make one.
