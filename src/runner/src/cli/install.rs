@@ -106,8 +106,9 @@ pub fn install(context: &Context<'_>, args: InstallArgs) -> Ended {
         }
         let mut ours = write::apply(&place, &desired, &plan, before)?;
         if starts {
-            services::make_users(&mut ours)?;
+            let made = services::make_users(&mut ours);
             write::keep(&place, &ours)?;
+            made?;
             services::carry_out(&asked)?;
         }
     }

@@ -112,9 +112,16 @@ pub fn carry_out(asked: &Asked) -> Result<(), InstallError> {
 /// Makes users, groups and directories, and remembers which were not there.
 ///
 /// # Errors
-/// A command failed.
+/// A command failed. What it made before that is remembered all the same.
 pub fn make_users(ours: &mut Manifest) -> Result<(), InstallError> {
     let (users, groups) = (names("/etc/passwd"), names("/etc/group"));
+    let made = run_makers(ours);
+    ours.users.extend(names("/etc/passwd").difference(&users).cloned());
+    ours.groups.extend(names("/etc/group").difference(&groups).cloned());
+    made
+}
+
+fn run_makers(ours: &Manifest) -> Result<(), InstallError> {
     for (program, file) in [("systemd-sysusers", "sysusers.d"), ("systemd-tmpfiles", "tmpfiles.d")] {
         let path = PathBuf::from(format!("/etc/{file}/ci-runner.conf"));
         if !ours.files.contains_key(&path) {
@@ -126,8 +133,6 @@ pub fn make_users(ours: &mut Manifest) -> Result<(), InstallError> {
             _ => run(program, &[&path])?,
         }
     }
-    ours.users.extend(names("/etc/passwd").difference(&users).cloned());
-    ours.groups.extend(names("/etc/group").difference(&groups).cloned());
     Ok(())
 }
 

@@ -69,7 +69,9 @@ pub fn check_prefix(place: &Place) -> Result<(), InstallError> {
     Ok(())
 }
 
-/// Does what the plan says; the list of what is ours is written first with all that may come to be, last as it is.
+/// Does what the plan says. The list of what is ours is written first, with all that is new, so that whatever ends this a removal
+/// finds it; and last as it is, after a failure too. Until a file is replaced the first list has it as it was: an installation
+/// that goes on later must not take it for a person's.
 ///
 /// # Errors
 /// A file cannot be written. What was done stays, and is in the list.
@@ -83,9 +85,27 @@ pub fn apply(
     ours.version = env!("CARGO_PKG_VERSION").to_owned();
     ours.prefix = place.prefix.clone();
     ours.slot_users = place.slot_users;
+    make_directories(place, Path::new(manifest::PATH).parent().unwrap_or(Path::new("/")), &mut ours)?;
+    keep(place, &with_all_that_is_new(place, desired, plan, &ours))?;
+    let done = carry_out(place, desired, plan, &mut ours);
+    let kept = keep(place, &ours);
+    done.and(kept).map(|()| ours)
+}
+
+fn with_all_that_is_new(place: &Place, desired: &[Desired], plan: &Plan, ours: &Manifest) -> Manifest {
+    let mut all = ours.clone();
+    for file in desired.iter().filter(|file| plan.get(&file.path) == Some(&Action::Create)) {
+        all.files.insert(file.path.clone(), file.mark());
+        let above = file.path.ancestors().skip(1);
+        all.directories.extend(above.take_while(|dir| !place.at(dir).exists()).map(Path::to_owned));
+    }
+    all
+}
+
+fn carry_out(place: &Place, desired: &[Desired], plan: &Plan, ours: &mut Manifest) -> Result<(), InstallError> {
     for file in desired {
         let action = plan.get(&file.path).copied().unwrap_or(Action::Keep);
-        make_directories(place, file.path.parent().unwrap_or(Path::new("/")), &mut ours)?;
+        make_directories(place, file.path.parent().unwrap_or(Path::new("/")), ours)?;
         if action == Action::Overwrite {
             let aside = PathBuf::from(format!("{}.replaced", file.path.display()));
             let (from, to) = (place.at(&file.path), place.at(&aside));
@@ -107,8 +127,7 @@ pub fn apply(
         }
         ours.files.remove(path);
     }
-    keep(place, &ours)?;
-    Ok(ours)
+    Ok(())
 }
 
 /// Writes the list.
@@ -133,26 +152,31 @@ fn make_directories(place: &Place, dir: &Path, ours: &mut Manifest) -> Result<()
     Ok(())
 }
 
-/// Aside, synced, renamed.
+/// Aside, synced, renamed. Nothing is left aside.
 pub(super) fn write(path: &Path, content: &Content) -> Result<(), InstallError> {
     let aside = path.with_file_name(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()));
-    match std::fs::remove_file(&aside) {
+    write_aside(&aside, content)
+        .and_then(|()| std::fs::rename(&aside, path).map_err(InstallError::io("cannot write", path)))
+        .inspect_err(|_| drop(std::fs::remove_file(&aside)))
+}
+
+fn write_aside(aside: &Path, content: &Content) -> Result<(), InstallError> {
+    match std::fs::remove_file(aside) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(InstallError::io("cannot remove", &aside)(error));
+            return Err(InstallError::io("cannot remove", aside)(error));
         }
         _ => {}
     }
     match content {
-        Content::Link(target) => symlink(target, &aside).map_err(InstallError::io("cannot link", &aside))?,
+        Content::Link(target) => symlink(target, aside).map_err(InstallError::io("cannot link", aside)),
         Content::File { bytes, mode } => {
             let write = || {
-                let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+                let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside)?;
                 file.write_all(bytes)?;
                 file.set_permissions(std::fs::Permissions::from_mode(*mode))?;
                 file.sync_all()
             };
-            write().map_err(InstallError::io("cannot write", &aside))?;
+            write().map_err(InstallError::io("cannot write", aside))
         }
     }
-    std::fs::rename(&aside, path).map_err(InstallError::io("cannot write", path))
 }

@@ -6,7 +6,9 @@ use ci_runner::daemon::handle::{Explanation, NewJob};
 use ci_runner::store::memory::MemoryStore;
 use ci_runner_core::explain::Reason;
 use ci_runner_core::id::JobId;
+use ci_runner_core::state::Phase;
 use ci_runner_spawner::protocol::{Reply, Request};
+use std::time::Duration;
 
 const BOXED: &str =
     "[pools.default]\nslots = 4\n[pools.boxed]\nslots = 2\nexecutor = \"systemd\"\nprofile = \"strict\"\n";
@@ -122,5 +124,37 @@ async fn a_free_slot_of_a_pool_that_starts_nothing_is_none() {
     let waits = submit(&the_loop, new_job()).await;
     let why = why(&the_loop, waits).await;
     assert_eq!(why.reasons, [Reason::NoSlot { pools: vec![("default".to_owned(), 1, vec![holder])] }]);
+    the_loop.stop().await;
+}
+
+/// The native spawner says `Started` at the fork, and only then that nothing began: `why` and `show` said that it runs, for ever.
+#[tokio::test]
+async fn an_attempt_whose_every_start_is_refused_does_not_run() {
+    let (the_loop, mut spawner) = welcomed().await;
+    let id = submit(&the_loop, new_job()).await;
+    spawner.starts();
+    wait_for("it runs", || the_loop.handle.snapshot().counts["default"].running == 1).await;
+    // The control: so far it does.
+    let runs = why(&the_loop, id).await;
+    assert!(matches!(runs.reasons[..], [Reason::Running { .. }]), "{:?}", runs.reasons);
+    assert!(runs.trouble.is_empty(), "{:?}", runs.trouble);
+    let key = spawner.key.clone().unwrap();
+    for _ in 0..2 {
+        let why_not = "no processes left".to_owned();
+        spawner.say(&[Reply::RefusedStart { key: key.clone(), why: why_not, voided: false, closed: false }]);
+        // It is asked for again after a pause: the refusal is known by then, and counts until the attempt lives.
+        hears_start_of(&mut spawner, id);
+        let refused = why(&the_loop, id).await;
+        assert_eq!(refused.phase, Phase::Starting);
+        assert!(matches!(refused.reasons[..], [Reason::Starting { .. }]), "{:?}", refused.reasons);
+        assert!(refused.trouble.iter().any(|text| text.contains("no processes left")), "{:?}", refused.trouble);
+    }
+    spawner.say(&[Reply::Started { key }]);
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    while why(&the_loop, id).await.phase != Phase::Running {
+        assert!(tokio::time::Instant::now() < until, "it runs at last, and nobody says so");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(why(&the_loop, id).await.trouble.is_empty());
     the_loop.stop().await;
 }

@@ -88,6 +88,28 @@ fn installed_twice_and_removed_it_leaves_the_tree_as_it_was() {
     assert!(String::from_utf8_lossy(&again.stderr).contains("nothing was installed"));
 }
 
+/// Without a list, what came until then was of nobody: it stayed for ever, and units ran it.
+#[test]
+fn one_that_fails_half_way_is_removed_without_a_trace() {
+    let image = Image::new();
+    std::fs::create_dir_all(image.path("usr/local")).expect("made");
+    // Pages come last, and cannot.
+    std::fs::write(image.path("usr/local/share"), "x").expect("written");
+    let before = image.tree();
+    let failed = image.install(&[]);
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    assert!(image.path(UNIT).exists(), "it came half-way");
+    assert!(image.install(&["--uninstall"]).status.success());
+    assert_eq!(image.tree(), before);
+    // And what went on instead is whole.
+    assert_eq!(image.install(&[]).status.code(), Some(1));
+    std::fs::remove_file(image.path("usr/local/share")).expect("removed");
+    let rest = image.actions(&[]);
+    assert!(rest.values().all(|action| action == "same" || action == "create"), "{rest:?}");
+    assert_eq!(rest[UNIT], "same");
+    assert!(image.actions(&[]).values().all(|action| action == "same"));
+}
+
 #[test]
 fn what_a_person_changed_is_not_lost() {
     let image = Image::new();

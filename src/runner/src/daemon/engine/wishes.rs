@@ -5,6 +5,7 @@ use crate::daemon::ends::Ends;
 use crate::daemon::handle::{Acted, Deed, Explanation, IdempotencyKey, NewJob, Refusal, Submitter, Target};
 use crate::store::{KeyRow, Write};
 use ci_runner_core::change::{Change, Pause, Submission};
+use ci_runner_core::explain::Reason;
 use ci_runner_core::job::Fault;
 use ci_runner_core::record::{CLASSES_MAX, NewClasses};
 use ci_runner_core::state::Phase;
@@ -59,8 +60,17 @@ impl Engine {
     }
 
     fn explain(&self, id: JobId) -> Option<Explanation> {
-        let phase = self.record.phase(id)?;
+        let mut phase = self.record.phase(id)?;
         let mut reasons = self.record.explain_where(id, &|pool| self.is_claimed_in(pool))?;
+        if phase == Phase::Running && self.refusal_of_start(id).is_some() {
+            // The native spawner says that it has started what then turns out not to begin: the record has that word.
+            phase = Phase::Starting;
+            for reason in &mut reasons {
+                if let Reason::Running { attempt, pool, .. } = reason {
+                    *reason = Reason::Starting { attempt: *attempt, pool: pool.clone() };
+                }
+            }
+        }
         let trouble = self.troubles_of(id, phase);
         self.settle_next(id, &mut reasons, &trouble);
         let silent = [Way::Native, Way::Systemd].map(hearing::spawner_problem);
@@ -78,11 +88,16 @@ impl Engine {
         if !matches!(phase, Phase::Queued | Phase::Starting) {
             return Vec::new();
         }
-        let refused = self.watches.get(&id).and_then(|watch| watch.refused_why.as_ref());
-        let refused = refused.map(|why| format!("its start was refused, and is tried again: {why}"));
+        let refused = self.refusal_of_start(id).map(|why| format!("its start was refused, and is tried again: {why}"));
         let sides = self.sides.iter().filter(|side| !side.way.is_former()).filter_map(sides::Side::problem);
         let closed = if phase == Phase::Queued { self.closed_pools_of(id) } else { Vec::new() };
         closed.into_iter().chain(refused).chain(sides).chain(self.slots_beyond()).collect()
+    }
+
+    /// Why the last start of the open attempt was refused, while that is not seen to live or to have ended.
+    fn refusal_of_start(&self, id: JobId) -> Option<&String> {
+        let watch = self.watches.get(&id)?;
+        watch.refused_why.as_ref().filter(|_| matches!(watch.seen, Seen::Absent | Seen::NotBegan))
     }
 
     /// All or none; the ids are given, not yet on disk.
