@@ -60,8 +60,8 @@ pub struct Hooks {
     pub daemon: fn(Origin) -> ExitCode,
     /// Runs jobs here and now; see [`run::Engine`].
     pub run: run::Engine,
-    /// Makes the state directory (second) from a backup file (first).
-    pub restore: fn(&Path, &Path, &Path) -> Result<Restored, Failure>,
+    /// Makes the state directory (second) from a backup file (first), of jobs that log here (third) if that is known.
+    pub restore: fn(&Path, &Path, Option<&Path>) -> Result<Restored, Failure>,
     /// The OpenAPI document.
     pub openapi: fn() -> String,
 }
@@ -81,6 +81,12 @@ pub struct Restored {
     pub replaced: Option<PathBuf>,
     /// Where logs and secrets of other jobs that had the same ids are kept.
     pub others: Vec<PathBuf>,
+    /// Where secrets of jobs are kept that are not open in the backup.
+    pub later_secrets: Option<PathBuf>,
+    /// Jobs whose secrets an earlier restore had put aside, and that have them again.
+    pub secrets_back: u64,
+    /// Who has paused the host in the backup, and why.
+    pub pause: Option<String>,
     /// Where the files of the backup, such as the configuration, were put.
     pub files: Vec<PathBuf>,
 }

@@ -47,6 +47,7 @@ pub fn backup(context: &Context<'_>, args: BackupArgs) -> Ended {
 
 /// Makes a state directory from a backup.
 pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
+    let is_named = args.state_dir.is_some();
     let overrides = ConfigOverrides { state_dir: args.state_dir, ..ConfigOverrides::default() };
     let config = Config::load(args.config.as_deref(), &overrides).map_err(|error| Failure::Usage(error.to_string()))?;
     match std::fs::metadata(&args.file) {
@@ -57,7 +58,10 @@ pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
         }
         Err(error) => return Err(Failure::Usage(format!("{}: {error}", args.file.display()))),
     }
-    let restored = (context.hooks.restore)(&args.file, &config.state_dir, &config.log_dir)?;
+    // Another state directory than the configuration's has other logs, unless a note in it says that they are these.
+    let is_its_own = !is_named || config.log_dir.starts_with(&config.state_dir);
+    let log_dir = is_its_own.then_some(config.log_dir.as_path());
+    let restored = (context.hooks.restore)(&args.file, &config.state_dir, log_dir)?;
     let done = || format!("{} is made from the backup, but that", config.state_dir.display());
     if context.is_json() {
         return after(context.print_json(&restored), done);
@@ -80,6 +84,16 @@ pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
             others.display()
         ));
     }
+    if let Some(later) = &restored.later_secrets {
+        context.note(&format!(
+            "secrets of jobs that are not open in this backup are kept at {}: restoring a backup that knows them puts them back",
+            later.display()
+        ));
+    }
+    if restored.secrets_back > 0 {
+        context
+            .note(&format!("{} jobs have secrets again that an earlier restore had put aside", restored.secrets_back));
+    }
     for file in &restored.files {
         context.note(&format!(
             "the backup held {}: compare it, and put it where the daemon's --config points",
@@ -92,6 +106,11 @@ pub fn restore(context: &Context<'_>, args: RestoreArgs) -> Ended {
     }
     if restored.paused_schedules > 0 {
         context.note("look at paused schedules with `ci-runner schedule list`, let them go with `ci-runner schedule resume NAME`");
+    }
+    if let Some(pause) = &restored.pause {
+        context.note(&format!(
+            "the host was paused by {pause} when the backup was made: nothing starts before `ci-runner resume`"
+        ));
     }
     Ok(EXIT_DONE)
 }

@@ -32,10 +32,12 @@ pub(super) struct Ground {
 impl Ground {
     /// Makes what is missing and reads what is there.
     pub(super) fn prepare(config: &Config, host: &HostSettings, settings: Settings) -> Result<Self> {
-        make_dirs(config, host)?;
-        log_dir::note(&config.state_dir, &host.log_dir);
+        make_own_dir(&config.state_dir, 0o700, "--state-dir")?;
+        // Whoever does not get the state directory changes nothing in it.
         let (mut store, reader) =
             SqliteStore::open(&config.state_dir).map_err(|error| with_advice(error, config, host))?;
+        make_dirs(config, host)?;
+        log_dir::note(&config.state_dir, &host.log_dir);
         let (mut record, mut loaded) = load(&mut store, settings)?;
         let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
         let whereabouts = Whereabouts::find(config, &record)?;
@@ -59,8 +61,8 @@ fn load(store: &mut SqliteStore, settings: Settings) -> Result<(Record, Loaded)>
     Ok((record, loaded))
 }
 
+/// All but the state directory.
 fn make_dirs(config: &Config, host: &HostSettings) -> Result<()> {
-    make_own_dir(&config.state_dir, 0o700, "--state-dir")?;
     // Where none is named it may be in the state, and then that is what another is to be named for.
     let in_state = config.source("runtime_dir") == Source::Default && config.runtime_dir.starts_with(&config.state_dir);
     make_own_dir(&config.runtime_dir, 0o750, if in_state { "--state-dir" } else { "--runtime-dir" })?;

@@ -19,6 +19,8 @@ pub(super) struct Traces {
     logged: Option<u64>,
     /// The highest id that the store gave.
     given: u64,
+    /// The store was made by `ci-runner restore`, which says itself what is forgotten.
+    is_restored: bool,
 }
 
 impl Traces {
@@ -37,17 +39,25 @@ impl Traces {
             starts: homes.filter_map(note).max().filter(|seen| *seen >= loaded.generation),
             logged: last_logged(log_dir).filter(|id| *id > loaded.last_id && !is_new),
             given: loaded.last_id,
+            is_restored: !loaded.former.is_empty(),
         }
     }
 
     /// Tells people, and lets ids go on behind those that logs show.
     pub(super) fn tell_and_heed(&self, record: &mut Record) {
-        if self == &(Self { given: self.given, ..Self::default() }) {
+        if self.starts.is_none() && self.logged.is_none() {
             return;
         }
         let given = self.given;
         if let Some(logged) = self.logged {
             record.set_last_id(logged);
+        }
+        // Spawners know a restored store by its new id only: what they have seen of that one was no earlier life.
+        if let (true, None, Some(logged)) = (self.is_restored, self.starts, self.logged) {
+            log::warn!(
+                "there are logs of an earlier life up to job {logged}, and this store gave ids up to {given}: new jobs get ids behind them"
+            );
+            return;
         }
         let ids = match self.logged {
             Some(logged) => format!("there are logs up to job {logged}: new jobs get ids behind them"),

@@ -24,6 +24,19 @@ pub enum StoreError {
         /// Whose it is.
         uid: u32,
     },
+    /// Somebody put a database where another was.
+    #[error(
+        "{path} is of store {found}, and the logs and secrets here are of store {locked}, which it does not come from: move it elsewhere \
+         and give it to `ci-runner restore`, which keeps them apart"
+    )]
+    Foreign {
+        /// Database file.
+        path: String,
+        /// Its store.
+        found: String,
+        /// The store that was opened here last.
+        locked: String,
+    },
     /// A newer version wrote it.
     #[error(
         "{path} was written by a newer ci-runner (schema {found}, this one knows up to {known}); install that version or restore a backup"

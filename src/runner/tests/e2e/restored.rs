@@ -1,5 +1,6 @@
 //! What a restored store makes of the files of jobs: those of its own jobs stay, those of others are nobody's.
 
+use crate::skipped;
 use crate::support::Host;
 use serde_json::json;
 use std::fs;
@@ -137,16 +138,22 @@ fn a_newer_backup_after_an_older_one_finds_its_files() {
     let (_, held) = with_history(&host, "first", "TOKEN");
     let backups = ["older", "newer"].map(|name| host.path(name).to_str().unwrap().to_owned());
     assert!(host.run_cli(&["backup", &backups[0]]).status.success());
-    let second = host.add(&host.shell("echo second"));
-    host.finish(second);
+    let (second, later) = with_history(&host, "second", "KEY");
+    assert!(host.run_cli(&["pause", "--reason", "moving"]).status.success());
     assert!(host.run_cli(&["backup", &backups[1]]).status.success());
-    for backup in &backups {
-        let said = restore(&mut host, backup);
-        assert!(!said.contains("other jobs"), "{said}");
-    }
+    let said = restore(&mut host, &backups[0]);
+    assert!(said.contains("secrets of jobs that are not open in this backup are kept"), "{said}");
+    assert!(!said.contains("other jobs") && !said.contains("ci-runner resume"), "{said}");
+    let said = restore(&mut host, &backups[1]);
+    assert!(said.contains("1 jobs have secrets again") && !said.contains("other jobs"), "{said}");
+    assert!(said.contains("paused by") && said.contains("moving") && said.contains("`ci-runner resume`"), "{said}");
+    assert!(host.run_cli(&["resume"]).status.success());
     assert_eq!(host.log(second), "second\n");
-    host.post(&format!("/api/v1/jobs/{held}/release"), &json!({}));
-    assert_eq!(host.finish(held)["outcome"], "succeeded");
+    for id in [held, later] {
+        host.post(&format!("/api/v1/jobs/{id}/release"), &json!({}));
+        assert_eq!(host.finish(id)["outcome"], "succeeded");
+    }
+    assert_eq!(host.log(later), "token= key=there\n", "the start in between left it alone");
     host.stop();
     host.assert_clean();
 }
@@ -163,5 +170,69 @@ fn a_file_of_other_secrets_is_not_a_jobs() {
     assert!(job["cause"].as_str().unwrap().contains("those of another job"), "{job:#}");
     host.post(&format!("/api/v1/jobs/{second}/release"), &json!({}));
     assert_eq!(host.finish(second)["outcome"], "succeeded", "the control: its own it gets");
+    host.assert_clean();
+}
+
+/// The logs that were put aside were those of the daemon that runs.
+#[test]
+fn a_restore_to_a_place_beside_leaves_the_logs_of_the_configuration_alone() {
+    let (mut mine, mut other) = (Host::new(), Host::started());
+    mine.config = format!("grace = 1\nlog_dir = {:?}\n", mine.path("logs"));
+    mine.start();
+    let (finished, _) = with_history(&mine, "mine", "TOKEN");
+    assert_eq!(with_history(&other, "of another", "KEY").0, finished, "the same id");
+    other.stop();
+    let words = [mine.path("backup.db"), mine.path("config.toml"), other.state.clone()];
+    let [backup, config, state] = words.each_ref().map(|path| path.to_str().unwrap());
+    assert!(mine.run_cli(&["backup", backup]).status.success());
+    let done = mine.run_cli(&["restore", "--config", config, "--state-dir", state, backup]);
+    assert!(done.status.success(), "{done:?}");
+    assert_eq!(mine.log(finished), "mine\n");
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(
+        said.matches("the same ids were other jobs there").count(),
+        2,
+        "those of the state that is made: {said}"
+    );
+    mine.stop();
+    mine.assert_clean();
+    other.assert_clean();
+}
+
+/// A daemon that is refused changed the note, and the next one looked for logs where none ever were.
+#[test]
+fn a_second_daemon_leaves_the_note_of_the_log_directory_alone() {
+    let (mut host, mut second) = (Host::started(), Host::new());
+    let note = || fs::read(host.state.join("log-dir")).unwrap();
+    let before = note();
+    second.state = host.state.clone();
+    second.config = format!("grace = 1\nlog_dir = {:?}\n", second.path("logs"));
+    let (status, said) = second.refused();
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert_eq!(note(), before);
+    assert!(!second.path("logs").exists());
+    host.stop();
+    host.assert_clean();
+}
+
+/// It would follow links of that user, and leave a database that the daemon cannot open.
+#[test]
+fn root_is_told_to_restore_as_the_owner_of_the_state_directory() {
+    if !rustix::process::geteuid().is_root() {
+        return skipped::tell("root_is_told_to_restore_as_the_owner_of_the_state_directory", "needs root");
+    }
+    let mut host = Host::started();
+    let backup = host.path("backup.db");
+    assert!(host.run_cli(&["backup", backup.to_str().unwrap()]).status.success());
+    host.stop();
+    let state = host.path("of nobody");
+    fs::create_dir(&state).unwrap();
+    std::os::unix::fs::chown(&state, Some(65_534), Some(65_534)).unwrap();
+    let words = ["restore", "--state-dir", state.to_str().unwrap(), backup.to_str().unwrap()];
+    let refused = host.run_cli(&words);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(3), "{said}");
+    assert!(said.contains(" restore --state-dir '") && said.contains("as its owner: runuser -u nobody -- "), "{said}");
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 0);
     host.assert_clean();
 }

@@ -79,11 +79,11 @@ fn a_restored_store_holds_what_was_open() {
     store.commit(&[schedule("nightly", None), schedule("paused", Some("me"))], &pools()).expect("commits");
     reader.backup(&copy, &[]).expect("backs up");
     store.commit(&[submission(7, "n", "true"), end(2)], &pools()).expect("commits");
-    let refused = restore(&copy, &state, &[]);
+    let refused = restore(&copy, &state, JobFiles::default());
     assert!(matches!(&refused, Err(StoreError::Held { .. })), "a daemon runs: {refused:?}");
     drop((store, reader));
 
-    let report = restore(&copy, &state, &[]).expect("restores");
+    let report = restore(&copy, &state, JobFiles::default()).expect("restores");
     assert_eq!((report.held, report.lost, report.finished), (3, 2, 1), "all that is held, by whomever: {report:?}");
     assert_eq!(report.paused, 1, "the other one was: {report:?}");
     let replaced = report.replaced.expect("there was one");
@@ -117,7 +117,7 @@ fn a_restored_store_holds_what_was_open() {
     reader.backup(&again, &[]).expect("backs up");
     drop((store, reader));
     for _ in 0..2 {
-        restore(&again, &state, &[]).expect("restores");
+        restore(&again, &state, JobFiles::default()).expect("restores");
     }
     let (_store, _reader, last, _) = opened(&state).expect("opens");
     assert_eq!(last.former, [former(&first.store_id, 6, 7), former(&loaded.store_id, 7, 7)]);
@@ -136,7 +136,7 @@ fn only_a_whole_backup_of_a_known_version_is_restored() {
         let mut bytes = fs::read(&good).expect("reads");
         change(&mut bytes);
         fs::write(&bad, bytes).expect("writes");
-        restore(&bad, store.dir.path(), &[]).expect_err("refused")
+        restore(&bad, store.dir.path(), JobFiles::default()).expect_err("refused")
     };
     let short = changed(&|bytes| bytes.truncate(bytes.len() / 2));
     assert!(matches!(&short, StoreError::Damaged { path, .. } if path.ends_with("bad.db")), "{short:?}");
@@ -146,15 +146,15 @@ fn only_a_whole_backup_of_a_known_version_is_restored() {
     assert!(matches!(&other, StoreError::Damaged { .. }), "{other:?}");
     let newer = changed(&|bytes| bytes[60..64].copy_from_slice(&99u32.to_be_bytes()));
     assert!(matches!(&newer, StoreError::Newer { found: 99, .. }), "{newer:?}");
-    let missing = restore(&store.path("nothing.db"), store.dir.path(), &[]).expect_err("refused");
+    let missing = restore(&store.path("nothing.db"), store.dir.path(), JobFiles::default()).expect_err("refused");
     assert!(matches!(&missing, StoreError::Io { .. }), "{missing:?}");
     fs::write(&bad, &before).expect("writes");
-    let torn = restore(&bad, store.dir.path(), &[]).expect_err("refused");
+    let torn = restore(&bad, store.dir.path(), JobFiles::default()).expect_err("refused");
     assert!(torn.to_string().contains("without its write-ahead log"), "{torn}");
     assert_eq!(store.look().expect("untouched by all that"), store.jobs);
     let mut reread = Vec::new();
     fs::File::open(&good).and_then(|mut file| file.read_to_end(&mut reread)).expect("reads");
-    restore(&good, store.dir.path(), &[]).expect("restores");
+    restore(&good, store.dir.path(), JobFiles::default()).expect("restores");
     assert_eq!(fs::read(&good).expect("reads"), reread, "the backup itself is not changed");
     assert_eq!(store.look().expect("whole"), store.jobs);
 }
@@ -170,11 +170,11 @@ fn a_backup_holds_the_configuration_and_gives_it_back_beside_the_store() {
         reader.backup(&good, std::slice::from_ref(&config)).expect("backs up");
         reader.backup(&evil, &[outside]).expect("backs up");
     }
-    let refused = restore(&evil, store.dir.path(), &[]).expect_err("refused");
+    let refused = restore(&evil, store.dir.path(), JobFiles::default()).expect_err("refused");
     assert!(refused.to_string().contains("../config.toml"), "{refused}");
     assert!(!store.path("config.toml").exists());
     assert_eq!(store.look().expect("untouched by that"), store.jobs);
-    let report = restore(&good, store.dir.path(), &[]).expect("restores");
+    let report = restore(&good, store.dir.path(), JobFiles::default()).expect("restores");
     assert_eq!(report.files, [store.path("restored/config.toml")]);
     assert_eq!(fs::read(&report.files[0]).expect("reads"), config.content);
     let (_held, reader, ..) = opened(store.dir.path()).expect("opens");
@@ -196,14 +196,14 @@ fn a_restore_writes_through_no_link() {
     let others = outside.path().join("config.toml");
     fs::write(&others, "another's").expect("writes");
     std::os::unix::fs::symlink(outside.path(), &inside).expect("links");
-    let refused = restore(&good, store.dir.path(), &[]).expect_err("the directory is a link");
+    let refused = restore(&good, store.dir.path(), JobFiles::default()).expect_err("the directory is a link");
     assert!(matches!(&refused, StoreError::Io { path, .. } if path.ends_with("restored")), "{refused:?}");
     assert_eq!(store.look().expect("untouched by that"), store.jobs);
     fs::remove_file(&inside).expect("removes");
     fs::create_dir(&inside).expect("makes");
     std::os::unix::fs::symlink(&others, inside.join("config.toml")).expect("links");
     for _ in 0..2 {
-        let report = restore(&good, store.dir.path(), &[]).expect("restores");
+        let report = restore(&good, store.dir.path(), JobFiles::default()).expect("restores");
         assert!(report.files[0].symlink_metadata().expect("is there").is_file(), "the link is replaced");
         assert_eq!(fs::read(&report.files[0]).expect("reads"), config.content);
     }
@@ -227,12 +227,12 @@ fn root_restores_into_no_directory_of_another_user() {
     let names = || fs::read_dir(home.path()).expect("reads").count();
     std::os::unix::fs::chown(home.path(), Some(65_534), Some(65_534)).expect("gives away");
     for state in [home.path().to_owned(), home.path().join("still/to/be/made")] {
-        let refused = restore(&good, &state, &[]).expect_err("refused");
+        let refused = restore(&good, &state, JobFiles::default()).expect_err("refused");
         assert!(matches!(&refused, StoreError::Anothers { uid: 65_534, .. }), "{refused:?}");
         assert_eq!(names(), 0, "nothing is made there");
     }
     std::os::unix::fs::chown(home.path(), Some(0), Some(0)).expect("takes back");
-    restore(&good, home.path(), &[]).expect("the control: root's own");
+    restore(&good, home.path(), JobFiles::default()).expect("the control: root's own");
 }
 
 /// A restored store in whose life nothing was queued, and after which others gave ids: they are not its own.
@@ -241,6 +241,8 @@ fn ids_given_after_an_idle_life_are_nobodys() {
     let dir = tempfile::tempdir().expect("a directory");
     let (state, path) = (dir.path().join("state"), |name: &str| dir.path().join(name));
     let logs = state.join("logs");
+    let logs_dirs = [logs.as_path()];
+    let files = JobFiles { logs: &logs_dirs, secrets: None };
     let live = |first: u64, last: u64, backup: &str| {
         let (mut store, reader, ..) = opened(&state).expect("opens");
         let batch: Vec<Write> = (first..=last).map(|number| submission(number, "n", "true")).collect();
@@ -248,12 +250,12 @@ fn ids_given_after_an_idle_life_are_nobodys() {
         reader.backup(&path(backup), &[]).expect("backs up");
     };
     live(1, 1, "b0");
-    restore(&path("b0"), &state, &[&logs]).expect("restores");
+    restore(&path("b0"), &state, files).expect("restores");
     live(2, 1, "b1");
     live(2, 3, "b2");
     fs::create_dir_all(logs.join("0")).expect("makes");
     for backup in ["b1", "b2"] {
-        let report = restore(&path(backup), &state, &[&logs]).expect("restores");
+        let report = restore(&path(backup), &state, files).expect("restores");
         assert!(report.others.is_empty(), "{backup}: it is one line");
     }
     assert!(logs.join("0").is_dir());

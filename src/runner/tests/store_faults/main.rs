@@ -8,10 +8,11 @@ mod backup;
 mod damage;
 mod full;
 mod kill;
+mod restore_files;
 #[path = "../../../skipped.rs"]
 mod skipped;
 
-use ci_runner::store::sqlite::{SqliteReader, SqliteStore, restore};
+use ci_runner::store::sqlite::{JobFiles, SqliteReader, SqliteStore, restore};
 use ci_runner::store::{JobFilter, Loaded, Reader as _, ScheduleRow, Store as _, StoreError, Write};
 use ci_runner_core::change::{Change, Entry, OpenJob, Submission, Wish};
 use ci_runner_core::id::{AttemptNumber, Epoch, JobId, PoolId};

@@ -2,8 +2,8 @@
 //!
 //! Pages are copied inside one read transaction on a connection of its own, so the copy is one moment of the store, and
 //! commits go on meanwhile: they only cannot start their log anew until the copy is done. The copy is written beside its
-//! name and takes the name when it is complete and on disk, so a backup with a name is a whole backup. Files that belong to
-//! it are in a table of the copy, so that a backup stays one file.
+//! name, as `FILE.<random>.partial`, and takes the name when it is complete and on disk, so a backup with a name is a whole backup.
+//! No two backups share a copy; what a killed one left is in nobody's way. Files that belong to it are in a table of the copy, so that a backup stays one file.
 
 use super::open;
 use super::place::{Fault, Place, beside, io_error};
@@ -11,7 +11,7 @@ use crate::store::{BackupFile, StoreError};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags, Transaction, params};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -21,8 +21,10 @@ pub(super) fn backup(place: &Place, to: &Path, files: &[BackupFile]) -> Result<(
     if to.symlink_metadata().is_ok() {
         return Err(exists());
     }
-    let aside = beside(to, ".partial");
-    let copied = copy(place, &aside, files);
+    let aside = beside(to, &format!(".{}.partial", open::new_store_id()));
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside);
+    let file = made.map_err(|source| io_error("back up to", &aside, source))?;
+    let copied = copy(place, &aside, &file, files);
     let named = copied.and_then(|()| match renameat_with(CWD, &aside, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::EXIST) => Err(exists()),
@@ -36,9 +38,7 @@ pub(super) fn backup(place: &Place, to: &Path, files: &[BackupFile]) -> Result<(
     open::sync_dir(to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
-fn copy(place: &Place, aside: &Path, files: &[BackupFile]) -> Result<(), StoreError> {
-    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside);
-    let file = made.map_err(|source| io_error("back up to", aside, source))?;
+fn copy(place: &Place, aside: &Path, file: &File, files: &[BackupFile]) -> Result<(), StoreError> {
     // The target's errors, a full disk above all, are not those of the state directory.
     let target = Place { dir: aside.parent().unwrap_or(Path::new(".")).to_owned(), db: aside.to_owned() };
     copy_pages(place, aside).and_then(|()| put_files(aside, files)).map_err(|fault| match fault {

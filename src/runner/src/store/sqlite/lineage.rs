@@ -1,19 +1,12 @@
-//! Which store gave which job id, over restores; and what is put aside when a restored store means other jobs by its ids.
+//! Which store gave which job id, over restores.
 //!
 //! Logs and secrets are files named by job ids. Where the backup and the replaced store come from one line, a number is the
-//! same job in both, and its files stay. Otherwise they are another's: kept, but where nobody looks for them.
+//! same job in both, and its files stay. Otherwise they are another's: see [`super::aside`].
 
-use super::place::{Fault, io_error};
-use super::{codec, load, open};
-use crate::store::{FormerStore, StoreError};
+use super::place::Fault;
+use super::{codec, load};
+use crate::store::FormerStore;
 use rusqlite::Connection;
-use std::ffi::OsString;
-use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-
-/// Begins the names of what was put aside.
-const ASIDE: &str = "replaced-";
 
 /// The stores of one life after the other, and the ids that they gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +28,34 @@ impl Lineage {
         Ok(Self { store_id, last_id: codec::uint(last_id, "last id")?, former })
     }
 
+    /// A former store a line, then this one.
+    pub(super) fn to_text(&self) -> String {
+        let former = self.former.iter().map(|of| format!("{} {} {}\n", of.store_id, of.last_id, of.skipped_to));
+        former.chain([format!("{} {}\n", self.store_id, self.last_id)]).collect()
+    }
+
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        let mut lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(' ').collect()).collect();
+        let [store_id, last_id] = lines.pop()?[..] else { return None };
+        let former = lines.into_iter().map(|words| match words[..] {
+            [store_id, last_id, skipped_to] => Some(FormerStore {
+                store_id: store_id.to_owned(),
+                last_id: last_id.parse().ok()?,
+                skipped_to: skipped_to.parse().ok()?,
+            }),
+            _ => None,
+        });
+        let former = former.collect::<Option<_>>()?;
+        Some(Self { store_id: store_id.to_owned(), last_id: last_id.parse().ok()?, former })
+    }
+
+    /// True for this store and those that it was restored from.
+    pub(super) fn has(&self, store_id: &str) -> bool {
+        self.store_id == store_id || self.former.iter().any(|former| former.store_id == store_id)
+    }
+
     /// None: nobody gave that id in this line.
-    fn giver(&self, id: u64) -> Option<&str> {
+    pub(super) fn giver(&self, id: u64) -> Option<&str> {
         for former in &self.former {
             if id <= former.last_id {
                 return Some(&former.store_id);
@@ -59,65 +78,6 @@ impl Lineage {
             (Some(mine), Some(theirs)) => mine == theirs,
             (None, _) | (_, None) => true,
         })
-    }
-}
-
-/// What was put aside in one directory.
-pub(super) struct Aside {
-    dir: PathBuf,
-    to: PathBuf,
-    names: Vec<OsString>,
-}
-
-impl Aside {
-    /// Puts what belongs to jobs by its name, a number, into a directory below, which is named by the time; None: there is
-    /// nothing. Whatever else somebody keeps there stays. On an error all is where it was.
-    pub(super) fn put(dir: &Path, now: &str) -> Result<Option<Self>, StoreError> {
-        let entries = match fs::read_dir(dir) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(|source| io_error("read", dir, source))?,
-        };
-        let mut aside = Self { dir: dir.to_owned(), to: dir.join(format!("{ASIDE}{now}")), names: Vec::new() };
-        for entry in entries {
-            let moved =
-                entry.map_err(|source| io_error("read", dir, source)).and_then(|entry| aside.take(entry.file_name()));
-            if let Err(error) = moved {
-                aside.undo();
-                return Err(error);
-            }
-        }
-        if aside.names.is_empty() {
-            return Ok(None);
-        }
-        open::sync_dir(dir)?;
-        Ok(Some(aside))
-    }
-
-    fn take(&mut self, name: OsString) -> Result<(), StoreError> {
-        if name.is_empty() || !name.as_encoded_bytes().iter().all(u8::is_ascii_digit) {
-            return Ok(());
-        }
-        if self.names.is_empty() {
-            fs::create_dir(&self.to).map_err(|source| io_error("create", &self.to, source))?;
-        }
-        let from = self.dir.join(&name);
-        fs::rename(&from, self.to.join(&name)).map_err(|source| io_error("rename", &from, source))?;
-        self.names.push(name);
-        Ok(())
-    }
-
-    /// Puts it back: what it was put aside for did not happen.
-    pub(super) fn undo(self) {
-        for name in &self.names {
-            // What cannot be put back is kept where it is.
-            let _ = fs::rename(self.to.join(name), self.dir.join(name));
-        }
-        let _ = fs::remove_dir(&self.to);
-    }
-
-    /// Where it is now.
-    pub(super) fn place(self) -> PathBuf {
-        self.to
     }
 }
 
@@ -158,25 +118,12 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_named_by_numbers_is_put_aside_and_comes_back() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["0", "17", "earlier", "queue.db", "replaced-before"] {
-            fs::create_dir(dir.path().join(name)).unwrap();
+    fn a_line_can_be_written_down() {
+        for line in [line("a", 0, &[]), line("c", u64::MAX, &[("a", 5, 7), ("b", 9, 9)])] {
+            assert_eq!(Lineage::from_text(&line.to_text()), Some(line));
         }
-        let names = |dir: &Path| {
-            let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-            names.sort();
-            names
-        };
-        let before = names(dir.path());
-        let aside = Aside::put(dir.path(), "now").unwrap().unwrap();
-        assert_eq!(names(dir.path()), ["earlier", "queue.db", "replaced-before", "replaced-now"]);
-        assert_eq!(names(&dir.path().join("replaced-now")), ["0", "17"]);
-        aside.undo();
-        assert_eq!(names(dir.path()), before);
-        // Something is in the way in the middle of it.
-        fs::write(dir.path().join("replaced-then"), "").unwrap();
-        assert!(Aside::put(dir.path(), "then").is_err());
-        assert_eq!(names(dir.path()).len(), before.len() + 1);
+        for text in ["", "a", "a 1 1\n", "a x\n", "a 1\nb 2 2\n"] {
+            assert_eq!(Lineage::from_text(text), None, "{text:?}");
+        }
     }
 }

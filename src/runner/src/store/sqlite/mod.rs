@@ -7,6 +7,7 @@
 //! A commit is one immediate transaction in WAL mode with `synchronous=FULL`: it is on stable storage when it returns, and
 //! an error means that nothing of it is there.
 
+mod aside;
 mod backup;
 mod beside_store;
 mod check;
@@ -21,6 +22,7 @@ mod load;
 mod migrate;
 mod open;
 mod own_files;
+mod pending;
 mod place;
 mod read;
 mod restore;
@@ -33,11 +35,12 @@ use checkpoint::Checkpointer;
 use ci_runner_core::change::OpenJob;
 use ci_runner_core::id::{JobId, PoolId};
 use ci_runner_core::time::{ClockBase, Now};
+use lineage::Lineage;
 use open::{Found, Lock};
 use own_files::OwnFiles;
 use place::{Fault, Place};
 pub use read::SqliteReader;
-pub use restore::{RestoreReport, restore};
+pub use restore::{JobFiles, RestoreReport, restore};
 use rusqlite::{Connection, MAIN_DB, Transaction, TransactionBehavior};
 use std::path::Path;
 use std::sync::Arc;
@@ -75,6 +78,9 @@ impl SqliteStore {
         open::check_sqlite()?;
         let mut lock = Lock::take(dir)?;
         let place = Arc::new(Place::new(dir));
+        if let Some(store_id) = pending::settle(&place)? {
+            lock.store_id = Some(store_id);
+        }
         let log = match open::look(&place, &lock)? {
             Found::Nothing => {
                 open::create(&place)?;
@@ -82,8 +88,8 @@ impl SqliteStore {
             }
             Found::Database { log } => log,
         };
-        let (conn, store_id, unclean) =
-            Self::connect(&place, log).map_err(|fault| place.error("open the database", fault))?;
+        let (conn, store_id, unclean) = Self::connect(&place, log, lock.store_id.as_deref())
+            .map_err(|fault| place.error("open the database", fault))?;
         let checkpointer = Checkpointer::start(&place).map_err(|fault| place.error("open the database", fault))?;
         lock.write(&dir.join("lock"), Some(&store_id))?;
         let reader = SqliteReader::new(Arc::clone(&place));
@@ -104,9 +110,16 @@ impl SqliteStore {
         Ok(seen + 1)
     }
 
-    fn connect(place: &Place, log: bool) -> Result<(Connection, String, bool), Fault> {
+    fn connect(place: &Place, log: bool, locked: Option<&str>) -> Result<(Connection, String, bool), Fault> {
         let probe = open::reader(&place.db)?;
         migrate::version(&probe, &place.db, migrate::known(), false)?;
+        // What cannot be read of it is told below.
+        if let (Some(locked), Ok(line)) = (locked, Lineage::read(&probe))
+            && !line.has(locked)
+        {
+            let (path, locked) = (place.db.display().to_string(), locked.to_owned());
+            return Err(Fault::Store(StoreError::Foreign { path, found: line.store_id, locked }));
+        }
         drop(probe);
         let mut conn = open::writer(place)?;
         migrate::migrate(&mut conn, &place.db, migrate::MIGRATIONS, false)?;

@@ -2,22 +2,26 @@
 //!
 //! What was open in the life of the backup may have run since, or run elsewhere: so every open job comes back on hold, every
 //! schedule paused (it may have been removed since, and its host may still run it), an open attempt ends as lost with its host, and the store gets a new id, under which nothing of the other life is adopted.
-//! The replaced database is kept beside. The order of the steps makes a crash at any point leave the old store, the new
-//! one, or an error at the next start, never an empty queue:
+//! The replaced database is kept beside. The order of the steps makes a crash at any point leave the old store or the new
+//! one, never an empty queue:
 //!
 //! 1. take the lock; copy the backup to `queue.db.restore`, change it there, make it durable;
-//! 2. put logs and secrets aside, if the same ids are of other jobs in the backup; back, if the next step fails;
-//! 3. rename the old log, then the old database, to their dated names;
-//! 4. rename the copy to `queue.db`.
+//! 2. note what is to be moved ([`super::pending`]): from here on whoever takes the lock next undoes it, or finishes it after step 5;
+//! 3. put logs and secrets aside, if the same ids are of other jobs in the backup; otherwise secrets of jobs that are not open in it;
+//! 4. rename the old database, then its log, to their dated names;
+//! 5. rename the copy to `queue.db`;
+//! 6. put secrets back that were put aside by an earlier restore and are of open jobs; remove the note.
 //!
-//! What is decided by the old store is decided again after a crash: then it is under its dated name.
+//! A restore of a version without the note may have been cut short with the old store under its dated name: it is asked there.
 
+use super::aside;
 use super::backup;
 use super::beside_store::{put_files, refuse_root_in_anothers};
-use super::lineage::{Aside, Lineage};
+use super::lineage::Lineage;
 use super::load;
 use super::migrate::{self, MIGRATIONS, migrate};
 use super::open::{self, Lock};
+use super::pending::{self, Pending, REPLACED};
 use super::place::{Fault, Place, beside, damaged, io_error};
 use super::submit::supersede_returned;
 use crate::store::{BackupFile, StoreError};
@@ -27,13 +31,11 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// Follows the name of the database in that of one that was replaced, before the time.
-const REPLACED: &str = ".replaced-";
 /// Who holds the jobs.
 const BY: &str = "restore";
 
 /// What a restore did.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestoreReport {
     /// The store's new id.
     pub store_id: String,
@@ -49,6 +51,12 @@ pub struct RestoreReport {
     pub replaced: Option<PathBuf>,
     /// Where logs and secrets of the replaced store are kept, when the same ids were other jobs there.
     pub others: Vec<PathBuf>,
+    /// Where secrets of jobs are kept that are not open in the backup; otherwise the next start would remove them.
+    pub later_secrets: Option<PathBuf>,
+    /// Jobs whose secrets an earlier restore had put aside, and that have them again.
+    pub secrets_back: u64,
+    /// Who has paused the host in the backup, and why: nothing starts.
+    pub pause: Option<String>,
     /// Where the files of the backup, such as the configuration, were put; nothing uses them there.
     pub files: Vec<PathBuf>,
 }
@@ -60,39 +68,103 @@ struct Given {
     generation: i64,
 }
 
-/// Replaces the store in `state_dir`, whose jobs log in `log_dir` and have their secrets in `secrets_dir`, by the backup `from`.
-pub fn restore(from: &Path, state_dir: &Path, files_of_jobs: &[&Path]) -> Result<RestoreReport, StoreError> {
+/// Where jobs have their files beside the store.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JobFiles<'a> {
+    /// Directories of logs.
+    pub logs: &'a [&'a Path],
+    /// The directory of secrets.
+    pub secrets: Option<&'a Path>,
+}
+
+/// Replaces the store in `state_dir`, whose jobs have such files, by the backup `from`.
+pub fn restore(from: &Path, state_dir: &Path, files_of_jobs: JobFiles<'_>) -> Result<RestoreReport, StoreError> {
     open::check_sqlite()?;
     refuse_root_in_anothers(state_dir)?;
     let mut lock = Lock::take(state_dir)?;
     let place = Place::new(state_dir);
     validate(from)?;
+    if let Some(store_id) = pending::settle(&place)? {
+        lock.write(&place.dir.join("lock"), Some(&store_id))?;
+    }
     let old = old_database(&place, lock.store_id.as_deref());
     let given = old.as_deref().map(given).unwrap_or_default();
     let replaced = old.as_deref().and_then(|db| line_of(db).ok());
     let restored = line_of(from).map_err(|fault| place.error("read the backup", fault))?;
-    let is_one_line = match &replaced {
-        Some(replaced) => restored.agrees_with(replaced),
-        // Nobody can say which ids it gave. Where nothing was ever opened, who restores has put there what is there.
-        None => lock.store_id.as_ref().is_none_or(|locked| *locked == restored.store_id),
+    let (is_one_line, line) = match replaced {
+        Some(replaced) => (restored.agrees_with(&replaced), Some(replaced)),
+        None => match &lock.store_id {
+            // Where nothing was ever opened, who restores has put there what is there.
+            None => (true, None),
+            // Nobody can say which ids it gave; but all behind its former ones are its own.
+            Some(locked) if *locked == restored.store_id => (true, Some(Lineage { last_id: u64::MAX, ..restored })),
+            Some(_) => (false, None),
+        },
     };
-    let aside = beside(&place.db, ".restore");
-    let (report, files) = adopt(from, &aside, &place, given)?;
+    let new = beside(&place.db, ".restore");
+    let (report, files) = adopt(from, &new, &place, given)?;
     let files = put_files(&place, &files)?;
-    let now = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string();
-    let others = if is_one_line { Vec::new() } else { put_others_aside(files_of_jobs, &now)? };
-    let replaced = match put_aside(&place, &now) {
-        Ok(replaced) => replaced,
-        Err(error) => {
-            others.into_iter().for_each(Aside::undo);
-            return Err(error);
+    let pending = Pending::begin(&place, &report.store_id, &files_of_jobs)?;
+    let swap = Swap { place: &place, new: &new, now: &pending.now, is_one_line, line: line.as_ref() };
+    let moved = swap.all(&files_of_jobs).and_then(|moved| {
+        lock.write(&place.dir.join("lock"), Some(&report.store_id))?;
+        Ok((pending.finish(&place)?, moved))
+    });
+    match moved {
+        Ok((secrets_back, Moved { replaced, others, later_secrets })) => {
+            Ok(RestoreReport { replaced, others, later_secrets, secrets_back, files, ..report })
         }
-    };
-    let others = others.into_iter().map(Aside::place).collect();
-    std::fs::rename(&aside, &place.db).map_err(|source| io_error("create", &place.db, source))?;
-    open::sync_dir(&place.dir)?;
-    lock.write(&place.dir.join("lock"), Some(&report.store_id))?;
-    Ok(RestoreReport { replaced, others, files, ..report })
+        Err(error) => {
+            // What cannot be put right now is when the directory is taken again.
+            if let Ok(Some(store_id)) = pending::settle(&place) {
+                lock.write(&place.dir.join("lock"), Some(&store_id))?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The steps that move files, of which [`Pending`] tells.
+struct Swap<'a> {
+    place: &'a Place,
+    new: &'a Path,
+    now: &'a str,
+    /// The backup and what it replaces mean the same jobs by their ids.
+    is_one_line: bool,
+    /// Of what is replaced.
+    line: Option<&'a Lineage>,
+}
+
+/// What they moved where.
+struct Moved {
+    replaced: Option<PathBuf>,
+    others: Vec<PathBuf>,
+    later_secrets: Option<PathBuf>,
+}
+
+impl Swap<'_> {
+    fn all(&self, files: &JobFiles<'_>) -> Result<Moved, StoreError> {
+        let (mut others, mut later_secrets) = (Vec::new(), None);
+        if self.is_one_line {
+            // The next start removes secrets of jobs that it does not know, and the backup after this one may know them.
+            let conn = open::reader(self.new).map_err(|fault| self.place.error("look for open jobs", fault))?;
+            let is_later = |id| match pending::is_open(&conn, id) {
+                Ok(is_open) => Ok(!is_open),
+                Err(fault) => Err(self.place.error("look for open jobs", fault)),
+            };
+            if let Some(secrets) = files.secrets {
+                later_secrets = aside::put(secrets, self.now, self.line, &is_later)?;
+            }
+        } else {
+            for dir in files.secrets.iter().chain(files.logs) {
+                others.extend(aside::put(dir, self.now, self.line, &|_| Ok(true))?);
+            }
+        }
+        let replaced = put_aside(self.place, self.now)?;
+        std::fs::rename(self.new, &self.place.db).map_err(|source| io_error("create", &self.place.db, source))?;
+        open::sync_dir(&self.place.dir)?;
+        Ok(Moved { replaced, others, later_secrets })
+    }
 }
 
 /// Refuses what is no whole backup of a version that is known. Nothing is written.
@@ -116,21 +188,6 @@ fn validate(from: &Path) -> Result<(), StoreError> {
 
 fn line_of(db: &Path) -> Result<Lineage, Fault> {
     Lineage::read(&open::reader(db)?)
-}
-
-/// Logs and secrets of jobs that are others than those of the backup.
-fn put_others_aside(dirs: &[&Path], now: &str) -> Result<Vec<Aside>, StoreError> {
-    let mut others = Vec::new();
-    for dir in dirs {
-        match Aside::put(dir, now) {
-            Ok(aside) => others.extend(aside),
-            Err(error) => {
-                others.into_iter().for_each(Aside::undo);
-                return Err(error);
-            }
-        }
-    }
-    Ok(others)
 }
 
 /// The store that is replaced: in its place, or under its dated name, when a restore was cut short behind that.
@@ -237,18 +294,28 @@ fn begin_anew(transaction: &Transaction<'_>, given: Given) -> Result<RestoreRepo
         "UPDATE meta SET store_id = ?1, running = 0, last_id = max(last_id, ?2), generation = max(generation, ?3)";
     transaction.execute(sql, params![store_id, given.id, given.generation])?;
     let finished = count("SELECT count(*) FROM finished")?;
+    let pause = pause(transaction)?;
     let count = |rows: usize| u64::try_from(rows).unwrap_or(u64::MAX);
     let finished = u64::try_from(finished).unwrap_or_default();
     let held = u64::try_from(held).unwrap_or_default();
     let (paused, lost) = (count(paused), count(lost));
-    Ok(RestoreReport { store_id, held, paused, lost, finished, replaced: None, others: Vec::new(), files: Vec::new() })
+    let report = RestoreReport { store_id, held, paused, lost, finished, pause, ..RestoreReport::default() };
+    Ok(report)
+}
+
+/// Who paused it, and why.
+fn pause(transaction: &Transaction<'_>) -> Result<Option<String>, Fault> {
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, Option<String>>(1)?));
+    let (by, reason) = transaction.query_row("SELECT pause_by, pause_reason FROM meta", [], read)?;
+    Ok(by.map(|by| reason.map_or_else(|| by.clone(), |reason| format!("{by} ({reason})"))))
 }
 
 /// Renames the database that is replaced, with its log, to a name that tells when.
 fn put_aside(place: &Place, now: &str) -> Result<Option<PathBuf>, StoreError> {
     let kept = beside(&place.db, &format!("{REPLACED}{now}"));
     let mut any = None;
-    for (from, to) in [(place.wal(), beside(&kept, "-wal")), (place.db.clone(), kept.clone())] {
+    // The database first: without its log beside it, it could be taken for the whole.
+    for (from, to) in [(place.db.clone(), kept.clone()), (place.wal(), beside(&kept, "-wal"))] {
         match std::fs::rename(&from, &to) {
             Ok(()) => any = Some(kept.clone()),
             Err(error) if error.kind() == ErrorKind::NotFound => {}

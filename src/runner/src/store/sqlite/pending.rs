@@ -1,0 +1,142 @@
+//! A restore that has begun to move files: what it moves stands in `restore.pending` of the state directory until it is done.
+//!
+//! Whoever takes the state directory next, a daemon or another restore, looks there first. Is the new database in its place, the rest
+//! is done; otherwise everything is put where it was. So a restore that was cut short has happened or it has not.
+
+use super::aside;
+use super::lineage::Lineage;
+use super::open;
+use super::place::{Fault, Place, beside, io_error};
+use crate::store::StoreError;
+use crate::store::sqlite::restore::JobFiles;
+use rusqlite::{Connection, OptionalExtension as _};
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+const NAME: &str = "restore.pending";
+/// Follows the name of the database in that of one that was replaced, before the time.
+pub(super) const REPLACED: &str = ".replaced-";
+/// Ends each part of the file; no path holds it.
+const END: u8 = 0;
+
+/// What is under way.
+pub(super) struct Pending {
+    /// Of the database that is to come.
+    store_id: String,
+    /// In the names of all that is put aside.
+    pub(super) now: String,
+    /// Where jobs have their secrets.
+    secrets: Option<PathBuf>,
+    /// Where jobs log.
+    logs: Vec<PathBuf>,
+}
+
+impl Pending {
+    /// To be called before anything is moved.
+    pub(super) fn begin(place: &Place, store_id: &str, files: &JobFiles<'_>) -> Result<Self, StoreError> {
+        let absolute = |path: &Path| std::path::absolute(path).map_err(|source| io_error("look at", path, source));
+        let pending = Self {
+            store_id: store_id.to_owned(),
+            now: jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%3fZ").to_string(),
+            secrets: files.secrets.map(absolute).transpose()?,
+            logs: files.logs.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?,
+        };
+        let (path, new) = (place.dir.join(NAME), place.dir.join(format!("{NAME}.new")));
+        let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
+        let written = made.and_then(|mut file| file.write_all(&pending.to_bytes()).and_then(|()| file.sync_all()));
+        written.map_err(|source| io_error("write", &new, source))?;
+        fs::rename(&new, &path).map_err(|source| io_error("create", &path, source))?;
+        open::sync_dir(&place.dir)?;
+        Ok(pending)
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let secrets = self.secrets.as_deref().unwrap_or(Path::new("")).as_os_str();
+        let parts = [self.store_id.as_ref(), self.now.as_ref(), secrets];
+        let parts = parts.into_iter().chain(self.logs.iter().map(|path| path.as_os_str()));
+        parts.flat_map(|part| part.as_bytes().iter().copied().chain([END])).collect()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut parts = bytes.strip_suffix(&[END])?.split(|byte| *byte == END);
+        let text = |part: &[u8]| String::from_utf8(part.to_vec()).ok();
+        let path = |part: &[u8]| PathBuf::from(OsString::from_vec(part.to_vec()));
+        Some(Self {
+            store_id: text(parts.next()?)?,
+            now: text(parts.next()?)?,
+            secrets: parts.next().map(path).filter(|path| !path.as_os_str().is_empty()),
+            logs: parts.map(path).collect(),
+        })
+    }
+
+    /// The new database is in its place: secrets of its jobs that were put aside come back. Tells how many.
+    pub(super) fn finish(&self, place: &Place) -> Result<u64, StoreError> {
+        let fault = |fault| place.error("look for open jobs", fault);
+        let conn = open::reader(&place.db).map_err(fault)?;
+        let line = Lineage::read(&conn).map_err(fault)?;
+        let is_open = |id| is_open(&conn, id).map_err(fault);
+        let back = self.secrets.as_deref().map(|dir| aside::bring_back(dir, &line, &is_open)).transpose()?;
+        forget(place)?;
+        Ok(back.unwrap_or_default())
+    }
+
+    fn undo(&self, place: &Place) -> Result<(), StoreError> {
+        let kept = beside(&place.db, &format!("{REPLACED}{}", self.now));
+        if !place.db.exists() && kept.exists() {
+            // The log first: a database without it would be taken for the whole.
+            for (from, to) in [(beside(&kept, "-wal"), place.wal()), (kept, place.db.clone())] {
+                match fs::rename(&from, &to) {
+                    Err(source) if source.kind() != ErrorKind::NotFound => {
+                        return Err(io_error("rename", &from, source));
+                    }
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
+        // One that cannot be put back keeps no other away.
+        let undone: Vec<_> = self.secrets.iter().chain(&self.logs).map(|dir| aside::undo(dir, &self.now)).collect();
+        undone.into_iter().collect::<Result<(), _>>()?;
+        forget(place)
+    }
+}
+
+/// True for a job that is not over.
+pub(super) fn is_open(conn: &Connection, id: u64) -> Result<bool, Fault> {
+    let Ok(id) = i64::try_from(id) else { return Ok(false) };
+    let mut statement = conn.prepare_cached("SELECT 1 FROM open WHERE id = ?1")?;
+    Ok(statement.query_row([id], |_| Ok(())).optional()?.is_some())
+}
+
+/// Finishes or undoes what was cut short; the id of the store that is in place now, if that one came of it.
+pub(super) fn settle(place: &Place) -> Result<Option<String>, StoreError> {
+    let path = place.dir.join(NAME);
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        read => read.map_err(|source| io_error("read", &path, source))?,
+    };
+    let Some(pending) = Pending::from_bytes(&bytes) else {
+        let what = format!("a restore of it was cut short, and {} cannot be read", path.display());
+        return Err(place.damaged(what));
+    };
+    let in_place = open::reader(&place.db).and_then(|conn| Lineage::read(&conn)).ok();
+    if in_place.is_some_and(|line| line.store_id == pending.store_id) {
+        pending.finish(place)?;
+        return Ok(Some(pending.store_id));
+    }
+    pending.undo(place)?;
+    Ok(None)
+}
+
+fn forget(place: &Place) -> Result<(), StoreError> {
+    // First that is durable which it tells of.
+    open::sync_dir(&place.dir)?;
+    let path = place.dir.join(NAME);
+    match fs::remove_file(&path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => Err(io_error("remove", &path, source)),
+        Ok(()) | Err(_) => open::sync_dir(&place.dir),
+    }
+}
