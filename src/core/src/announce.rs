@@ -11,10 +11,17 @@ pub enum Announcement {
     Gap(u64),
 }
 
-/// Everything a listener who knows of `told` has not heard, up to number `committed`: what is not on disk is not told.
+/// What a listener gets at once: who comes back after long asks again for the rest.
+pub const ANNOUNCED_MAX: usize = 1_000;
+
+/// What a listener who knows of `told` has not heard, up to number `committed`: what is not on disk is not told. The first
+/// [`ANNOUNCED_MAX`] of it.
 pub fn announce(record: &Record, told: u64, committed: u64) -> Vec<Announcement> {
     match record.news_after(told) {
         None => vec![Announcement::Gap(committed)],
-        Some(news) => news.take_while(|news| news.seq <= committed).cloned().map(Announcement::Job).collect(),
+        Some(news) => {
+            let news = news.take_while(|news| news.seq <= committed).take(ANNOUNCED_MAX);
+            news.cloned().map(Announcement::Job).collect()
+        }
     }
 }

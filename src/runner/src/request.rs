@@ -38,6 +38,9 @@ use jiff::Zoned;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 
+/// Longest path that Linux takes (`PATH_MAX`).
+const PATH_BYTES_MAX: usize = 4096;
+
 /// A [`Fault`] in the making.
 fn fault<T>(field: impl Into<String>, why: impl Into<String>) -> Result<T, Fault> {
     Err(Fault { field: field.into(), why: why.into() })
@@ -72,9 +75,7 @@ pub fn new_job_of(
         None => uuid::Uuid::now_v7().to_string(),
     };
     let caller_dir = request.caller_dir.take();
-    if let Some(dir) = caller_dir.as_deref().filter(|dir| !dir.starts_with('/') || dir.contains('\0')) {
-        return fault("caller_dir", format!("{dir:?} is not an absolute path; write it like /srv/build"));
-    }
+    check_caller_dir(caller_dir.as_deref().unwrap_or("/"))?;
     let work = Work {
         command: parse_command(request.command.take(), request.shell.take())?,
         env: std::mem::take(&mut request.env).into_iter().collect(),
@@ -138,6 +139,17 @@ fn own_key(request: &mut JobRequest, caller: Option<&str>) -> Result<Option<Idem
         body_hash(&[request])
     });
     Ok(Some(IdempotencyKey { key, body, body_before }))
+}
+
+/// In a pool of people it becomes the job's own directory.
+fn check_caller_dir(dir: &str) -> Result<(), Fault> {
+    if dir.len() > PATH_BYTES_MAX {
+        return fault("caller_dir", format!("has {} bytes, at most {PATH_BYTES_MAX}", dir.len()));
+    }
+    if !dir.starts_with('/') || dir.contains('\0') {
+        return fault("caller_dir", format!("{dir:?} is not an absolute path; write it like /srv/build"));
+    }
+    Ok(())
 }
 
 /// Each once; who is told first does not matter.

@@ -63,16 +63,22 @@ impl World {
     }
 
     fn tell(&mut self, daemon: &mut Daemon, committed: u64) {
-        for announcement in announce(&daemon.record, daemon.told, committed) {
-            match announcement {
-                Announcement::Job(news) => {
-                    daemon.told = news.seq;
-                    self.truth.told(&news, &self.store);
-                }
-                Announcement::Gap(next) => {
-                    daemon.told = next;
-                    if !self.is(Mutant::IgnoreGap) {
-                        self.truth.listener_looks_again(&self.store);
+        loop {
+            let announcements = announce(&daemon.record, daemon.told, committed);
+            if announcements.is_empty() {
+                return;
+            }
+            for announcement in announcements {
+                match announcement {
+                    Announcement::Job(news) => {
+                        daemon.told = news.seq;
+                        self.truth.told(&news, &self.store);
+                    }
+                    Announcement::Gap(next) => {
+                        daemon.told = next;
+                        if !self.is(Mutant::IgnoreGap) {
+                            self.truth.listener_looks_again(&self.store);
+                        }
                     }
                 }
             }

@@ -327,7 +327,7 @@ impl Record {
 
     /// The next id to give.
     pub fn next_id(&self) -> JobId {
-        JobId::new(self.last_id + 1).expect("one more than something is positive")
+        JobId::new(self.last_id.saturating_add(1)).expect("one more than something is positive")
     }
 
     /// Says which ids were given before; for a start from a store.

@@ -257,7 +257,7 @@ fn labels_choose_any_pool_that_matches() {
 /// A listener that knew numbers of the record before used to hear nothing until the new one had counted as far.
 #[test]
 fn a_rebuilt_record_tells_listeners_of_the_gap() {
-    use crate::announce::{Announcement, announce};
+    use crate::announce::{ANNOUNCED_MAX, Announcement, announce};
     let mut bench = Bench::new(1);
     for _ in 0..3 {
         bench.submit(|_| ());
@@ -273,6 +273,14 @@ fn a_rebuilt_record_tells_listeners_of_the_gap() {
     rebuilt.submit(|_| ());
     let news = announce(&rebuilt.record, committed, rebuilt.record.news_seq());
     assert!(matches!(&news[..], [Announcement::Job(news)] if news.job == job(2)), "{news:?}");
+    // Who was away for long is told piece by piece, and asks for the rest.
+    for _ in 0..ANNOUNCED_MAX {
+        rebuilt.submit(|_| ());
+    }
+    let news = announce(&rebuilt.record, committed, rebuilt.record.news_seq());
+    let last = committed + ANNOUNCED_MAX as u64;
+    assert!(news.len() == ANNOUNCED_MAX && matches!(news.last(), Some(Announcement::Job(news)) if news.seq == last));
+    assert_eq!(announce(&rebuilt.record, last, rebuilt.record.news_seq()).len(), 1);
 }
 
 /// It would run after the newer one: an older deployment over a newer one.

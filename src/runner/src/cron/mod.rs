@@ -88,7 +88,10 @@ impl CronSchedule {
         let schedule = CronSchedule { expression: expression.trim().to_owned(), cron, zone };
         // The end of a century without leap day included, four years after it bring every date.
         let year_2000_ms = 946_684_800_000;
-        if schedule.next_after(year_2000_ms).is_none() {
+        // Dates are the same everywhere: what UTC never sees no zone does, and in one with many long gaps the search would begin
+        // anew behind each.
+        let in_utc = CronSchedule { zone: TimeZone::UTC, ..schedule.clone() };
+        if in_utc.next_after(year_2000_ms).is_none() || schedule.next_after(year_2000_ms).is_none() {
             return Err(error("it never fires: no such date comes; look at day, month and year".to_owned()));
         }
         Ok(schedule)

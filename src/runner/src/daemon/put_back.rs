@@ -7,6 +7,7 @@
 use crate::config::Config;
 use crate::store::Loaded;
 use ci_runner_core::record::Record;
+use ci_runner_spawner::joblog::log_path;
 use ci_runner_spawner::protocol::names;
 use std::path::{Path, PathBuf};
 
@@ -70,16 +71,33 @@ impl Traces {
     }
 }
 
-/// The highest id that a log is named by. Ids rise from directory to directory.
+/// No id comes near it, and numbers above it are not what they were in programs that read JSON.
+const ID_MAX: u64 = 1 << 53;
+
+/// The highest id that a log is named by. Ids rise from directory to directory. Whoever may write there could name a file as they
+/// like: only what lies where the log of that job lies, and could be its id, is believed.
 fn last_logged(log_dir: &Path) -> Option<u64> {
     let names = |dir: &Path| {
         let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect::<Vec<_>>()
     };
+    let id_in = |shard: u64, name: &String| {
+        let id = name.split_once('-')?.0.parse::<u64>().ok()?;
+        if id <= ID_MAX && log_path(id, 1).parent() == Some(Path::new(&shard.to_string())) {
+            return Some(id);
+        }
+        log::warn!(
+            "{name:?} in {} is no log of ours: ids are not counted from it",
+            log_dir.join(shard.to_string()).display()
+        );
+        None
+    };
     let mut shards: Vec<u64> = names(log_dir).iter().filter_map(|name| name.parse().ok()).collect();
     shards.sort_unstable();
-    let id = |name: &String| name.split_once('-')?.0.parse::<u64>().ok();
-    shards.iter().rev().find_map(|shard| names(&log_dir.join(shard.to_string())).iter().filter_map(id).max())
+    shards.iter().rev().find_map(|shard| {
+        let names = names(&log_dir.join(shard.to_string()));
+        names.iter().filter_map(|name| id_in(*shard, name)).max()
+    })
 }
 
 #[cfg(test)]
@@ -98,5 +116,23 @@ mod tests {
         }
         assert_eq!(last_logged(dir.path()), Some(2017));
         assert_eq!(last_logged(&dir.path().join("nowhere")), None);
+    }
+
+    /// With the highest number there is the daemon did not start; one less, and it could give no id any more.
+    #[test]
+    fn ids_are_believed_only_where_their_logs_lie() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = |shard: u64, id: u64| {
+            std::fs::create_dir_all(dir.path().join(shard.to_string())).unwrap();
+            std::fs::write(dir.path().join(shard.to_string()).join(format!("{id}-1.log")), "").unwrap();
+        };
+        log(2, 2003);
+        log(2, u64::MAX);
+        log(9, i64::MAX.unsigned_abs());
+        log(u64::MAX / 1000, u64::MAX);
+        log((1 << 60) / 1000, 1 << 60);
+        assert_eq!(last_logged(dir.path()), Some(2003));
+        log(1_000_000, 1_000_000_007);
+        assert_eq!(last_logged(dir.path()), Some(1_000_000_007), "the control");
     }
 }

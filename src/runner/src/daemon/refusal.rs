@@ -44,6 +44,11 @@ pub enum Refusal {
         /// Most of them.
         limit: usize,
     },
+    /// What schedules ask for is as large as it may be.
+    SchedulesLarge {
+        /// Most bytes of all their jobs.
+        limit: usize,
+    },
     /// The queue is full; the limit.
     QueueFull {
         /// Most open jobs.
@@ -104,6 +109,12 @@ impl fmt::Display for Refusal {
             Self::ScheduleExists(name) => write!(f, "there is a schedule {name:?} already"),
             Self::ScheduleDeclared(name) => write!(f, "the configuration declares the schedule {name:?}"),
             Self::SchedulesFull { limit } => write!(f, "there are {limit} schedules, and more there may not be"),
+            Self::SchedulesLarge { limit } => {
+                write!(
+                    f,
+                    "the jobs of all schedules would have more than {limit} bytes as JSON, and more they may not have"
+                )
+            }
             Self::QueueFull { limit } => {
                 write!(f, "the queue is full: {limit} open jobs are the limit (`queue_jobs_max`)")
             }

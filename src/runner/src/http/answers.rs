@@ -64,7 +64,11 @@ problem!(
 );
 problem!(WrongHost, NotTold, "On TCP: `Host` names another server");
 problem!(KeyReused, NotTold, "The idempotency key was used with another request in the last 24 h");
-problem!(SchedulesFull, NotTold, "There are as many schedules as there may be; nothing was added");
+problem!(
+    SchedulesFull,
+    NotTold,
+    "There are as many schedules as there may be, or their jobs are as large; nothing was added"
+);
 problem!(TooMany, Told, "One user holds too many connections");
 problem!(Failed, NotTold, "The store or the file system failed; nothing was kept");
 problem!(NotNow, Told, "The daemon is going away, too many ask at once, or all connections are in use");

@@ -1,17 +1,24 @@
 //! Reading requests: every part that is wrong becomes a problem document that names it.
 
-use super::{App, BODY_BYTES_MAX, BODY_BYTES_SMALL, BODY_TIMEOUT, Fail, Peer, REQUEST_TIMEOUT, Role};
+use super::{
+    ANSWERS_BYTES_MAX, App, BODY_BYTES_MAX, BODY_BYTES_SMALL, BODY_TIMEOUT, Fail, Peer, REQUEST_TIMEOUT, Role,
+};
 use crate::daemon::handle::Submitter;
 use crate::request::read;
 use crate::suggest::{did_you_mean, fields_of};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use ci_runner_core::id::JobId;
+use futures_util::stream::unfold;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
-use tokio::sync::OwnedSemaphorePermit;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// The id in the path.
@@ -119,9 +126,13 @@ pub(super) struct Body {
 }
 
 impl Body {
-    /// Reads it as JSON; an empty body as `{}`.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Fail> {
-        Ok(read(if self.bytes.is_empty() { b"{}" } else { &self.bytes })?)
+    /// Reads it as JSON, a large one beside the threads that answer; an empty body as `{}`.
+    pub async fn json<T: DeserializeOwned + Send + 'static>(self) -> Result<T, Fail> {
+        match self.bytes.len() {
+            0 => Ok(read(b"{}")?),
+            1..=BODY_BYTES_SMALL => Ok(read(&self.bytes)?),
+            _ => blocking(move || read(&self.bytes)).await,
+        }
     }
 }
 
@@ -138,7 +149,7 @@ impl FromRequest<App> for Body {
         }
         let share = match expected {
             0..=BODY_BYTES_SMALL => None,
-            _ => Some(share(app, expected).await?),
+            _ => Some(share(&app.body_kib, expected, BODY_TIMEOUT).await?),
         };
         let body = Limited::new(request.into_body(), BODY_BYTES_MAX);
         match timeout(BODY_TIMEOUT, body.collect()).await {
@@ -153,12 +164,31 @@ impl FromRequest<App> for Body {
     }
 }
 
-async fn share(app: &App, bytes: usize) -> Result<OwnedSemaphorePermit, Fail> {
-    let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-    match timeout(BODY_TIMEOUT, app.body_kib.clone().acquire_many_owned(kib)).await {
+/// So many bytes of what many requests share; given back when dropped.
+pub(super) async fn share(
+    kib: &Arc<Semaphore>,
+    bytes: usize,
+    patience: Duration,
+) -> Result<OwnedSemaphorePermit, Fail> {
+    let wanted = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+    match timeout(patience, kib.clone().acquire_many_owned(wanted)).await {
         Ok(Ok(permit)) => Ok(permit),
         Ok(Err(_)) | Err(_) => Err(Fail::busy("too many large requests at once; try again", 1)),
     }
+}
+
+/// An answer that may be large: until the client has taken it, it counts. It goes out in pieces, and the share goes with the last.
+pub(super) async fn large_json(app: &App, json: Vec<u8>) -> Result<Response, Fail> {
+    let headers = [(header::CONTENT_TYPE, "application/json")];
+    if json.len() <= BODY_BYTES_SMALL {
+        return Ok((headers, json).into_response());
+    }
+    let share = share(&app.answer_kib, json.len().min(ANSWERS_BYTES_MAX), BODY_TIMEOUT).await?;
+    let pieces = unfold((Bytes::from(json), share), |(mut rest, share)| async move {
+        let piece = rest.split_to(rest.len().min(BODY_BYTES_SMALL));
+        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (rest, share)))
+    });
+    Ok((headers, axum::body::Body::from_stream(pieces)).into_response())
 }
 
 fn too_large() -> Fail {

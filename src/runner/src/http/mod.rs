@@ -66,6 +66,11 @@ pub const JOBS_MAX: usize = 100_000;
 pub const BODY_BYTES_SMALL: usize = 64 * 1024;
 /// Larger bodies together: two of the largest at once. More of them wait.
 pub const BODIES_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// What larger submissions may take together from their reading to their answer: two of 100,000 jobs at once. More of them wait a
+/// moment.
+const SUBMISSIONS_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Lists of schedules that are on their way to clients, together. More of them wait.
+const ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A body arrives within this: 64 MiB at 2 MiB/s over a local socket, and a sender that dawdles is let go.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// An answer that is no stream leaves within this: a commit may take up to 60 s before the watchdog acts, and a queue of
@@ -110,6 +115,10 @@ struct Shared {
     access: Access,
     /// Kibibytes of larger bodies that may still come in.
     body_kib: Arc<Semaphore>,
+    /// Kibibytes that the jobs of larger submissions may still take.
+    submission_kib: Arc<Semaphore>,
+    /// Kibibytes of larger answers that may still go out.
+    answer_kib: Arc<Semaphore>,
     /// Places of event streams and followed logs.
     streams: Arc<Semaphore>,
     /// Places of searches in logs.
@@ -118,6 +127,8 @@ struct Shared {
     figures: turns::Turns,
     /// Turns at lists of jobs.
     lists: turns::Turns,
+    /// Turns at lists of schedules.
+    schedule_lists: turns::Turns,
     /// Measures what attempts use, one at a time.
     meter: Arc<tokio::sync::Mutex<crate::usage::Meter>>,
     /// Told when the server ends: streams close.
@@ -130,13 +141,30 @@ type App = Arc<Shared>;
 impl Shared {
     fn new(context: Context, access: Access, shutdown: CancellationToken) -> App {
         let body_kib = Arc::new(Semaphore::new(BODIES_BYTES_MAX / 1024));
+        let submission_kib = Arc::new(Semaphore::new(SUBMISSIONS_BYTES_MAX / 1024));
+        let answer_kib = Arc::new(Semaphore::new(ANSWERS_BYTES_MAX / 1024));
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
         let searches = Arc::new(Semaphore::new(api::search::SEARCHES_MAX));
         let meter = Arc::new(tokio::sync::Mutex::new(crate::usage::Meter::new(context.places.clone())));
         let alive = health::Alive::default();
         let figures = turns::Turns::new("requests for figures of finished jobs");
         let lists = turns::Turns::new("requests for lists of jobs");
-        Arc::new(Self { context, access, body_kib, streams, searches, figures, lists, meter, shutdown, alive })
+        let schedule_lists = turns::Turns::new("requests for lists of schedules");
+        Arc::new(Self {
+            context,
+            access,
+            body_kib,
+            submission_kib,
+            answer_kib,
+            streams,
+            searches,
+            figures,
+            lists,
+            schedule_lists,
+            meter,
+            shutdown,
+            alive,
+        })
     }
 
     /// A place for something that is followed; to be held to its end.

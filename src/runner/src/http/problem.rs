@@ -84,6 +84,7 @@ impl Fail {
             | Refusal::ScheduleUnread { .. }
             | Refusal::ScheduleDeclared(_)
             | Refusal::SchedulesFull { .. }
+            | Refusal::SchedulesLarge { .. }
             | Refusal::QueueFull { .. }
             | Refusal::TooMany { .. }
             | Refusal::ClassesFull { .. }
@@ -160,7 +161,9 @@ fn for_programs(refusal: &Refusal) -> (StatusCode, &'static str, Option<u32>) {
         Refusal::ScheduleUnread { .. } => (StatusCode::CONFLICT, "schedule-unreadable", None),
         Refusal::ScheduleExists(_) => (StatusCode::CONFLICT, "schedule-exists", None),
         Refusal::ScheduleDeclared(_) => (StatusCode::CONFLICT, "schedule-declared", None),
-        Refusal::SchedulesFull { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "schedules-full", None),
+        Refusal::SchedulesFull { .. } | Refusal::SchedulesLarge { .. } => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "schedules-full", None)
+        }
         Refusal::QueueFull { .. } | Refusal::ClassesFull { .. } => later("queue-full", QUEUE_FULL_RETRY_SECONDS),
         Refusal::TooMany { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too-many-jobs", None),
         Refusal::ActionsFull { .. } => later("busy", QUEUE_FULL_RETRY_SECONDS),
@@ -200,7 +203,9 @@ fn for_people(refusal: &Refusal) -> String {
              services.ci-runner.schedules): change or remove it there and reload; `ci-runner schedule pause {name}` stops it \
              until then"
         ),
-        Refusal::SchedulesFull { .. } => format!("{refusal}; remove some with `ci-runner schedule rm NAME`"),
+        Refusal::SchedulesFull { .. } | Refusal::SchedulesLarge { .. } => {
+            format!("{refusal}; remove some with `ci-runner schedule rm NAME`")
+        }
         Refusal::QueueFull { .. } | Refusal::ClassesFull { .. } => {
             format!("{refusal}; nothing was queued, try again later")
         }

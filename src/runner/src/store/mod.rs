@@ -8,6 +8,7 @@ mod ended;
 mod error;
 mod filter;
 pub mod memory;
+mod schedule;
 pub mod sqlite;
 
 #[cfg(test)]
@@ -26,6 +27,7 @@ use std::sync::Arc;
 pub use ended::{EndMark, EndedFilter, EndedJob};
 pub use error::StoreError;
 pub use filter::JobFilter;
+pub use schedule::{RefusedRun, ScheduleRan, ScheduleRow};
 
 /// One thing to keep. A batch of them is kept whole or not at all.
 #[derive(Clone, Debug)]
@@ -45,6 +47,8 @@ pub enum Write {
     Key(KeyRow),
     /// A schedule was added or changed.
     Schedule(ScheduleRow),
+    /// What a run changed of a schedule: its request may be large and stays as it is.
+    ScheduleRan(ScheduleRan),
     /// A schedule was removed.
     ScheduleRemoved {
         /// Which.
@@ -74,42 +78,6 @@ pub struct KeyRow {
 
 /// How long an idempotency key is honoured: 24 h.
 pub const KEY_KEPT_MS: u64 = 24 * 3600 * 1000;
-
-/// A cron-like job as it is stored; what it means is `crate::cron`'s.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ScheduleRow {
-    /// Unique name.
-    pub name: String,
-    /// Cron expression or calendar word.
-    pub calendar: String,
-    /// IANA time zone.
-    pub timezone: String,
-    /// `skip`, `queue`, `cancel` or `allow`.
-    pub overlap: String,
-    /// `skip`, `once` or `all`.
-    pub missed: String,
-    /// The job to submit, as the JSON of the API's job request.
-    pub request: String,
-    /// Who added it.
-    pub by: String,
-    /// Paused by whom, if so.
-    pub paused: Option<String>,
-    /// Runs are due after this.
-    pub after: WallTime,
-    /// Latest job it made.
-    pub last_job: Option<JobId>,
-    /// Its last run, when that could not be queued.
-    pub refused: Option<RefusedRun>,
-}
-
-/// A run of a schedule that could not be queued.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RefusedRun {
-    /// When.
-    pub at: WallTime,
-    /// In words.
-    pub why: String,
-}
 
 /// A store that the present one was restored from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -270,6 +238,9 @@ pub trait Reader: Send + Sync {
 
     /// All schedules, by name.
     fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError>;
+
+    /// One of them.
+    fn schedule(&self, name: &str) -> Result<Option<ScheduleRow>, StoreError>;
 
     /// Writes a consistent copy of the whole store, and these files in it, to a file that must not exist yet.
     fn backup(&self, to: &std::path::Path, files: &[BackupFile]) -> Result<(), StoreError>;

@@ -7,11 +7,13 @@ use ci_runner_core::id::{JobId, PoolId};
 use ci_runner_core::time::{ClockBase, Now};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::Mutex;
 
-/// A store, and whether its disk is full.
+/// A store, and whether its disk is full. While the test holds `slow`, a commit waits.
 pub struct DiskOf {
     pub store: SqliteStore,
     pub full: Arc<AtomicBool>,
+    pub slow: Arc<Mutex<()>>,
 }
 
 impl DiskOf {
@@ -38,6 +40,7 @@ impl Store for DiskOf {
     }
 
     fn commit(&mut self, batch: &[Write], pools: &[String]) -> Result<(), StoreError> {
+        let _turn = self.slow.blocking_lock();
         self.space()?;
         self.store.commit(batch, pools)
     }

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -58,6 +58,7 @@ struct Life {
     shutdown: CancellationToken,
     served: tokio::task::JoinHandle<std::io::Result<()>>,
     full: Arc<AtomicBool>,
+    slow: Arc<Mutex<()>>,
     engine: std::thread::JoinHandle<()>,
 }
 
@@ -104,6 +105,11 @@ impl Server {
     /// From now on the store takes no commit, as on a full disk; or takes them again.
     pub fn fill_disk(&self, full: bool) {
         self.life().full.store(full, Ordering::SeqCst);
+    }
+
+    /// Commits wait while it is held.
+    pub async fn hold_commits(&self) -> OwnedMutexGuard<()> {
+        self.life().slow.clone().lock_owned().await
     }
 
     /// Ends the loop alone: HTTP answers for a while longer, as it does when the daemon goes away.
@@ -195,7 +201,8 @@ async fn start(dir: &Path, options: &Options) -> Life {
     let file = dir.join("config.toml");
     let config = Config::resolve(&Host::of_process(), Some((&file, &options.config)), &overrides).unwrap();
     let full = Arc::new(AtomicBool::new(false));
-    let parts = parts(&config, full.clone());
+    let slow = Arc::new(Mutex::new(()));
+    let parts = parts(&config, full.clone(), slow.clone());
     let (generation, store_id) = (parts.loaded.generation, parts.loaded.store_id.clone());
     let (log_dir, clock) = (parts.host.log_dir.clone(), parts.clock.clone());
     let (handle, control, engine) = run(parts).await;
@@ -226,11 +233,11 @@ async fn start(dir: &Path, options: &Options) -> Life {
     };
     let shutdown = CancellationToken::new();
     let served = tokio::spawn(http::serve(context, unix, Some(tcp), shutdown.clone()));
-    Life { socket: config.socket, tcp: address, control, handle, shutdown, served, full, engine }
+    Life { socket: config.socket, tcp: address, control, handle, shutdown, served, full, slow, engine }
 }
 
 /// What the loop is made of, on a disk that can be full.
-fn parts(config: &Config, full: Arc<AtomicBool>) -> Parts {
+fn parts(config: &Config, full: Arc<AtomicBool>, slow: Arc<Mutex<()>>) -> Parts {
     let host = host_settings(config);
     for dir in [&config.state_dir, &config.runtime_dir, &host.log_dir, &host.tmp_dir, &host.secrets_dir] {
         std::fs::create_dir_all(dir).unwrap();
@@ -251,7 +258,7 @@ fn parts(config: &Config, full: Arc<AtomicBool>) -> Parts {
         lifeline: None,
     });
     Parts {
-        store: Box::new(DiskOf { store, full }),
+        store: Box::new(DiskOf { store, full, slow }),
         reader: Arc::new(reader),
         record: rebuild(settings(config).unwrap(), &pools, &open, &loaded),
         clock: Clock::resume(loaded.clock.as_ref(), loaded.last),

@@ -11,6 +11,7 @@ mod document;
 mod events;
 mod harness;
 mod heads;
+mod heavy;
 mod host;
 mod jobs;
 mod limits;

@@ -44,6 +44,8 @@ pub(super) struct Batch {
     pub effects: Vec<Effect>,
     pub jobs: Vec<JobId>,
     pub again: Vec<JobId>,
+    /// What the requests of schedules that ran have, in bytes.
+    pub run_bytes: usize,
     /// Idempotency keys of the batch, until readers can see them.
     pub keys: HashMap<String, (IdempotencyKey, Vec<JobId>)>,
     pub news: u64,
@@ -71,6 +73,7 @@ impl Batch {
             Write::Entry(_)
             | Write::Key(_)
             | Write::Schedule(_)
+            | Write::ScheduleRan(_)
             | Write::ScheduleRemoved { .. }
             | Write::Clock { .. } => Haste::Now,
         };

@@ -70,7 +70,7 @@ pub use commit::NO_POOL;
 use commit::{Health, StoreTrouble};
 pub use host::{Collected, Control, HostSettings, PersonHost, PoolHost};
 pub use reload::{load_job, load_rest, rebuild};
-pub use schedules::{DECLARED, SCHEDULES_MAX};
+pub use schedules::{DECLARED, REQUESTS_BYTES_MAX, SCHEDULES_MAX};
 pub use sides::{Former, executor_of};
 
 /// Wishes taken in one turn: enough to share a commit, few enough to keep a turn under some milliseconds.
@@ -146,6 +146,7 @@ pub struct Engine {
     /// Attempts that were told to end while nothing could be recorded.
     unrecorded: BTreeMap<JobId, unrecorded::Unrecorded>,
     schedules: schedules::Schedules,
+    users: places::Users,
     health: Health,
     trouble: Option<StoreTrouble>,
     stopping: bool,
@@ -205,7 +206,7 @@ fn ways(record: &Record, reader: &Arc<dyn Reader>) -> (Handle, Ways) {
 
 /// What woke the loop.
 enum Woken {
-    Wishes(Vec<Wish>),
+    Wish(Wish),
     Answer(Answer),
     Heard(Way, Heard),
     Control(Control),
@@ -252,6 +253,7 @@ impl Engine {
             bulks: VecDeque::new(),
             unrecorded: BTreeMap::new(),
             schedules: schedules::Schedules::default(),
+            users: places::Users::default(),
             health: Health::Good,
             trouble: None,
             stopping: false,
@@ -303,7 +305,7 @@ impl Engine {
                 return;
             }
             match self.wait(now).await {
-                Woken::Wishes(wishes) => wishes.into_iter().for_each(|wish| self.wish(wish)),
+                Woken::Wish(wish) => self.wish_all(wish),
                 Woken::Answer(answer) => self.answered(answer),
                 Woken::Heard(way, heard) => self.heard_all(way, heard),
                 Woken::Control(control) => self.control(control),
@@ -326,6 +328,7 @@ impl Engine {
     /// Decides, hands over the batch, sends commands.
     fn turn(&mut self, now: Now) {
         self.record.advance(now);
+        self.users.forget();
         if !self.stopping {
             self.collect(now);
         }
@@ -353,16 +356,13 @@ impl Engine {
 
     async fn wait(&mut self, now: Now) -> Woken {
         let until = self.next_look(now);
-        let mut wishes = Vec::new();
         tokio::select! {
             biased;
             // None: the writer died. Without it nothing can be kept, so the loop ends and says so.
             answer = self.writer.answers.recv() => answer.map_or(Woken::Gone, Woken::Answer),
             Some(control) = self.control.recv() => Woken::Control(control),
             (way, heard) = self.sides.next() => Woken::Heard(way, heard),
-            count = self.wishes.recv_many(&mut wishes, WISHES_PER_TURN) => {
-                if count == 0 { Woken::Gone } else { Woken::Wishes(wishes) }
-            }
+            wish = self.wishes.recv() => wish.map_or(Woken::Gone, Woken::Wish),
             Some((told, reply)) = self.news_asked.recv() => Woken::News(told, reply),
             () = tokio::time::sleep_until(until) => Woken::Time,
         }
@@ -373,7 +373,7 @@ impl Engine {
         let (engine, wall) = self.record.next_times();
         let chores = self.health == Health::Good && !self.stopping;
         let has_room = self.room_in_batch() > 0;
-        let scheduled = self.schedules.next().filter(|_| chores && has_room);
+        let scheduled = self.schedules.next().filter(|_| chores && self.has_room_for_runs());
         let wall = [wall, scheduled].into_iter().flatten().min();
         let mut wait_ms = u64::try_from(IDLE_LOOK.as_millis()).unwrap_or(u64::MAX);
         // A slice that changed nothing brings no commit that would wake the loop for the next one.

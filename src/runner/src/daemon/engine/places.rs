@@ -8,22 +8,85 @@ use crate::daemon::handle::{NewJob, Submitter};
 use ci_runner_core::job::Fault;
 use ci_runner_core::labels;
 use ci_runner_core::policy::DEFAULT_POOL;
+use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path};
 
 fn fault<T>(field: &str, why: String) -> Result<T, Fault> {
     Err(Fault { field: field.to_owned(), why })
 }
 
+/// Numbers of users, as the host's list says at this turn: it is read once, however many ask.
+#[derive(Default)]
+pub(super) struct Users {
+    ids: Option<HashMap<String, u32>>,
+    /// How often it was read.
+    #[cfg(test)]
+    pub reads: usize,
+}
+
+impl Users {
+    /// It may have changed.
+    pub fn forget(&mut self) {
+        self.ids = None;
+    }
+
+    /// The number of a user, of whom a name or `uid 1234` was recorded.
+    pub fn id_of(&mut self, name: &str) -> Option<u32> {
+        if let Some(number) = name.strip_prefix("uid ") {
+            return number.parse().ok();
+        }
+        self.ids().get(name).copied()
+    }
+
+    fn ids(&mut self) -> &HashMap<String, u32> {
+        self.ids.get_or_insert_with(|| {
+            #[cfg(test)]
+            {
+                self.reads += 1;
+            }
+            let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+            let mut ids = HashMap::new();
+            for line in users.lines() {
+                let mut fields = line.split(':');
+                if let (Some(name), Some(id)) = (fields.next(), fields.nth(1)) {
+                    // The first of a name counts.
+                    if let Ok(id) = id.parse() {
+                        ids.entry(name.to_owned()).or_insert(id);
+                    }
+                }
+            }
+            ids
+        })
+    }
+}
+
+/// Which pools take the jobs of a submitter: decided once for all jobs of a submission.
+pub(super) struct Taking {
+    pools: HashSet<String>,
+}
+
+impl Taking {
+    fn takes(&self, pool: &str) -> bool {
+        self.pools.contains(pool)
+    }
+}
+
 impl Engine {
+    pub(super) fn taking(&mut self, submitter: &Submitter) -> Taking {
+        let users = &mut self.users;
+        let takes = self.host.pools.iter().filter(|(_, pool)| pool.takes_jobs_of(submitter, users));
+        Taking { pools: takes.map(|(name, _)| name.clone()).collect() }
+    }
+
     /// Gives a job its pool where who submits it, its directory or its sandbox decide that, and refuses what cannot be.
-    pub(super) fn settle(&self, mut job: NewJob, submitter: &Submitter) -> Result<NewJob, Fault> {
+    pub(super) fn settle(&self, mut job: NewJob, submitter: &Submitter, taking: &Taking) -> Result<NewJob, Fault> {
         job.spec.work.submitter_uid = submitter.uid;
         if job.spec.terms.pool.is_none() {
-            self.find_home(&mut job, submitter)?;
+            self.find_home(&mut job, submitter, taking)?;
         }
         let Some(name) = job.spec.terms.pool.clone() else { return Ok(job) };
         let Some(pool) = self.host.pools.get(&name) else { return self.settle_profile(&name, None, job) };
-        if !pool.takes_jobs_of(submitter) {
+        if !taking.takes(&name) {
             let allowed = pool.submitters.as_deref().unwrap_or_default().join(", ");
             let why = format!("{name:?} is for jobs of {allowed}, and this one is of {}", submitter.name);
             return fault("pool", why);
@@ -51,16 +114,16 @@ impl Engine {
     }
 
     /// A pool for a job that names none, where any will not do.
-    fn find_home(&self, job: &mut NewJob, submitter: &Submitter) -> Result<(), Fault> {
+    fn find_home(&self, job: &mut NewJob, submitter: &Submitter, taking: &Taking) -> Result<(), Fault> {
         let wanted = &job.spec.terms.labels;
         let fits = |name: &str| {
             let pool = self.record.settings().pools.iter().find(|pool| pool.name == name);
             pool.is_some_and(|pool| labels::missing(wanted, &pool.labels).is_empty())
         };
         let dir = job.spec.work.dir.as_deref().or(job.caller_dir.as_deref());
-        let own = self.host.pools.iter().filter(|(name, pool)| fits(name) && pool.takes_jobs_of(submitter));
         let depth = |pool: &PoolHost| pool.person.as_ref()?.depth(dir?);
-        let own = own.filter_map(|(name, pool)| Some((depth(pool)?, name)));
+        let own = self.host.pools.iter().filter(|(name, _)| taking.takes(name));
+        let own = own.filter_map(|(name, pool)| Some((depth(pool)?, name))).filter(|(_, name)| fits(name));
         // The innermost tree; among equals the first by name.
         let own = own.max_by(|(one, a), (other, b)| one.cmp(other).then(b.cmp(a))).map(|(_, name)| name);
         if let Some(name) = own {
@@ -69,7 +132,7 @@ impl Engine {
         }
         let open = |pool: &PoolHost| pool.submitters.is_none();
         if !self.host.pools.is_empty() && !self.host.pools.values().any(open) {
-            return self.only_restricted(job, submitter);
+            return self.only_restricted(job, submitter, taking);
         }
         let Some(profile) = &job.spec.work.profile else { return Ok(()) };
         // It may go where its sandbox is, and nowhere else.
@@ -84,8 +147,8 @@ impl Engine {
     }
 
     /// Every pool is for certain people: the default one takes those of its jobs that say nothing.
-    fn only_restricted(&self, job: &mut NewJob, submitter: &Submitter) -> Result<(), Fault> {
-        if self.host.pools.get(DEFAULT_POOL).is_some_and(|pool| pool.takes_jobs_of(submitter)) {
+    fn only_restricted(&self, job: &mut NewJob, submitter: &Submitter, taking: &Taking) -> Result<(), Fault> {
+        if taking.takes(DEFAULT_POOL) {
             job.spec.terms.pool = Some(DEFAULT_POOL.to_owned());
             return Ok(());
         }
@@ -96,13 +159,13 @@ impl Engine {
 }
 
 impl PoolHost {
-    fn takes_jobs_of(&self, submitter: &Submitter) -> bool {
+    fn takes_jobs_of(&self, submitter: &Submitter, users: &mut Users) -> bool {
         let Some(allowed) = &self.submitters else { return true };
         let Some(uid) = submitter.uid else { return false };
         uid == 0
             || allowed
                 .iter()
-                .any(|name| *name == submitter.name || name.parse() == Ok(uid) || user_id(name) == Some(uid))
+                .any(|name| *name == submitter.name || name.parse() == Ok(uid) || users.id_of(name) == Some(uid))
     }
 
     fn offers(&self, profile: &str) -> bool {
@@ -129,14 +192,43 @@ impl super::PersonHost {
     }
 }
 
-/// The number of a user, of whom a name or `uid 1234` was recorded.
-pub(super) fn user_id(name: &str) -> Option<u32> {
-    if let Some(number) = name.strip_prefix("uid ") {
-        return number.parse().ok();
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PoolLimits;
+
+    fn pool(submitters: &[&str]) -> PoolHost {
+        PoolHost {
+            path: String::new(),
+            journal: false,
+            executor: Executor::Systemd,
+            profile: None,
+            profiles: Vec::new(),
+            person: None,
+            submitters: Some(submitters.iter().map(|name| (*name).to_owned()).collect()),
+            limits: PoolLimits::default(),
+        }
     }
-    let users = std::fs::read_to_string("/etc/passwd").ok()?;
-    users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
-    })
+
+    /// It was read for each job, each pool and each name: an array of 100,000 held up the loop for half a minute.
+    #[test]
+    fn the_list_of_users_is_read_once_however_many_pools_ask() {
+        let mut users = Users::default();
+        let of = |name: &str, uid| Submitter { name: name.to_owned(), uid: Some(uid) };
+        let pools: Vec<PoolHost> =
+            (0..18).map(|number| pool(&["root", "nobody-of-here", &format!("p{number}")])).collect();
+        assert!(pools.iter().all(|pool| !pool.takes_jobs_of(&of("ada", 4242), &mut users)));
+        assert_eq!(users.reads, 1);
+        assert_eq!(pools.iter().filter(|pool| pool.takes_jobs_of(&of("p7", 4242), &mut users)).count(), 1);
+        assert!(pool(&["4242"]).takes_jobs_of(&of("ada", 4242), &mut users));
+        assert!(pools[0].takes_jobs_of(&of("someone", 0), &mut users));
+        assert_eq!(
+            (users.id_of("root"), users.id_of("uid 77"), users.id_of("nobody-of-here")),
+            (Some(0), Some(77), None)
+        );
+        assert_eq!(users.reads, 1, "and for schedules the same");
+        users.forget();
+        users.id_of("root");
+        assert_eq!(users.reads, 2, "who was added meanwhile is known in the next turn");
+    }
 }

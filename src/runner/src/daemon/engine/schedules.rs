@@ -5,14 +5,13 @@ mod declared;
 
 pub use declared::DECLARED;
 
-use super::places::user_id;
 use super::telling::Telling;
 use super::*;
 use crate::api::{GroupField, GroupParts, JobRequest};
 use crate::cron::{self, CronSchedule, Missed, Overlap, ScheduleState};
 use crate::daemon::handle::{Refusal, Submitter};
 use crate::request::new_job;
-use crate::store::{RefusedRun, ScheduleRow, StoreError, Write};
+use crate::store::{RefusedRun, ScheduleRan, ScheduleRow, StoreError, Write};
 use ci_runner_core::change::{self, Change};
 use ci_runner_core::outcome::By;
 use ci_runner_core::time::WallTime;
@@ -22,6 +21,11 @@ const SUBMITTER: &str = "schedule";
 /// With so many nobody may add another one, but the configuration, which has a limit of its own: each turn of the loop looks at all of
 /// them, and all may be due in the same second.
 pub const SCHEDULES_MAX: usize = 4_000;
+/// What the requests of all schedules may have together, beside which nobody may add another one: all are read at a start, and a list
+/// shows them all.
+pub const REQUESTS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Schedules whose requests have more than this run in more than one commit.
+const RUN_BYTES_PER_COMMIT: usize = 4 * 1024 * 1024;
 /// Schedules that are run in one turn, so that submissions, starts and ends do not wait for all that are due at a full hour.
 const RUNS_PER_TURN: usize = 100;
 /// Whoever writes the configuration decides who may submit where: schedules in it count as root's.
@@ -96,22 +100,14 @@ impl Schedules {
         self.live.remove(name).is_some() || self.unread.remove(name).is_some()
     }
 
+    /// What the requests of all but this one have.
+    fn request_bytes_beside(&self, name: &str) -> usize {
+        self.live.values().filter(|live| live.row.name != name).map(|live| live.row.request.len()).sum()
+    }
+
     /// When the next one is due.
     pub fn next(&self) -> Option<WallTime> {
         self.live.values().filter_map(|live| live.next).min()
-    }
-}
-
-/// Numbers of users, each looked up once a turn.
-#[derive(Default)]
-struct Users(HashMap<String, Option<u32>>);
-
-impl Users {
-    fn id_of(&mut self, name: &str) -> Option<u32> {
-        match self.0.get(name) {
-            Some(known) => *known,
-            None => *self.0.entry(name.to_owned()).or_insert_with(|| user_id(name)),
-        }
     }
 }
 
@@ -148,6 +144,13 @@ impl Live {
             request.group = Some(GroupField::Parts(group));
         }
         Ok(request)
+    }
+
+    /// What a run leaves in the store.
+    fn ran(&self) -> Write {
+        let ScheduleRow { name, after, last_job, refused, .. } = &self.row;
+        let (name, refused) = (name.clone(), refused.clone());
+        Write::ScheduleRan(ScheduleRan { name, after: *after, last_job: *last_job, refused })
     }
 
     /// Whether it has to be looked at.
@@ -207,6 +210,10 @@ impl Engine {
         } else if self.schedules.rows().count() >= SCHEDULES_MAX {
             return Err(Refusal::SchedulesFull { limit: SCHEDULES_MAX });
         }
+        if row.by != DECLARED && self.schedules.request_bytes_beside(&row.name) + row.request.len() > REQUESTS_BYTES_MAX
+        {
+            return Err(Refusal::SchedulesLarge { limit: REQUESTS_BYTES_MAX });
+        }
         let live = Live::new(row.clone()).map_err(|why| Refusal::Fault {
             index: 0,
             fault: ci_runner_core::job::Fault { field: "calendar".to_owned(), why },
@@ -232,19 +239,23 @@ impl Engine {
         let due = self.schedules.live.iter().filter(|(_, live)| live.is_due(now.wall));
         let mut due: Vec<(Option<WallTime>, String)> = due.map(|(name, live)| (live.next, name.clone())).collect();
         due.sort_unstable();
-        let mut users = Users::default();
         for (_, name) in due.into_iter().take(RUNS_PER_TURN) {
-            if self.room_in_batch() == 0 {
+            if !self.has_room_for_runs() {
                 return;
             }
             if let Some(mut live) = self.schedules.live.remove(&name) {
-                self.run_schedule(&mut live, &mut users, now);
+                self.run_schedule(&mut live, now);
                 self.schedules.live.insert(name, live);
             }
         }
     }
 
-    fn run_schedule(&mut self, live: &mut Live, users: &mut Users, now: Now) {
+    /// False while the batch is as large as a commit should be.
+    pub(super) fn has_room_for_runs(&self) -> bool {
+        self.room_in_batch() > 0 && self.batch.run_bytes < RUN_BYTES_PER_COMMIT
+    }
+
+    fn run_schedule(&mut self, live: &mut Live, now: Now) {
         let elapsed_ms = live.looked.map(|looked| now.engine.since_ms(looked));
         let clock = cron::Clock { wall_ms: now.wall.0, elapsed_ms };
         let due = cron::due(&live.cron, live.missed, live.state, clock);
@@ -259,7 +270,7 @@ impl Engine {
             return;
         }
         for _ in due.times {
-            match self.queue_scheduled(live, users) {
+            match self.queue_scheduled(live) {
                 Ok(Run::LeftOut) => {}
                 Ok(Run::Queued) => live.row.refused = None,
                 Err(why) => {
@@ -269,11 +280,12 @@ impl Engine {
             }
         }
         live.row.after = WallTime(live.state.until_ms);
-        self.batch.writes.push(Write::Schedule(live.row.clone()));
+        self.batch.run_bytes += live.row.request.len();
+        self.batch.writes.push(live.ran());
     }
 
     /// Err: why it is refused.
-    fn queue_scheduled(&mut self, live: &mut Live, users: &mut Users) -> Result<Run, String> {
+    fn queue_scheduled(&mut self, live: &mut Live) -> Result<Run, String> {
         let name = &live.row.name;
         let open = live.row.last_job.filter(|last| self.record.phase(*last).is_some());
         if let Some(last) = open {
@@ -292,7 +304,7 @@ impl Engine {
         let request = live.request()?;
         let job = new_job(request, self.record.settings(), &jiff::Zoned::now()).map_err(|fault| fault.to_string())?;
         // In pools of people it counts as a job of whoever made the schedule.
-        let uid = if live.row.by == DECLARED { Some(ROOT) } else { users.id_of(&live.row.by) };
+        let uid = if live.row.by == DECLARED { Some(ROOT) } else { self.users.id_of(&live.row.by) };
         let submitter = Submitter { name: format!("{SUBMITTER} {name}"), uid };
         let after: Vec<JobId> = job.spec.terms.after.iter().map(|after| after.job).collect();
         let ends = self.reader.ended_among(&after).map_err(|error| chain(&error))?;

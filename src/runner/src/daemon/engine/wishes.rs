@@ -10,7 +10,23 @@ use ci_runner_core::job::Fault;
 use ci_runner_core::record::{CLASSES_MAX, NewClasses};
 use ci_runner_core::state::Phase;
 
+/// Wishes are taken so long in one turn: after a large array the others wait for the next, and the watchdog is told between.
+const WISHING_MAX: Duration = Duration::from_millis(100);
+
 impl Engine {
+    /// Takes what waits in one go, as far as a turn has time: one decision and one commit serve all of it.
+    pub(super) fn wish_all(&mut self, first: Wish) {
+        let begun = std::time::Instant::now();
+        self.wish(first);
+        for _ in 1..WISHES_PER_TURN {
+            if begun.elapsed() >= WISHING_MAX {
+                return;
+            }
+            let Ok(wish) = self.wishes.try_recv() else { return };
+            self.wish(wish);
+        }
+    }
+
     pub(super) fn wish(&mut self, wish: Wish) {
         match wish {
             Wish::Explain { id, reply } => drop(reply.send(self.explain(id))),
@@ -113,6 +129,7 @@ impl Engine {
         }
         // A job whose own key is known is there already: it needs no room.
         self.room_for(jobs.iter().filter(|job| job.key.is_none()).count())?;
+        let taking = self.taking(submitter);
         let mut planned = Vec::with_capacity(jobs.len());
         let mut new = New::default();
         let mut keys: HashMap<String, IdempotencyKey> = HashMap::new();
@@ -129,7 +146,7 @@ impl Engine {
                 planned.push(Err(id));
                 continue;
             }
-            let job = self.settle(job, submitter).map_err(|fault| Refusal::Fault { index, fault })?;
+            let job = self.settle(job, submitter, &taking).map_err(|fault| Refusal::Fault { index, fault })?;
             if !self.record.has_room_for_class(&job.spec.terms, &mut new.classes) {
                 return Err(Refusal::ClassesFull { limit: CLASSES_MAX });
             }

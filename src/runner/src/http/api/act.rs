@@ -67,7 +67,7 @@ pub(super) fn check_reason(reason: &str) -> Result<(), Fail> {
         (status = 404, response = NoJob), (status = 507, body = Problem, content_type = PROBLEM,
             description = "The disk is full; running ones may have been told to end, without a record")))]
 pub(crate) async fn cancel_many(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<ActedView>, Fail> {
-    let request: CancelRequest = body.json()?;
+    let request: CancelRequest = body.json().await?;
     let target = match (request.ids, request.all) {
         (Some(ids), false) if ids.len() > JOBS_MAX => {
             return Err(Fail::field("ids", format!("{} jobs, at most {JOBS_MAX}", ids.len())));
@@ -96,7 +96,7 @@ pub(crate) async fn cancel(
     caller: Caller,
     body: Body,
 ) -> Result<Json<ActedView>, Fail> {
-    let Nothing {} = body.json()?;
+    let Nothing {} = body.json().await?;
     act(&app, Target::Ids(vec![id]), Action::Cancel, &caller).await
 }
 
@@ -110,7 +110,7 @@ pub(crate) async fn hold(
     caller: Caller,
     body: Body,
 ) -> Result<Json<ActedView>, Fail> {
-    let ReasonRequest { reason } = body.json()?;
+    let ReasonRequest { reason } = body.json().await?;
     check_reason(&reason)?;
     act(&app, Target::Ids(vec![id]), Action::Hold { reason }, &caller).await
 }
@@ -125,7 +125,7 @@ pub(crate) async fn release(
     caller: Caller,
     body: Body,
 ) -> Result<Json<ActedView>, Fail> {
-    let Nothing {} = body.json()?;
+    let Nothing {} = body.json().await?;
     act(&app, Target::Ids(vec![id]), Action::Release, &caller).await
 }
 
@@ -140,7 +140,7 @@ pub(crate) async fn priority(
     caller: Caller,
     body: Body,
 ) -> Result<Json<ActedView>, Fail> {
-    let PriorityRequest { priority } = body.json()?;
+    let PriorityRequest { priority } = body.json().await?;
     if !(-PRIORITY_MAX..=PRIORITY_MAX).contains(&priority) {
         return Err(Fail::field("priority", format!("{priority}; between {} and {PRIORITY_MAX}", -PRIORITY_MAX)));
     }
@@ -178,7 +178,7 @@ pub(crate) async fn retry(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Fail> {
-    let Nothing {} = body.json()?;
+    let Nothing {} = body.json().await?;
     let key = deed_key(&headers, "retry", &id.to_string())?;
     in_time(async {
         if let Some(known) = known_deed(&app, key.as_ref()).await? {

@@ -168,8 +168,8 @@ pub(crate) async fn root_status(State(app): State<App>) -> Json<StatusView> {
     Json(StatusView { state_dir: None, runtime_dir: None, ..status })
 }
 
-async fn stop_claiming(app: &App, caller: &Caller, body: &Body, drain: bool) -> Result<StatusCode, Fail> {
-    let ReasonRequest { reason } = body.json()?;
+async fn stop_claiming(app: &App, caller: &Caller, body: Body, drain: bool) -> Result<StatusCode, Fail> {
+    let ReasonRequest { reason } = body.json().await?;
     check_reason(&reason)?;
     let paused = app.context.handle.pause(Some((reason, drain)), caller.name());
     in_time(async { Ok(paused.await?) }).await?;
@@ -180,20 +180,20 @@ async fn stop_claiming(app: &App, caller: &Caller, body: &Body, drain: bool) -> 
 #[utoipa::path(post, path = "/pause", tag = "host", request_body = ReasonRequest,
     responses(Committed, Sent, (status = 204, description = "Done")))]
 pub(crate) async fn pause(State(app): State<App>, caller: Caller, body: Body) -> Result<StatusCode, Fail> {
-    stop_claiming(&app, &caller, &body, false).await
+    stop_claiming(&app, &caller, body, false).await
 }
 
 /// As `pause`, for an operator who waits for the host to be empty.
 #[utoipa::path(post, path = "/drain", tag = "host", request_body = ReasonRequest,
     responses(Committed, Sent, (status = 204, description = "Done")))]
 pub(crate) async fn drain(State(app): State<App>, caller: Caller, body: Body) -> Result<StatusCode, Fail> {
-    stop_claiming(&app, &caller, &body, true).await
+    stop_claiming(&app, &caller, body, true).await
 }
 
 /// Starts jobs again after `pause` or `drain`.
 #[utoipa::path(post, path = "/resume", tag = "host", responses(Committed, Sent, (status = 204, description = "Done")))]
 pub(crate) async fn resume(State(app): State<App>, caller: Caller, body: Body) -> Result<StatusCode, Fail> {
-    let Nothing {} = body.json()?;
+    let Nothing {} = body.json().await?;
     let resumed = app.context.handle.pause(None, caller.name());
     in_time(async { Ok(resumed.await?) }).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -217,7 +217,7 @@ pub struct CollectedView {
     responses(Served, Sent, (status = 200, body = CollectedView, description = "What was removed")))]
 pub(crate) async fn gc(State(app): State<App>, caller: Caller, body: Body) -> Result<Json<CollectedView>, Fail> {
     caller.admin("remove jobs")?;
-    let Nothing {} = body.json()?;
+    let Nothing {} = body.json().await?;
     let (reply, answer) = oneshot::channel();
     app.context.control.send(Control::Collect(reply)).await.map_err(|_| Refusal::Stopping)?;
     let Collected { jobs, trimmed, waiting } = answer.await.map_err(|_| Refusal::Stopping)?;
@@ -231,7 +231,7 @@ pub(crate) async fn gc(State(app): State<App>, caller: Caller, body: Body) -> Re
         (status = 507, response = DiskFull)))]
 pub(crate) async fn backup(State(app): State<App>, caller: Caller, body: Body) -> Result<StatusCode, Fail> {
     caller.admin("make backups")?;
-    let BackupRequest { path } = body.json()?;
+    let BackupRequest { path } = body.json().await?;
     let path = PathBuf::from(path);
     if !path.is_absolute() {
         return Err(Fail::field(

@@ -1,26 +1,24 @@
 //! Submitting jobs and looking at them.
 
 use super::known::{check_group, check_pool};
+use super::submission::{Queued, Said, correlation, queue};
 use super::{times, wall_now, zoned_now};
-use crate::api::{JobList, JobRequest, JobView, ReasonView, Submit, Submitted, SubmittedMany, SubmittedOne, WhyView};
-use crate::daemon::handle::{IdempotencyKey, NewJob};
+use crate::api::{JobList, JobView, ReasonView, Submit, Submitted, SubmittedMany, SubmittedOne, WhyView};
 use crate::http::answers::{Committed, Invalid, KeyReused, NoJob, Read, Sent};
 use crate::http::extract::{Body, Caller, Id, Numbers, Params, blocking, in_time};
 use crate::http::view::{JobTimes, job_view, running_since, show_attempts};
-use crate::http::{App, BODY_BYTES_SMALL, Fail, JOBS_MAX, explain};
+use crate::http::{App, Fail, explain};
 use crate::quantity::rfc3339_utc;
-use crate::request::{ReadFault, body_hash, check_key, new_job_of, read_job, read_jobs};
+use crate::request::check_key;
 use crate::store::{JobFilter, JobRow, Reader, StoreError};
 use crate::suggest::did_you_mean;
-use crate::trace;
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ci_runner_core::id::JobId;
 use ci_runner_core::job::{Command, Work};
 use ci_runner_core::outcome::Outcome;
-use ci_runner_core::policy::Settings;
 use ci_runner_core::state::Phase;
 use ci_runner_core::time::WallTime;
 use jiff::Zoned;
@@ -39,13 +37,6 @@ const PAGE: usize = 100;
 const PAGE_MAX: usize = 1_000;
 /// A page ends early once the commands and environments of its jobs have so many bytes.
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// A parsed submission.
-struct Submission {
-    jobs: Vec<NewJob>,
-    key: Option<IdempotencyKey>,
-    many: bool,
-}
 
 /// Queues one job, or several: all or none. What was acknowledged is on disk.
 #[utoipa::path(post, path = "/jobs", tag = "jobs", operation_id = "submit_jobs",
@@ -67,18 +58,8 @@ pub(crate) async fn submit(
     body: Body,
 ) -> Result<Response, Fail> {
     let key = header_key(&headers)?;
-    let settings = app.context.handle.settings.borrow().clone();
     let said = Said { key, correlation: correlation(&headers) };
-    let Submission { jobs, key, many } = if body.bytes.len() <= BODY_BYTES_SMALL {
-        parse(&body.bytes, said, &settings, &zoned_now())?
-    } else {
-        blocking(move || parse(&body.bytes, said, &settings, &zoned_now())).await?
-    };
-    // With a key it may be an earlier job that is answered.
-    let one = jobs.first().filter(|job| !many && key.is_none() && job.key.is_none());
-    let correlation = one.and_then(|job| HeaderValue::from_str(&job.spec.correlation).ok());
-    let submitted = app.context.handle.submit(jobs, key, caller.submitter());
-    let ids = in_time(async { submitted.await.map_err(|refusal| Fail::of_refusal(refusal, many)) }).await?;
+    let Queued { ids, correlation, many } = queue(&app, body, said, caller.submitter()).await?;
     match ids.first() {
         _ if many => {
             let ids = ids.iter().map(|id| id.get()).collect();
@@ -109,37 +90,6 @@ pub(super) fn header_key(headers: &HeaderMap) -> Result<Option<String>, Fail> {
     }
     check_key("Idempotency-Key", key)?;
     Ok(Some(key.to_owned()))
-}
-
-/// What the request's headers say of its jobs.
-struct Said {
-    key: Option<String>,
-    correlation: Option<String>,
-}
-
-/// The correlation id that the request's headers give; a header that is not valid, or there twice, is ignored.
-fn correlation(headers: &HeaderMap) -> Option<String> {
-    let only = |name: &str| {
-        let mut values = headers.get_all(name).iter();
-        values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
-    };
-    only("traceparent").and_then(trace::trace_of).or_else(|| only("x-request-id").and_then(trace::request_id))
-}
-
-fn parse(json: &[u8], said: Said, settings: &Settings, now: &Zoned) -> Result<Submission, Fail> {
-    let many = json.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
-    let requests = if many { read_jobs(json, JOBS_MAX)? } else { vec![read_job(json)?] };
-    if requests.is_empty() {
-        return Err(Fail::field("", "the array is empty; give at least one job"));
-    }
-    let Said { key, correlation } = said;
-    let key = key.map(|key| IdempotencyKey { key, body: body_hash(&requests), body_before: None });
-    let made = |(index, request): (usize, JobRequest)| {
-        let at = |fault| ReadFault { index: many.then_some(index), fault };
-        new_job_of(request, correlation.as_deref(), settings, now).map_err(at)
-    };
-    let jobs = requests.into_iter().enumerate().map(made).collect::<Result<Vec<_>, _>>()?;
-    Ok(Submission { jobs, key, many })
 }
 
 /// Which jobs a list shows. Lists are separated by commas.

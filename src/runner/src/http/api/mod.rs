@@ -9,6 +9,7 @@ pub(super) mod log;
 pub(super) mod schedules;
 pub(super) mod search;
 pub(super) mod stats;
+mod submission;
 pub(super) mod usage;
 pub(super) mod watch;
 pub(super) mod watches;

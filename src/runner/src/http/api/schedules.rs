@@ -8,7 +8,7 @@ use crate::config::{schedule_job_fault, schedule_name_fault};
 use crate::cron::{CronSchedule, Missed, Overlap};
 use crate::daemon::engine::DECLARED;
 use crate::http::answers::{Committed, Declared, Invalid, KeyReused, NoSchedule, PROBLEM, Read, SchedulesFull, Sent};
-use crate::http::extract::{Body, Caller, Name, blocking, in_time};
+use crate::http::extract::{Body, Caller, Name, blocking, in_time, large_json};
 use crate::http::{App, Fail};
 use crate::quantity::rfc3339_utc;
 use crate::request::{new_job, read_schedule};
@@ -19,6 +19,23 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use ci_runner_core::time::WallTime;
 use jiff::tz::TimeZone;
+
+/// Most bytes of a schedule's job as JSON: command and environment, which are nearly all of it, have less.
+const REQUEST_BYTES_MAX: usize = 1024 * 1024;
+
+/// Reads a valid row, beside the threads that answer: to find that a calendar never fires takes a while. `named` is the name that it
+/// must have.
+async fn row_in(body: Body, named: Option<String>, by: String, app: &App) -> Result<ScheduleRow, Fail> {
+    let app = app.clone();
+    blocking(move || {
+        let request = read_schedule(&body.bytes)?;
+        match named.filter(|name| request.name != *name) {
+            Some(name) => Err(Fail::field("name", format!("{:?} is not the {name:?} of the path", request.name))),
+            None => row_of(request, by, &app),
+        }
+    })
+    .await
+}
 
 /// A valid row. Runs are due from now on.
 fn row_of(request: ScheduleRequest, by: String, app: &App) -> Result<ScheduleRow, Fail> {
@@ -45,6 +62,10 @@ fn row_of(request: ScheduleRequest, by: String, app: &App) -> Result<ScheduleRow
     let overlap = overlap.map_err(|why| refuse("overlap", why))?;
     check_job(&request.job, app)?;
     let json = serde_json::to_string(&request.job).map_err(|error| Fail::internal("keep the job", &error))?;
+    if json.len() > REQUEST_BYTES_MAX {
+        let why = format!("has {} bytes as JSON, at most {REQUEST_BYTES_MAX}; put data into a file", json.len());
+        return Err(Fail::field("job", why));
+    }
     Ok(ScheduleRow {
         name: request.name,
         calendar: cron.expression().to_owned(),
@@ -98,13 +119,18 @@ fn view_of(row: ScheduleRow, now: WallTime) -> ScheduleView {
     }
 }
 
-async fn rows(app: &App) -> Result<Vec<ScheduleRow>, Fail> {
-    let reader = app.context.handle.reader.clone();
-    in_time(blocking(move || reader.schedules())).await
+/// How it looks; made beside the threads that answer, as its next time is looked for.
+async fn shown(row: ScheduleRow) -> Result<Json<ScheduleView>, Fail> {
+    blocking(move || Ok::<_, Fail>(Json(view_of(row, wall_now())))).await
+}
+
+async fn look_up(app: &App, name: &str) -> Result<Option<ScheduleRow>, Fail> {
+    let (reader, name) = (app.context.handle.reader.clone(), name.to_owned());
+    in_time(blocking(move || reader.schedule(&name))).await
 }
 
 async fn find(app: &App, name: &str) -> Result<ScheduleRow, Fail> {
-    rows(app).await?.into_iter().find(|row| row.name == name).ok_or_else(|| Fail::no_schedule(name))
+    look_up(app, name).await?.ok_or_else(|| Fail::no_schedule(name))
 }
 
 async fn keep(app: &App, row: ScheduleRow, replace: bool) -> Result<(), Fail> {
@@ -114,9 +140,17 @@ async fn keep(app: &App, row: ScheduleRow, replace: bool) -> Result<(), Fail> {
 /// All schedules, by name.
 #[utoipa::path(get, path = "/schedules", tag = "schedules", operation_id = "list_schedules",
     responses(Read, (status = 200, body = Vec<ScheduleView>, description = "All schedules")))]
-pub(crate) async fn list(State(app): State<App>) -> Result<Json<Vec<ScheduleView>>, Fail> {
-    let now = wall_now();
-    Ok(Json(rows(&app).await?.into_iter().map(|row| view_of(row, now)).collect()))
+pub(crate) async fn list(State(app): State<App>) -> Result<Response, Fail> {
+    let reader = app.context.handle.reader.clone();
+    let turn = app.schedule_lists.take().await?;
+    let made = move || {
+        let now = wall_now();
+        let views: Vec<ScheduleView> = reader.schedules()?.into_iter().map(|row| view_of(row, now)).collect();
+        let json = serde_json::to_vec(&views).map_err(|error| Fail::internal("show the schedules", &error))?;
+        Ok::<_, Fail>((json, turn))
+    };
+    let (json, _turn) = in_time(blocking(made)).await?;
+    large_json(&app, json).await
 }
 
 /// Adds a schedule.
@@ -125,10 +159,10 @@ pub(crate) async fn list(State(app): State<App>) -> Result<Json<Vec<ScheduleView
         (status = 409, body = Problem, content_type = PROBLEM, description = "One of that name is there"),
         (status = 422, response = SchedulesFull)))]
 pub(crate) async fn add(State(app): State<App>, caller: Caller, body: Body) -> Result<Response, Fail> {
-    let row = row_of(read_schedule(&body.bytes)?, caller.name(), &app)?;
+    let row = row_in(body, None, caller.name(), &app).await?;
     keep(&app, row.clone(), false).await?;
     let location = [(header::LOCATION, format!("/api/v1/schedules/{}", row.name))];
-    Ok((StatusCode::CREATED, location, Json(view_of(row, wall_now()))).into_response())
+    Ok((StatusCode::CREATED, location, shown(row).await?).into_response())
 }
 
 /// One schedule.
@@ -136,7 +170,7 @@ pub(crate) async fn add(State(app): State<App>, caller: Caller, body: Body) -> R
     responses(Read, (status = 200, body = ScheduleView, description = "The schedule"), (status = 400, response = Invalid),
         (status = 404, response = NoSchedule)))]
 pub(crate) async fn show(State(app): State<App>, Name(name): Name) -> Result<Json<ScheduleView>, Fail> {
-    Ok(Json(view_of(find(&app, &name).await?, wall_now())))
+    shown(find(&app, &name).await?).await
 }
 
 /// Adds or replaces a schedule; runs are due from now on.
@@ -150,16 +184,12 @@ pub(crate) async fn replace(
     caller: Caller,
     body: Body,
 ) -> Result<Json<ScheduleView>, Fail> {
-    let request = read_schedule(&body.bytes)?;
-    if request.name != name {
-        return Err(Fail::field("name", format!("{:?} is not the {name:?} of the path", request.name)));
-    }
-    let mut row = row_of(request, caller.name(), &app)?;
-    if let Some(old) = rows(&app).await?.into_iter().find(|old| old.name == name) {
+    let mut row = row_in(body, Some(name.clone()), caller.name(), &app).await?;
+    if let Some(old) = look_up(&app, &name).await? {
         (row.paused, row.last_job) = (old.paused, old.last_job);
     }
     keep(&app, row.clone(), true).await?;
-    Ok(Json(view_of(row, wall_now())))
+    shown(row).await
 }
 
 /// Removes a schedule; jobs it made stay.
@@ -181,13 +211,13 @@ pub(crate) async fn pause(
     caller: Caller,
     body: Body,
 ) -> Result<Json<ScheduleView>, Fail> {
-    let Nothing {} = body.json()?;
+    let Nothing {} = body.json().await?;
     let mut row = find(&app, &name).await?;
     if row.paused.is_none() {
         row.paused = Some(caller.name());
         keep(&app, row.clone(), true).await?;
     }
-    Ok(Json(view_of(row, wall_now())))
+    shown(row).await
 }
 
 /// Lets a paused schedule make jobs again. Runs missed meanwhile stay missed.
@@ -200,13 +230,13 @@ pub(crate) async fn resume(
     _caller: Caller,
     body: Body,
 ) -> Result<Json<ScheduleView>, Fail> {
-    let Nothing {} = body.json()?;
+    let Nothing {} = body.json().await?;
     let mut row = find(&app, &name).await?;
     if row.paused.take().is_some() {
         row.after = wall_now();
         keep(&app, row.clone(), true).await?;
     }
-    Ok(Json(view_of(row, wall_now())))
+    shown(row).await
 }
 
 /// Queues the schedule's job now, beside its times; with overlap `queue` it waits for the last one. It is the schedule's last job
@@ -226,7 +256,7 @@ pub(crate) async fn run(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Fail> {
-    let Nothing {} = body.json()?;
+    let Nothing {} = body.json().await?;
     let key = deed_key(&headers, "run schedule", &name)?;
     in_time(async {
         if let Some(known) = known_deed(&app, key.as_ref()).await? {

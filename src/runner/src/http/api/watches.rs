@@ -32,7 +32,7 @@ pub(crate) async fn notifiers(State(app): State<App>) -> Result<Json<Vec<Notifie
         (status = 429, body = Problem, content_type = PROBLEM, description = "Another test runs, or too many connections"),
         (status = 500, response = Failed)))]
 pub(crate) async fn test(State(app): State<App>, Name(name): Name, body: Body) -> Result<Json<NotifierTested>, Fail> {
-    let Nothing {} = body.json()?;
+    let Nothing {} = body.json().await?;
     let watching = app.context.watching.clone();
     let tested = blocking(move || {
         watching.test(&name).map_err(|why| match why {

@@ -265,7 +265,19 @@ fn schedules_are_added_changed_and_removed() {
         assert_eq!(subject.reader.schedules().unwrap(), std::slice::from_ref(&changed));
         let well = ScheduleRow { refused: None, ..changed };
         subject.commit(&[Write::Schedule(well.clone())]);
-        assert_eq!(subject.reader.schedules().unwrap(), [well]);
+        assert_eq!(subject.reader.schedules().unwrap(), std::slice::from_ref(&well));
+        // A run leaves the rest as it is, and makes no schedule of one that is gone.
+        let ran = |name: &str, refused| {
+            let (after, last_job) = (at(12).wall, Some(id(9)));
+            Write::ScheduleRan(ScheduleRan { name: name.into(), after, last_job, refused })
+        };
+        let refused = Some(RefusedRun { at: at(12).wall, why: "no such pool".into() });
+        subject.commit(&[ran("b", refused.clone()), ran("a", None)]);
+        subject.reopen();
+        let expected = ScheduleRow { after: at(12).wall, last_job: Some(id(9)), refused, ..well };
+        assert_eq!(subject.reader.schedules().unwrap(), std::slice::from_ref(&expected));
+        assert_eq!(subject.reader.schedule("b").unwrap(), Some(expected));
+        assert_eq!(subject.reader.schedule("a").unwrap(), None);
     });
 }
 

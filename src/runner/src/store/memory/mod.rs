@@ -167,6 +167,11 @@ impl State {
             Write::Schedule(row) => {
                 self.schedules.insert(row.name.clone(), row.clone());
             }
+            Write::ScheduleRan(ran) => {
+                if let Some(row) = self.schedules.get_mut(&ran.name) {
+                    (row.after, row.last_job, row.refused) = (ran.after, ran.last_job, ran.refused.clone());
+                }
+            }
             Write::ScheduleRemoved { name } => {
                 self.schedules.remove(name);
             }

@@ -90,6 +90,10 @@ impl Reader for Shared {
         Ok(self.lock().schedules.values().cloned().collect())
     }
 
+    fn schedule(&self, name: &str) -> Result<Option<ScheduleRow>, StoreError> {
+        Ok(self.lock().schedules.get(name).cloned())
+    }
+
     fn backup(&self, to: &std::path::Path, _: &[BackupFile]) -> Result<(), StoreError> {
         let source = std::io::Error::new(std::io::ErrorKind::Unsupported, "a store in memory has nothing to back up");
         Err(StoreError::Io { doing: "back up to", path: to.display().to_string(), source })

@@ -27,6 +27,7 @@ mod place;
 mod read;
 mod restore;
 mod retry_text;
+mod schedule;
 mod submit;
 mod write;
 

@@ -7,10 +7,10 @@
 
 use super::load::{SPEC, spec, spec_columns};
 use super::place::{Fault, Place};
-use super::{backup, check, codec, ends, finished, list, open};
+use super::{backup, check, codec, ends, finished, list, open, schedule};
 use crate::store::{
     AttemptRow, BackupFile, EndMark, EndedFilter, EndedJob, JobEnd, JobFilter, JobRow, KEY_KEPT_MS, KeyRow, Reader,
-    RefusedRun, ScheduleRow, StoreError,
+    ScheduleRow, StoreError,
 };
 use ci_runner_core::id::{AttemptNumber, JobId};
 use ci_runner_core::outcome::{Measured, Outcome, Receipt};
@@ -222,19 +222,11 @@ impl Reader for SqliteReader {
     }
 
     fn schedules(&self) -> Result<Vec<ScheduleRow>, StoreError> {
-        self.with("list schedules", |conn| {
-            let mut statement = conn.prepare_cached(
-                "SELECT name, calendar, timezone, overlap, missed, request, by, paused, after_wall, last_job, \
-                 refused_wall, refused_why \
-                 FROM schedule ORDER BY name",
-            )?;
-            let mut rows = statement.query([])?;
-            let mut schedules = Vec::new();
-            while let Some(row) = rows.next()? {
-                schedules.push(schedule_row(row)?);
-            }
-            Ok(schedules)
-        })
+        self.with("list schedules", schedule::all)
+    }
+
+    fn schedule(&self, name: &str) -> Result<Option<ScheduleRow>, StoreError> {
+        self.with("look up a schedule", |conn| schedule::one(conn, name))
     }
 
     fn backup(&self, to: &Path, files: &[BackupFile]) -> Result<(), StoreError> {
@@ -358,24 +350,5 @@ fn measured(row: &Row<'_>) -> Result<Measured, Fault> {
         io_stall_us: told(27)?,
         oom_kills: told(28)?,
         disk_bytes: told(29)?,
-    })
-}
-
-fn schedule_row(row: &Row<'_>) -> Result<ScheduleRow, Fault> {
-    Ok(ScheduleRow {
-        name: row.get(0)?,
-        calendar: row.get(1)?,
-        timezone: row.get(2)?,
-        overlap: row.get(3)?,
-        missed: row.get(4)?,
-        request: row.get(5)?,
-        by: row.get(6)?,
-        paused: row.get(7)?,
-        after: WallTime(row.get(8)?),
-        last_job: row.get::<_, Option<i64>>(9)?.map(codec::job_id).transpose()?,
-        refused: match row.get::<_, Option<i64>>(10)? {
-            Some(at) => Some(RefusedRun { at: WallTime(at), why: row.get(11)? }),
-            None => None,
-        },
     })
 }

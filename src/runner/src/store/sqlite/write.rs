@@ -5,7 +5,7 @@
 
 use super::place::Fault;
 use super::{codec, ends};
-use crate::store::{KEY_KEPT_MS, KeyRow, ScheduleRow, StoreError, Write};
+use crate::store::{KEY_KEPT_MS, KeyRow, StoreError, Write};
 use ci_runner_core::change::{Change, Entry, Pause, Wish};
 use ci_runner_core::id::{AttemptNumber, JobId, PoolId};
 use ci_runner_core::outcome::{AttemptResult, By, Measured, Outcome, Receipt};
@@ -93,10 +93,8 @@ impl<'a> Batch<'a> {
             Write::Receipt { .. } => Ok(()), // taken by its end, or by `late_receipts`
             Write::Key(row) => self.key(row),
             Write::Schedule(row) => self.schedule(row),
-            Write::ScheduleRemoved { name } => {
-                self.run("DELETE FROM schedule WHERE name = ?1", [name])?;
-                Ok(())
-            }
+            Write::ScheduleRan(ran) => self.schedule_ran(ran),
+            Write::ScheduleRemoved { name } => self.schedule_removed(name),
             Write::Clock { base, now } => self.clock(base, *now),
         }
     }
@@ -324,20 +322,6 @@ impl<'a> Batch<'a> {
         for job in jobs {
             self.run("UPDATE job SET keyed = 1 WHERE id = ?1", [codec::int(job.get())])?;
         }
-        Ok(())
-    }
-
-    fn schedule(&self, row: &ScheduleRow) -> Result<(), Fault> {
-        let ScheduleRow { name, calendar, timezone, overlap, missed, request, by, paused, after, last_job, refused } =
-            row;
-        let sql = "INSERT OR REPLACE INTO schedule (name, calendar, timezone, overlap, missed, request, by, paused, \
-            after_wall, last_job, refused_wall, refused_why) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
-        let last_job = last_job.map(|id| codec::int(id.get()));
-        let (refused, why) = refused.as_ref().map(|refused| (refused.at.0, &refused.why)).unzip();
-        self.run(
-            sql,
-            params![name, calendar, timezone, overlap, missed, request, by, paused, after.0, last_job, refused, why],
-        )?;
         Ok(())
     }
 }

@@ -28,7 +28,7 @@ impl Engine {
         // A key that was used before stands for the job of then.
         if let Some(live) = self.schedules.live.get_mut(name).filter(|_| ids.first() == Some(&next)) {
             live.row.last_job = Some(next);
-            self.batch.writes.push(Write::Schedule(live.row.clone()));
+            self.batch.writes.push(live.ran());
         }
         Ok(ids)
     }

@@ -1,0 +1,53 @@
+//! Schedules as they are stored.
+
+use ci_runner_core::id::JobId;
+use ci_runner_core::time::WallTime;
+
+/// A cron-like job as it is stored; what it means is `crate::cron`'s.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScheduleRow {
+    /// Unique name.
+    pub name: String,
+    /// Cron expression or calendar word.
+    pub calendar: String,
+    /// IANA time zone.
+    pub timezone: String,
+    /// `skip`, `queue`, `cancel` or `allow`.
+    pub overlap: String,
+    /// `skip`, `once` or `all`.
+    pub missed: String,
+    /// The job to submit, as the JSON of the API's job request.
+    pub request: String,
+    /// Who added it.
+    pub by: String,
+    /// Paused by whom, if so.
+    pub paused: Option<String>,
+    /// Runs are due after this.
+    pub after: WallTime,
+    /// Latest job it made.
+    pub last_job: Option<JobId>,
+    /// Its last run, when that could not be queued.
+    pub refused: Option<RefusedRun>,
+}
+
+/// A run of a schedule that could not be queued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRun {
+    /// When.
+    pub at: WallTime,
+    /// In words.
+    pub why: String,
+}
+
+/// What a run changes of a schedule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ScheduleRan {
+    /// Which.
+    pub name: String,
+    /// Runs are due after this.
+    pub after: WallTime,
+    /// Latest job it made.
+    pub last_job: Option<JobId>,
+    /// The run, when it could not be queued.
+    pub refused: Option<RefusedRun>,
+}
