@@ -5,6 +5,7 @@
 
 use super::ends::{self, Ends};
 pub use super::refusal::Refusal;
+use super::schedule_deeds::ScheduleDeed;
 use crate::config::Executor;
 pub use crate::request::{IdempotencyKey, NewJob};
 use crate::store::{Reader, ScheduleRow};
@@ -121,21 +122,12 @@ pub enum Deed {
         /// Done.
         reply: oneshot::Sender<Result<(), Refusal>>,
     },
-    /// Add or replace a schedule.
+    /// Change schedules.
     Schedule {
-        /// The schedule; already valid.
-        row: Box<ScheduleRow>,
-        /// False: refuse when one of the name is there.
-        replace: bool,
-        /// Done.
-        reply: oneshot::Sender<Result<(), Refusal>>,
-    },
-    /// Remove a schedule.
-    Unschedule {
-        /// Which.
-        name: String,
-        /// Done.
-        reply: oneshot::Sender<Result<(), Refusal>>,
+        /// What.
+        deed: ScheduleDeed,
+        /// The schedule as it is then.
+        reply: oneshot::Sender<Result<ScheduleRow, Refusal>>,
     },
 }
 
@@ -315,26 +307,6 @@ impl Handle {
         self.ask(|reply| Wish::Do(Deed::Pause { pause, by, reply })).await?
     }
 
-    /// Adds or replaces a schedule.
-    pub async fn schedule(&self, row: ScheduleRow, replace: bool) -> Result<(), Refusal> {
-        self.ask(|reply| Wish::Do(Deed::Schedule { row: Box::new(row), replace, reply })).await?
-    }
-
-    /// Removes a schedule.
-    pub async fn unschedule(&self, name: String) -> Result<(), Refusal> {
-        self.ask(|reply| Wish::Do(Deed::Unschedule { name, reply })).await?
-    }
-
-    /// Queues a schedule's job now; its id is on disk when it returns.
-    pub async fn run_schedule(
-        &self,
-        name: String,
-        key: Option<IdempotencyKey>,
-        submitter: Submitter,
-    ) -> Result<Vec<JobId>, Refusal> {
-        self.ask(|reply| Wish::Do(Deed::RunSchedule { name, key, submitter, reply })).await?
-    }
-
     /// Why an open job does not run; None: it is not open.
     pub async fn explain(&self, id: JobId) -> Result<Option<Explanation>, Refusal> {
         self.ask(|reply| Wish::Explain { id, reply }).await
@@ -364,7 +336,7 @@ impl Handle {
         self.news.clone()
     }
 
-    async fn ask<T>(&self, wish: impl FnOnce(oneshot::Sender<T>) -> Wish) -> Result<T, Refusal> {
+    pub(super) async fn ask<T>(&self, wish: impl FnOnce(oneshot::Sender<T>) -> Wish) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.wishes.send(wish(reply)).await.map_err(|_| Refusal::Stopping)?;
         answer.await.map_err(|_| Refusal::Unknown)

@@ -19,6 +19,7 @@ mod log_dir;
 mod put_back;
 mod refusal;
 mod runtime_dir;
+pub mod schedule_deeds;
 pub mod secrets;
 pub mod service;
 pub mod settings;

@@ -1,10 +1,11 @@
 //! What the configuration declares, while the store fails.
 
-use crate::harness::{Life, Loop, wait_for};
+use crate::harness::{Life, Loop, new_job, wait_for};
 use crate::spawner::Spawner;
-use ci_runner::daemon::handle::Refusal;
+use ci_runner::daemon::handle::{Refusal, Submitter};
 use ci_runner::store::memory::MemoryStore;
 use ci_runner::store::{ScheduleRow, Store, Write};
+use ci_runner_core::group::{GroupPolicy, GroupSpec};
 use ci_runner_core::time::WallTime;
 use std::path::Path;
 
@@ -125,5 +126,89 @@ async fn schedules_that_cannot_be_read_again_are_not_forgotten() {
     wait_for("the store takes commits", || !the_loop.handle.snapshot().store_failing).await;
     let again = the_loop.handle.schedule(yearly("mine"), false).await;
     assert_eq!(again, Err(Refusal::ScheduleExists("mine".to_owned())));
+    the_loop.stop().await;
+}
+
+/// Due at once: its last time is a minute old at most, and none was run yet.
+fn due(name: &str, pool: &str) -> ScheduleRow {
+    ScheduleRow {
+        calendar: "minutely".into(),
+        overlap: "cancel".into(),
+        missed: "once".into(),
+        request: format!(r#"{{"command":["true"],"pool":"{pool}"}}"#),
+        after: WallTime(0),
+        ..yearly(name)
+    }
+}
+
+/// The running job used to be cancelled for a run that was refused then.
+#[tokio::test]
+async fn a_run_that_is_refused_cancels_nothing() {
+    let spawner = Spawner::new();
+    let the_loop = Loop::start(spawner.runtime()).await;
+    let row = || the_loop.handle.reader.schedules().unwrap().pop().unwrap();
+    the_loop.handle.pause(Some(("test".to_owned(), false)), "me".to_owned()).await.unwrap();
+    the_loop.handle.schedule(due("mine", "default"), false).await.unwrap();
+    wait_for("its first run", || row().last_job.is_some()).await;
+    let first = row().last_job.unwrap();
+    the_loop.handle.schedule(due("mine", "gone"), true).await.unwrap();
+    wait_for("a run that is refused", || row().refused.is_some()).await;
+    assert!(the_loop.handle.explain(first).await.unwrap().is_some(), "it is open");
+    // The control: a run that is taken cancels it.
+    the_loop.handle.schedule(due("mine", "default"), true).await.unwrap();
+    wait_for("its second run", || row().last_job != Some(first)).await;
+    assert!(the_loop.handle.explain(first).await.unwrap().is_none(), "it was dropped");
+    the_loop.stop().await;
+}
+
+/// They wrote a row that they had read before: one that was removed meanwhile came back.
+#[tokio::test]
+async fn a_pause_does_not_bring_a_removed_schedule_back() {
+    let spawner = Spawner::new();
+    let the_loop = Loop::start(spawner.runtime()).await;
+    let handle = &the_loop.handle;
+    handle.schedule(yearly("mine"), false).await.unwrap();
+    assert_eq!(
+        handle.pause_schedule("mine".to_owned(), "ada".to_owned()).await.unwrap().paused.as_deref(),
+        Some("ada")
+    );
+    let again = handle.pause_schedule("mine".to_owned(), "bob".to_owned()).await.unwrap();
+    assert_eq!(again.paused.as_deref(), Some("ada"), "the first pause stays");
+    let replaced = handle.schedule(yearly("mine"), true).await.unwrap();
+    assert_eq!(replaced.paused.as_deref(), Some("ada"), "and stays where it is replaced");
+    let resumed = handle.resume_schedule("mine".to_owned()).await.unwrap();
+    assert!(resumed.paused.is_none() && resumed.after < yearly("mine").after, "what was missed stays missed");
+    let (removed, paused, resumed) = tokio::join!(
+        handle.unschedule("mine".to_owned()),
+        handle.pause_schedule("mine".to_owned(), "ada".to_owned()),
+        handle.resume_schedule("mine".to_owned()),
+    );
+    assert_eq!(removed, Ok(()));
+    let gone = Err(Refusal::NoSchedule("mine".to_owned()));
+    assert_eq!((paused, resumed), (gone.clone(), gone));
+    assert!(stored(&the_loop).is_empty());
+    the_loop.stop().await;
+}
+
+/// A job on hold in the group of a schedule's runs, with another limit, had every run refused.
+#[tokio::test]
+async fn nobody_gives_the_group_of_a_schedule_another_limit() {
+    let spawner = Spawner::new();
+    let the_loop = Loop::start(spawner.runtime()).await;
+    the_loop.handle.pause(Some(("test".to_owned(), false)), "me".to_owned()).await.unwrap();
+    let submit = async |name: &str, limit: Option<u32>| {
+        let mut job = new_job();
+        job.spec.terms.group = Some(GroupSpec { name: name.to_owned(), limit, policy: GroupPolicy::Queue });
+        let me = Submitter { name: "me".to_owned(), uid: None };
+        the_loop.handle.submit(vec![job], None, me).await
+    };
+    let refused = submit("schedule mine", Some(2)).await;
+    assert!(matches!(&refused, Err(Refusal::Fault { fault, .. }) if fault.field == "group"), "{refused:?}");
+    submit("schedules", Some(2)).await.expect("the control: another name");
+    submit("schedule mine", None).await.expect("it goes with the runs");
+    the_loop.handle.schedule(ScheduleRow { overlap: "queue".into(), ..due("mine", "default") }, false).await.unwrap();
+    let row = || the_loop.handle.reader.schedules().unwrap().pop().unwrap();
+    wait_for("its run", || row().last_job.is_some()).await;
+    assert_eq!(row().refused, None);
     the_loop.stop().await;
 }

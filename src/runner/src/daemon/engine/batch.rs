@@ -3,7 +3,7 @@
 use super::telling::Telling;
 use super::*;
 use crate::daemon::handle::{Acted, IdempotencyKey, Refusal};
-use crate::store::Write;
+use crate::store::{ScheduleRow, Write};
 use ci_runner_core::change::{Change, Entry};
 use ci_runner_core::state::Event;
 
@@ -25,6 +25,7 @@ pub(super) enum Effect {
         reply: oneshot::Sender<Result<Acted, Refusal>>,
     },
     Done(oneshot::Sender<Result<(), Refusal>>),
+    Scheduled(Box<ScheduleRow>, oneshot::Sender<Result<ScheduleRow, Refusal>>),
     /// An attempt's end is kept: its directory may go.
     Forget(Way, JobId, AttemptKey),
     /// An attempt of another epoch is over by the record: what may be left of it is killed, its directory may go.

@@ -304,6 +304,7 @@ impl Engine {
                 Effect::Submitted(ids, reply) => drop(reply.send(Ok(ids))),
                 Effect::Acted { acted, reply, .. } => drop(reply.send(Ok(acted))),
                 Effect::Done(reply) => drop(reply.send(Ok(()))),
+                Effect::Scheduled(row, reply) => drop(reply.send(Ok(*row))),
                 Effect::Forget(way, id, key) => {
                     self.watches.remove(&id);
                     fail::point(fail::BEFORE_FORGET);
@@ -331,6 +332,7 @@ impl Engine {
             }
             Effect::Acted { reply, .. } => drop(reply.send(Err(self.refusal()))),
             Effect::Done(reply) => drop(reply.send(Err(self.refusal()))),
+            Effect::Scheduled(_, reply) => drop(reply.send(Err(self.refusal()))),
             Effect::Forget(..) | Effect::Sweep(..) | Effect::Finished(_) | Effect::Tell(_) => {}
         }
     }

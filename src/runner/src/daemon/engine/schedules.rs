@@ -10,14 +10,15 @@ use super::*;
 use crate::api::{GroupField, GroupParts, JobRequest};
 use crate::cron::{self, CronSchedule, Missed, Overlap, ScheduleState};
 use crate::daemon::handle::{Refusal, Submitter};
+use crate::daemon::schedule_deeds::ScheduleDeed;
 use crate::request::new_job;
 use crate::store::{RefusedRun, ScheduleRan, ScheduleRow, StoreError, Write};
 use ci_runner_core::change::{self, Change};
 use ci_runner_core::outcome::By;
 use ci_runner_core::time::WallTime;
 
-/// Who submits the jobs of a schedule.
-const SUBMITTER: &str = "schedule";
+/// Who submits the jobs of a schedule, with its name; the group of its runs, where they go one after the other, has the same name.
+pub(super) const SUBMITTER: &str = "schedule";
 /// With so many nobody may add another one, but the configuration, which has a limit of its own: each turn of the loop looks at all of
 /// them, and all may be due in the same second.
 pub const SCHEDULES_MAX: usize = 4_000;
@@ -95,9 +96,9 @@ impl Schedules {
         self.live.values().map(|live| &live.row).chain(self.unread.values().map(|unread| &unread.row))
     }
 
-    /// False: there is none of that name.
-    fn remove(&mut self, name: &str) -> bool {
-        self.live.remove(name).is_some() || self.unread.remove(name).is_some()
+    fn remove(&mut self, name: &str) {
+        self.live.remove(name);
+        self.unread.remove(name);
     }
 
     /// What the requests of all but this one have.
@@ -197,7 +198,45 @@ impl Engine {
         }
     }
 
-    pub(super) fn add_schedule(&mut self, mut row: ScheduleRow, replace: bool) -> Result<(), Refusal> {
+    /// The row as it is from now on; of one that is removed, as it was.
+    pub(super) fn change_schedule(&mut self, deed: ScheduleDeed) -> Result<ScheduleRow, Refusal> {
+        match deed {
+            ScheduleDeed::Keep { row, replace } => self.add_schedule(*row, replace),
+            ScheduleDeed::Pause { name, by } => self.pause_schedule(&name, Some(by)),
+            ScheduleDeed::Resume { name } => self.pause_schedule(&name, None),
+            ScheduleDeed::Remove { name } => self.remove_schedule(&name),
+        }
+    }
+
+    /// Pauses or resumes; runs that were missed meanwhile stay missed.
+    fn pause_schedule(&mut self, name: &str, by: Option<String>) -> Result<ScheduleRow, Refusal> {
+        let now = self.clock.now().wall;
+        let Some(live) = self.schedules.live.get_mut(name) else { return self.pause_unread(name, by) };
+        if live.row.paused.is_some() == by.is_some() {
+            return Ok(live.row.clone());
+        }
+        if by.is_none() {
+            live.row.after = now;
+            live.state = ScheduleState { until_ms: now.0 };
+        }
+        live.row.paused = by;
+        live.find_next();
+        let row = live.row.clone();
+        self.batch.writes.push(Write::Schedule(row.clone()));
+        Ok(row)
+    }
+
+    /// The same of one that means nothing on this host.
+    fn pause_unread(&mut self, name: &str, by: Option<String>) -> Result<ScheduleRow, Refusal> {
+        let unread = self.schedules.unread.get_mut(name).ok_or_else(|| Refusal::NoSchedule(name.to_owned()))?;
+        if unread.row.paused.is_some() != by.is_some() {
+            unread.row.paused = by;
+            self.batch.writes.push(Write::Schedule(unread.row.clone()));
+        }
+        Ok(unread.row.clone())
+    }
+
+    fn add_schedule(&mut self, mut row: ScheduleRow, replace: bool) -> Result<ScheduleRow, Refusal> {
         if let Some(present) = self.schedules.row(&row.name) {
             if present.by == DECLARED && row.by != DECLARED {
                 return Err(Refusal::ScheduleDeclared(row.name));
@@ -205,8 +244,9 @@ impl Engine {
             if !replace {
                 return Err(Refusal::ScheduleExists(row.name));
             }
-            // The row was read before it was changed; a run may have come between.
-            row.last_job = row.last_job.max(present.last_job);
+            // Whoever replaces it says what it is to do, not what it has done nor whether it is paused.
+            row.last_job = present.last_job.max(row.last_job);
+            row.paused = present.paused.clone();
         } else if self.schedules.rows().count() >= SCHEDULES_MAX {
             return Err(Refusal::SchedulesFull { limit: SCHEDULES_MAX });
         }
@@ -219,19 +259,18 @@ impl Engine {
             fault: ci_runner_core::job::Fault { field: "calendar".to_owned(), why },
         })?;
         self.schedules.put(row.name.clone(), live);
-        self.batch.writes.push(Write::Schedule(row));
-        Ok(())
+        self.batch.writes.push(Write::Schedule(row.clone()));
+        Ok(row)
     }
 
-    pub(super) fn remove_schedule(&mut self, name: &str) -> Result<(), Refusal> {
-        if self.schedules.row(name).is_some_and(|row| row.by == DECLARED) {
+    fn remove_schedule(&mut self, name: &str) -> Result<ScheduleRow, Refusal> {
+        let row = self.schedules.row(name).cloned().ok_or_else(|| Refusal::NoSchedule(name.to_owned()))?;
+        if row.by == DECLARED {
             return Err(Refusal::ScheduleDeclared(name.to_owned()));
         }
-        if !self.schedules.remove(name) {
-            return Err(Refusal::NoSchedule(name.to_owned()));
-        }
+        self.schedules.remove(name);
         self.batch.writes.push(Write::ScheduleRemoved { name: name.to_owned() });
-        Ok(())
+        Ok(row)
     }
 
     /// Queues the jobs of what is due, the longest due first, as far as one turn and the batch have room; the rest in the next turns.
@@ -294,11 +333,7 @@ impl Engine {
                     log::info!("schedule {name:?}: job {last} is not over, this run is left out");
                     return Ok(Run::LeftOut);
                 }
-                Overlap::CancelRunning => {
-                    let by = By::User(format!("{SUBMITTER} {name}"));
-                    self.record_change(Change::Wished { id: last, wish: change::Wish::Cancel { by } });
-                }
-                Overlap::Queue | Overlap::Allow => {}
+                Overlap::CancelRunning | Overlap::Queue | Overlap::Allow => {}
             }
         }
         let request = live.request()?;
@@ -309,6 +344,11 @@ impl Engine {
         let after: Vec<JobId> = job.spec.terms.after.iter().map(|after| after.job).collect();
         let ends = self.reader.ended_among(&after).map_err(|error| chain(&error))?;
         let ids = self.submit(vec![job], ends, None, &submitter).map_err(|refusal| refusal.to_string())?;
+        // Only for a run that was taken, and in the same batch: one that is refused leaves what runs alone.
+        if let Some(last) = open.filter(|_| live.overlap == Overlap::CancelRunning) {
+            let by = By::User(submitter.name);
+            self.record_change(Change::Wished { id: last, wish: change::Wish::Cancel { by } });
+        }
         live.row.last_job = ids.first().copied();
         Ok(Run::Queued)
     }

@@ -37,8 +37,7 @@ impl Engine {
             | Deed::Submit { .. }
             | Deed::RunSchedule { .. }
             | Deed::Pause { .. }
-            | Deed::Schedule { .. }
-            | Deed::Unschedule { .. } => self.refusal(),
+            | Deed::Schedule { .. } => self.refusal(),
         }
     }
 

@@ -64,12 +64,8 @@ impl Engine {
                 self.record_change(Change::Paused(pause));
                 self.batch.effects.push(batch::Effect::Done(reply));
             }
-            Deed::Schedule { row, replace, reply } => match self.add_schedule(*row, replace) {
-                Ok(()) => self.batch.effects.push(batch::Effect::Done(reply)),
-                Err(refusal) => drop(reply.send(Err(refusal))),
-            },
-            Deed::Unschedule { name, reply } => match self.remove_schedule(&name) {
-                Ok(()) => self.batch.effects.push(batch::Effect::Done(reply)),
+            Deed::Schedule { deed, reply } => match self.change_schedule(deed) {
+                Ok(row) => self.batch.effects.push(batch::Effect::Scheduled(Box::new(row), reply)),
                 Err(refusal) => drop(reply.send(Err(refusal))),
             },
         }
@@ -214,6 +210,17 @@ impl Engine {
         new: &mut HashMap<String, u32>,
     ) -> Result<u32, Fault> {
         let fixed = self.record.settings().groups.iter().find(|fixed| fixed.name == group.name);
+        // Another limit, even that of a job on hold, would refuse every run of the schedule of that name.
+        let is_schedules = group.name.strip_prefix(schedules::SUBMITTER).is_some_and(|rest| rest.starts_with(' '));
+        if fixed.is_none() && is_schedules && group.limit.is_some_and(|limit| limit != 1) {
+            return Err(Fault {
+                field: "group".to_owned(),
+                why: format!(
+                    "{:?} is the group of a schedule's runs, which go one after the other: its limit is 1",
+                    group.name
+                ),
+            });
+        }
         let present = fixed.map(|fixed| fixed.limit).or_else(|| self.record.group_limit(&group.name));
         let present = present.or_else(|| new.get(&group.name).copied());
         match (present, group.limit) {
@@ -321,8 +328,7 @@ fn refuse(deed: Deed, refusal: Refusal) {
     match deed {
         Deed::Submit { reply, .. } | Deed::RunSchedule { reply, .. } => drop(reply.send(Err(refusal))),
         Deed::Act { reply, .. } => drop(reply.send(Err(refusal))),
-        Deed::Pause { reply, .. } | Deed::Schedule { reply, .. } | Deed::Unschedule { reply, .. } => {
-            drop(reply.send(Err(refusal)));
-        }
+        Deed::Pause { reply, .. } => drop(reply.send(Err(refusal))),
+        Deed::Schedule { reply, .. } => drop(reply.send(Err(refusal))),
     }
 }

@@ -133,7 +133,7 @@ async fn find(app: &App, name: &str) -> Result<ScheduleRow, Fail> {
     look_up(app, name).await?.ok_or_else(|| Fail::no_schedule(name))
 }
 
-async fn keep(app: &App, row: ScheduleRow, replace: bool) -> Result<(), Fail> {
+async fn keep(app: &App, row: ScheduleRow, replace: bool) -> Result<ScheduleRow, Fail> {
     in_time(async { Ok(app.context.handle.schedule(row, replace).await?) }).await
 }
 
@@ -160,7 +160,7 @@ pub(crate) async fn list(State(app): State<App>) -> Result<Response, Fail> {
         (status = 422, response = SchedulesFull)))]
 pub(crate) async fn add(State(app): State<App>, caller: Caller, body: Body) -> Result<Response, Fail> {
     let row = row_in(body, None, caller.name(), &app).await?;
-    keep(&app, row.clone(), false).await?;
+    let row = keep(&app, row, false).await?;
     let location = [(header::LOCATION, format!("/api/v1/schedules/{}", row.name))];
     Ok((StatusCode::CREATED, location, shown(row).await?).into_response())
 }
@@ -184,12 +184,8 @@ pub(crate) async fn replace(
     caller: Caller,
     body: Body,
 ) -> Result<Json<ScheduleView>, Fail> {
-    let mut row = row_in(body, Some(name.clone()), caller.name(), &app).await?;
-    if let Some(old) = look_up(&app, &name).await? {
-        (row.paused, row.last_job) = (old.paused, old.last_job);
-    }
-    keep(&app, row.clone(), true).await?;
-    shown(row).await
+    let row = row_in(body, Some(name), caller.name(), &app).await?;
+    shown(keep(&app, row, true).await?).await
 }
 
 /// Removes a schedule; jobs it made stay.
@@ -204,7 +200,7 @@ pub(crate) async fn remove(State(app): State<App>, Name(name): Name) -> Result<S
 /// Lets a schedule make no jobs until it is resumed.
 #[utoipa::path(post, path = "/schedules/{name}/pause", tag = "schedules", operation_id = "pause_schedule", params(("name" = String, Path)),
     responses(Committed, Sent, (status = 200, body = ScheduleView, description = "As it is now"),
-        (status = 404, response = NoSchedule), (status = 409, response = Declared)))]
+        (status = 404, response = NoSchedule)))]
 pub(crate) async fn pause(
     State(app): State<App>,
     Name(name): Name,
@@ -212,18 +208,14 @@ pub(crate) async fn pause(
     body: Body,
 ) -> Result<Json<ScheduleView>, Fail> {
     let Nothing {} = body.json().await?;
-    let mut row = find(&app, &name).await?;
-    if row.paused.is_none() {
-        row.paused = Some(caller.name());
-        keep(&app, row.clone(), true).await?;
-    }
+    let row = in_time(async { Ok(app.context.handle.pause_schedule(name, caller.name()).await?) }).await?;
     shown(row).await
 }
 
 /// Lets a paused schedule make jobs again. Runs missed meanwhile stay missed.
 #[utoipa::path(post, path = "/schedules/{name}/resume", tag = "schedules", operation_id = "resume_schedule", params(("name" = String, Path)),
     responses(Committed, Sent, (status = 200, body = ScheduleView, description = "As it is now"),
-        (status = 404, response = NoSchedule), (status = 409, response = Declared)))]
+        (status = 404, response = NoSchedule)))]
 pub(crate) async fn resume(
     State(app): State<App>,
     Name(name): Name,
@@ -231,11 +223,7 @@ pub(crate) async fn resume(
     body: Body,
 ) -> Result<Json<ScheduleView>, Fail> {
     let Nothing {} = body.json().await?;
-    let mut row = find(&app, &name).await?;
-    if row.paused.take().is_some() {
-        row.after = wall_now();
-        keep(&app, row.clone(), true).await?;
-    }
+    let row = in_time(async { Ok(app.context.handle.resume_schedule(name).await?) }).await?;
     shown(row).await
 }
 
