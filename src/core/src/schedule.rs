@@ -76,6 +76,11 @@ fn attend(record: &Record, can_wait: bool) -> Option<Change> {
                 let kill_at = record.now().engine.plus_ms(record.settings().grace_ms);
                 Event::StopRequested { attempt: record.lease(id)?.attempt, by: by.clone(), kill_at }
             }
+            // Its start was certainly never sent, or refused: given back it is dropped next.
+            (Phase::Starting, Wish::Run | Wish::Hold { .. }) if record.is_expired(id) => {
+                let lease = record.lease(id).filter(|lease| lease.dispatched.is_none())?;
+                Event::Released { attempt: lease.attempt }
+            }
             (Phase::Queued, Wish::Run | Wish::Hold { .. }) if record.is_expired(id) => {
                 // Once it was tried, its last result is what became of it.
                 Event::Dropped { outcome: record.last_result(id).map_or(Outcome::Expired, Outcome::of_failure) }

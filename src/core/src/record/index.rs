@@ -143,7 +143,7 @@ impl Record {
         self.classes[number].pools = pools;
     }
 
-    /// Takes the time: jobs whose delay is over move on, jobs whose expiry passed ask for attention. Engine time never
+    /// Takes the time: jobs whose delay is over move on, jobs whose expiry passed ask for attention, queued or claimed and not sent. Engine time never
     /// goes back here; wall time may.
     pub fn advance(&mut self, now: Now) {
         let set_back = now.wall < self.now.wall;
@@ -165,7 +165,8 @@ impl Record {
             && at <= self.now.wall
         {
             self.expiries.pop_first();
-            if self.jobs.get(id).is_some_and(|job| job.phase == Phase::Queued) {
+            let unsent = || self.leases.get(&id).is_some_and(|lease| lease.dispatched.is_none());
+            if self.jobs.get(id).is_some_and(|job| job.phase == Phase::Queued || unsent()) {
                 self.attend_to(id);
             }
         }

@@ -84,5 +84,9 @@ impl Record {
             pool.dispatched.remove(&(at, id));
             pool.claimed.insert((claimed, id));
         }
+        // While it counted as sent its expiry did not matter.
+        if let Some(expires) = self.extras.get(&id).and_then(|extra| extra.expires) {
+            self.expiries.insert((expires, id));
+        }
     }
 }

@@ -43,3 +43,28 @@ fn a_job_that_was_never_tried_expires() {
     bench.turn();
     assert_eq!(outcome(&bench), Some(Outcome::Expired));
 }
+
+/// Its claim used to keep its slot, and the job ran when its start was let at last, long after its expiry.
+#[test]
+fn a_claim_that_was_not_sent_expires_as_well() {
+    let claim = |bench: &mut Bench| schedule(&mut bench.record, &permit(), bench.now).len();
+    for refused in [false, true] {
+        let mut bench = Bench::new(1);
+        bench.submit(expiring);
+        assert_eq!(claim(&mut bench), 1);
+        if refused {
+            bench.record.dispatch(job(1));
+        }
+        bench.now = at(3_000);
+        bench.record.advance(bench.now);
+        if refused {
+            assert_eq!(claim(&mut bench), 0, "the control: it may run");
+            bench.record.undispatch(job(1));
+            bench.record.advance(bench.now);
+        }
+        bench.submit(|_| ());
+        assert_eq!(bench.turn(), [2], "its slot is free");
+        assert_eq!(bench.record.phase(job(1)), None);
+        assert_eq!(outcome(&bench), Some(Outcome::Expired));
+    }
+}
