@@ -87,17 +87,24 @@ fn make_own_dir(path: &Path, mode: u32, option: &str) -> Result<()> {
         "{} is no directory, and cannot be made one; name another with {option}",
         path.display()
     );
-    make_dir(path, mode).with_context(|| format!("{option} names no directory that can be used"))
+    make_dir(path, mode).with_context(|| unusable(option))
 }
 
-/// A full disk: where, and what may go. `ci-runner gc` needs a daemon.
+fn unusable(option: &str) -> String {
+    format!("{option} names no directory that can be used")
+}
+
+/// What to do where it is known: a directory of another kind is to be named, and on a full disk something is to go (`ci-runner gc`
+/// needs a daemon).
 fn with_advice(error: StoreError, config: &Config, host: &HostSettings) -> anyhow::Error {
-    if !matches!(error, StoreError::Full) {
-        return error.into();
+    match error {
+        StoreError::Full => {}
+        StoreError::Io { .. } => return anyhow::Error::new(error).context(unusable("--state-dir")),
+        _ => return error.into(),
     }
     let (state, logs) = (config.state_dir.display(), host.log_dir.display());
     let advice = format!(
         "no room in {state}: remove something there, logs of finished jobs in {logs} for one, and start again; nothing is lost meanwhile"
     );
-    anyhow::Error::new(error).context(advice)
+    anyhow::Error::new(StoreError::Full).context(advice)
 }

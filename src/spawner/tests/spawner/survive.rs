@@ -324,8 +324,10 @@ fn an_asked_spawner_ends_when_its_jobs_have() {
 fn a_lost_attempt_that_nobody_forgot_is_not_looked_for_in_a_slot_that_is_anothers() {
     for cgroup in [Cgroup::Auto, Cgroup::Off] {
         let mut host = Host::started(cgroup);
-        let first = host.script("sleep 1000");
+        let first = waiting_job(&host, 1);
         host.start_as(Start { slot: 1, ..host.request(1) }, &first, None);
+        // Before it began it would only be refused.
+        host.wait_file(&host.path("ready-1"));
         host.wait_started(1);
         kill(host.shim_pid(1), "KILL");
         assert_eq!(host.end(1), None, "lost");
