@@ -119,6 +119,9 @@ fn judge(record: &Record, id: JobId, lease: &Lease, observation: &Observation, n
         Seen::Absent | Seen::NotBegan if !observation.settled => Step::Leave,
         // Its start may stand unread in a dead daemon's socket: void makes sure before it is given back.
         Seen::Absent | Seen::NotBegan if stopping => Step::Void,
+        // It did not begin in time: so it never does.
+        Seen::NotBegan if record.is_expired(id) => Step::Void,
+        Seen::Absent if lease.started.is_none() && record.is_expired(id) => Step::Void,
         // It ran by the record, yet its directory is gone: not ours to guess, and never to run again.
         Seen::Absent if lease.started.is_some() => ended(AttemptResult::Lost { cause: LostCause::Executor }),
         Seen::Absent | Seen::NotBegan if record.may_dispatch_again(lease.pool) => Step::Start,

@@ -12,19 +12,14 @@ fn main() -> ExitCode {
 }
 
 fn restore(from: &Path, state_dir: &Path, log_dir: Option<&Path>) -> Result<Restored, Failure> {
+    // Before anything is read there: a link or a pipe may be in the way.
+    sqlite::refuse_root_in_anothers(state_dir).map_err(|error| refused(error, from))?;
     // The daemon may have been told of another log directory than who restores.
     let noted = noted_log_dir(state_dir).filter(|noted| Some(noted.as_path()) != log_dir);
     let secrets = state_dir.join("secrets");
     let logs: Vec<&Path> = [log_dir, noted.as_deref()].into_iter().flatten().collect();
     let files_of_jobs = JobFiles { logs: &logs, secrets: Some(&secrets) };
-    let report = sqlite::restore(from, state_dir, files_of_jobs).map_err(|error| match error {
-        StoreError::Held { .. } | StoreError::Full => Failure::Temporary(format!("{:#}", anyhow::Error::new(error))),
-        StoreError::Damaged { path, what } => {
-            Failure::Error(format!("{path} is damaged: {what}; nothing was changed, restore another backup"))
-        }
-        StoreError::Anothers { path, uid } => cli::refused_to_root(&path, uid, from),
-        other => Failure::Error(format!("{:#}", anyhow::Error::new(other))),
-    })?;
+    let report = sqlite::restore(from, state_dir, files_of_jobs).map_err(|error| refused(error, from))?;
     Ok(Restored {
         held: report.held,
         paused_schedules: report.paused,
@@ -37,4 +32,15 @@ fn restore(from: &Path, state_dir: &Path, log_dir: Option<&Path>) -> Result<Rest
         pause: report.pause,
         files: report.files,
     })
+}
+
+fn refused(error: StoreError, from: &Path) -> Failure {
+    match error {
+        StoreError::Held { .. } | StoreError::Full => Failure::Temporary(format!("{:#}", anyhow::Error::new(error))),
+        StoreError::Damaged { path, what } => {
+            Failure::Error(format!("{path} is damaged: {what}; nothing was changed, restore another backup"))
+        }
+        StoreError::Anothers { path, uid } => cli::refused_to_root(&path, uid, from),
+        other => Failure::Error(format!("{:#}", anyhow::Error::new(other))),
+    }
 }

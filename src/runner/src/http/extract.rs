@@ -131,7 +131,8 @@ impl Body {
         match self.bytes.len() {
             0 => Ok(read(b"{}")?),
             1..=BODY_BYTES_SMALL => Ok(read(&self.bytes)?),
-            _ => blocking(move || read(&self.bytes)).await,
+            // The whole of it goes along: its share counts for as long as the bytes are there, whether or not the client still is.
+            _ => blocking(move || read(&{ self }.bytes)).await,
         }
     }
 }

@@ -158,3 +158,32 @@ async fn an_attempt_whose_every_start_is_refused_does_not_run() {
     assert!(why(&the_loop, id).await.trouble.is_empty());
     the_loop.stop().await;
 }
+
+/// The spawner kept a place for each, and with 5,000 of them it took no start any more.
+#[tokio::test]
+async fn a_claim_whose_start_was_refused_is_forgotten_when_its_job_expires() {
+    let (the_loop, mut spawner) = welcomed().await;
+    let mut soon_over = new_job();
+    let expires = jiff::Timestamp::now().as_millisecond() + 2_000;
+    soon_over.spec.terms.expires = Some(ci_runner_core::time::WallTime(expires));
+    let id = submit(&the_loop, soon_over).await;
+    let heard = spawner.heard();
+    let [Request::Start(start)] = &heard[..] else { panic!("{heard:?}") };
+    let key = start.key.clone();
+    let why = "no processes left".to_owned();
+    let refusal = Reply::RefusedStart { key: key.clone(), why, voided: false, closed: false };
+    spawner.say(std::slice::from_ref(&refusal));
+    // It is asked for again now and then, and refused, until its time is over.
+    loop {
+        match &spawner.heard()[..] {
+            [Request::Start(again)] if again.key == key => spawner.say(std::slice::from_ref(&refusal)),
+            heard => break assert_eq!(heard, [Request::Forget(key)]),
+        }
+    }
+    let until = tokio::time::Instant::now() + Duration::from_secs(20);
+    while the_loop.handle.explain(id).await.unwrap().is_some() {
+        assert!(tokio::time::Instant::now() < until, "it stays open");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    the_loop.stop().await;
+}

@@ -44,6 +44,32 @@ fn a_job_that_was_never_tried_expires() {
     assert_eq!(outcome(&bench), Some(Outcome::Expired));
 }
 
+/// A native spawner says `Started` at the fork, and then perhaps that nothing began; a daemon that was restarted knows of no refusal. Such a
+/// job kept its slot, and ran long after its expiry.
+#[test]
+fn what_did_not_begin_before_its_expiry_never_does() {
+    for said_started in [false, true] {
+        let mut bench = Bench::new(1);
+        bench.submit(expiring);
+        assert_eq!(bench.turn(), [1]);
+        if said_started {
+            bench.apply(Change::Job { id: job(1), event: Event::Started { attempt: AttemptNumber(1) } });
+        }
+        let step = |bench: &Bench, seen| {
+            let look = Observation { seen, same_epoch: true, settled: true };
+            reconcile(&bench.record, job(1), 1, &look, bench.now)
+        };
+        assert_eq!(step(&bench, Seen::NotBegan), Step::Start, "in time it is started again");
+        bench.now = at(3_000);
+        bench.record.advance(bench.now);
+        assert_eq!(step(&bench, Seen::NotBegan), Step::Void);
+        assert_eq!(step(&bench, Seen::Voided), Step::Record(Event::Released { attempt: AttemptNumber(1) }));
+        bench.apply(Change::Job { id: job(1), event: Event::Released { attempt: AttemptNumber(1) } });
+        bench.turn();
+        assert_eq!(outcome(&bench), Some(Outcome::Expired));
+    }
+}
+
 /// Its claim used to keep its slot, and the job ran when its start was let at last, long after its expiry.
 #[test]
 fn a_claim_that_was_not_sent_expires_as_well() {

@@ -5,7 +5,7 @@ use super::telling::{About, Telling};
 use super::*;
 use crate::daemon::fail;
 use crate::store::Write;
-use ci_runner_core::change::Change;
+use ci_runner_core::change::{Change, Lease};
 use ci_runner_core::outcome::{AttemptResult, LostCause, Receipt};
 use ci_runner_core::reconcile::{Observation, Step, reconcile};
 use ci_runner_core::state::{Event, Phase};
@@ -218,10 +218,18 @@ impl Engine {
         AttemptKey { store: self.job_host.store.clone(), job: id.get(), attempt }
     }
 
+    /// Told once it is kept that the attempt is over: its spawner may forget it.
+    pub(super) fn forgetting(&self, id: JobId, lease: &Lease) -> batch::Effect {
+        let (way, key) = (self.sides.way_of(&lease.epoch), self.key(id, lease.attempt.0));
+        match self.sides.is_present(&lease.epoch) {
+            true => batch::Effect::Forget(way, id, key),
+            false => batch::Effect::Sweep(way, id, key),
+        }
+    }
+
     pub(super) fn record_event(&mut self, id: JobId, event: Event) {
         let Some(lease) = self.record.lease(id) else { return };
-        let (attempt, epoch_is_present) = (lease.attempt, self.sides.is_present(&lease.epoch));
-        let (way, executor) = (self.sides.way_of(&lease.epoch), executor_of(&lease.epoch));
+        let (attempt, executor, forget) = (lease.attempt, executor_of(&lease.epoch), self.forgetting(id, lease));
         let pool = self.record.pool_name(lease.pool).to_owned();
         let watch = self.watches.get(&id).filter(|watch| watch.attempt == attempt.0);
         let receipt = watch.and_then(|watch| watch.receipt);
@@ -250,10 +258,7 @@ impl Engine {
         }
         if released || self.record.lease(id).is_none() {
             self.stories.remove(&id);
-            let key = self.key(id, number);
-            let effect =
-                if epoch_is_present { batch::Effect::Forget(way, id, key) } else { batch::Effect::Sweep(way, id, key) };
-            self.batch.effects.push(effect);
+            self.batch.effects.push(forget);
         }
     }
 

@@ -50,12 +50,13 @@ use crate::telemetry::output::Output;
 use attempts::Watch;
 use batch::{Batch, InFlight};
 use ci_runner_core::announce::Announcement;
-use ci_runner_core::change::OpenJob;
+use ci_runner_core::change::{Change, OpenJob};
 use ci_runner_core::id::{Epoch, JobId, PoolId};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::reconcile::Seen;
 use ci_runner_core::record::Record;
 use ci_runner_core::schedule::schedule;
+use ci_runner_core::state::Event;
 use ci_runner_core::time::{Instant, Now};
 use ci_runner_spawner::protocol::AttemptKey;
 use sides::{Sides, Way};
@@ -339,10 +340,7 @@ impl Engine {
                 self.run_schedules(now);
                 self.look_at_host(now);
             }
-            let permit = self.permit(now);
-            for entry in schedule(&mut self.record, &permit, now) {
-                self.note(entry);
-            }
+            self.decide(now);
             self.dispatch();
             self.press_stopping(now);
             self.settle_beyond();
@@ -352,6 +350,20 @@ impl Engine {
         self.sides.flush();
         self.let_go_of_former();
         self.feed();
+    }
+
+    fn decide(&mut self, now: Now) {
+        let permit = self.permit(now);
+        let mut refused = self.refused_claims();
+        for entry in schedule(&mut self.record, &permit, now) {
+            if let Change::Job { id, event: Event::Released { .. } } = &entry.change
+                && let Some(forget) = refused.remove(id)
+            {
+                self.stories.remove(id);
+                self.batch.effects.push(forget);
+            }
+            self.note(entry);
+        }
     }
 
     async fn wait(&mut self, now: Now) -> Woken {

@@ -103,7 +103,7 @@ impl Schedules {
 
     /// What the requests of all but this one have.
     fn request_bytes_beside(&self, name: &str) -> usize {
-        self.live.values().filter(|live| live.row.name != name).map(|live| live.row.request.len()).sum()
+        self.rows().filter(|row| row.name != name).map(|row| row.request.len()).sum()
     }
 
     /// When the next one is due.
@@ -230,6 +230,9 @@ impl Engine {
     fn pause_unread(&mut self, name: &str, by: Option<String>) -> Result<ScheduleRow, Refusal> {
         let unread = self.schedules.unread.get_mut(name).ok_or_else(|| Refusal::NoSchedule(name.to_owned()))?;
         if unread.row.paused.is_some() != by.is_some() {
+            if by.is_none() {
+                unread.row.after = self.clock.now().wall;
+            }
             unread.row.paused = by;
             self.batch.writes.push(Write::Schedule(unread.row.clone()));
         }
@@ -250,8 +253,9 @@ impl Engine {
         } else if self.schedules.rows().count() >= SCHEDULES_MAX {
             return Err(Refusal::SchedulesFull { limit: SCHEDULES_MAX });
         }
-        if row.by != DECLARED && self.schedules.request_bytes_beside(&row.name) + row.request.len() > REQUESTS_BYTES_MAX
-        {
+        let grows = self.schedules.row(&row.name).is_none_or(|present| present.request.len() < row.request.len());
+        let beside = self.schedules.request_bytes_beside(&row.name);
+        if row.by != DECLARED && grows && beside + row.request.len() > REQUESTS_BYTES_MAX {
             return Err(Refusal::SchedulesLarge { limit: REQUESTS_BYTES_MAX });
         }
         let live = Live::new(row.clone()).map_err(|why| Refusal::Fault {

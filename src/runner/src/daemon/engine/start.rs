@@ -46,6 +46,17 @@ impl Engine {
 
     /// Before an orderly end: what was claimed and never sent goes back to the queue. A later daemon could not tell it from
     /// what ran, and after a reboot would have to call it lost with the host.
+    /// How to forget each claim whose start was refused: a spawner keeps a place for it until it is told to, and in the end takes no
+    /// start any more.
+    pub(super) fn refused_claims(&self) -> HashMap<JobId, batch::Effect> {
+        let refused = self.watches.iter().filter(|(_, watch)| watch.refused.is_some());
+        let unsent = refused.filter_map(|(id, watch)| {
+            let lease = self.record.lease(*id)?;
+            (lease.attempt.0 == watch.attempt && lease.dispatched.is_none()).then_some((*id, lease))
+        });
+        unsent.map(|(id, lease)| (id, self.forgetting(id, lease))).collect()
+    }
+
     pub(super) fn give_back_claims(&mut self) {
         if !self.stopping || self.health != Health::Good {
             return;

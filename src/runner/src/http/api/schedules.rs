@@ -28,6 +28,8 @@ const REQUEST_BYTES_MAX: usize = 1024 * 1024;
 async fn row_in(body: Body, named: Option<String>, by: String, app: &App) -> Result<ScheduleRow, Fail> {
     let app = app.clone();
     blocking(move || {
+        // With its share, whether or not the client is still there.
+        let body = body;
         let request = read_schedule(&body.bytes)?;
         match named.filter(|name| request.name != *name) {
             Some(name) => Err(Fail::field("name", format!("{:?} is not the {name:?} of the path", request.name))),

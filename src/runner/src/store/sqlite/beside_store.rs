@@ -18,19 +18,30 @@ const FILES_DIR: &str = "restored";
 
 /// Refuses root in another user's directory: it would follow that user's links with root's rights, and leave files that the daemon
 /// cannot open. Of a directory that is still to be made the one above it counts.
-pub(super) fn refuse_root_in_anothers(dir: &Path) -> Result<(), StoreError> {
+pub fn refuse_root_in_anothers(dir: &Path) -> Result<(), StoreError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
     let absolute = std::path::absolute(dir).map_err(|source| io_error("look at", dir, source))?;
     for above in absolute.ancestors() {
         match std::fs::metadata(above) {
-            Ok(found) if found.uid() == 0 => return Ok(()),
+            Ok(found) if found.uid() == 0 => return refuse_others_on_the_way(&absolute),
             Ok(found) => {
                 return Err(StoreError::Anothers { path: above.display().to_string(), uid: found.uid() });
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => return Err(io_error("look at", above, source)),
+        }
+    }
+    Ok(())
+}
+
+/// Whoever owns a directory or a link on the way decides where it leads.
+fn refuse_others_on_the_way(path: &Path) -> Result<(), StoreError> {
+    for above in path.ancestors() {
+        let Ok(found) = std::fs::symlink_metadata(above) else { continue };
+        if found.uid() != 0 {
+            return Err(StoreError::Anothers { path: above.display().to_string(), uid: found.uid() });
         }
     }
     Ok(())

@@ -32,6 +32,7 @@ mod submit;
 mod write;
 
 use crate::store::{Claimed, CollectLimits, Loaded, Store, StoreError, Write};
+pub use beside_store::refuse_root_in_anothers;
 use checkpoint::Checkpointer;
 use ci_runner_core::change::OpenJob;
 use ci_runner_core::id::{JobId, PoolId};
@@ -79,9 +80,7 @@ impl SqliteStore {
         open::check_sqlite()?;
         let mut lock = Lock::take(dir)?;
         let place = Arc::new(Place::new(dir));
-        if let Some(store_id) = pending::settle(&place)? {
-            lock.store_id = Some(store_id);
-        }
+        pending::settle(&place, &mut lock)?;
         let log = match open::look(&place, &lock)? {
             Found::Nothing => {
                 open::create(&place)?;

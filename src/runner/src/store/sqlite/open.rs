@@ -101,14 +101,25 @@ impl Lock {
         if let Some(store_id) = store_id {
             self.store_id = Some(store_id.to_owned());
         }
-        let text = format!("{}\n{}\n", std::process::id(), self.store_id.as_deref().unwrap_or_default());
-        let written = self.file.rewind().and_then(|()| self.file.write_all(text.as_bytes()));
-        let written = written.and_then(|()| self.file.set_len(text.len() as u64));
-        match written.map_err(|source| io_error("write", path, source)) {
+        match self.put(path) {
             // The lock holds without its text, and a full disk is no reason to leave running jobs alone.
             Err(StoreError::Full) | Ok(()) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes that this is the store from now on, and returns when that is on the disk: another one's database is refused.
+    pub fn keep(&mut self, path: &Path, store_id: &str) -> Result<(), StoreError> {
+        self.store_id = Some(store_id.to_owned());
+        self.put(path)?;
+        self.file.sync_data().map_err(|source| io_error("write", path, source))
+    }
+
+    fn put(&mut self, path: &Path) -> Result<(), StoreError> {
+        let text = format!("{}\n{}\n", std::process::id(), self.store_id.as_deref().unwrap_or_default());
+        let written = self.file.rewind().and_then(|()| self.file.write_all(text.as_bytes()));
+        let written = written.and_then(|()| self.file.set_len(text.len() as u64));
+        written.map_err(|source| io_error("write", path, source))
     }
 }
 

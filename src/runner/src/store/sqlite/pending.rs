@@ -5,7 +5,7 @@
 
 use super::aside;
 use super::lineage::Lineage;
-use super::open;
+use super::open::{self, Lock};
 use super::place::{Fault, Place, beside, io_error};
 use crate::store::StoreError;
 use crate::store::sqlite::restore::JobFiles;
@@ -74,7 +74,9 @@ impl Pending {
     }
 
     /// The new database is in its place: secrets of its jobs that were put aside come back. Tells how many.
-    pub(super) fn finish(&self, place: &Place) -> Result<u64, StoreError> {
+    pub(super) fn finish(&self, place: &Place, lock: &mut Lock) -> Result<u64, StoreError> {
+        // Before the note goes: a lock that names another store refuses this one.
+        lock.keep(&place.dir.join("lock"), &self.store_id)?;
         let fault = |fault| place.error("look for open jobs", fault);
         let conn = open::reader(&place.db).map_err(fault)?;
         let line = Lineage::read(&conn).map_err(fault)?;
@@ -84,8 +86,13 @@ impl Pending {
         Ok(back.unwrap_or_default())
     }
 
+    /// Where the database is that was there before.
+    fn kept(&self, place: &Place) -> PathBuf {
+        beside(&place.db, &format!("{REPLACED}{}", self.now))
+    }
+
     fn undo(&self, place: &Place) -> Result<(), StoreError> {
-        let kept = beside(&place.db, &format!("{REPLACED}{}", self.now));
+        let kept = self.kept(place);
         if !place.db.exists() && kept.exists() {
             // The log first: a database without it would be taken for the whole.
             for (from, to) in [(beside(&kept, "-wal"), place.wal()), (kept, place.db.clone())] {
@@ -111,24 +118,26 @@ pub(super) fn is_open(conn: &Connection, id: u64) -> Result<bool, Fault> {
     Ok(statement.query_row([id], |_| Ok(())).optional()?.is_some())
 }
 
-/// Finishes or undoes what was cut short; the id of the store that is in place now, if that one came of it.
-pub(super) fn settle(place: &Place) -> Result<Option<String>, StoreError> {
+/// Finishes or undoes what was cut short.
+pub(super) fn settle(place: &Place, lock: &mut Lock) -> Result<(), StoreError> {
     let path = place.dir.join(NAME);
     let bytes = match fs::read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         read => read.map_err(|source| io_error("read", &path, source))?,
     };
     let Some(pending) = Pending::from_bytes(&bytes) else {
-        let what = format!("a restore of it was cut short, and {} cannot be read", path.display());
-        return Err(place.damaged(what));
+        let what = "it is damaged; put back what the `replaced-` files and directories tell, or not, and remove it";
+        return Err(io_error("read", &path, std::io::Error::new(ErrorKind::InvalidData, what)));
     };
-    let in_place = open::reader(&place.db).and_then(|conn| Lineage::read(&conn)).ok();
-    if in_place.is_some_and(|line| line.store_id == pending.store_id) {
-        pending.finish(place)?;
-        return Ok(Some(pending.store_id));
+    let in_place = open::reader(&place.db).and_then(|conn| Lineage::read(&conn));
+    match in_place {
+        Ok(line) if line.store_id == pending.store_id => pending.finish(place, lock).map(drop),
+        // It may be the new one: what belongs to the other must not come back to it.
+        Err(fault) if place.db.exists() && pending.kept(place).exists() => {
+            Err(place.error("look for a restore", fault))
+        }
+        Ok(_) | Err(_) => pending.undo(place),
     }
-    pending.undo(place)?;
-    Ok(None)
 }
 
 fn forget(place: &Place) -> Result<(), StoreError> {

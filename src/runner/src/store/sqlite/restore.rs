@@ -84,9 +84,7 @@ pub fn restore(from: &Path, state_dir: &Path, files_of_jobs: JobFiles<'_>) -> Re
     let mut lock = Lock::take(state_dir)?;
     let place = Place::new(state_dir);
     validate(from)?;
-    if let Some(store_id) = pending::settle(&place)? {
-        lock.write(&place.dir.join("lock"), Some(&store_id))?;
-    }
+    pending::settle(&place, &mut lock)?;
     let old = old_database(&place, lock.store_id.as_deref());
     let given = old.as_deref().map(given).unwrap_or_default();
     let replaced = old.as_deref().and_then(|db| line_of(db).ok());
@@ -106,19 +104,14 @@ pub fn restore(from: &Path, state_dir: &Path, files_of_jobs: JobFiles<'_>) -> Re
     let files = put_files(&place, &files)?;
     let pending = Pending::begin(&place, &report.store_id, &files_of_jobs)?;
     let swap = Swap { place: &place, new: &new, now: &pending.now, is_one_line, line: line.as_ref() };
-    let moved = swap.all(&files_of_jobs).and_then(|moved| {
-        lock.write(&place.dir.join("lock"), Some(&report.store_id))?;
-        Ok((pending.finish(&place)?, moved))
-    });
+    let moved = swap.all(&files_of_jobs).and_then(|moved| Ok((pending.finish(&place, &mut lock)?, moved)));
     match moved {
         Ok((secrets_back, Moved { replaced, others, later_secrets })) => {
             Ok(RestoreReport { replaced, others, later_secrets, secrets_back, files, ..report })
         }
         Err(error) => {
             // What cannot be put right now is when the directory is taken again.
-            if let Ok(Some(store_id)) = pending::settle(&place) {
-                lock.write(&place.dir.join("lock"), Some(&store_id))?;
-            }
+            drop(pending::settle(&place, &mut lock));
             Err(error)
         }
     }

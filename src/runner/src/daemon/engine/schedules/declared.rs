@@ -30,7 +30,8 @@ impl Engine {
     fn declare(&mut self, declared: ScheduleRow, now: Now) {
         let present = self.schedules.row(&declared.name).cloned();
         let row = merged(declared, present.as_ref(), now.wall);
-        if present.as_ref() == Some(&row) {
+        // One that meant nothing is tried again: its time zone may be there by now.
+        if present.as_ref() == Some(&row) && self.schedules.live.contains_key(&row.name) {
             return;
         }
         if let Some(other) = present.filter(|present| present.by != DECLARED) {
