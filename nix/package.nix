@@ -1,5 +1,5 @@
 # The package: daemon and client in one binary, the spawner beside it (the daemon looks for it
-# there), `add_job` as a link, man pages and completions as the binary itself writes them.
+# there), the small `add_job`, man pages and completions as the binary itself writes them.
 {
   lib,
   stdenv,
@@ -44,7 +44,6 @@ rustPlatform.buildRustPackage {
   nativeBuildInputs = [ installShellFiles ];
 
   postInstall = ''
-    ln -s ci-runner $out/bin/add_job
     install -Dm644 -t $out/share/ci-runner/prometheus monitoring/prometheus/ci-runner.rules.yml
     install -Dm644 -t $out/share/ci-runner/grafana monitoring/grafana/ci-runner.json
   ''

@@ -122,7 +122,7 @@ with subtest("an upgrade while jobs run"):
     # Another build: the same code, other bytes.
     machine.succeed("mkdir /opt/next && cp /opt/ci/bin/* /opt/next && for f in /opt/next/*; do echo next >>$f; done")
     report = install(program="/opt/next/ci-runner")
-    assert actions(report)["update"] == {"/usr/local/bin/ci-runner", "/usr/local/bin/ci-runner-spawner"}, actions(report)
+    assert actions(report)["update"] == {f"/usr/local/bin/{name}" for name in ["ci-runner", "ci-runner-spawner", "add_job"]}, actions(report)
     assert asked(report) == UPGRADE, report
     machine.wait_until_succeeds("ci-runner status", timeout=30)
     assert machine.get_unit_property("ci-runner.service", "MainPID") != pids["ci-runner.service"]

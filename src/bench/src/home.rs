@@ -111,7 +111,16 @@ impl Home {
 
     /// A client's command line for this daemon.
     pub fn client(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.runner);
+        self.command(&self.runner, words)
+    }
+
+    /// The command line of the small client, which queues one text for a shell.
+    pub fn add_job(&self, text: &str) -> Command {
+        self.command(&self.runner.with_file_name("add_job"), &[text])
+    }
+
+    fn command(&self, program: &Path, words: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(words).env("CI_RUNNER_SOCKET", self.socket()).current_dir("/").stdin(Stdio::null());
         command
     }

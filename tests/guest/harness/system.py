@@ -20,8 +20,9 @@ RENDERED = REPOSITORY / "nix" / "rendered"
 
 # Where the units look for the package, in place of its path in the Nix store.
 PACKAGE = "/opt/ci/bin"
-PROGRAMS = ["ci-runner", "ci-runner-spawner"]
-LINKS = {"ci-runner": "ci-runner", "add_job": "ci-runner"}
+# Those that people call.
+COMMANDS = ["ci-runner", "add_job"]
+PROGRAMS = [*COMMANDS, "ci-runner-spawner"]
 
 
 def binds(binaries: Path, work: Path) -> dict[str, Path]:
@@ -136,7 +137,7 @@ def _wanted(name: str) -> list[str]:
 
 def _set_up(name: str) -> str:
     """Users, links and what is started at boot, by the guest's own tools."""
-    links = [f"ln -s {PACKAGE}/{program} /usr/local/bin/{link}" for link, program in LINKS.items()]
+    links = [f"ln -s {PACKAGE}/{program} /usr/local/bin/{program}" for program in COMMANDS]
     enable = f"systemctl enable --quiet {' '.join(_wanted(name))}"
     return " && ".join(["systemd-sysusers /etc/sysusers.d/nixos.conf", *links, enable])
 

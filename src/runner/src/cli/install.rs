@@ -169,12 +169,10 @@ fn needs_root(place: &Place) -> Result<(), Failure> {
 fn print_files(desired: &[Desired]) -> Ended {
     let mut text = String::new();
     for file in desired {
-        match &file.content {
-            Content::File { bytes, mode: 0o644 } if file.path.starts_with("/etc") => {
-                let end = if bytes.ends_with(b"\n") { "" } else { "\n" };
-                text.push_str(&format!("### {}\n{}{end}\n", file.path.display(), String::from_utf8_lossy(bytes)));
-            }
-            _ => {}
+        let Content { bytes, mode } = &file.content;
+        if *mode == 0o644 && file.path.starts_with("/etc") {
+            let end = if bytes.ends_with(b"\n") { "" } else { "\n" };
+            text.push_str(&format!("### {}\n{}{end}\n", file.path.display(), String::from_utf8_lossy(bytes)));
         }
     }
     print(&text)

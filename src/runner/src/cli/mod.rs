@@ -91,12 +91,17 @@ pub struct Restored {
     pub files: Vec<PathBuf>,
 }
 
-/// The program: parses the process's arguments, does what they say, and gives the exit code.
+/// `ci-runner`: parses the process's arguments, does what they say, and gives the exit code.
 pub fn main(hooks: &Hooks) -> ExitCode {
-    let ended = words(std::env::args_os()).and_then(|(program, words)| match program.as_str() {
-        "add_job" => add::add_job(&words),
-        _ => verb(hooks, &words),
-    });
+    exit(words(std::env::args_os()).and_then(|words| verb(hooks, &words)))
+}
+
+/// `add_job`: the same for the program that only queues. Nothing of the other verbs may be reached from here.
+pub fn add_job() -> ExitCode {
+    exit(words(std::env::args_os()).and_then(|words| add::add_job(&words)))
+}
+
+fn exit(ended: Ended) -> ExitCode {
     match ended {
         Ok(code) => code,
         Err(failure) => {
@@ -106,21 +111,15 @@ pub fn main(hooks: &Hooks) -> ExitCode {
     }
 }
 
-/// The program's name without its directory, and the words behind it. Jobs travel as JSON, so all must be UTF-8.
-fn words(words: impl Iterator<Item = OsString>) -> Result<(String, Vec<String>), Failure> {
-    let mut program = "ci-runner".to_owned();
-    let mut rest = Vec::new();
-    for (index, word) in words.enumerate() {
-        if index == 0 {
-            program = Path::new(&word).file_name().unwrap_or_default().to_string_lossy().into_owned();
-            continue;
-        }
-        rest.push(word.into_string().map_err(|word| {
+/// The words behind the program's name. Jobs travel as JSON, so all must be UTF-8.
+fn words(words: impl Iterator<Item = OsString>) -> Result<Vec<String>, Failure> {
+    let told = |(index, word): (usize, OsString)| {
+        word.into_string().map_err(|word| {
             let shown = word.to_string_lossy();
             Failure::Usage(format!("argument {index} ({shown:?}) is not UTF-8: commands, names and paths must be"))
-        })?);
-    }
-    Ok((program, rest))
+        })
+    };
+    words.enumerate().skip(1).map(told).collect()
 }
 
 fn verb(hooks: &Hooks, words: &[String]) -> Ended {

@@ -289,8 +289,7 @@ fn words_must_be_utf_8() {
     let failure = super::words(["/x/ci-runner".into(), "add".into(), bad].into_iter()).unwrap_err();
     assert_eq!(failure.code(), 3);
     assert!(failure.to_string().starts_with("argument 2 (\"a\u{fffd}\") is not UTF-8"), "{failure}");
-    let (program, rest) = super::words(["/x/add_job".into(), "true".into()].into_iter()).unwrap();
-    assert_eq!((program.as_str(), rest.as_slice()), ("add_job", &["true".to_owned()][..]));
+    assert_eq!(super::words(["/x/add_job".into(), "true".into()].into_iter()).unwrap(), ["true"]);
 }
 
 #[test]

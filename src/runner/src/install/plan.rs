@@ -15,38 +15,24 @@ pub struct Desired {
     pub content: Content,
 }
 
-/// What a path shall have.
+/// What a file shall have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// A file of this mode.
-    File {
-        /// Its bytes.
-        bytes: Vec<u8>,
-        /// 0644, or 0755 for a program.
-        mode: u32,
-    },
-    /// A symbolic link.
-    Link(PathBuf),
+pub struct Content {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// 0644, or 0755 for a program.
+    pub mode: u32,
 }
 
 impl Desired {
     /// A text with mode 0644.
     pub fn text(path: &str, text: String) -> Desired {
-        Desired { path: path.into(), content: Content::File { bytes: text.into_bytes(), mode: 0o644 } }
+        Desired { path: path.into(), content: Content { bytes: text.into_bytes(), mode: 0o644 } }
     }
 
     /// What the manifest says of it.
     pub fn mark(&self) -> String {
-        self.content.mark()
-    }
-}
-
-impl Content {
-    fn mark(&self) -> String {
-        match self {
-            Content::File { bytes, .. } => hash(bytes),
-            Content::Link(target) => format!("->{}", target.display()),
-        }
+        hash(&self.content.bytes)
     }
 }
 

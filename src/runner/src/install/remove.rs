@@ -176,10 +176,7 @@ fn directories(place: &Place) -> Directories {
     // Of both kinds: it may have been the other one before.
     let files = [0, place.slot_users.max(1)].into_iter().flat_map(|slots| template::files(&place.prefix, slots));
     let files: Vec<_> = files.collect();
-    let texts = files.iter().filter_map(|file| match &file.content {
-        super::plan::Content::File { bytes, .. } => Some((&file.path, String::from_utf8_lossy(bytes).into_owned())),
-        super::plan::Content::Link(_) => None,
-    });
+    let texts = files.iter().map(|file| (&file.path, String::from_utf8_lossy(&file.content.bytes).into_owned()));
     let mut found = Directories { logs: Vec::new(), made: Vec::new(), runtime: Vec::new() };
     for (path, text) in texts {
         let runtime = text.lines().filter_map(|line| line.strip_prefix("RuntimeDirectory="));

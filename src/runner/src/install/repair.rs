@@ -2,7 +2,7 @@
 //! undone: a masked unit stays masked, a changed file stays changed.
 
 use super::manifest::Manifest;
-use super::plan::{Action, Content, plan};
+use super::plan::{Action, plan};
 use super::services::{answer, run};
 use super::{InstallError, Place, template, write};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -47,7 +47,6 @@ fn files(place: &Place, ours: &Manifest) -> Result<Vec<Repair>, InstallError> {
     let mut reload = false;
     for file in &known {
         let path = place.at(&file.path);
-        let Content::File { mode, .. } = &file.content else { continue };
         if plan.get(&file.path) == Some(&Action::Create) {
             let above = path.parent().unwrap_or(Path::new("/"));
             let made = std::fs::create_dir_all(above).map_err(InstallError::io("cannot make", above));
@@ -60,7 +59,7 @@ fn files(place: &Place, ours: &Manifest) -> Result<Vec<Repair>, InstallError> {
         }
         let others_write = std::fs::metadata(&path).is_ok_and(|about| about.mode() & 0o022 != 0);
         if others_write {
-            let set = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(*mode));
+            let set = std::fs::set_permissions(&path, std::fs::Permissions::from_mode(file.content.mode));
             let what = format!("took the right to write {} from others", path.display());
             repairs.push(Repair::of(what, set.map_err(InstallError::io("cannot set the mode of", &path))));
         }

@@ -5,11 +5,11 @@ use super::manifest::{self, Manifest, THEIRS, hash};
 use super::plan::{Action, Content, Desired, Plan};
 use super::{InstallError, Place, template};
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// The programs of one build; they stand beside each other.
-pub const PROGRAMS: [&str; 2] = ["ci-runner", "ci-runner-spawner"];
+pub const PROGRAMS: [&str; 3] = ["ci-runner", "ci-runner-spawner", "add_job"];
 
 /// Files of the service for a place: units and settings, programs unless they already run from there, and `pages` (path below
 /// the prefix, text).
@@ -25,13 +25,12 @@ pub fn desired(place: &Place, pages: Vec<(String, String)>) -> Result<Vec<Desire
         for program in PROGRAMS {
             let from = beside.join(program);
             let bytes = std::fs::read(&from).map_err(InstallError::io("cannot read", &from))?;
-            files.push(Desired { path: bin.join(program), content: Content::File { bytes, mode: 0o755 } });
+            files.push(Desired { path: bin.join(program), content: Content { bytes, mode: 0o755 } });
         }
     }
-    files.push(Desired { path: bin.join("add_job"), content: Content::Link(PROGRAMS[0].into()) });
     files.extend(pages.into_iter().map(|(path, text)| {
         let path = place.prefix.join(path);
-        Desired { path, content: Content::File { bytes: text.into_bytes(), mode: 0o644 } }
+        Desired { path, content: Content { bytes: text.into_bytes(), mode: 0o644 } }
     }));
     Ok(files)
 }
@@ -135,7 +134,7 @@ fn carry_out(place: &Place, desired: &[Desired], plan: &Plan, ours: &mut Manifes
 /// # Errors
 /// It cannot be written.
 pub fn keep(place: &Place, ours: &Manifest) -> Result<(), InstallError> {
-    let content = Content::File { bytes: ours.text().into_bytes(), mode: 0o644 };
+    let content = Content { bytes: ours.text().into_bytes(), mode: 0o644 };
     write(&place.at(Path::new(manifest::PATH)), &content)
 }
 
@@ -167,16 +166,11 @@ fn write_aside(aside: &Path, content: &Content) -> Result<(), InstallError> {
         }
         _ => {}
     }
-    match content {
-        Content::Link(target) => symlink(target, aside).map_err(InstallError::io("cannot link", aside)),
-        Content::File { bytes, mode } => {
-            let write = || {
-                let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside)?;
-                file.write_all(bytes)?;
-                file.set_permissions(std::fs::Permissions::from_mode(*mode))?;
-                file.sync_all()
-            };
-            write().map_err(InstallError::io("cannot write", aside))
-        }
-    }
+    let write = || {
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside)?;
+        file.write_all(&content.bytes)?;
+        file.set_permissions(std::fs::Permissions::from_mode(content.mode))?;
+        file.sync_all()
+    };
+    write().map_err(InstallError::io("cannot write", aside))
 }

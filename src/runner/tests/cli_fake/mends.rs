@@ -24,12 +24,13 @@ fn advice_fits_the_verb() {
         assert_eq!(got, code, "{words:?}: {err}");
         assert!(err.contains(part) && !err.contains(never), "{words:?}: {err}");
     }
-    let link = fake.dir.path().join("add_job");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_ci-runner"), &link).unwrap();
     let gone = fake.dir.path().join("gone");
     std::fs::create_dir(&gone).unwrap();
     let mut command = std::process::Command::new("sh");
-    command.args(["-c", "cd \"$1\" && rmdir \"$1\" && exec \"$2\" make", "sh"]).arg(&gone).arg(&link);
+    command
+        .args(["-c", "cd \"$1\" && rmdir \"$1\" && exec \"$2\" make", "sh"])
+        .arg(&gone)
+        .arg(env!("CARGO_BIN_EXE_add_job"));
     let (code, _, err) = text(&command.env("CI_RUNNER_SOCKET", fake.socket()).output().unwrap());
     assert_eq!(code, 3, "{err}");
     assert!(err.contains("`ci-runner add --dir DIR --shell 'COMMAND'`") && fake.asked().is_empty(), "{err}");

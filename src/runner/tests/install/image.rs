@@ -78,7 +78,7 @@ fn installed_twice_and_removed_it_leaves_the_tree_as_it_was() {
     assert!(first.len() > 40, "{first:?}");
     let program = std::fs::metadata(image.path("usr/local/bin/ci-runner-spawner")).expect("installed");
     assert_eq!(program.permissions().mode() & 0o7777, 0o755);
-    assert_eq!(std::fs::read_link(image.path("usr/local/bin/add_job")).expect("a link"), Path::new("ci-runner"));
+    assert!(std::fs::symlink_metadata(image.path("usr/local/bin/add_job")).expect("installed").is_file());
     let second = image.actions(&[]);
     assert!(second.values().all(|action| action == "same"), "{second:?}");
     assert!(image.install(&["--uninstall"]).status.success());
