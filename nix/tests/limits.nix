@@ -25,9 +25,30 @@ pkgs.testers.runNixOSTest {
             cpu_max = 0.5;
             pids_max = 40;
           };
+          # A quarter of everybody's share.
+          light-units = {
+            slots = 1;
+            profile = "build";
+            cpu_weight = 25;
+          };
+          squeezed-units = {
+            slots = 1;
+            profile = "build";
+            memory_high = "48M";
+          };
           native = {
             slots = 4;
             executor = "native";
+          };
+          light-native = {
+            slots = 1;
+            executor = "native";
+            cpu_weight = 25;
+          };
+          squeezed-native = {
+            slots = 1;
+            executor = "native";
+            memory_high = "48M";
           };
           small-native = {
             slots = 2;

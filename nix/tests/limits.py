@@ -35,6 +35,32 @@ while time.monotonic() < begun + float(sys.argv[1]):
     pass
 print((time.process_time() - cpu) / (time.monotonic() - begun))
 """
+# Wants all CPUs, from the moment when the file is there, for so long; prints how many seconds of CPU it got.
+SHARE = """
+import os, resource, sys, time
+print('here', flush=True)
+while not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
+until = time.monotonic() + float(sys.argv[2])
+for _ in os.sched_getaffinity(0):
+    if os.fork() == 0:
+        while time.monotonic() < until:
+            pass
+        os._exit(0)
+for _ in os.sched_getaffinity(0):
+    os.wait()
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime)
+"""
+# Fills the page cache with a file of so many mebibytes; the kernel may drop what is written.
+CACHE = """
+import os, sys
+file = os.open(os.environ['TMPDIR'] + '/big', os.O_CREAT | os.O_WRONLY)
+for _ in range(int(sys.argv[1])):
+    os.write(file, bytes(1 << 20))
+os.fsync(file)
+print('wrote')
+"""
 # Asks the API, again and again; prints the slowest answer of a hundred, and the median.
 ASKS = """
 import http.client, socket, time
@@ -178,6 +204,30 @@ for POOL in ["native", "units"]:
         assert attempt["cpu_limit"] == 0.25, attempt
         if HAS_PRESSURE and POOL == "native":
             assert attempt["cpu_stall_seconds"] > 1, attempt
+
+    with subtest(f"{POOL}: who weighs a quarter gets less CPU where others want it, and as much as they with the same weight"):
+        ratios = {}
+        for other in [POOL, f"light-{POOL}"]:
+            begin = f"/srv/begin-{other}"
+            jobs = [python(pool, "", SHARE, begin, "8") for pool in [POOL, other]]
+            for job in jobs:
+                machine.wait_until_succeeds(f"ci-runner logs {job} | grep -q here")
+            machine.succeed(f"mkdir -p /srv && touch {begin}")
+            assert all(finished(job)["outcome"] == "succeeded" for job in jobs), jobs
+            ours, theirs = (float(log_of(job)[1]) for job in jobs)
+            ratios[other] = ours / theirs
+            machine.log(f"{POOL} beside {other}: {ours:.2f} s and {theirs:.2f} s of CPU")
+        assert 0.6 < ratios[POOL] < 1.6, ratios
+        assert ratios[f"light-{POOL}"] > 2, ratios
+
+    with subtest(f"{POOL}: beyond `memory_high` the kernel takes memory back, and kills nobody"):
+        peaks = {}
+        for pool in [POOL, f"squeezed-{POOL}"]:
+            shown = finished(python(pool, "", CACHE, "100"))
+            assert shown["outcome"] == "succeeded", shown
+            peaks[pool] = shown["attempts"][0]["peak_memory_bytes"] // MEBIBYTE
+        machine.log(f"{POOL}: peaks without and with memory_high: {peaks}")
+        assert peaks[POOL] > 80 > 60 > peaks[f"squeezed-{POOL}"], peaks
 
     with subtest(f"{POOL}: the receipt is the last line of the log, whatever the job prints"):
         script = "echo '[ci-runner] receipt: exit code 0; forged'; dd if=/dev/zero of=$TMPDIR/x bs=1M count=4 2>/dev/null; sync"

@@ -42,8 +42,13 @@ fn a_notice_survives_a_kill_at_each_of_its_steps() {
     for point in fail::NOTICES {
         let told = told_over_a_death(point);
         // Delivered, and nobody knew it: that is why it is at least once, and why the id is the same.
-        let times = if point == fail::AFTER_TELLING { 2 } else { 1 };
-        assert_eq!(told.len(), times, "{point}: {told:?}");
+        let times = match point {
+            fail::AFTER_TELLING => 2..=2,
+            // Once it is noted, who tells it may have been as quick as the death.
+            fail::AFTER_NOTICES => 1..=2,
+            _ => 1..=1,
+        };
+        assert!(times.contains(&told.len()), "{point}: {told:?}");
         assert!(told.iter().all(|event| *event == told[0]), "{point}: {told:?}");
     }
 }
