@@ -80,3 +80,33 @@ impl Server {
         self.daemons().is_empty() || self.attempts.is_empty() || now >= done_ms
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempts::Locked;
+    use crate::unit::judge::Facts;
+    use crate::unit::server::tests::server;
+
+    /// It was looked for for ever, and the spawner without a directory never ended: nothing could be started any more.
+    #[test]
+    fn an_attempt_that_never_said_who_it_is_keeps_nobody_from_ending() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut server = server(dir.path());
+        let key: AttemptKey = "0123abcd-7-1".parse().expect("a key");
+        server.shared.attempts.make(&key).expect("made");
+        let Ok(Locked::Taken(_held)) = server.shared.attempts.lock(&key) else { panic!("not taken") };
+        server.look_at(&key);
+        assert!(matches!(server.attempts.get(&key), Some(State::Unidentified { .. })));
+        assert!(!server.is_homeless() && !server.is_done(), "the control: it may still say so");
+        std::fs::remove_dir_all(dir.path().join("run")).expect("removed");
+        assert!(server.is_homeless() && !server.is_done());
+        server.look_at(&key);
+        assert!(!server.is_done(), "its unit may be there");
+        let absent = Facts { load_state: "not-found".to_owned(), ..Facts::default() };
+        server.found(&key, &absent);
+        server.do_what_is_due();
+        assert!(matches!(server.attempts.get(&key), Some(State::Lost)));
+        assert!(server.is_done());
+    }
+}

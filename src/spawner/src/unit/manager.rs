@@ -4,6 +4,11 @@
 //! after `Up` everything that was seen before is void and is asked again. After `Down` it is tried again until `Up`, whatever
 //! the reason: no signal is waited for alone. `UnitRemoved` is not listened to, because a reload sends it for units that live.
 //!
+//! Every call has [`ANSWER_PATIENCE_MS`] to be answered, then it is `Down` as well: the answer may have been lost, or it came
+//! from a PID 1 of which the bus never told us and which is not heard. The bus is asked who PID 1 is, on the same connection:
+//! that holds our units, and what PID 1 has not done yet of what it was told it does first. A bus that does not answer is
+//! left. What became of a start without an answer only a look at its unit tells, after `Up`.
+//!
 //! Only the bus and the owner of PID 1's name are believed: anybody may send any signal to our connection.
 
 mod orders;
@@ -37,6 +42,9 @@ const MATCHES: [&str; 2] = [
 ];
 /// Pause before another try to connect, or to find out who is PID 1.
 const RECONNECT_MS: u64 = 200;
+/// A call without an answer for so long counts as lost: what callers of D-Bus usually wait. PID 1 answers in milliseconds, in
+/// seconds while it reloads.
+const ANSWER_PATIENCE_MS: u64 = 25_000;
 
 /// What a pending call is for.
 enum Asked {
@@ -46,6 +54,13 @@ enum Asked {
     Owner,
     Root,
     List,
+}
+
+/// A call without an answer.
+struct Pending {
+    asked: Asked,
+    /// When nobody waits for it any more, CLOCK_BOOTTIME.
+    until_ms: u64,
 }
 
 /// What PID 1 says.
@@ -87,7 +102,7 @@ pub(super) struct Manager {
     /// PID 1's own cgroup: the root of all paths.
     root: String,
     retry_ms: u64,
-    pending: HashMap<u32, Asked>,
+    pending: HashMap<u32, Pending>,
     /// Units that are being looked at; true: and to be looked at once more.
     looking: HashMap<AttemptKey, bool>,
 }
@@ -117,9 +132,18 @@ impl Manager {
         self.connection.as_ref().map(|connection| (connection.as_fd(), connection.wants_write()))
     }
 
-    /// When to call [`Self::connect`]; None while there is nothing to try again.
+    /// When to call [`Self::connect`] or [`Self::overdue`]; None while there is nothing to try again or to wait for.
     pub(super) fn due_ms(&self) -> Option<u64> {
+        self.connect_ms().or_else(|| self.answer_ms())
+    }
+
+    fn connect_ms(&self) -> Option<u64> {
         (self.connection.is_none() || self.stage == Stage::Nobody).then_some(self.retry_ms)
+    }
+
+    /// When the first call that is not answered by then counts as lost.
+    fn answer_ms(&self) -> Option<u64> {
+        self.pending.values().map(|pending| pending.until_ms).min()
     }
 
     /// True when it can be asked.
@@ -134,7 +158,7 @@ impl Manager {
 
     /// Connects, or asks once more who is PID 1, if it is time.
     pub(super) fn connect(&mut self) -> Option<Told> {
-        if self.due_ms().is_none_or(|due_ms| sys::boottime_ms() < due_ms) {
+        if self.connect_ms().is_none_or(|due_ms| sys::boottime_ms() < due_ms) {
             return None;
         }
         if self.connection.is_some() {
@@ -168,8 +192,21 @@ impl Manager {
         self.forget(Stage::Asked);
         if let Some(connection) = &mut self.connection {
             let serial = connection.ask_owner(SYSTEMD);
-            self.pending.insert(serial, Asked::Owner);
+            self.await_answer(serial, Asked::Owner);
         }
+    }
+
+    /// After [`Self::receive`]: gives up what has waited too long for its answer.
+    pub(super) fn overdue(&mut self, now: u64) -> Option<Told> {
+        if self.answer_ms().is_none_or(|until_ms| now < until_ms) {
+            return None;
+        }
+        let seconds = ANSWER_PATIENCE_MS / 1000;
+        let asks_the_bus = |pending: &Pending| matches!(pending.asked, Asked::Owner) && pending.until_ms <= now;
+        if self.pending.values().any(asks_the_bus) {
+            return Some(self.lose(&format!("the bus has not answered for {seconds} s")));
+        }
+        Some(self.absent(&format!("no answer has come for {seconds} s")))
     }
 
     /// Asks PID 1 (perhaps a new one), which has this unique name, for its signals and its root; the answer makes it `Up`.
@@ -196,8 +233,13 @@ impl Manager {
     fn ask(&mut self, asked: Asked, target: Target<'_>, member: &str, signature: &str, body: Body) {
         if let Some(connection) = &mut self.connection {
             let serial = connection.call(target, member, signature, body);
-            self.pending.insert(serial, asked);
+            self.await_answer(serial, asked);
         }
+    }
+
+    fn await_answer(&mut self, serial: u32, asked: Asked) {
+        let until_ms = sys::boottime_ms() + ANSWER_PATIENCE_MS;
+        self.pending.insert(serial, Pending { asked, until_ms });
     }
 
     fn tell(&mut self, target: Target<'_>, member: &str, signature: &str, body: Body) {
@@ -268,7 +310,7 @@ impl Manager {
 
     fn answered(&mut self, serial: u32, mut body: Vec<Value>) -> Option<Told> {
         let value = if body.is_empty() { Value::Other } else { body.swap_remove(0) };
-        match self.pending.remove(&serial)? {
+        match self.pending.remove(&serial)?.asked {
             Asked::Start(key) => Some(Told::Started(key, Ok(()))),
             Asked::Owner => {
                 self.greet(value.text().unwrap_or_default());
@@ -298,7 +340,7 @@ impl Manager {
     }
 
     fn refused(&mut self, serial: u32, name: String, text: String) -> Option<Told> {
-        match self.pending.remove(&serial)? {
+        match self.pending.remove(&serial)?.asked {
             Asked::Start(key) => Some(Told::Started(key, Err((name, text)))),
             Asked::Owner => Some(self.absent(&format!("PID 1 is not on the bus: {text}"))),
             Asked::Root => Some(self.absent(&format!("PID 1 does not answer: {text}"))),

@@ -68,6 +68,19 @@ impl Server {
         sys::raise_open_files();
         let mount = cgroup::mount().ok_or("no cgroup v2 is mounted: units need it")?;
         let home = Home::enter(&policy)?;
+        let mut server = Self::listening(policy, home, mount)?;
+        server.take_over()?;
+        say!(
+            "spawner {} started, process {}, {} attempts taken over",
+            env!("CARGO_PKG_VERSION"),
+            std::process::id(),
+            server.attempts.len()
+        );
+        Ok(server)
+    }
+
+    /// All that it needs; nothing is looked at yet.
+    fn listening(policy: Policy, home: Home, mount: PathBuf) -> Result<Self, String> {
         let fault = |what: &str, error: std::io::Error| format!("{}: {what}: {error}", home.path.display());
         let attempts = Attempts::open(&home.dir).map_err(|error| fault("cannot open the attempts", error))?;
         let pipe = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
@@ -76,7 +89,7 @@ impl Server {
             .map_err(|error| fault("signals", error))?;
         let generations = home.generations().map_err(|error| fault("cannot read the generations", error))?;
         let listener = home.listen(policy.group).map_err(|error| fault("cannot listen", error))?;
-        let mut server = Self {
+        Ok(Self {
             manager: Manager::new(&policy),
             shared: Shared { attempts, notes: shims_notes, log_dir: policy.log_dir.clone() },
             policy,
@@ -96,15 +109,7 @@ impl Server {
             sweep_ms: 0,
             home_check_ms: 0,
             done_ms: None,
-        };
-        server.take_over()?;
-        say!(
-            "spawner {} started, process {}, {} attempts taken over",
-            env!("CARGO_PKG_VERSION"),
-            std::process::id(),
-            server.attempts.len()
-        );
-        Ok(server)
+        })
     }
 
     /// Runs until told to end; the process' exit code. Shims and units go on.
@@ -148,6 +153,7 @@ impl Server {
         if woken.manager {
             told.extend(self.manager.receive());
         }
+        told.extend(self.manager.overdue(sys::boottime_ms()));
         for told in told {
             self.heard(told);
         }
@@ -283,4 +289,21 @@ struct Woken {
     manager: bool,
     calls: Calls,
     shims: Vec<AttemptKey>,
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::policy_file::User;
+
+    /// A spawner in a directory of its own, which has asked nobody.
+    pub(in crate::unit) fn server(dir: &std::path::Path) -> Server {
+        let text = r#"{"kind": "systemd", "dir": "DIR/run", "group": "own", "users": ["root"], "log_dir": "DIR/log",
+            "program": "DIR/program", "pools": {"default": {"profiles": ["build"]}}}"#;
+        let root = User { name: "root".to_owned(), uid: 0, gid: 0, home: "/".into() };
+        let names = Names { users: vec![root], groups: vec![("own".to_owned(), rustix::process::getegid().as_raw())] };
+        let policy = Policy::parse(&text.replace("DIR", &dir.display().to_string()), &names).expect("a policy");
+        let home = Home::enter(&policy).expect("a home");
+        Server::listening(policy, home, dir.join("cgroup")).expect("a server")
+    }
 }

@@ -258,13 +258,19 @@ impl Server {
     }
 
     /// Finds out what one directory means.
-    fn look_at(&mut self, key: &AttemptKey) {
+    pub(super) fn look_at(&mut self, key: &AttemptKey) {
         let wish = match self.attempts.get(key) {
             Some(State::Unidentified { wish, .. }) => *wish,
             _ => None,
         };
         let again = || State::Unidentified { again_ms: sys::boottime_ms() + IDENTIFY_PAUSE_MS, wish };
         let lock = match self.shared.attempts.lock(key) {
+            // Nobody will ever read there who its shim is.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                say!("{key}: its directory is gone");
+                self.attempts.remove(key);
+                return self.settle(key, None);
+            }
             // Not a proof of anything (no descriptor left, say): looked at again.
             Err(error) => {
                 say!("{key}: cannot look at its lock: {error}");
@@ -340,3 +346,6 @@ fn ending(facts: &Facts, result: Option<crate::protocol::ExitResult>, group: &su
         used: counted.then(|| Box::new(used)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,9 +84,10 @@ impl AsFd for Connection {
 impl Connection {
     /// Connects and says who we are. Waits, but not long.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        // A bus that is stopped, and before which others wait already, would hold us up without a limit.
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-        rustix::io::ioctl_fionbio(&socket, true)?;
         authenticate(&socket)?;
         let mut connection = Self::on(socket);
         connection.call(DBUS, "Hello", "", Body::default());

@@ -144,7 +144,7 @@ fn after_down_it_is_tried_again() {
         assert!(bus.manager.due_ms().is_some_and(|at| at <= sys::boottime_ms() + RECONNECT_MS));
         bus.manager.retry_ms = 0;
         assert!(bus.manager.connect().is_none());
-        assert_eq!(bus.manager.due_ms(), None, "it was asked and has not answered");
+        assert_eq!(bus.manager.connect_ms(), None, "it was asked and has not answered");
         bus.asked += 1;
         assert!(matches!(bus.answer(ERROR, BUS_NAME, "s", "nobody has that name")[..], [Told::Down(_)]));
     }
@@ -155,5 +155,61 @@ fn after_down_it_is_tried_again() {
     assert!(matches!(bus.root(":1.3")[..], [Told::Up]));
     rustix::io::write(&bus.socket, &[0xff; 16]).expect("written");
     assert!(matches!(bus.manager.receive()[..], [Told::Down(_)]));
+    assert!(bus.manager.interest().is_none() && bus.manager.due_ms().is_some());
+}
+
+/// The story: whoever waited for an answer that the bus had dropped waited for ever, and its unit was never looked at again.
+/// Here it was dropped because PID 1 is a new one, and so was the bus' word of that.
+#[test]
+fn an_answer_that_does_not_come_makes_everything_be_asked_again() {
+    let mut bus = Bus::up();
+    let key = AttemptKey { store: "0123abcd".to_owned(), job: 5, attempt: 1 };
+    bus.manager.look(&key);
+    bus.asked += 1;
+    let now = sys::boottime_ms();
+    let asked = bus.asked;
+    assert!(bus.answer(ERROR, ":1.2", "s", "who is that?").is_empty());
+    assert!(bus.manager.due_ms().is_some_and(|at| at <= now + ANSWER_PATIENCE_MS));
+    assert!(bus.manager.overdue(now).is_none(), "it may still come");
+    assert!(matches!(bus.manager.overdue(now + ANSWER_PATIENCE_MS), Some(Told::Down(_))));
+    assert!(!bus.manager.is_up());
+    bus.manager.retry_ms = 0;
+    bus.manager.connect();
+    bus.asked += 1;
+    bus.answer(RETURN, BUS_NAME, "s", ":1.2");
+    assert!(matches!(bus.root(":1.2")[..], [Told::Up]));
+    assert_eq!(bus.changed(":1.2").len(), 1);
+    assert_eq!(bus.manager.due_ms(), None);
+    // Nobody waits for the first answer any more, and the unit can be asked for again.
+    bus.asked = asked;
+    assert!(bus.answer(ERROR, ":1.2", "s", "late").is_empty());
+    bus.manager.look(&key);
+    assert_eq!(bus.manager.pending.len(), 1);
+}
+
+/// Nobody says "refused" of a start without an answer, for it may have been done: it could run a second time.
+#[test]
+fn a_start_without_an_answer_is_neither_taken_nor_refused() {
+    let key = AttemptKey { store: "0123abcd".to_owned(), job: 5, attempt: 1 };
+    for (is_late, wanted) in [(false, 1), (true, 0)] {
+        let mut bus = Bus::up();
+        bus.manager.ask(Asked::Start(key.clone()), MANAGER, "StartTransientUnit", "", Body::default());
+        bus.asked += 1;
+        if is_late {
+            let told = bus.manager.overdue(sys::boottime_ms() + ANSWER_PATIENCE_MS);
+            assert!(matches!(told, Some(Told::Down(_))));
+        }
+        let told = bus.answer(ERROR, ":1.1", "s", "no");
+        assert_eq!(told.len(), wanted, "the control: in time it is told");
+        assert!(told.iter().all(|told| matches!(told, Told::Started(of, Err(_)) if *of == key)));
+    }
+}
+
+#[test]
+fn a_bus_that_does_not_answer_is_left() {
+    let mut bus = Bus::new();
+    let now = sys::boottime_ms();
+    assert!(bus.manager.overdue(now).is_none());
+    assert!(matches!(bus.manager.overdue(now + ANSWER_PATIENCE_MS), Some(Told::Down(_))));
     assert!(bus.manager.interest().is_none() && bus.manager.due_ms().is_some());
 }
