@@ -7,8 +7,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
+
+/// Others' directories are looked into so far below a shared one.
+const LOOK_DEPTH_MAX: u32 = 2;
+/// The same for those in which the user may write.
+pub(super) const WRITABLE_DEPTH_MAX: u32 = 16;
 
 /// Calls for everything in a directory until that says to break. What is removed or made meanwhile may be missed.
 pub(super) fn each(dir: &OwnedFd, mut act: impl FnMut(&CStr, FileType) -> ControlFlow<()>) -> Result<(), Errno> {
@@ -33,6 +38,12 @@ pub(super) fn open_shared(path: &Path) -> Result<Option<OwnedFd>, Errno> {
         Err(Errno::ACCESS | Errno::PERM | Errno::NOENT) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// True for a directory of another in which something of the user's may be.
+pub(super) fn is_worth_a_look(dir: &OwnedFd, name: &CStr, depth: u32) -> bool {
+    let may_write = || rustix::fs::accessat(dir, name, Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty()).is_ok();
+    depth <= LOOK_DEPTH_MAX || (depth <= WRITABLE_DEPTH_MAX && may_write())
 }
 
 /// Opens a directory of somebody else.

@@ -1,32 +1,34 @@
 //! Files of a user where others may write too, removed by a process that is that user.
 //!
 //! Directories of the user go whole, whatever their modes and however deep they are: what is below is moved up to the top
-//! one, so that there is no recursion. Directories of others are looked into as far as [`LOOK_DEPTH_MAX`] and
-//! [`WRITABLE_DEPTH_MAX`] say. No link is followed.
+//! one, so that there is no recursion. Directories of others are looked into as far as [`is_worth_a_look`] says. No link is
+//! followed.
 //!
 //! What lies in a directory of another who has closed it since can only be emptied. A directory of the user's in which
 //! another has something stays with just that in it, open to look into, so that it can go when the other's goes.
+//!
+//! What others keep costs little, wherever it is: a system call for each thing in a shared directory and two for each in a
+//! directory of the user's, for only they tell whose it is; whatever takes more is done [`LOOKED_MAX`] times.
 
 use std::ffi::{CStr, CString};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, FileType, Mode};
+use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 
-use super::entries::{as_path, each, empty, open_of_another, open_shared, owner, removed_or_left_open};
+use super::entries::{
+    WRITABLE_DEPTH_MAX, as_path, each, empty, is_worth_a_look, open_of_another, open_shared, owner,
+    removed_or_left_open,
+};
 use crate::tmpdir::{move_up, open_below, remove_leaf};
 
 /// Where everybody may write.
 const SHARED_DIRS: [&str; 4] = ["/dev/shm", "/dev/mqueue", "/tmp", "/var/tmp"];
-/// Others' directories are looked into so far below a shared one.
-const LOOK_DEPTH_MAX: u32 = 2;
-/// So many things are looked at in others' directories below the shared ones, in all: what neighbours keep there is not to hold up
-/// a user's jobs.
+/// So many directories of others are opened, and things looked at in them, in all: what neighbours keep there is not to hold
+/// up a user's jobs.
 pub(super) const LOOKED_MAX: u32 = 20_000;
-/// The same for those in which the user may write.
-const WRITABLE_DEPTH_MAX: u32 = 16;
 
 /// Removes all that is `uid`'s. Err: something stays, and which.
 pub(super) fn remove(uid: u32) -> Result<(), String> {
@@ -60,11 +62,21 @@ enum Look {
     All,
 }
 
+/// A look at what is in a directory of the user's, which is at `path`, so deep below a shared one.
+#[derive(Clone, Copy)]
+struct Pass<'a> {
+    path: &'a Path,
+    depth: u32,
+    /// It was looked at before: only what is the user's is a reason to look once more. Else a neighbour that empties its
+    /// directories there one at a time has all the others looked at each time.
+    again: bool,
+}
+
 struct Remover {
     uid: u32,
     /// Names given so far.
     moved: u64,
-    /// Things that were looked at in others' directories.
+    /// Directories of others, and things in them, that were looked at.
     looked: u32,
     /// The first thing of the user's that could be neither removed nor emptied.
     stays: Option<String>,
@@ -73,6 +85,10 @@ struct Remover {
 impl Remover {
     /// Removes what is the user's in another's directory, which is in `parent`.
     fn look_into(&mut self, parent: &OwnedFd, name: &CStr, path: &Path, depth: u32) {
+        if self.looked >= LOOKED_MAX || !is_worth_a_look(parent, name, depth) {
+            return;
+        }
+        self.looked += 1;
         match open_of_another(parent, name) {
             Ok(dir) => self.look_at_all(&dir, path, depth, Look::All),
             // Closed to the user, gone, or another file system, where nobody says how long a look takes.
@@ -97,7 +113,7 @@ impl Remover {
                 if look != Look::Below {
                     self.remove(dir, name, kind, &path.join(as_path(name)), depth);
                 }
-            } else if look != Look::Own && kind == FileType::Directory && is_worth_a_look(dir, name, depth + 1) {
+            } else if look != Look::Own && kind == FileType::Directory {
                 self.look_into(dir, name, &path.join(as_path(name)), depth + 1);
             }
             ControlFlow::Continue(())
@@ -128,17 +144,22 @@ impl Remover {
     fn remove_tree(&mut self, dir: &OwnedFd, name: &CStr, path: &Path, depth: u32) -> Result<(), Errno> {
         let top = self.opened(dir, name)?;
         let mut below = Vec::new();
+        let first = Pass { path, depth, again: false };
+        let again = Pass { again: true, ..first };
+        let mut pass = first;
         loop {
-            let mut done = self.strip(&top, None, (path, depth), &mut below)?;
+            let mut done = self.strip(&top, None, pass, &mut below)?;
             while let Some(name) = below.pop() {
                 let sub = self.opened(&top, &name)?;
-                while self.strip(&sub, Some(&top), (path, depth), &mut below)? > 0 {
+                let mut stripped = self.strip(&sub, Some(&top), pass, &mut below)?;
+                while stripped > 0 {
                     done += 1;
+                    stripped = self.strip(&sub, Some(&top), again, &mut below)?;
                 }
                 done += u64::from(removed_or_left_open(&top, &name, &sub)?);
             }
             match removed_or_left_open(dir, name, &top) {
-                Ok(false) if done > 0 => {}
+                Ok(false) if done > 0 => pass = again,
                 // It is empty, in a directory that its owner has closed.
                 Ok(_) | Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => return Ok(()),
                 Err(error) => return Err(error),
@@ -152,15 +173,16 @@ impl Remover {
         &mut self,
         dir: &OwnedFd,
         top: Option<&OwnedFd>,
-        (path, depth): (&Path, u32),
+        Pass { path, depth, again }: Pass<'_>,
         below: &mut Vec<CString>,
     ) -> Result<u64, Errno> {
         let mut done = 0;
         each(dir, |name, kind| {
-            let removed = remove_leaf(dir, name, kind);
             let is_own = || owner(dir, name).is_some_and(|(uid, _)| uid == self.uid);
+            let counts = !again || is_own();
+            let removed = remove_leaf(dir, name, kind);
             let result = match removed {
-                Ok(true) => Ok(true),
+                Ok(true) => Ok(counts),
                 Ok(false) if is_own() => match top {
                     None => {
                         below.push(name.to_owned());
@@ -180,9 +202,7 @@ impl Remover {
                 },
                 Ok(false) => {
                     // Directories of two users in one another may go as deep as they like.
-                    if is_worth_a_look(dir, name, depth + 1) {
-                        self.look_into(dir, name, &path.join(as_path(name)), depth + 1);
-                    }
+                    self.look_into(dir, name, &path.join(as_path(name)), depth + 1);
                     Ok(false)
                 }
                 Err(error) if is_own() => Err(error),
@@ -218,15 +238,8 @@ impl Remover {
     }
 }
 
-/// True for a directory of another in which something of the user's may be.
-fn is_worth_a_look(dir: &OwnedFd, name: &CStr, depth: u32) -> bool {
-    let may_write = || rustix::fs::accessat(dir, name, Access::WRITE_OK | Access::EXEC_OK, AtFlags::empty()).is_ok();
-    depth <= LOOK_DEPTH_MAX || (depth <= WRITABLE_DEPTH_MAX && may_write())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStrExt;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use rustix::fs::OFlags;
@@ -300,17 +313,6 @@ mod tests {
         assert!(dir.path().join("swapped/x").exists());
     }
 
-    #[test]
-    fn what_cannot_be_removed_is_emptied() {
-        let (dir, _) = shared();
-        let path = dir.path().join("f");
-        std::fs::write(&path, "token").expect("written");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).expect("closed");
-        let fd: OwnedFd = std::fs::File::open(dir.path()).expect("opens").into();
-        assert_eq!(empty(&fd, c"f", FileType::RegularFile), Ok(()));
-        assert_eq!(std::fs::read(&path).expect("read"), b"");
-    }
-
     /// A user that is nobody's, with a file in this directory of ours. None: we cannot make one.
     fn neighbour_of(test: &str, dir: &Path) -> Option<(u32, std::path::PathBuf)> {
         const NOBODYS: u32 = 61_837;
@@ -334,7 +336,9 @@ mod tests {
         let at_top = neighbour_of(test, &second).expect("as before").1;
         let full = first.join("neighbour");
         std::fs::create_dir_all(&full).expect("made");
-        for number in 0..LOOKED_MAX {
+        // Beside it and the other's directory, and what is in there.
+        let room = LOOKED_MAX - 3;
+        for number in 0..=room {
             std::fs::write(full.join(number.to_string()), "").expect("written");
         }
         let remove = || remove_in(uid, [first.as_path(), second.as_path()]);
@@ -346,41 +350,48 @@ mod tests {
         assert!(!beyond.exists(), "the control: it was the bound that kept it");
     }
 
-    /// A look into another file system may take as long as that likes: a network's, or one that a neighbour serves.
-    #[test]
-    fn file_systems_below_shared_directories_are_not_looked_into() {
-        let (dir, _) = shared();
-        let neighbour = dir.path().join("neighbour");
-        let mounted = neighbour.join("mounted");
-        let test = "file_systems_below_shared_directories_are_not_looked_into";
-        let Some((uid, beside)) = neighbour_of(test, &neighbour) else { return };
-        std::fs::create_dir(&mounted).expect("made");
-        let look = || {
-            if !mount_for_this_thread(&mounted) {
-                return crate::skipped::tell(test, "mounting is not permitted");
-            }
-            let (_, inside) = neighbour_of(test, &mounted).expect("as before");
-            assert_eq!(remove_in(uid, [dir.path()]), Ok(()));
-            assert!(inside.exists());
-            assert!(!beside.exists(), "the control: all that is beside it goes");
-            assert_eq!(remove_in(uid, [mounted.as_path()]), Ok(()));
-            assert!(!inside.exists(), "a shared directory may be one itself");
-        };
-        // The mount goes with the thread, however that ends.
-        std::thread::scope(|scope| scope.spawn(look).join()).expect("no panic");
+    /// What belongs to us, as a user sees it of whom nothing is there.
+    fn as_another(dir: &Path, looked: u32) -> (Remover, OwnedFd) {
+        let uid = rustix::process::geteuid().as_raw() + 1;
+        (Remover { uid, moved: 0, looked, stays: None }, std::fs::File::open(dir).expect("opens").into())
     }
 
-    /// Mounts a file system in memory that nobody else sees.
-    fn mount_for_this_thread(at: &Path) -> bool {
-        let at = CString::new(at.as_os_str().as_bytes()).expect("no zero in it");
-        let (tmpfs, root, none) = (c"tmpfs".as_ptr(), c"/".as_ptr(), std::ptr::null());
-        let private = libc::MS_REC | libc::MS_PRIVATE;
-        // SAFETY: all texts end with a zero and outlive the calls; the thread shares no directories with others afterwards,
-        // and nothing in it counts on that.
-        unsafe {
-            libc::unshare(libc::CLONE_NEWNS) == 0
-                && libc::mount(none, root, none, private, std::ptr::null()) == 0
-                && libc::mount(tmpfs, at.as_ptr(), tmpfs, 0, std::ptr::null()) == 0
+    /// Each start of a job of the user's opened every directory that anybody kept there.
+    #[test]
+    fn directories_of_others_are_opened_up_to_the_bound() {
+        let (dir, _) = shared();
+        for name in ["a", "b", "c", "d"] {
+            std::fs::create_dir_all(dir.path().join(name).join("more")).expect("made");
+        }
+        let pass = Pass { path: dir.path(), depth: 0, again: false };
+        // One is opened, for what is in it, and what that has in it.
+        for (spent, want) in [(LOOKED_MAX - 3, LOOKED_MAX), (0, 12)] {
+            let (mut remover, top) = as_another(dir.path(), spent);
+            remover.strip(&top, None, pass, &mut Vec::new()).expect("stripped");
+            assert_eq!(remover.looked, want, "in a directory of the user's");
+            let (mut remover, top) = as_another(dir.path(), spent);
+            remover.look_at_all(&top, dir.path(), 0, Look::Below);
+            assert_eq!(remover.looked, want, "in a shared one");
+        }
+    }
+
+    /// One that emptied its directories one at a time had all the others looked at as often as it had some.
+    #[test]
+    fn what_neighbours_empty_meanwhile_is_no_reason_to_look_again() {
+        let (dir, uid) = shared();
+        for (again, want) in [(false, 1), (true, 0)] {
+            std::fs::create_dir_all(dir.path().join("emptied")).expect("made");
+            let pass = Pass { path: dir.path(), depth: 0, again };
+            let (mut remover, top) = as_another(dir.path(), 0);
+            assert_eq!(remover.strip(&top, None, pass, &mut Vec::new()), Ok(want), "again: {again}");
+            assert!(is_empty(dir.path()), "it goes all the same");
+            std::fs::create_dir_all(dir.path().join("own")).expect("made");
+            remover.uid = uid;
+            assert_eq!(
+                remover.strip(&top, None, pass, &mut Vec::new()),
+                Ok(1),
+                "the control: what is the user's counts"
+            );
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What users do in shared directories so that others' remains stay, or nobody can use theirs.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -103,6 +105,17 @@ fn what_lies_openly_goes_however_much_neighbours_keep() {
     }
 }
 
+#[test]
+fn what_cannot_be_removed_is_emptied() {
+    let (_dir, shared) = shared();
+    let path = shared.join("f");
+    std::fs::write(&path, "token").expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).expect("closed");
+    let fd: OwnedFd = std::fs::File::open(&shared).expect("opens").into();
+    assert_eq!(empty(&fd, c"f", rustix::fs::FileType::RegularFile), Ok(()));
+    assert_eq!(std::fs::read(&path).expect("read"), b"");
+}
+
 /// A neighbour that let a program of the user's run took the user away for as long as it liked.
 #[test]
 fn a_program_that_runs_counts_as_emptied() {
@@ -155,4 +168,48 @@ fn shared_directories_may_be_links_and_what_else_they_are_is_told() {
     assert!(path.join("left").exists());
     assert_eq!(remove_in(uid, [missing.as_path(), link.as_path()]), Ok(()));
     assert!(!path.join("left").exists() && link.exists());
+}
+
+/// A look into another file system may take as long as that likes: a network's, or one that a neighbour serves.
+#[test]
+fn file_systems_below_shared_directories_are_not_looked_into() {
+    let (_dir, path) = shared();
+    let mounted = path.join("neighbour/mounted");
+    let test = "file_systems_below_shared_directories_are_not_looked_into";
+    std::fs::create_dir_all(&mounted).expect("made");
+    let [beside, inside] = [path.join("neighbour/left"), mounted.join("left")];
+    let left = |path: &Path| {
+        std::fs::write(path, "token").expect("written");
+        given(test, path, A)
+    };
+    if !left(&beside) {
+        return;
+    }
+    let look = || {
+        if !mount_for_this_thread(&mounted) {
+            return skipped::tell(test, "mounting is not permitted");
+        }
+        assert!(left(&inside));
+        assert_eq!(remove_in(A, [path.as_path()]), Ok(()));
+        assert!(inside.exists());
+        assert!(!beside.exists(), "the control: all that is beside it goes");
+        assert_eq!(remove_in(A, [mounted.as_path()]), Ok(()));
+        assert!(!inside.exists(), "a shared directory may be one itself");
+    };
+    // The mount goes with the thread, however that ends.
+    std::thread::scope(|scope| scope.spawn(look).join()).expect("no panic");
+}
+
+/// Mounts a file system in memory that nobody else sees.
+fn mount_for_this_thread(at: &Path) -> bool {
+    let at = CString::new(at.as_os_str().as_bytes()).expect("no zero in it");
+    let (tmpfs, root, none) = (c"tmpfs".as_ptr(), c"/".as_ptr(), std::ptr::null());
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: all texts end with a zero and outlive the calls; the thread shares no directories with others afterwards,
+    // and nothing in it counts on that.
+    unsafe {
+        libc::unshare(libc::CLONE_NEWNS) == 0
+            && libc::mount(none, root, none, private, std::ptr::null()) == 0
+            && libc::mount(tmpfs, at.as_ptr(), tmpfs, 0, std::ptr::null()) == 0
+    }
 }
