@@ -2,13 +2,18 @@
 //!
 //! Whatever a job left is removed without ever following a link of its making: every step opens one name below a
 //! descriptor, beneath it, without symbolic links and without crossing a mount. Directories that the job closed
-//! (`chmod 000`) are opened again; one to which it did more than that is made anew. A tree of any depth takes two descriptors and no recursion: what is below a directory is
-//! moved up to the top before the directory is removed.
+//! (`chmod 000`) are opened again; one to which it did more than that is made anew. A tree of any depth takes two
+//! descriptors and no recursion: what is below a directory is moved up to the top before the directory is removed.
+//!
+//! Where jobs have users of their own it lies in a directory that only they may enter: see [`closed`].
 
 mod attributes;
+mod closed;
 #[cfg(test)]
 pub(crate) mod hostile;
 mod size;
+#[cfg(test)]
+mod tests;
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -33,28 +38,24 @@ pub(crate) struct SlotDir {
     root: OwnedFd,
     name: String,
     path: PathBuf,
-    /// Whose it is, where jobs have users of their own.
-    user: Option<User>,
-    /// Holds the slot's `flock` too, against a second spawner with the same `--tmp-dir`.
+    /// Jobs have users of their own: no job is given a directory that another had.
+    is_closed: bool,
+    /// Holds the slot's `flock` too, against a second spawner with the same `--tmp-dir`; of a closed one `root` does.
     dir: OwnedFd,
 }
 
 impl SlotDir {
     /// Makes `<root>/<name>` exist, private and empty.
     pub(crate) fn prepare(root: BorrowedFd<'_>, root_path: &Path, name: &str, user: Option<&User>) -> io::Result<Self> {
-        // Locked first: what another job still uses is not touched.
-        let dir = emptied(root, name, user, lock)?;
         if let Some(user) = user {
-            let (uid, gid) = (rustix::fs::Uid::from_raw(user.uid), rustix::fs::Gid::from_raw(user.gid));
-            rustix::fs::fchown(&dir, Some(uid), Some(gid))?;
+            let (root, dir) = closed::prepare(root, name, user)?;
+            let path = root_path.join(name).join(closed::INNER);
+            return Ok(Self { root, name: closed::INNER.to_owned(), path, is_closed: true, dir });
         }
-        Ok(Self {
-            user: user.cloned(),
-            root: root.try_clone_to_owned()?,
-            name: name.to_owned(),
-            path: root_path.join(name),
-            dir,
-        })
+        // Locked first: what another job still uses is not touched.
+        let dir = emptied(root, name, lock)?;
+        let (root, path) = (root.try_clone_to_owned()?, root_path.join(name));
+        Ok(Self { root, name: name.to_owned(), path, is_closed: false, dir })
     }
 
     /// Its absolute path.
@@ -67,13 +68,21 @@ impl SlotDir {
         size::disk_bytes(&self.dir)
     }
 
-    /// Removes all that the job left; whatever the job did with the directory itself, the name is an empty directory again.
+    /// Removes all that the job left; whatever the job did with the directory itself, the name is an empty directory again, or
+    /// nothing has it.
     pub(crate) fn wipe(&self) -> io::Result<()> {
-        if self.is_untouched() {
+        let is_untouched = self.is_untouched();
+        if self.is_closed {
+            // Somebody may have it open, whom the job gave it.
+            cleared(self.root.as_fd(), &self.name)?;
+        }
+        if is_untouched {
             return Ok(());
         }
-        // The lock that we hold is on the directory we were given; whatever has the name now is nobody else's.
-        emptied(self.root.as_fd(), &self.name, self.user.as_ref(), |_| Ok(()))?;
+        if !self.is_closed {
+            // The lock that we hold is on the directory we were given; whatever has the name now is nobody else's.
+            emptied(self.root.as_fd(), &self.name, |_| Ok(()))?;
+        }
         remove_aside(self.root.as_fd(), &self.name);
         Ok(())
     }
@@ -86,6 +95,11 @@ impl SlotDir {
             if (a.st_dev, a.st_ino, a.st_mode & 0o7777) == (b.st_dev, b.st_ino, 0o700));
         same && names(&self.dir).is_ok_and(|names| names.is_empty()) && attributes::is_plain(&self.dir)
     }
+}
+
+/// What `TMPDIR` can be of a job whose slot has this directory: itself, or the one in it where jobs have users.
+pub(crate) fn paths(slot_dir: &Path) -> [PathBuf; 2] {
+    [slot_dir.to_owned(), slot_dir.join(closed::INNER)]
 }
 
 fn lock(dir: &OwnedFd) -> io::Result<()> {
@@ -111,17 +125,12 @@ pub(crate) fn wipe_slot(root_path: &Path, name: &str, user: Option<&User>) -> io
 }
 
 /// Opens the directory, empty and as good as new. What cannot be removed (an immutable file) is set aside under another name.
-fn emptied(
-    root: BorrowedFd<'_>,
-    name: &str,
-    user: Option<&User>,
-    lock: fn(&OwnedFd) -> io::Result<()>,
-) -> io::Result<OwnedFd> {
+fn emptied(root: BorrowedFd<'_>, name: &str, lock: fn(&OwnedFd) -> io::Result<()>) -> io::Result<OwnedFd> {
     let mut failed = None;
     for _ in 0..=ASIDE_MAX {
         let (dir, is_new) = opened(root, name)?;
         lock(&dir)?;
-        if !is_new && !made_ours(&dir, name, user)? {
+        if !is_new && !made_ours(&dir, name)? {
             continue;
         }
         match wipe(&dir) {
@@ -133,6 +142,28 @@ fn emptied(
             },
             Err(error) => failed = Some(error),
         }
+        if !set_aside(root, name) {
+            break;
+        }
+    }
+    Err(failed.unwrap_or_else(|| io::ErrorKind::DirectoryNotEmpty.into()))
+}
+
+/// Removes the directory with all that is in it, or whatever else has the name. What cannot be removed is set aside.
+fn cleared(root: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    let path = CString::new(name)?;
+    let mut failed = None;
+    for _ in 0..=ASIDE_MAX {
+        let removed = match open_below(root, &path) {
+            Ok(dir) => wipe(&dir).and_then(|()| Ok(rustix::fs::unlinkat(root, &*path, AtFlags::REMOVEDIR)?)),
+            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                rustix::fs::unlinkat(root, &*path, AtFlags::empty()).map_err(Into::into)
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let Err(error) = removed else { return Ok(()) };
+        failed = Some(error);
         if !set_aside(root, name) {
             break;
         }
@@ -176,11 +207,10 @@ fn opened(root: BorrowedFd<'_>, name: &str) -> io::Result<(OwnedFd, bool)> {
     Ok((open_below(root, &path)?, true))
 }
 
-/// Makes it 0700. Err: it is not ours (or any slot's user's, where jobs have users and only root can make directories here).
-/// False: it was removed before we had its lock.
-fn made_ours(dir: &OwnedFd, name: &str, user: Option<&User>) -> io::Result<bool> {
+/// Makes it 0700. Err: it is not ours. False: it was removed before we had its lock.
+fn made_ours(dir: &OwnedFd, name: &str) -> io::Result<bool> {
     let stat = rustix::fs::fstat(dir)?;
-    if user.is_none() && stat.st_uid != rustix::process::geteuid().as_raw() {
+    if stat.st_uid != rustix::process::geteuid().as_raw() {
         let why = format!("{name} belongs to user {}", stat.st_uid);
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
@@ -319,80 +349,4 @@ fn renamed(from: &OwnedFd, name: &CStr, top: &OwnedFd, new: &CStr) -> Result<(),
         return Err(Errno::XDEV);
     }
     rustix::fs::renameat(from, name, top, new)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
-
-    fn root() -> (tempfile::TempDir, OwnedFd) {
-        let dir = tempfile::tempdir().expect("a directory");
-        let fd = std::fs::File::open(dir.path()).expect("opens").into();
-        (dir, fd)
-    }
-
-    #[test]
-    fn what_a_job_left_is_removed_and_nothing_else() {
-        let (dir, fd) = root();
-        let outside = dir.path().join("outside");
-        std::fs::create_dir(&outside).expect("made");
-        std::fs::write(outside.join("precious"), "x").expect("written");
-        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0", None).expect("prepared");
-        let inner = slot.path().join("a/b/c");
-        std::fs::create_dir_all(&inner).expect("made");
-        std::fs::write(inner.join("f"), "x").expect("written");
-        symlink(&outside, slot.path().join("link")).expect("linked");
-        symlink(&outside, inner.join("link")).expect("linked");
-        symlink("..", inner.join("up")).expect("linked");
-        for closed in ["a/b/c", "a/b", "a", ""] {
-            let path = slot.path().join(closed);
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o000)).expect("closed");
-        }
-        slot.wipe().expect("wiped");
-        assert_eq!(std::fs::read_dir(slot.path()).expect("readable").count(), 0);
-        assert_eq!(std::fs::read(outside.join("precious")).expect("still there"), b"x");
-        assert_eq!(slot.path().metadata().expect("there").permissions().mode() & 0o7777, 0o700);
-    }
-
-    #[test]
-    fn deep_and_wide_trees_are_removed() {
-        let (dir, fd) = root();
-        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0", None).expect("prepared");
-        let mut at: OwnedFd = std::fs::File::open(slot.path()).expect("opens").into();
-        for _ in 0..3000 {
-            rustix::fs::mkdirat(&at, "d", Mode::RWXU).expect("made");
-            rustix::fs::mkdirat(&at, ".wiped-1", Mode::RWXU).expect("made");
-            at = rustix::fs::openat(&at, "d", OFlags::RDONLY, Mode::empty()).expect("opens");
-        }
-        for i in 0..3000 {
-            std::fs::write(slot.path().join(format!("f{i}")), "").expect("written");
-        }
-        slot.wipe().expect("wiped");
-        assert_eq!(std::fs::read_dir(slot.path()).expect("readable").count(), 0);
-    }
-
-    #[test]
-    fn a_slot_directory_that_was_replaced_is_made_anew() {
-        let (dir, fd) = root();
-        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0", None).expect("prepared");
-        std::fs::create_dir(dir.path().join("target")).expect("made");
-        std::fs::write(dir.path().join("target/precious"), "x").expect("written");
-        std::fs::remove_dir(slot.path()).expect("removed");
-        symlink(dir.path().join("target"), slot.path()).expect("linked");
-        slot.wipe().expect("wiped");
-        assert!(slot.path().symlink_metadata().expect("there").is_dir());
-        assert!(dir.path().join("target/precious").exists());
-    }
-
-    #[test]
-    fn two_jobs_never_share_one() {
-        let (dir, fd) = root();
-        let slot = SlotDir::prepare(fd.as_fd(), dir.path(), "p-0", None).expect("prepared");
-        std::fs::write(slot.path().join("precious"), "x").expect("written");
-        assert!(SlotDir::prepare(fd.as_fd(), dir.path(), "p-0", None).is_err());
-        assert!(slot.path().join("precious").exists(), "not wiped under a living job");
-        drop(slot);
-        assert!(SlotDir::prepare(fd.as_fd(), dir.path(), "p-0", None).is_ok());
-    }
 }

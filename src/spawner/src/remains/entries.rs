@@ -21,7 +21,11 @@ pub(super) fn each(dir: &OwnedFd, mut act: impl FnMut(&CStr, FileType) -> Contro
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut entries = RawDir::new(dir, &mut buffer);
     while let Some(entry) = entries.next() {
-        let entry = entry?;
+        let entry = match entry {
+            // The directory itself was removed meanwhile.
+            Err(Errno::NOENT) => break,
+            entry => entry?,
+        };
         let is_itself = entry.file_name() == c"." || entry.file_name() == c"..";
         if !is_itself && act(entry.file_name(), entry.file_type()).is_break() {
             break;

@@ -118,7 +118,12 @@ impl Remover {
             }
             ControlFlow::Continue(())
         });
-        read.unwrap_or_else(|error| self.stays(path, error));
+        // One of another's that cannot be read hides nothing that its owner could not hide otherwise, by closing it.
+        if let Err(error) = read
+            && depth == 0
+        {
+            self.stays(path, error);
+        }
     }
 
     /// Removes one thing of the user's that is in another's directory, so deep below a shared one.

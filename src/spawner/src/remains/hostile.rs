@@ -9,7 +9,7 @@ use std::process::Command;
 
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 
-use super::entries::empty;
+use super::entries::{each, empty};
 use super::files::{LOOKED_MAX, remove_in};
 use crate::skipped;
 use crate::tmpdir::SlotDir;
@@ -212,4 +212,16 @@ fn mount_for_this_thread(at: &Path) -> bool {
             && libc::mount(none, root, none, private, std::ptr::null()) == 0
             && libc::mount(tmpfs, at.as_ptr(), tmpfs, 0, std::ptr::null()) == 0
     }
+}
+
+/// Neighbours that made and removed directories all the time had everybody else's starts refused.
+#[test]
+fn a_directory_that_goes_while_it_is_read_is_empty() {
+    let (_dir, path) = shared();
+    let gone = path.join("gone");
+    std::fs::create_dir(&gone).expect("made");
+    let opened: OwnedFd = std::fs::File::open(&gone).expect("opens").into();
+    std::fs::remove_dir(&gone).expect("removed");
+    let entries = each(&opened, |_, _| std::ops::ControlFlow::Continue(()));
+    assert_eq!(entries, Ok(()));
 }

@@ -27,6 +27,7 @@ use crate::attempts::LockFile;
 use crate::cgroup::Leaf;
 use crate::procs::{self, Stat};
 use crate::protocol::AttemptKey;
+use crate::tmpdir;
 
 /// Quick rounds over our own children before a look at all processes.
 const QUICK_ROUNDS: usize = 32;
@@ -72,9 +73,10 @@ impl Look {
     }
 
     /// Living processes that belong to a dead shim's job.
-    fn of_job(&self, tmpdir: Option<&[u8]>, session: Option<i32>) -> HashSet<i32> {
-        let started_with: HashSet<i32> =
-            tmpdir.and_then(|tmpdir| self.tmpdirs.get(tmpdir)).into_iter().flatten().copied().collect();
+    fn of_job(&self, slot_dir: Option<&Path>, session: Option<i32>) -> HashSet<i32> {
+        let tmpdirs = slot_dir.into_iter().flat_map(tmpdir::paths);
+        let with = tmpdirs.filter_map(|tmpdir| self.tmpdirs.get(tmpdir.as_os_str().as_bytes()));
+        let started_with: HashSet<i32> = with.flatten().copied().collect();
         let theirs = self.stats.iter().filter(|stat| started_with.contains(&stat.pid)).map(|stat| stat.session);
         let mut sessions: HashSet<i32> = theirs.chain(session).collect();
         sessions.remove(&self.own_session);
@@ -101,9 +103,8 @@ pub(super) fn sweep(key: &AttemptKey, leftovers: &mut Leftovers, look: &Look, tm
     if let Some(leaf) = &leaf {
         leaf.kill();
     }
-    let tmpdir = tmp_dir.join(&identity.slot);
-    let tmpdir = (!identity.slot.is_empty()).then(|| tmpdir.as_os_str().as_bytes());
-    let found = look.of_job(tmpdir, identity.session.filter(|_| leftovers.witnessed));
+    let tmpdir = (!identity.slot.is_empty()).then(|| tmp_dir.join(&identity.slot));
+    let found = look.of_job(tmpdir.as_deref(), identity.session.filter(|_| leftovers.witnessed));
     let seen: Vec<Stat> = look.stats.iter().filter(|stat| found.contains(&stat.pid)).copied().collect();
     procs::signal_all(&seen, &[Signal::KILL]);
     let populated = leaf.as_ref().is_some_and(Leaf::populated);

@@ -107,9 +107,9 @@ fn what_a_job_did_to_the_directory_itself_does_not_reach_the_next() {
 fn a_directory_that_was_removed_meanwhile_is_not_taken() {
     let (dir, root, slot) = slot();
     rustix::fs::unlinkat(&root, "p-0", AtFlags::REMOVEDIR).expect("removed");
-    assert!(!made_ours(&slot.dir, "p-0", None).expect("looked at"));
+    assert!(!made_ours(&slot.dir, "p-0").expect("looked at"));
     drop(slot);
-    assert!(made_ours(&prepared(&root, dir.path()).dir, "p-0", None).expect("looked at"));
+    assert!(made_ours(&prepared(&root, dir.path()).dir, "p-0").expect("looked at"));
 }
 
 fn make_nested(top: &Path, levels: usize) {
