@@ -270,6 +270,25 @@ with subtest("what a spawner is told while it executes its program anew is not l
     assert machine.get_unit_property("ci-runner-jobs.service", "MainPID") == spawner
     nothing_is_left()
 
+with subtest("a job that ran over a reload keeps its result where the directory is emptied after it"):
+    machine.succeed(f"rm -f {GO}")
+    job = add(WAITER, words="job 7")
+    machine.wait_until_succeeds(f"ci-runner logs {job} | grep -q start", timeout=20)
+    again = "journalctl -u ci-runner-jobs -o cat | grep -c ' 1 attempts taken over'"
+    before = int(machine.execute(again)[1])
+    machine.succeed("systemctl reload ci-runner-jobs")
+    machine.wait_until_succeeds(f"test $({again}) -gt {before}", timeout=20)
+    spawner = machine.get_unit_property("ci-runner-jobs.service", "MainPID")
+    machine.succeed(f"rm -rf /run/ci-runner-jobs/*; touch {GO}")
+    shown = finished(job)
+    assert [(one["result"], one["exit_code"]) for one in shown["attempts"]] == [("exited", 7)], shown
+    # It ends by itself, and the next makes the directory anew.
+    machine.wait_until_succeeds(
+        f"pid=$(systemctl show -P MainPID ci-runner-jobs); test $pid != 0 && test $pid != {spawner} && test -S /run/ci-runner-jobs/socket", timeout=60
+    )
+    assert succeeded(add("echo works")) == "works\n"
+    nothing_is_left()
+
 with subtest("the end of one shim after a reload ends no other, also where there are more than can be watched"):
     machine.succeed(f"rm -f {GO}")
     drop_in = "/run/systemd/system/ci-runner-jobs.service.d/few.conf"

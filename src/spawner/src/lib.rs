@@ -27,6 +27,7 @@ pub mod joblog;
 mod keys;
 mod launch;
 mod memfd;
+mod notes;
 pub mod peer;
 mod policy_file;
 mod procs;

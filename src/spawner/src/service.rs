@@ -2,12 +2,14 @@
 //! it, SIGTERM ends it at once and SIGHUP makes it execute the program that its policy names, in the same process.
 
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use rustix::net::SocketFlags;
 use serde::Deserialize;
 
+use crate::notes::Notes;
 use crate::{policy_file, server, unit};
 
 /// Why a service's loop ended.
@@ -38,10 +40,10 @@ pub(crate) fn main(words: &[OsString]) -> i32 {
     let path = Path::new(path);
     let served = policy_file::read(path).and_then(|text| {
         let kind: Kind = serde_json::from_str(&text).map_err(|error| format!("does not parse: {error}"))?;
-        settle();
+        let notes = settle();
         match kind.kind.as_str() {
-            unit::KIND => unit::serve(&text, words),
-            server::service::KIND => server::service::serve(&text, words),
+            unit::KIND => unit::serve(&text, words, notes),
+            server::service::KIND => server::service::serve(&text, words, notes),
             other => Err(format!("kind is {other:?}; this version knows \"systemd\" and \"native\"")),
         }
     });
@@ -51,17 +53,23 @@ pub(crate) fn main(words: &[OsString]) -> i32 {
     })
 }
 
-fn settle() {
-    crate::sys::close_from_but(3, &mut []);
+/// What the program before us in this process left.
+fn settle() -> Option<Notes> {
+    let notes = Notes::left();
     crate::sys::own_signals();
     let _ = rustix::process::chdir("/");
     // Logs are for the group too; everything else has its mode named.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o007));
+    notes
 }
 
-/// Executes the program that the policy names now: a new package writes a new policy, and only then asks for a reload. None:
-/// it cannot be, which was said, and the loop goes on; else the exit code.
-pub(crate) fn upgrade(words: &[OsString], program_of: impl Fn(&str) -> Result<PathBuf, String>) -> Option<i32> {
+/// Executes the program that the policy names now: a new package writes a new policy, and only then asks for a reload. It
+/// gets the pipe that `notes` is the end of. None: it cannot be, which was said, and the loop goes on; else the exit code.
+pub(crate) fn upgrade(
+    words: &[OsString],
+    notes: &OwnedFd,
+    program_of: impl Fn(&str) -> Result<PathBuf, String>,
+) -> Option<i32> {
     let path = words.last().map(Path::new).ok_or("there is no policy".to_owned());
     let program = path.and_then(policy_file::read).and_then(|text| program_of(&text)).and_then(|program| {
         rustix::fs::access(&program, rustix::fs::Access::EXEC_OK)
@@ -77,7 +85,9 @@ pub(crate) fn upgrade(words: &[OsString], program_of: impl Fn(&str) -> Result<Pa
             say!("asked to upgrade: executing {}", program.display());
             // It finds the limit that we found, and jobs of both get the same.
             crate::cores::give_back();
-            let error = std::process::Command::new(&program).args(words).exec();
+            let mut command = std::process::Command::new(&program);
+            crate::notes::leave(notes, &mut command);
+            let error = command.args(words).exec();
             // Signals are at their defaults and some limits are given back by now: no way back.
             say!("cannot execute {}: {error}", program.display());
             Some(1)

@@ -7,6 +7,7 @@
 
 mod attempt;
 mod lifeline;
+mod records;
 pub(crate) mod requests;
 pub(crate) mod service;
 pub(crate) mod setup;
@@ -30,6 +31,7 @@ use crate::cgroup::Parent;
 use crate::daemons::{Daemons, Known, Serve};
 use crate::dirs::Dirs;
 use crate::failpoint;
+use crate::notes::Notes;
 use crate::protocol::{AttemptKey, ExitRecord};
 use crate::service::Then;
 use crate::shim::{Note, Shared};
@@ -161,8 +163,7 @@ impl Server {
     fn listening(options: &Options, open_files: OpenFiles, home: Home) -> Result<Self, NoHome> {
         let fault = |what: &str, error: io::Error| home.fault(what, error);
         let attempts = Attempts::open(&home.dir).map_err(|error| fault("cannot open the attempts", error))?;
-        let pipe = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
-        let (notes, shims_notes) = rustix::pipe::pipe_with(pipe).map_err(|error| fault("pipe", error.into()))?;
+        let notes = Notes::new().map_err(|error| fault("pipe", error))?;
         let awaited: &[i32] = match options.group {
             None => &[libc::SIGCHLD, libc::SIGTERM],
             Some(_) => &[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP],
@@ -181,11 +182,11 @@ impl Server {
             shared: Shared {
                 attempts,
                 cgroup,
-                notes: shims_notes,
+                notes: notes.writer,
                 dirs: Dirs { log_dir: options.log_dir.clone(), tmp_dir: options.tmp_dir.clone() },
                 job_open_files: OpenFiles { soft: options.job_open_files.unwrap_or(open_files.soft), ..open_files },
             },
-            notes,
+            notes: notes.reader,
             noted: HashMap::new(),
             attempts: HashMap::new(),
             shims: HashMap::new(),

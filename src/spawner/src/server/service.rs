@@ -15,6 +15,7 @@ use serde::Deserialize;
 
 use super::setup::{Home, Options};
 use super::{NoHome, Server};
+use crate::notes::Notes;
 use crate::policy_file::{self, Names, User};
 use crate::protocol::Start;
 use crate::service::{self, Then};
@@ -154,13 +155,13 @@ fn slot_user(
 }
 
 /// `--policy FILE`, of this kind: everything from the policy's text to the end; the process' exit code. Err: why not.
-pub(crate) fn serve(text: &str, words: &[OsString]) -> Result<i32, String> {
+pub(crate) fn serve(text: &str, words: &[OsString], notes: Option<Notes>) -> Result<i32, String> {
     let policy = Policy::parse(text, &Names::of_system())?;
     let said = |why: String| {
         eprintln!("ci-runner-spawner: {why}");
         Ok(1)
     };
-    let mut server = match open(policy) {
+    let mut server = match open(policy, notes) {
         Ok(server) => server,
         Err(NoHome::Taken(pid)) => return said(format!("another spawner holds the directory, process {pid}")),
         Err(NoHome::Fault(why)) => return said(why),
@@ -176,7 +177,8 @@ pub(crate) fn serve(text: &str, words: &[OsString]) -> Result<i32, String> {
         }
         if server.then.take() == Some(Then::Upgrade) {
             let program = |text: &str| Policy::parse(text, &Names::of_system()).map(|policy| policy.program);
-            match service::upgrade(words, program) {
+            server.hand_on_records();
+            match service::upgrade(words, &server.notes, program) {
                 None => continue,
                 Some(code) => return Ok(code),
             }
@@ -187,7 +189,7 @@ pub(crate) fn serve(text: &str, words: &[OsString]) -> Result<i32, String> {
     }
 }
 
-fn open(policy: Policy) -> Result<Server, NoHome> {
+fn open(policy: Policy, notes: Option<Notes>) -> Result<Server, NoHome> {
     let open_files = sys::raise_open_files();
     let options = Options {
         runtime_dir: policy.dir.clone(),
@@ -209,6 +211,9 @@ fn open(policy: Policy) -> Result<Server, NoHome> {
     server.shared.cgroup.as_ref().ok_or_else(|| {
         NoHome::Fault("no cgroup can be made for a job here: the service needs Delegate=yes and cgroup v2".to_owned())
     })?;
+    if let Some(Notes { reader, writer }) = notes {
+        (server.notes, server.shared.notes) = (reader, writer);
+    }
     server.service = Some(policy);
     server.load_generations().map_err(|error| server.fault("cannot read the generations", error))?;
     server.take_over().map_err(NoHome::Fault)?;

@@ -153,23 +153,6 @@ impl Server {
         }
     }
 
-    /// True while a result that nobody has heard is here only: whoever comes next would call it lost.
-    pub(super) fn keeps_records(&self) -> bool {
-        self.closed.is_none() && self.attempts.values().any(|state| matches!(state, State::Ended(Some(_))))
-    }
-
-    /// Records that could not be written when their jobs ended: perhaps there is room now.
-    pub(super) fn write_kept_records(&mut self) {
-        for state in self.attempts.values_mut() {
-            if let State::Ended(Some(record)) = state {
-                let attempts = &self.shared.attempts;
-                if attempts.write_exit_aside(record).and_then(|()| attempts.publish_exit(&record.key)).is_ok() {
-                    *state = State::Ended(None);
-                }
-            }
-        }
-    }
-
     /// Everything whose time has come.
     pub(super) fn do_what_is_due(&mut self) {
         let now = sys::boottime_ms();

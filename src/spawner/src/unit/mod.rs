@@ -46,6 +46,8 @@ mod whereabouts;
 
 use std::ffi::OsString;
 
+use crate::notes::Notes;
+
 /// The first word of the command line of a unit.
 pub(crate) const HELPER_MODE: &str = "--unit-helper";
 
@@ -64,9 +66,9 @@ pub(crate) fn print_profiles() -> i32 {
 pub(crate) const KIND: &str = "systemd";
 
 /// `--policy FILE`, of this kind: everything from the policy's text to the end; the process' exit code. Err: why not.
-pub(crate) fn serve(text: &str, words: &[OsString]) -> Result<i32, String> {
+pub(crate) fn serve(text: &str, words: &[OsString], notes: Option<Notes>) -> Result<i32, String> {
     let policy = policy::Policy::parse(text, &crate::policy_file::Names::of_system())?;
-    Ok(match server::Server::open(policy) {
+    Ok(match server::Server::open(policy, notes) {
         Ok(mut server) => server.run(words),
         Err(why) => {
             eprintln!("ci-runner-spawner: {why}");

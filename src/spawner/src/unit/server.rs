@@ -21,6 +21,7 @@ use super::policy::Policy;
 use super::shim::{Note, Shared};
 use crate::attempts::Attempts;
 use crate::daemons::{Calls, Daemons, Serve};
+use crate::notes::Notes;
 use crate::policy_file::Names;
 use crate::protocol::{AttemptKey, ExitRecord, Reply};
 use crate::service::{self, Then};
@@ -64,11 +65,14 @@ pub(super) struct Server {
 
 impl Server {
     /// Takes the directory and what is in it.
-    pub(super) fn open(policy: Policy) -> Result<Self, String> {
+    pub(super) fn open(policy: Policy, notes: Option<Notes>) -> Result<Self, String> {
         sys::raise_open_files();
         let mount = cgroup::mount().ok_or("no cgroup v2 is mounted: units need it")?;
         let home = Home::enter(&policy)?;
         let mut server = Self::listening(policy, home, mount)?;
+        if let Some(Notes { reader, writer }) = notes {
+            (server.notes, server.shared.notes) = (reader, writer);
+        }
         server.take_over()?;
         say!(
             "spawner {} started, process {}, {} attempts taken over",
@@ -83,15 +87,14 @@ impl Server {
     fn listening(policy: Policy, home: Home, mount: PathBuf) -> Result<Self, String> {
         let fault = |what: &str, error: std::io::Error| format!("{}: {what}: {error}", home.path.display());
         let attempts = Attempts::open(&home.dir).map_err(|error| fault("cannot open the attempts", error))?;
-        let pipe = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
-        let (notes, shims_notes) = rustix::pipe::pipe_with(pipe).map_err(|error| fault("pipe", error.into()))?;
+        let notes = Notes::new().map_err(|error| fault("pipe", error))?;
         let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
             .map_err(|error| fault("signals", error))?;
         let generations = home.generations().map_err(|error| fault("cannot read the generations", error))?;
         let listener = home.listen(policy.group).map_err(|error| fault("cannot listen", error))?;
         Ok(Self {
             manager: Manager::new(&policy),
-            shared: Shared { attempts, notes: shims_notes, log_dir: policy.log_dir.clone() },
+            shared: Shared { attempts, notes: notes.writer, log_dir: policy.log_dir.clone() },
             policy,
             home,
             mount,
@@ -104,7 +107,7 @@ impl Server {
             closed: None,
             trouble: None,
             signals,
-            notes,
+            notes: notes.reader,
             notes_rest: Vec::new(),
             sweep_ms: 0,
             home_check_ms: 0,
@@ -132,7 +135,7 @@ impl Server {
                 }
                 Some(Then::Upgrade) => {
                     let program = |text: &str| Policy::parse(text, &Names::of_system()).map(|policy| policy.program);
-                    if let Some(code) = service::upgrade(words, program) {
+                    if let Some(code) = service::upgrade(words, &self.notes, program) {
                         return code;
                     }
                 }
