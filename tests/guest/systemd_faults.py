@@ -129,6 +129,23 @@ with subtest("a new PID 1 is found, and jobs start again"):
     machine.succeed("systemctl daemon-reexec", timeout=60)
     exited(shell("exit 5"), 5, "")
 
+with subtest("a bus that answers nothing for half a minute loses nothing, and what it does late runs nothing twice"):
+    machine.succeed(f"rm -f {GO}")
+    runs = shell(WAITER, "7")
+    running(runs)
+    machine.succeed("kill -STOP $(pgrep -x dbus-daemon)")
+    asked, unwanted = shell("echo once; exit 3"), shell("echo never")
+    machine.wait_until_succeeds(f"test 2 = $(grep -l . {DIR}/attempts/*-{asked}-1/lock {DIR}/attempts/*-{unwanted}-1/lock | wc -l)", timeout=20)
+    machine.execute(f"ci-runner cancel {unwanted}")
+    machine.succeed(f"touch {GO}")
+    shown = finished(unwanted)
+    assert [attempt["result"] for attempt in shown["attempts"]] == ["released"], shown
+    # Both starts still wait in the bus, and the second start of one of them comes behind.
+    machine.succeed("kill -CONT $(pgrep -x dbus-daemon)")
+    exited(runs, 7, "start\nend\n")
+    exited(asked, 3, "once\n")
+    nothing_is_left()
+
 with subtest("a spawner whose directory was emptied, with no job, makes it anew"):
     before = pid()
     machine.succeed(f"rm -rf {DIR}/*")

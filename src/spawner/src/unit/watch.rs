@@ -117,8 +117,7 @@ impl Server {
             live.call = Call::Failed(text);
             return self.over(key, ending);
         }
-        live.call = Call::Failed(format!("systemd refuses the unit: {text}"));
-        live.due_ms = 0;
+        self.give_up(key, format!("systemd refuses the unit: {text}"));
         if name.ends_with(".UnitExists") {
             // Of an earlier life of this attempt: it found nobody, for we hold the lock.
             self.release(key);
@@ -158,12 +157,15 @@ impl Server {
                     live.due_ms = since_ms + START_PATIENCE_MS;
                 }
                 Call::Failed(_) => live.due_ms = 0,
-                _ => {
-                    live.call = Call::Failed("its unit is gone".to_owned());
-                    live.due_ms = 0;
-                }
+                _ => self.give_up(key, "its unit is gone".to_owned()),
             },
         }
+    }
+
+    /// The shim is to end, unless it has handed the job over.
+    fn give_up(&mut self, key: &AttemptKey, why: String) {
+        let Some(State::Live(live)) = self.attempts.get_mut(key) else { return };
+        (live.call, live.due_ms) = (Call::Failed(why), 0);
     }
 
     /// The unit has ended: the result goes to where it cannot be lost, then everything of it is ended.
@@ -214,7 +216,13 @@ impl Server {
         live.due_ms = now + LOOK_AGAIN_MS;
         // A stopped shim reads no output, and its job would wait for it. The others do not mind.
         live.signal(libc::SIGCONT, 0);
-        self.manager.look(key);
+        let is_unknown = matches!(live.call, Call::Unknown { since_ms } if now >= since_ms + LOOK_AGAIN_MS);
+        if self.manager.is_up() {
+            self.manager.look(key);
+        } else if is_unknown && matches!(self.may_have_begun(key), Ok(false)) {
+            // Nobody tells what became of its unit, and whoever cancels it shall not wait for that. Its shim knows.
+            self.give_up(key, "PID 1 has not answered".to_owned());
+        }
     }
 
     /// Everything whose time has come.

@@ -1,5 +1,6 @@
 //! What becomes of an attempt while PID 1 does not answer; its shim is played by a process that any signal ends.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
 
 use super::*;
@@ -61,6 +62,31 @@ fn a_start_without_an_answer_is_the_shims_until_pid_1_says_that_there_is_no_unit
     assert!(matches!(call(&mut server), Call::Failed(_)));
     server.do_what_is_due();
     assert!(!shim.wait().expect("waited for").success(), "it was told to give up");
+}
+
+/// A cancel of it waited for PID 1, for ever.
+#[test]
+fn a_start_that_nobody_answers_is_given_up_unless_its_job_was_handed_over() {
+    for began in [true, false] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut server = server(dir.path());
+        let mut shim = asked_for(&mut server);
+        let now = sys::boottime_ms();
+        for (since_ms, is_given_up) in [(now, false), (0, !began)] {
+            let Some(State::Live(live)) = server.attempts.get_mut(&key()) else { panic!("it is alive") };
+            (live.call, live.due_ms) = (Call::Unknown { since_ms }, 0);
+            if began {
+                server.shared.attempts.mark(&key(), names::BEGAN).expect("marked");
+            }
+            server.do_what_is_due();
+            assert_eq!(matches!(call(&mut server), Call::Failed(_)), is_given_up, "since {since_ms}, began: {began}");
+        }
+        server.do_what_is_due();
+        if began {
+            shim.kill().expect("killed");
+        }
+        assert_eq!(shim.wait().expect("waited for").signal() == Some(libc::SIGKILL), began);
+    }
 }
 
 #[test]
