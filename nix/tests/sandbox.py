@@ -126,7 +126,7 @@ def trace_child():
 
 def log_file():
     paths = [path for root in ("/var/log/ci-runner", "/var/lib/ci-runner/logs") for path in glob.glob(root + "/**", recursive=True)]
-    return next(path for path in paths if os.path.isfile(path))
+    return next(path for path in paths if path.endswith(".log"))
 
 def notify():
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:

@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod error;
 pub mod executor;
 pub mod exporter;
+pub mod fail;
 pub mod http;
 pub mod install;
 pub mod joblog;

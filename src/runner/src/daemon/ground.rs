@@ -39,6 +39,7 @@ impl Ground {
         make_dirs(config, host)?;
         log_dir::note(&config.state_dir, &host.log_dir);
         let (mut record, mut loaded) = load(&mut store, settings)?;
+        log_dir::own(&host.log_dir, &loaded.store_id);
         let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
         let whereabouts = Whereabouts::find(config, &record)?;
         let traces = put_back::Traces::find(config, &whereabouts.runtime_dir.dir, &host.log_dir, &loaded);

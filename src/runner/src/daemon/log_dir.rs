@@ -1,7 +1,8 @@
 //! The log directory may be another one than the last daemon's: what is in that one is found still, and attempts that began
-//! with it write there until they end.
+//! with it write there until they end. And the store may be another one than the last daemon's: jobs of that one do not write among
+//! the logs of this one.
 
-use ci_runner_spawner::joblog::come_after;
+use ci_runner_spawner::joblog::{come_after, others_path, set_owner};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -42,5 +43,24 @@ pub(super) fn note(state_dir: &Path, log_dir: &Path) {
     }
     if let Err(error) = std::fs::write(&note, own) {
         log::warn!("cannot note the log directory in {}: {error}", note.display());
+    }
+}
+
+/// The logs in this directory are this store's from now on. To be called before anything starts. A full disk is no reason not to
+/// start.
+pub(super) fn own(log_dir: &Path, store: &str) {
+    match set_owner(log_dir, store) {
+        Ok(None) => {}
+        Ok(Some(other)) => log::warn!(
+            "{} had logs of store {other}, and this is store {store}: what jobs of that one print first from now on is in {}. If it \
+             has a daemon of its own, give one of the two another log_dir",
+            log_dir.display(),
+            log_dir.join(others_path(&other)).display()
+        ),
+        Err(error) => log::warn!(
+            "cannot note in {} that its logs are those of store {store}: {error}; jobs that run on from before a restore may write \
+             into them",
+            log_dir.display()
+        ),
     }
 }

@@ -5,7 +5,6 @@ pub mod clock;
 pub mod ends;
 pub mod engine;
 mod exporting;
-pub mod fail;
 mod former;
 pub mod gauges;
 pub mod gc;

@@ -100,7 +100,7 @@ fn serve(origin: &Origin, telemetry: &Arc<Telemetry>, passed: Passed) -> Result<
     // Secrets of jobs pass through this memory: it is not written to a core file, and no other process of its user reads it.
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
         .context("cannot forbid core files of this process")?;
-    if let Some(warning) = super::fail::warning() {
+    if let Some(warning) = crate::fail::warning() {
         log::warn!("{warning}");
     }
     let settings = settings(&config)?;

@@ -10,11 +10,15 @@ fn dir_fd(dir: &tempfile::TempDir) -> OwnedFd {
     File::open(dir.path()).unwrap().into()
 }
 
+fn options() -> LogOptions {
+    let store = "0a1b2c3d".to_owned();
+    LogOptions { store, job: JOB, attempt: 2, start_wall_ms: START, bytes_max: u64::MAX, masker: None }
+}
+
 /// A log of many lines, written over some seconds.
 fn written() -> (tempfile::TempDir, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
-    let options = LogOptions { job: JOB, attempt: 2, start_wall_ms: START, bytes_max: u64::MAX, masker: None };
-    let mut writer = LogWriter::new(dir_fd(&dir), options);
+    let mut writer = LogWriter::new(dir_fd(&dir), options());
     let mut all = Vec::new();
     for number in 0..2_000_u64 {
         let line = format!("line {number} of a log that repeats itself\n");
@@ -126,8 +130,7 @@ fn a_log_in_an_earlier_directory_may_be_of_another_attempt() {
         // What it writes after all is found, also by whoever began to read before.
         let mut follower = open(dir_fd(&now), Of { earlier: Earlier::Since(modified + 60_000), ..of(2) }).unwrap();
         assert_eq!(follower.size().unwrap(), 0);
-        let options = LogOptions { job: JOB, attempt: 2, start_wall_ms: START, bytes_max: u64::MAX, masker: None };
-        let mut writer = LogWriter::new(dir_fd(&now), options);
+        let mut writer = LogWriter::new(dir_fd(&now), options());
         writer.write(0, b"own\n");
         writer.finish(0);
         assert_eq!(whole(&mut follower), b"own\n");

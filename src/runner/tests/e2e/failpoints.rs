@@ -6,7 +6,7 @@
 
 use crate::support::load::executed_twice;
 use crate::support::{Client, Host, PATIENCE, Random, count_of, is_alive, kill, program, wait_for};
-use ci_runner::daemon::fail;
+use ci_runner::fail;
 use serde_json::json;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;

@@ -3,7 +3,7 @@
 
 use crate::notices::{collector, events, host, outcome, submit};
 use crate::support::{Host, PATIENCE, wait_for};
-use ci_runner::daemon::fail;
+use ci_runner::fail;
 use serde_json::{Value, json};
 use std::os::unix::process::ExitStatusExt as _;
 

@@ -1,8 +1,8 @@
 //! What a restored store makes of the files of jobs: those of its own jobs stay, those of others are nobody's.
 
 use crate::skipped;
-use crate::support::Host;
-use serde_json::json;
+use crate::support::{Host, wait_for};
+use serde_json::{Value, json};
 use std::fs;
 
 /// A finished job that printed this, and one on hold with a secret of this name, which tells what it finds of two.
@@ -156,6 +156,107 @@ fn a_newer_backup_after_an_older_one_finds_its_files() {
     assert_eq!(host.log(later), "token= key=there\n", "the start in between left it alone");
     host.stop();
     host.assert_clean();
+}
+
+/// A job that waits for `go<pid>` before it prints, and for `end<pid>` behind that; it says in `began` who it is.
+fn silent(host: &Host) -> Value {
+    let file = |name: &str| host.path(name).display().to_string();
+    let until = |name: &str| format!("until [ -e {}$$ ]; do sleep 0.02; done", file(name));
+    let script = format!("echo $$ >>{}; {}; echo from $$; {}", file("began"), until("go"), until("end"));
+    host.shell_with(&script, json!({ "hold": true }))
+}
+
+/// A job that began before a restore and has printed nothing, and a restored one with its id.
+struct Silent {
+    host: Host,
+    id: u64,
+    former: String,
+    /// Where what the former one prints is to be.
+    kept: std::path::PathBuf,
+}
+
+impl Silent {
+    fn restored() -> Self {
+        let mut host = Host::started();
+        let id = host.add(&silent(&host));
+        let kept = host.state.join(format!("logs/replaced-{}/0/{id}-1.log", store_of(&host)));
+        let backup = host.path("backup.db").to_str().unwrap().to_owned();
+        assert!(host.run_cli(&["backup", &backup]).status.success());
+        host.post(&format!("/api/v1/jobs/{id}/release"), &json!({}));
+        let former = host.wait_lines("began", 1).remove(0);
+        restore(&mut host, &backup);
+        Self { host, id, former, kept }
+    }
+
+    fn release(&self) -> String {
+        self.host.post(&format!("/api/v1/jobs/{}/release", self.id), &json!({}));
+        self.host.wait_lines("began", 2).remove(1)
+    }
+
+    fn go(&self, pid: &str) {
+        fs::write(self.host.path(&format!("go{pid}")), "").unwrap();
+    }
+
+    fn the_former_prints(&self) {
+        self.go(&self.former);
+        let printed = format!("from {}\n", self.former);
+        wait_for("what it prints", || (fs::read_to_string(&self.kept).ok()? == printed).then_some(()));
+    }
+
+    /// Tells all that is in the log then.
+    fn end(mut self, restored: &str) -> String {
+        for pid in [restored, &self.former] {
+            fs::write(self.host.path(&format!("end{pid}")), "").unwrap();
+        }
+        assert_eq!(self.host.finish(self.id)["outcome"], "succeeded");
+        wait_for("the end of both", || self.host.survivors().is_empty().then_some(()));
+        let log = self.host.log(self.id);
+        self.host.stop();
+        log
+    }
+}
+
+/// Its log is made at its first byte, under an id and an attempt that are another job's by then.
+#[test]
+fn what_a_job_of_before_prints_first_after_a_restore_is_in_no_log_of_the_restored_store() {
+    for order in ["before the other starts", "before the other prints", "behind the other"] {
+        let silent = Silent::restored();
+        if order == "before the other starts" {
+            silent.the_former_prints();
+        }
+        let restored = silent.release();
+        if order == "before the other prints" {
+            silent.the_former_prints();
+        }
+        silent.go(&restored);
+        let own = format!("from {restored}\n");
+        wait_for("its own", || (silent.host.log(silent.id) == own).then_some(()));
+        if order == "behind the other" {
+            silent.the_former_prints();
+        }
+        assert_eq!(silent.end(&restored), own, "{order}");
+    }
+}
+
+/// The control of the test above.
+#[test]
+fn where_nothing_says_whose_the_logs_are_a_job_of_before_writes_into_the_log_of_another() {
+    let silent = Silent::restored();
+    fs::remove_file(silent.host.state.join("logs/store-id")).unwrap();
+    let restored = silent.release();
+    silent.go(&restored);
+    let own = format!("from {restored}\n");
+    wait_for("its own", || (silent.host.log(silent.id) == own).then_some(()));
+    silent.go(&silent.former);
+    let both = format!("{own}from {}\n", silent.former);
+    wait_for("both", || (silent.host.log(silent.id) == both).then_some(()));
+    assert!(!silent.kept.exists());
+    assert_eq!(silent.end(&restored), both);
+}
+
+/// What the daemon here calls its store.
+fn store_of(host: &Host) -> String {
+    fs::read_to_string(host.state.join("logs/store-id")).unwrap().trim().to_owned()
 }
 
 /// Whoever puts a file there by hand: a job gets what it declared, or nothing.

@@ -9,6 +9,7 @@ mod damage;
 mod full;
 mod kill;
 mod restore_files;
+mod restore_kill;
 #[path = "../../../skipped.rs"]
 mod skipped;
 

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
+use super::owner::others_place;
+
 /// So many jobs share one directory: few enough to list, many enough that a million logs need a thousand directories.
 const JOBS_PER_DIRECTORY: u64 = 1000;
 /// Behind the name of a log that was archived.
@@ -74,34 +76,40 @@ pub(super) struct Place {
     pub attempt: u32,
 }
 
-impl Place {
+/// A place that is written to.
+pub(super) struct Target {
+    /// Where, unless the directory has become another store's.
+    pub place: Place,
+    /// Id of the store whose job it is.
+    pub store: String,
+}
+
+impl Target {
     /// Opens for appending, creating directory and file; tells the size found.
     pub fn open_append(&self, kind: Kind) -> io::Result<(File, u64)> {
-        let shard = shard(self.job);
-        let dir = match open_directory(self.dir.as_fd(), &shard) {
+        let shard = shard(self.place.job);
+        let others = others_place(self.place.dir.as_fd(), &self.store)?;
+        let logs = others.as_ref().map_or(self.place.dir.as_fd(), AsFd::as_fd);
+        let dir = match open_directory(logs, &shard) {
             Err(Errno::NOENT) => {
-                // Where the group may write to the log directory (writers of several users share it), it may write here.
-                let shared = fstat(&self.dir)?.st_mode & 0o020 != 0;
-                let mode = if shared { SHARED_DIRECTORY_MODE } else { DIRECTORY_MODE };
-                match mkdirat(&self.dir, shard.as_str(), Mode::from_raw_mode(mode)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(error) => return Err(error.into()),
-                }
-                open_directory(self.dir.as_fd(), &shard)?
+                make_directory(logs, &shard)?;
+                open_directory(logs, &shard)?
             }
             opened => opened?,
         };
         // RDWR: the times of an earlier writer are read before more are appended.
         let flags =
             OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = openat(&dir, self.name(kind)?, flags, Mode::from_raw_mode(FILE_MODE))?;
+        let file = openat(&dir, self.place.name(kind)?, flags, Mode::from_raw_mode(FILE_MODE))?;
         let stat = regular(file.as_fd())?;
         if stat.st_size == 0 && stat.st_mode & 0o7777 != FILE_MODE {
             fchmod(&file, Mode::from_raw_mode(FILE_MODE))?;
         }
         Ok((File::from(file), u64::try_from(stat.st_size).unwrap_or(0)))
     }
+}
 
+impl Place {
     /// Opens for reading; None while directory or file does not exist.
     pub fn open_read(&self, kind: Kind) -> io::Result<Option<File>> {
         let dir = match open_directory(self.dir.as_fd(), &shard(self.job)) {
@@ -122,12 +130,23 @@ impl Place {
     }
 }
 
-fn open_directory(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+/// In a directory of logs, unless it is there.
+pub(super) fn make_directory(dir: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    // Where the group may write to the log directory (writers of several users share it), it may write here.
+    let shared = fstat(dir)?.st_mode & 0o020 != 0;
+    let mode = if shared { SHARED_DIRECTORY_MODE } else { DIRECTORY_MODE };
+    match mkdirat(dir, name, Mode::from_raw_mode(mode)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) fn open_directory(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(dir, name, flags, Mode::empty())
 }
 
-fn regular(file: BorrowedFd<'_>) -> io::Result<rustix::fs::Stat> {
+pub(super) fn regular(file: BorrowedFd<'_>) -> io::Result<rustix::fs::Stat> {
     let stat = fstat(file)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the log is not a regular file"));

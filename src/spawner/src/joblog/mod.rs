@@ -7,8 +7,8 @@
 //!
 //! **Where.** `<job / 1000>/<job>-<attempt>.log` below the log directory, and beside it `<job>-<attempt>.times`. The
 //! directories are 0750, the files 0640; where the group must be another than the writer's, the log directory is
-//! setgid. A file is created at its first byte, so a job that prints nothing leaves nothing. Nothing is flushed to the
-//! disk: a power cut may take the end of a log.
+//! setgid. A file is created at its first byte, so a job that prints nothing leaves nothing; when the directory has become another
+//! store's by then, below `replaced-<store>` in it. Nothing is flushed to the disk: a power cut may take the end of a log.
 //!
 //! **The log file** is what the job wrote to its standard output and error, byte for byte in the order of arrival, with
 //! secrets replaced by `***`. Nothing is added to a line, nothing is escaped, bytes that are not UTF-8 stay: `cat`,
@@ -38,6 +38,7 @@ mod defuse;
 mod earlier;
 mod files;
 mod masker;
+mod owner;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,7 @@ pub use earlier::{come_after, earlier_dirs, earlier_dirs_of};
 pub(crate) use files::make_way;
 pub use files::{ARCHIVED, log_path, times_path};
 pub use masker::{Masker, SECRET_BYTES_MIN, SECRETS_BYTES_MAX, SecretError, check_secrets};
+pub use owner::{change_owner, others_path, set_owner};
 pub use reader::{Earlier, LINE_PART_BYTES_MAX, Line, LogReader, Partial};
 pub use times::TICK_MS;
 pub use writer::{LogOptions, LogTotals, LogWriter};

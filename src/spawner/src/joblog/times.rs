@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
-use super::files::{Kind, Place};
+use super::files::{Kind, Place, Target};
 
 /// Chunks closer to each other than this share an entry.
 pub const TICK_MS: u64 = 10;
@@ -53,7 +53,7 @@ impl TimesWriter {
     }
 
     /// The next bytes go to `offset`, now.
-    pub fn note(&mut self, place: &Place, offset: u64, elapsed_ms: u64) {
+    pub fn note(&mut self, target: &Target, offset: u64, elapsed_ms: u64) {
         let due = self.last.ms.saturating_add(TICK_MS);
         let early = match &self.open {
             Some(open) => shifted(elapsed_ms, open.shift_ms) < due,
@@ -63,13 +63,13 @@ impl TimesWriter {
             return;
         }
         // Failure is silent on purpose: without an entry the bytes have the time of the chunk before.
-        let _ = self.append(place, offset, elapsed_ms);
+        let _ = self.append(target, offset, elapsed_ms);
     }
 
-    fn append(&mut self, place: &Place, offset: u64, elapsed_ms: u64) -> io::Result<()> {
+    fn append(&mut self, target: &Target, offset: u64, elapsed_ms: u64) -> io::Result<()> {
         let mut open = match self.open.take() {
             Some(open) => open,
-            None => self.open(place)?,
+            None => self.open(target)?,
         };
         let ms = shifted(elapsed_ms, open.shift_ms).max(self.last.ms);
         let entry = Entry { offset: offset.max(self.last.offset), ms };
@@ -89,8 +89,8 @@ impl TimesWriter {
         Ok(())
     }
 
-    fn open(&mut self, place: &Place) -> io::Result<OpenTimes> {
-        let (mut file, size) = place.open_append(Kind::Times)?;
+    fn open(&mut self, target: &Target) -> io::Result<OpenTimes> {
+        let (mut file, size) = target.open_append(Kind::Times)?;
         if size > 0 {
             let mut earlier = TimesReader::of(file.try_clone()?);
             earlier.seek_end()?;

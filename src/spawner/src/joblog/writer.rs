@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 
 use super::MARK_PREFIX;
-use super::files::{Kind, Place};
+use super::files::{Kind, Place, Target};
 use super::masker::Masker;
 use super::times::TimesWriter;
 
@@ -24,6 +24,8 @@ const MASKED_PIECE_BYTES: usize = 64 * 1024;
 
 /// What a writer must know. No `Debug`: it holds secrets.
 pub struct LogOptions {
+    /// Id of the store whose job it is.
+    pub store: String,
     /// Job id.
     pub job: u64,
     /// Attempt number.
@@ -53,7 +55,7 @@ struct Gap {
 
 /// The one writer of an attempt's log.
 pub struct LogWriter {
-    place: Place,
+    target: Target,
     bytes_max: u64,
     masker: Option<Masker>,
     /// Behind the masker; empty between calls.
@@ -73,10 +75,10 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// A writer below the log directory `dir`. Nothing is created before the first byte.
+    /// A writer below the log directory `dir`, or where it puts logs of other stores. Nothing is created before the first byte.
     pub fn new(dir: OwnedFd, options: LogOptions) -> Self {
         Self {
-            place: Place { dir, job: options.job, attempt: options.attempt },
+            target: Target { place: Place { dir, job: options.job, attempt: options.attempt }, store: options.store },
             bytes_max: options.bytes_max,
             masker: options.masker,
             masked: Vec::new(),
@@ -250,7 +252,7 @@ impl LogWriter {
 
     fn append(&mut self, elapsed_ms: u64, bytes: &[u8]) -> Result<(), PartialWrite> {
         self.open().map_err(|error| PartialWrite { written: 0, error })?;
-        self.times.note(&self.place, self.length, elapsed_ms);
+        self.times.note(&self.target, self.length, elapsed_ms);
         let mut rest = bytes;
         while let (Some(file), false) = (&mut self.file, rest.is_empty()) {
             let error = match file.write(rest) {
@@ -271,7 +273,7 @@ impl LogWriter {
 
     fn open(&mut self) -> io::Result<()> {
         if self.file.is_none() {
-            let (file, size) = self.place.open_append(Kind::Log)?;
+            let (file, size) = self.target.open_append(Kind::Log)?;
             self.file = Some(file);
             self.length = size;
             self.length_before = size;

@@ -149,6 +149,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
         sys::give_memory_back();
     }
     let options = LogOptions {
+        store: start.key.store.clone(),
         job: start.key.job,
         attempt: start.key.attempt,
         start_wall_ms: started.wall_ms(),

@@ -140,6 +140,7 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     tell::note(&shared.notes, &Note::Began(order.start.key.clone()));
     hit(failpoint::SHIM_AFTER_EXEC);
     let options = LogOptions {
+        store: order.start.key.store.clone(),
         job: order.start.key.job,
         attempt: order.start.key.attempt,
         start_wall_ms: started.wall_ms(),

@@ -3,7 +3,7 @@
 use super::counting::Begin;
 use super::telling::{About, Telling};
 use super::*;
-use crate::daemon::fail;
+use crate::fail;
 use crate::store::Write;
 use ci_runner_core::change::{Change, Lease};
 use ci_runner_core::outcome::{AttemptResult, LostCause, Receipt};

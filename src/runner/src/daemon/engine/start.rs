@@ -2,9 +2,9 @@
 
 use super::attempts::Watch;
 use super::*;
-use crate::daemon::fail;
 use crate::daemon::job_env::{Where, specification};
 use crate::executor::native::StartOrder;
+use crate::fail;
 use crate::store::StoreError;
 use ci_runner_core::outcome::AttemptResult;
 use ci_runner_core::state::Event;

@@ -11,10 +11,10 @@ mod look;
 mod words;
 
 use super::clock::{Clock, wall};
-use super::fail;
 use super::handle::Handle;
 use crate::api::{AlarmView, NotifierTested, NotifierView, WatchesView};
 use crate::config::{NotifierConfig, WatchConfig};
+use crate::fail;
 use crate::notify::{Couriers, Event, Outbox, Probe, Source, Step, deliver};
 use crate::quantity::rfc3339_utc;
 use ci_runner_core::watch::{Alarm, Watch};

@@ -6,7 +6,9 @@
 use super::lineage::Lineage;
 use super::open;
 use super::place::io_error;
+use crate::fail::{self, RESTORE_STEP};
 use crate::store::StoreError;
+use ci_runner_spawner::joblog::others_path;
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{ErrorKind, Write as _};
@@ -57,6 +59,23 @@ pub(super) fn undo(dir: &Path, now: &str) -> Result<(), StoreError> {
     remove(&aside)
 }
 
+/// Puts back the logs that jobs of this store began while their directory was to be another's, which it is not after all.
+pub(super) fn logs_back(dir: &Path, store_id: &str) -> Result<(), StoreError> {
+    let others = dir.join(others_path(store_id));
+    for (_, shard) in numbered(&others)? {
+        if rename(&shard, dir)? {
+            continue;
+        }
+        let to = dir.join(shard.file_name().unwrap_or_default());
+        for file in entries(&shard)? {
+            rename(&file, &to)?;
+        }
+        // One that is there already keeps its place, and this one stays.
+        drop(fs::remove_dir(&shard));
+    }
+    remove(&others)
+}
+
 /// Puts back what is of jobs that are open in the restored store, and were then; tells how many.
 pub(super) fn bring_back(
     dir: &Path,
@@ -93,11 +112,14 @@ fn place(dir: &Path, now: &str) -> PathBuf {
 
 fn make(aside: &Path, line: Option<&Lineage>) -> Result<(), StoreError> {
     DirBuilder::new().mode(0o700).create(aside).map_err(|source| io_error("create", aside, source))?;
+    fail::point(RESTORE_STEP);
     let Some(line) = line else { return Ok(()) };
     let path = aside.join(LINE);
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     let written = made.and_then(|mut file| file.write_all(line.to_text().as_bytes()).and_then(|()| file.sync_all()));
-    written.map_err(|source| io_error("write", &path, source))
+    written.map_err(|source| io_error("write", &path, source))?;
+    fail::point(RESTORE_STEP);
+    Ok(())
 }
 
 /// Into that directory under the same name, unless something has it there. Nobody else is at work: the state is locked.
@@ -107,6 +129,7 @@ fn rename(from: &Path, dir: &Path) -> Result<bool, StoreError> {
         return Ok(false);
     }
     fs::rename(from, &to).map_err(|source| io_error("rename", from, source))?;
+    fail::point(RESTORE_STEP);
     Ok(true)
 }
 
@@ -120,7 +143,7 @@ fn remove(aside: &Path) -> Result<(), StoreError> {
             Err(source) if ![ErrorKind::NotFound, ErrorKind::DirectoryNotEmpty].contains(&source.kind()) => {
                 return Err(io_error("remove", aside, source));
             }
-            Ok(()) | Err(_) => {}
+            Ok(()) | Err(_) => fail::point(RESTORE_STEP),
         }
     }
     Ok(())
@@ -146,23 +169,14 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lineage::tests::line;
     use super::*;
-    use crate::store::FormerStore;
 
     fn names(dir: &Path) -> Vec<String> {
         let mut names: Vec<_> =
             fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
-    }
-
-    fn line(store_id: &str, last_id: u64, former: &[(&str, u64, u64)]) -> Lineage {
-        let former = former.iter().map(|(id, last_id, skipped_to)| FormerStore {
-            store_id: (*id).to_owned(),
-            last_id: *last_id,
-            skipped_to: *skipped_to,
-        });
-        Lineage { store_id: store_id.to_owned(), last_id, former: former.collect() }
     }
 
     #[test]
@@ -183,6 +197,24 @@ mod tests {
         fs::write(dir.path().join("replaced-then"), "").unwrap();
         assert!(put(dir.path(), "then", None, &|_| Ok(true)).is_err());
         assert_eq!(names(dir.path()).len(), before.len() + 1);
+    }
+
+    #[test]
+    fn logs_that_were_begun_meanwhile_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["0/1-1.log", "replaced-a/0/1-1.log", "replaced-a/0/2-1.log", "replaced-a/7/7001-1.log"] {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, path.to_str().unwrap()).unwrap();
+        }
+        logs_back(dir.path(), "b").unwrap();
+        assert_eq!(names(dir.path()), ["0", "replaced-a"], "the control: they are another's");
+        logs_back(dir.path(), "a").unwrap();
+        assert_eq!(names(dir.path()), ["0", "7", "replaced-a"]);
+        assert_eq!(names(&dir.path().join("0")), ["1-1.log", "2-1.log"]);
+        fs::remove_file(dir.path().join("0/1-1.log")).unwrap();
+        logs_back(dir.path(), "a").unwrap();
+        assert_eq!(names(dir.path()), ["0", "7"], "what is empty is removed");
     }
 
     #[test]

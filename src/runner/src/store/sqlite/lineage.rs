@@ -82,10 +82,11 @@ impl Lineage {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn line(store_id: &str, last_id: u64, former: &[(&str, u64, u64)]) -> Lineage {
+    /// A store with its former ones: id, last id, skipped to.
+    pub(in super::super) fn line(store_id: &str, last_id: u64, former: &[(&str, u64, u64)]) -> Lineage {
         let former = former.iter().map(|(id, last_id, skipped_to)| FormerStore {
             store_id: (*id).to_owned(),
             last_id: *last_id,

@@ -7,8 +7,10 @@ use super::aside;
 use super::lineage::Lineage;
 use super::open::{self, Lock};
 use super::place::{Fault, Place, beside, io_error};
+use crate::fail::{self, RESTORE_STEP};
 use crate::store::StoreError;
 use crate::store::sqlite::restore::JobFiles;
+use ci_runner_spawner::joblog::change_owner;
 use rusqlite::{Connection, OptionalExtension as _};
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -49,7 +51,9 @@ impl Pending {
         let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
         let written = made.and_then(|mut file| file.write_all(&pending.to_bytes()).and_then(|()| file.sync_all()));
         written.map_err(|source| io_error("write", &new, source))?;
+        fail::point(RESTORE_STEP);
         fs::rename(&new, &path).map_err(|source| io_error("create", &path, source))?;
+        fail::point(RESTORE_STEP);
         open::sync_dir(&place.dir)?;
         Ok(pending)
     }
@@ -77,6 +81,7 @@ impl Pending {
     pub(super) fn finish(&self, place: &Place, lock: &mut Lock) -> Result<u64, StoreError> {
         // Before the note goes: a lock that names another store refuses this one.
         lock.keep(&place.dir.join("lock"), &self.store_id)?;
+        fail::point(RESTORE_STEP);
         let fault = |fault| place.error("look for open jobs", fault);
         let conn = open::reader(&place.db).map_err(fault)?;
         let line = Lineage::read(&conn).map_err(fault)?;
@@ -91,7 +96,8 @@ impl Pending {
         beside(&place.db, &format!("{REPLACED}{}", self.now))
     }
 
-    fn undo(&self, place: &Place) -> Result<(), StoreError> {
+    /// `store_id`: of the database that is there then, where that is known.
+    fn undo(&self, place: &Place, store_id: Option<&str>) -> Result<(), StoreError> {
         let kept = self.kept(place);
         if !place.db.exists() && kept.exists() {
             // The log first: a database without it would be taken for the whole.
@@ -100,15 +106,29 @@ impl Pending {
                     Err(source) if source.kind() != ErrorKind::NotFound => {
                         return Err(io_error("rename", &from, source));
                     }
-                    Ok(()) | Err(_) => {}
+                    Ok(()) | Err(_) => fail::point(RESTORE_STEP),
                 }
             }
         }
         // One that cannot be put back keeps no other away.
         let undone: Vec<_> = self.secrets.iter().chain(&self.logs).map(|dir| aside::undo(dir, &self.now)).collect();
         undone.into_iter().collect::<Result<(), _>>()?;
+        if let Some(store_id) = store_id {
+            // On a full disk it cannot be said now; the next daemon says it as well.
+            drop(own_logs(self.logs.iter().map(PathBuf::as_path), store_id));
+            self.logs.iter().try_for_each(|dir| aside::logs_back(dir, store_id))?;
+        }
         forget(place)
     }
+}
+
+/// The logs in these directories are this store's from now on, as far as they were another's.
+pub(super) fn own_logs<'a>(dirs: impl Iterator<Item = &'a Path>, store_id: &str) -> Result<(), StoreError> {
+    for dir in dirs {
+        change_owner(dir, store_id).map_err(|source| io_error("note whose logs are in", dir, source))?;
+        fail::point(RESTORE_STEP);
+    }
+    Ok(())
 }
 
 /// True for a job that is not over.
@@ -136,7 +156,7 @@ pub(super) fn settle(place: &Place, lock: &mut Lock) -> Result<(), StoreError> {
         Err(fault) if place.db.exists() && pending.kept(place).exists() => {
             Err(place.error("look for a restore", fault))
         }
-        Ok(_) | Err(_) => pending.undo(place),
+        Ok(_) | Err(_) => pending.undo(place, lock.store_id.as_deref()),
     }
 }
 
@@ -146,6 +166,9 @@ fn forget(place: &Place) -> Result<(), StoreError> {
     let path = place.dir.join(NAME);
     match fs::remove_file(&path) {
         Err(source) if source.kind() != ErrorKind::NotFound => Err(io_error("remove", &path, source)),
-        Ok(()) | Err(_) => open::sync_dir(&place.dir),
+        Ok(()) | Err(_) => {
+            fail::point(RESTORE_STEP);
+            open::sync_dir(&place.dir)
+        }
     }
 }

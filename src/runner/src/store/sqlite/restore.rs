@@ -6,11 +6,12 @@
 //! one, never an empty queue:
 //!
 //! 1. take the lock; copy the backup to `queue.db.restore`, change it there, make it durable;
-//! 2. note what is to be moved ([`super::pending`]): from here on whoever takes the lock next undoes it, or finishes it after step 5;
-//! 3. put logs and secrets aside, if the same ids are of other jobs in the backup; otherwise secrets of jobs that are not open in it;
-//! 4. rename the old database, then its log, to their dated names;
-//! 5. rename the copy to `queue.db`;
-//! 6. put secrets back that were put aside by an earlier restore and are of open jobs; remove the note.
+//! 2. note what is to be moved ([`super::pending`]): from here on whoever takes the lock next undoes it, or finishes it after step 6;
+//! 3. say in the log directories that their logs are the new store's, so that jobs which run on do not write among them;
+//! 4. put logs and secrets aside, if the same ids are of other jobs in the backup; otherwise secrets of jobs that are not open in it;
+//! 5. rename the old database, then its log, to their dated names;
+//! 6. rename the copy to `queue.db`;
+//! 7. put secrets back that were put aside by an earlier restore and are of open jobs; remove the note.
 //!
 //! A restore of a version without the note may have been cut short with the old store under its dated name: it is asked there.
 
@@ -21,9 +22,10 @@ use super::lineage::Lineage;
 use super::load;
 use super::migrate::{self, MIGRATIONS, migrate};
 use super::open::{self, Lock};
-use super::pending::{self, Pending, REPLACED};
+use super::pending::{self, Pending, REPLACED, own_logs};
 use super::place::{Fault, Place, beside, damaged, io_error};
 use super::submit::supersede_returned;
+use crate::fail::{self, RESTORE_STEP};
 use crate::store::{BackupFile, StoreError};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use std::fs::OpenOptions;
@@ -101,9 +103,18 @@ pub fn restore(from: &Path, state_dir: &Path, files_of_jobs: JobFiles<'_>) -> Re
     };
     let new = beside(&place.db, ".restore");
     let (report, files) = adopt(from, &new, &place, given)?;
+    fail::point(RESTORE_STEP);
     let files = put_files(&place, &files)?;
+    fail::point(RESTORE_STEP);
     let pending = Pending::begin(&place, &report.store_id, &files_of_jobs)?;
-    let swap = Swap { place: &place, new: &new, now: &pending.now, is_one_line, line: line.as_ref() };
+    let swap = Swap {
+        place: &place,
+        new: &new,
+        now: &pending.now,
+        store_id: &report.store_id,
+        is_one_line,
+        line: line.as_ref(),
+    };
     let moved = swap.all(&files_of_jobs).and_then(|moved| Ok((pending.finish(&place, &mut lock)?, moved)));
     match moved {
         Ok((secrets_back, Moved { replaced, others, later_secrets })) => {
@@ -122,6 +133,8 @@ struct Swap<'a> {
     place: &'a Place,
     new: &'a Path,
     now: &'a str,
+    /// Of the store that is made.
+    store_id: &'a str,
     /// The backup and what it replaces mean the same jobs by their ids.
     is_one_line: bool,
     /// Of what is replaced.
@@ -137,6 +150,8 @@ struct Moved {
 
 impl Swap<'_> {
     fn all(&self, files: &JobFiles<'_>) -> Result<Moved, StoreError> {
+        // First: a job that runs on and prints its first byte now would make a log under an id that may be another job's.
+        own_logs(files.logs.iter().copied(), self.store_id)?;
         let (mut others, mut later_secrets) = (Vec::new(), None);
         if self.is_one_line {
             // The next start removes secrets of jobs that it does not know, and the backup after this one may know them.
@@ -155,6 +170,7 @@ impl Swap<'_> {
         }
         let replaced = put_aside(self.place, self.now)?;
         std::fs::rename(self.new, &self.place.db).map_err(|source| io_error("create", &self.place.db, source))?;
+        fail::point(RESTORE_STEP);
         open::sync_dir(&self.place.dir)?;
         Ok(Moved { replaced, others, later_secrets })
     }
@@ -222,8 +238,10 @@ fn adopt(from: &Path, aside: &Path, place: &Place, given: Given) -> Result<Adopt
     }
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(aside);
     let file = made.map_err(|source| io_error("create", aside, source))?;
+    fail::point(RESTORE_STEP);
     let source = Place { dir: place.dir.clone(), db: from.to_owned() };
     backup::copy_pages(&source, aside).map_err(|fault| source.error("copy the backup", fault))?;
+    fail::point(RESTORE_STEP);
     let report = change(aside, given).map_err(|fault| place.error("restore", fault))?;
     file.sync_all().map_err(|source| io_error("write", aside, source))?;
     Ok(report)
@@ -310,7 +328,10 @@ fn put_aside(place: &Place, now: &str) -> Result<Option<PathBuf>, StoreError> {
     // The database first: without its log beside it, it could be taken for the whole.
     for (from, to) in [(place.db.clone(), kept.clone()), (place.wal(), beside(&kept, "-wal"))] {
         match std::fs::rename(&from, &to) {
-            Ok(()) => any = Some(kept.clone()),
+            Ok(()) => {
+                any = Some(kept.clone());
+                fail::point(RESTORE_STEP);
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(source) => return Err(io_error("rename", &from, source)),
         }
@@ -319,6 +340,9 @@ fn put_aside(place: &Place, now: &str) -> Result<Option<PathBuf>, StoreError> {
         Err(source) if source.kind() != ErrorKind::NotFound => {
             Err(io_error("remove", &beside(&place.db, "-shm"), source))
         }
-        Ok(()) | Err(_) => Ok(any),
+        Ok(()) | Err(_) => {
+            fail::point(RESTORE_STEP);
+            Ok(any)
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod defuse;
 mod disk_full;
 mod masker;
+mod owner;
 mod reader;
 mod writer;
 
@@ -13,6 +14,7 @@ use crate::joblog::{LogOptions, LogReader, LogWriter, Masker, log_path, times_pa
 
 /// Wall clock of all attempts here, milliseconds.
 const START: i64 = 1_700_000_000_000;
+const STORE: &str = "0a1b2c3d";
 const JOB: u64 = 12_345;
 const ATTEMPT: u32 = 2;
 
@@ -63,5 +65,5 @@ fn open_dir(path: &std::path::Path) -> OwnedFd {
 }
 
 fn options(bytes_max: u64, masker: Option<Masker>) -> LogOptions {
-    LogOptions { job: JOB, attempt: ATTEMPT, start_wall_ms: START, bytes_max, masker }
+    LogOptions { store: STORE.to_owned(), job: JOB, attempt: ATTEMPT, start_wall_ms: START, bytes_max, masker }
 }

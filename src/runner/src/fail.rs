@@ -1,5 +1,5 @@
-//! Fail points of the daemon, for crash tests: `CI_RUNNER_FAIL=<point>[:n]` makes the daemon kill itself with SIGKILL the
-//! n-th time it passes the point. The spawner and its shims have points of their own, armed by the same variable.
+//! Fail points of the daemon and of `ci-runner restore`, for crash tests: `CI_RUNNER_FAIL=<point>[:n]` makes the process kill itself
+//! with SIGKILL the n-th time it passes the point. The spawner and its shims have points of their own, armed by the same variable.
 //!
 //! Programs as released have none of them (`ci_runner_spawner::failpoint::ENABLED`).
 //!
@@ -39,6 +39,9 @@ pub const AFTER_NOTICES: &str = "daemon-after-notices";
 pub const BEFORE_TELLING: &str = "daemon-before-telling";
 /// A notice was delivered; that is not noted.
 pub const AFTER_TELLING: &str = "daemon-after-telling";
+/// A restore, or whoever finishes or undoes one, has taken a step: something on the disk is another than before.
+pub const RESTORE_STEP: &str = "restore-step";
+
 /// Control: attempts are forgotten; their ends are not on disk.
 pub const FORGETS_EARLY: &str = "daemon-forgets-early";
 /// Control: the cursor has moved; what it passed is not noted.
@@ -75,7 +78,7 @@ fn plan() -> Option<&'static Plan> {
     let read = || {
         let text = std::env::var("CI_RUNNER_FAIL").ok()?;
         let (name, pass) = text.split_once(':').unwrap_or((&text, "1"));
-        name.starts_with("daemon-").then(|| Plan {
+        (name.starts_with("daemon-") || name == RESTORE_STEP).then(|| Plan {
             name: name.to_owned(),
             pass: pass.parse().unwrap_or(1),
             passes: AtomicU64::new(0),
