@@ -1,6 +1,7 @@
 //! Open attempts: what was last seen of each, and what reconciliation makes of it.
 
 use super::counting::Begin;
+use super::journal::wall_of;
 use super::telling::{About, Telling};
 use super::*;
 use crate::fail;
@@ -239,12 +240,13 @@ impl Engine {
         };
         let released = matches!(event, Event::Released { .. });
         let begin = Begin::of(lease.claimed, self.record.submitted(id));
+        let claimed = wall_of(self.record.now(), lease.claimed);
         if !self.record_change(Change::Job { id, event }) {
             return;
         }
         let number = attempt.0;
         if !released {
-            let about = About { id, attempt: number, pool, executor, story: self.story(id) };
+            let about = About { id, attempt: number, claimed, pool, executor, story: self.story(id) };
             let telling = match ended {
                 Some((result, next)) => {
                     if let Some(receipt) = receipt {

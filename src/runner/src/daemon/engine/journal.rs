@@ -3,6 +3,7 @@
 use super::telling::About;
 use super::*;
 use crate::telemetry::output::Source;
+use ci_runner_core::time::WallTime;
 
 impl Engine {
     /// Tells of attempts that an earlier daemon started.
@@ -10,15 +11,19 @@ impl Engine {
         if self.output.is_none() {
             return;
         }
-        let running: Vec<(JobId, u32, String)> = self
+        let now = self.clock.now();
+        let running: Vec<(JobId, u32, WallTime, String)> = self
             .record
             .leases()
             .filter(|(_, lease)| lease.started.is_some())
-            .map(|(id, lease)| (id, lease.attempt.0, self.record.pool_name(lease.pool).to_owned()))
-            .filter(|(_, _, pool)| self.is_journaled(pool))
+            .map(|(id, lease)| {
+                (id, lease.attempt.0, wall_of(now, lease.claimed), self.record.pool_name(lease.pool).to_owned())
+            })
+            .filter(|(.., pool)| self.is_journaled(pool))
             .collect();
-        for (id, attempt, pool) in running {
-            let source = Source { job: id.get(), attempt, pool, correlation: self.story(id).correlation };
+        for (id, attempt, claimed, pool) in running {
+            let correlation = self.story(id).correlation;
+            let source = Source { job: id.get(), attempt, pool, correlation, claimed_wall_ms: claimed.0 };
             self.output.iter().for_each(|output| output.began(source.clone()));
         }
         self.output.iter().for_each(crate::telemetry::output::Output::known);
@@ -43,11 +48,17 @@ impl Engine {
     }
 }
 
+/// What the wall clock, as it is now, said then.
+pub(super) fn wall_of(now: Now, then: Instant) -> WallTime {
+    WallTime(now.wall.0.saturating_sub_unsigned(now.engine.since_ms(then)))
+}
+
 fn source(about: &About) -> Source {
     Source {
         job: about.id.get(),
         attempt: about.attempt,
         pool: about.pool.clone(),
         correlation: about.story.correlation.clone(),
+        claimed_wall_ms: about.claimed.0,
     }
 }

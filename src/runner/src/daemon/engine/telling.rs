@@ -6,6 +6,7 @@ use super::counting::Begin;
 use super::*;
 use ci_runner_core::outcome::{AttemptResult, Outcome, Receipt};
 use ci_runner_core::state::Next;
+use ci_runner_core::time::WallTime;
 
 /// A fact about a job, or a schedule.
 #[expect(clippy::large_enum_variant, reason = "it is always behind a box of its own")]
@@ -32,6 +33,8 @@ pub(super) enum Telling {
 pub(super) struct About {
     pub(super) id: JobId,
     pub(super) attempt: u32,
+    /// By the wall clock as it is now.
+    pub(super) claimed: WallTime,
     pub(super) pool: String,
     pub(super) executor: Executor,
     pub(super) story: Story,

@@ -49,6 +49,9 @@ pub struct Source {
     pub pool: String,
     /// Empty when nobody knows it.
     pub correlation: String,
+    /// When the attempt was claimed: wall clock, milliseconds since 1970. What was written under its name before is another's.
+    #[serde(default)]
+    pub claimed_wall_ms: i64,
 }
 
 /// Where things are.

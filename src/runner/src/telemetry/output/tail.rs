@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use ci_runner_spawner::joblog::LogReader;
+use ci_runner_spawner::joblog::{Earlier, LogReader};
 use rustix::fs::{Mode, OFlags};
 
 use super::cursors::Cursor;
@@ -50,8 +50,10 @@ impl Tail {
         if self.reader.is_none() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let dir: OwnedFd = rustix::fs::open(log_dir, flags, Mode::empty())?;
-            let source = &self.cursor.source;
-            self.reader = Some(LogReader::new(dir, source.job, source.attempt, 0));
+            let Cursor { source, offset, .. } = &self.cursor;
+            // What was read before is its own, whatever the date was set to since.
+            let earlier = if *offset > 0 { Earlier::Own } else { Earlier::Since(source.claimed_wall_ms) };
+            self.reader = Some(LogReader::new(dir, source.job, source.attempt, 0).taking(earlier));
         }
         self.reader.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }

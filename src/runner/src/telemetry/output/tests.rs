@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ci_runner_spawner::joblog::log_path;
+use ci_runner_spawner::joblog::{come_after, log_path};
 
 use super::budget::BURST;
 use super::tail::PART_BYTES_MAX;
@@ -55,7 +55,7 @@ impl Bench {
 }
 
 fn source(job: u64) -> Source {
-    Source { job, attempt: 1, pool: "default".to_owned(), correlation: "u-7".to_owned() }
+    Source { job, attempt: 1, pool: "default".to_owned(), correlation: "u-7".to_owned(), claimed_wall_ms: 0 }
 }
 
 /// Fields before the message, and the message.
@@ -128,6 +128,27 @@ fn each_line_comes_once_with_the_fields_of_its_attempt() {
     wait_for("nothing is followed any more", || !cursors(&bench.path("journal.json")).contains("\"job\""));
     assert!(is_silent(&journal));
     assert_eq!(bench.dropped.load(Ordering::Relaxed), 0);
+}
+
+/// Where logs were before lies one of the same name, of a job of another life: it came as the output of one that prints nothing.
+#[test]
+fn what_another_job_of_the_same_id_printed_in_an_earlier_directory_does_not_come() {
+    let bench = Bench::new();
+    let (journal, output) = (bench.journal(), bench.output("a"));
+    let before = bench.path("before");
+    std::fs::create_dir(&before).unwrap();
+    for job in [7, 8] {
+        let path = before.join(log_path(job, 1));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, format!("of {job} before\n")).unwrap();
+    }
+    come_after(&before, &bench.path("logs")).unwrap();
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    output.ended(Source { claimed_wall_ms: now_ms + 60_000, ..source(7) }, true);
+    output.ended(Source { claimed_wall_ms: now_ms - 60_000, ..source(8) }, true);
+    assert_eq!(message(&journal), "of 8 before", "the control: that one began where logs were before");
+    wait_for("nothing is followed any more", || !cursors(&bench.path("journal.json")).contains("\"job\""));
+    assert!(is_silent(&journal));
 }
 
 #[test]

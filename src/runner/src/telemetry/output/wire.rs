@@ -88,7 +88,7 @@ fn connect(path: &Path) -> io::Result<UnixDatagram> {
 
 fn write(datagram: &mut Vec<u8>, source: &Source, priority: u8, offset: u64, line: &str) {
     datagram.clear();
-    let Source { job, attempt, pool, correlation } = source;
+    let Source { job, attempt, pool, correlation, .. } = source;
     let mut text = format!(
         "PRIORITY={priority}\nSYSLOG_IDENTIFIER={IDENTIFIER}\nCI_RUNNER_JOB_ID={job}\nCI_RUNNER_ATTEMPT={attempt}\n\
          CI_RUNNER_STREAM=output\nCI_RUNNER_LOG_OFFSET={offset}\n"
