@@ -1,7 +1,7 @@
 //! One thread a notifier: takes what is due, tries, notes how it went.
 
-use super::{Event, Outbox, Secret, Waiting, mail, post, program, signature};
-use crate::config::{NotifierConfig, NotifierKind};
+use super::{Outbox, Source, Waiting, deliver, program};
+use crate::config::NotifierConfig;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,8 +15,6 @@ const PAUSE_MS_MAX: i64 = 3_600_000;
 /// After the database failed.
 const OUTBOX_PAUSE: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
-/// Standard Webhooks: who answers this wants no more of it.
-const GONE: u16 = 410;
 
 /// How a notifier does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,60 +27,6 @@ pub struct Tally {
     pub last_error: Option<String>,
     /// When something was delivered last, Unix milliseconds.
     pub last_delivered_ms: Option<i64>,
-}
-
-/// Why a try failed, and when the next one may be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed {
-    /// In words; no secret of ours is in it, but what a program said may hold one of its own.
-    pub why: String,
-    /// The peer said when.
-    retry_after: Option<Duration>,
-    /// It will never be taken.
-    permanent: bool,
-}
-
-impl From<String> for Failed {
-    fn from(why: String) -> Self {
-        Self { why, retry_after: None, permanent: false }
-    }
-}
-
-/// Whose events these are.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    /// Name of this host.
-    pub host: String,
-    /// Short id of the store.
-    pub store: String,
-}
-
-/// Tries once to tell an event. Blocks as long as the notifier's time-out at most, beside the resolver of names.
-pub fn deliver(config: &NotifierConfig, event: &Event, source: &Source, now_ms: i64) -> Result<(), Failed> {
-    let timeout = config.timeout;
-    let mark = (event.id.as_str(), source.store.as_str());
-    match &config.kind {
-        NotifierKind::Command { argv } => Ok(program::run(argv, mark, &event.body(), timeout)?),
-        NotifierKind::Email { to, from, sendmail } => {
-            Ok(program::run(sendmail, mark, &mail::message(to, from.as_deref(), event, &source.host), timeout)?)
-        }
-        NotifierKind::Http { url, secret, ca_file } => {
-            let body = event.body();
-            let timestamp = now_ms / 1_000;
-            let mut headers = vec![("webhook-id", event.id.clone()), ("webhook-timestamp", timestamp.to_string())];
-            if let Some(place) = secret {
-                headers.push(("webhook-signature", signature(&Secret::read(place)?, &event.id, timestamp, &body)));
-            }
-            let answer = post::post(url, ca_file.as_deref(), &headers, &body, timeout)?;
-            let why = match answer.status {
-                200..300 => return Ok(()),
-                status @ 300..400 => format!("the peer answered {status}; redirects are not followed"),
-                GONE => "the peer answered 410: it wants no more of this".to_owned(),
-                status => format!("the peer answered {status}"),
-            };
-            Err(Failed { why, retry_after: answer.retry_after, permanent: answer.status == GONE })
-        }
-    }
 }
 
 /// Where a courier is with a delivery.
@@ -335,7 +279,8 @@ fn pause_ms(tries: u32, retry_after: Option<Duration>, id: &str) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::notify::outbox::Batch;
+    use crate::config::NotifierKind;
+    use crate::notify::{Batch, Event};
 
     /// A full disk made a pager ring every five seconds, and what waited behind that notice waited on.
     #[test]

@@ -9,6 +9,7 @@
 //! an event, an error or the database.
 
 mod courier;
+mod delivery;
 mod event;
 mod mail;
 mod outbox;
@@ -17,7 +18,8 @@ mod program;
 mod sign;
 mod tls;
 
-pub use courier::{Couriers, Probe, Source, Step, Tally, deliver};
+pub use courier::{Couriers, Probe, Step, Tally};
+pub use delivery::{Source, deliver};
 pub use event::Event;
 pub use outbox::{Batch, Cursor, KeptAlarm, Outbox, OutboxError, Waiting};
 pub use sign::{Secret, signature};
