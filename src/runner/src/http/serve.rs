@@ -236,22 +236,22 @@ where
         let _ = timeout(FIRST_WORD, stream.write_all(&full().raw())).await;
         return;
     }
-    if yields {
-        Pin::new(&mut connection).graceful_shutdown();
-        if timeout(FIRST_WORD, &mut connection).await.is_err() && place.is_served() {
-            let _ = timeout(END_TIMEOUT, connection).await;
-        }
-        return;
-    }
+    let mut ended = None;
     // A client that has just come gets to say what it wants, and an answer: closed now, it would never know.
-    if !asked.load(Ordering::Relaxed)
-        && let Ok(ended) = timeout(FIRST_WORD, &mut connection).await
-    {
-        let parts = connection.into_parts();
-        return refuse(parts.io.into_inner(), ended, &parts.read_buf, head_timeout).await;
+    if !yields && !asked.load(Ordering::Relaxed) {
+        ended = timeout(FIRST_WORD, &mut connection).await.ok();
     }
-    Pin::new(&mut connection).graceful_shutdown();
-    let _ = timeout(END_TIMEOUT, connection).await;
+    if ended.is_none() {
+        Pin::new(&mut connection).graceful_shutdown();
+        ended = timeout(if yields { FIRST_WORD } else { END_TIMEOUT }, &mut connection).await.ok();
+    }
+    if ended.is_none() && yields && place.is_served() {
+        ended = timeout(END_TIMEOUT, &mut connection).await.ok();
+    }
+    if let Some(ended) = ended {
+        let parts = connection.into_parts();
+        refuse(parts.io.into_inner(), ended, &parts.read_buf, head_timeout).await;
+    }
 }
 
 /// The last word to a peer that sent no request. How a connection broke otherwise is the peer's affair; what it asked for was
@@ -264,4 +264,41 @@ where
     let mut stream = stream.into_stream();
     // A peer that does not take it has lost nothing.
     let _ = timeout(FIRST_WORD, stream.write_all(&fail.raw())).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, DuplexStream};
+
+    /// A connection whose daemon ends while half a head is there, and its peer.
+    async fn ending() -> (impl Future<Output = ()>, DuplexStream) {
+        let (ours, mut theirs) = tokio::io::duplex(64 * 1024);
+        let shutdown = CancellationToken::new();
+        let place = Places::new(1).take().unwrap();
+        let terms = Terms { routes: Router::new(), peer: None, head_timeout: HEAD_TIMEOUT, place, shutdown };
+        terms.shutdown.cancel();
+        theirs.write_all(b"GET /").await.unwrap();
+        let mut connection = Box::pin(connection(ours, terms));
+        // Its first word has had its time.
+        assert!(timeout(FIRST_WORD * 2, &mut connection).await.is_err());
+        (connection, theirs)
+    }
+
+    async fn said(rest: &[u8]) -> String {
+        let (connection, mut theirs) = ending().await;
+        theirs.write_all(rest).await.unwrap();
+        let mut text = String::new();
+        let _ = tokio::join!(connection, theirs.read_to_string(&mut text));
+        text
+    }
+
+    /// The library's own answer was kept from the peer, and no other came in its place.
+    #[tokio::test]
+    async fn a_bad_head_is_answered_in_words_while_the_daemon_ends() {
+        let text = said(b"<> HTTP/1.1\r\n\r\n").await;
+        assert!(text.starts_with("HTTP/1.1 400 ") && text.contains("urn:ci-runner:problem:no-http"), "{text}");
+        let text = said(b" HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(text.starts_with("HTTP/1.1 404 "), "the control: {text}");
+    }
 }
