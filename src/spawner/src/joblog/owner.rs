@@ -61,7 +61,7 @@ pub(super) fn others_place(dir: BorrowedFd<'_>, store: &str) -> io::Result<Optio
             make_directory(dir, name)?;
             Ok(Some(open_directory(dir, name)?))
         }
-        // A log in the wrong place is no worse than none.
+        // What cannot be read says nothing: a log that may be in the wrong place is better than none.
         Ok(_) | Err(_) => Ok(None),
     }
 }
