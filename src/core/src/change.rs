@@ -126,6 +126,13 @@ pub struct OpenJob {
     pub lease: Option<Lease>,
 }
 
+impl Lease {
+    /// No spawner can know of it: no `start` was sent, and none was refused. Whatever becomes of it needs no word of a spawner.
+    pub fn is_unsent(&self) -> bool {
+        self.dispatched.is_none() && self.refused.is_none()
+    }
+}
+
 /// This host may run this attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -147,4 +154,7 @@ pub struct Lease {
     pub stop: Option<(By, Instant)>,
     /// Since when a `start` may be on its way; None: certainly not. Not stored: a store tells the time of the claim.
     pub dispatched: Option<Instant>,
+    /// Since when its starts are refused, one after the other; None: nobody said so. A spawner may know of such a claim, so it is
+    /// not given back without `void`. Not stored.
+    pub refused: Option<Instant>,
 }

@@ -115,18 +115,27 @@ fn judge(record: &Record, id: JobId, lease: &Lease, observation: &Observation, n
         Seen::Alive if stopping => stop(lease, now),
         Seen::Alive if lease.started.is_none() => Step::Record(Event::Started { attempt: lease.attempt }),
         Seen::Alive => Step::Leave,
-        Seen::Absent | Seen::NotBegan if lease.dispatched.is_none() => turn(record, lease, stopping),
+        Seen::Absent | Seen::NotBegan if lease.is_unsent() => turn(record, lease, stopping),
         Seen::Absent | Seen::NotBegan if !observation.settled => Step::Leave,
         // Its start may stand unread in a dead daemon's socket: void makes sure before it is given back.
         Seen::Absent | Seen::NotBegan if stopping => Step::Void,
+        // The spawner said that it runs, or an earlier one did: it does not.
+        Seen::NotBegan if lease.started.is_some() => Step::Record(Event::Refused { attempt: lease.attempt }),
         // It did not begin in time: so it never does.
-        Seen::NotBegan if record.is_expired(id) => Step::Void,
-        Seen::Absent if lease.started.is_none() && record.is_expired(id) => Step::Void,
+        Seen::Absent | Seen::NotBegan if lease.started.is_none() && record.is_expired(id) => Step::Void,
         // It ran by the record, yet its directory is gone: not ours to guess, and never to run again.
         Seen::Absent if lease.started.is_some() => ended(AttemptResult::Lost { cause: LostCause::Executor }),
-        Seen::Absent | Seen::NotBegan if record.may_dispatch_again(lease.pool) => Step::Start,
+        Seen::Absent | Seen::NotBegan if has_place(record, lease) => Step::Start,
         // Paused, or its slot may be another's: it never ran, and void makes sure that it never will.
         Seen::Absent | Seen::NotBegan => Step::Void,
+    }
+}
+
+/// True when the place of an attempt that did not begin is still its own. One whose only start was refused has none for the moment.
+fn has_place(record: &Record, lease: &Lease) -> bool {
+    match lease.dispatched {
+        Some(_) => record.may_dispatch_again(lease.pool),
+        None => record.may_dispatch(lease.pool),
     }
 }
 

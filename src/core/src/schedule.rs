@@ -76,9 +76,9 @@ fn attend(record: &Record, can_wait: bool) -> Option<Change> {
                 let kill_at = record.now().engine.plus_ms(record.settings().grace_ms);
                 Event::StopRequested { attempt: record.lease(id)?.attempt, by: by.clone(), kill_at }
             }
-            // Its start was certainly never sent, or refused: given back it is dropped next.
+            // Its start was certainly never sent: given back it is dropped next. One that was refused is voided first.
             (Phase::Starting, Wish::Run | Wish::Hold { .. }) if record.is_expired(id) => {
-                let lease = record.lease(id).filter(|lease| lease.dispatched.is_none())?;
+                let lease = record.lease(id).filter(|lease| lease.is_unsent())?;
                 Event::Released { attempt: lease.attempt }
             }
             (Phase::Queued, Wish::Run | Wish::Hold { .. }) if record.is_expired(id) => {

@@ -69,6 +69,11 @@ pub enum Event {
         /// Which attempt.
         attempt: AttemptNumber,
     },
+    /// What was said to run did not begin: its shim ended before it let the job run.
+    Refused {
+        /// Which attempt.
+        attempt: AttemptNumber,
+    },
     /// The lease goes on (fleets only; on one host a lease never ends by itself).
     Renewed {
         /// Which attempt.
@@ -125,6 +130,8 @@ pub enum EventKind {
     Released,
     /// [`Event::Started`].
     Started,
+    /// [`Event::Refused`].
+    Refused,
     /// [`Event::Renewed`].
     Renewed,
     /// [`Event::StopRequested`].
@@ -139,10 +146,11 @@ pub enum EventKind {
 
 impl EventKind {
     /// In the order of a job's life.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Claimed,
         Self::Released,
         Self::Started,
+        Self::Refused,
         Self::Renewed,
         Self::StopRequested,
         Self::EndedRetry,
@@ -158,6 +166,7 @@ impl Event {
             Self::Claimed { .. } => EventKind::Claimed,
             Self::Released { .. } => EventKind::Released,
             Self::Started { .. } => EventKind::Started,
+            Self::Refused { .. } => EventKind::Refused,
             Self::Renewed { .. } => EventKind::Renewed,
             Self::StopRequested { .. } => EventKind::StopRequested,
             Self::Ended { next: Next::Retry { .. }, .. } => EventKind::EndedRetry,
@@ -172,6 +181,7 @@ impl Event {
             Self::Claimed { attempt, .. }
             | Self::Released { attempt }
             | Self::Started { attempt }
+            | Self::Refused { attempt }
             | Self::Renewed { attempt }
             | Self::StopRequested { attempt, .. }
             | Self::Ended { attempt, .. } => Some(*attempt),
@@ -183,8 +193,8 @@ impl Event {
 /// The table: where an event leads from a phase; None where it is illegal.
 ///
 /// `Released` is legal while stopping: a stop that reaches an attempt which never began gives the claim back, and the
-/// queued job is then dropped by its wish. And while running: `Started` is said when the shim is there, and a shim that is
-/// killed before it let the job run leaves an attempt that never began.
+/// queued job is then dropped by its wish. `Refused` leads back, and `Released` is legal while running, because `Started` is
+/// said when the shim is there: one that ends before it let the job run leaves an attempt that did not begin.
 pub fn next(phase: Phase, event: EventKind) -> Option<Phase> {
     use EventKind as E;
     use Phase as P;
@@ -192,6 +202,7 @@ pub fn next(phase: Phase, event: EventKind) -> Option<Phase> {
         (P::Queued, E::Claimed) => Some(P::Starting),
         (P::Queued, E::Dropped) => Some(P::Finished),
         (P::Starting, E::Started) => Some(P::Running),
+        (P::Running, E::Refused) => Some(P::Starting),
         (P::Starting | P::Running | P::Stopping, E::Released) => Some(P::Queued),
         (P::Starting | P::Running | P::Stopping, E::Renewed) => Some(phase),
         (P::Starting | P::Running, E::StopRequested) => Some(P::Stopping),
@@ -202,6 +213,7 @@ pub fn next(phase: Phase, event: EventKind) -> Option<Phase> {
             E::Claimed
             | E::Released
             | E::Started
+            | E::Refused
             | E::Renewed
             | E::StopRequested
             | E::EndedRetry

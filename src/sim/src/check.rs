@@ -49,7 +49,7 @@ pub struct Truth {
 }
 
 /// The legal cells, written by hand: the table of `core` must agree.
-const LEGAL: [(Phase, EventKind); 17] = [
+const LEGAL: [(Phase, EventKind); 18] = [
     (Phase::Queued, EventKind::Claimed),
     (Phase::Queued, EventKind::Dropped),
     (Phase::Starting, EventKind::Started),
@@ -58,6 +58,7 @@ const LEGAL: [(Phase, EventKind); 17] = [
     (Phase::Starting, EventKind::StopRequested),
     (Phase::Starting, EventKind::EndedRetry),
     (Phase::Starting, EventKind::EndedFinish),
+    (Phase::Running, EventKind::Refused),
     (Phase::Running, EventKind::Released),
     (Phase::Running, EventKind::Renewed),
     (Phase::Running, EventKind::StopRequested),
@@ -101,12 +102,15 @@ impl Truth {
                         let key = Key { job: *id, attempt: attempt.0 };
                         self.nothing_lives_on(host, key);
                         self.returned(store, *id, row);
-                        let sure = !self.sent.contains(&key) || self.voided.contains(&key);
+                        let lease = row.lease.as_ref();
+                        // What another life of the directory knew of starts no more.
+                        let gone = lease.is_some_and(|(lease, _)| *lease.epoch.0 != *host.epoch(clock));
+                        let sure = !self.sent.contains(&key) || self.voided.contains(&key) || gone;
                         self.require(sure, "void_before_giving_back", || format!("{key:?}"));
                     }
                     Event::Dropped { outcome } => self.check_drop(fact, *id, row, outcome),
                     Event::StopRequested { by, .. } => self.check_stop(*id, row, by),
-                    Event::Started { .. } | Event::Renewed { .. } => {}
+                    Event::Started { .. } | Event::Refused { .. } | Event::Renewed { .. } => {}
                 }
             }
             Change::Wished { id, wish } => {

@@ -62,6 +62,9 @@ pub const FAULTS: [&str; 22] = [
 pub const CLAIMS: [&str; 3] =
     ["claim: beside a slot that is shut", "claim: where memory is not enforced", "claim: while an executor is down"];
 
+/// A start that the spawner refused.
+pub const REFUSED: &str = "start: refused";
+
 /// Counters.
 #[derive(Clone, Debug, Default)]
 pub struct Coverage(pub BTreeMap<&'static str, u64>);
@@ -81,7 +84,13 @@ impl Coverage {
 
     /// What was not visited.
     pub fn missing(&self) -> Vec<&'static str> {
-        ROWS.iter().chain(&FAULTS).chain(&CLAIMS).filter(|what| !self.0.contains_key(*what)).copied().collect()
+        ROWS.iter()
+            .chain(&FAULTS)
+            .chain(&CLAIMS)
+            .chain([&REFUSED])
+            .filter(|what| !self.0.contains_key(*what))
+            .copied()
+            .collect()
     }
 
     pub(crate) fn judged(&mut self, phase: Option<Phase>, look: &Observation, unsent: bool, known: bool, step: &Step) {

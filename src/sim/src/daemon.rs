@@ -76,6 +76,8 @@ pub(crate) struct Daemon {
     pub inflight: Option<Batch>,
     /// Jobs with facts that are not on disk, and how many.
     pub unsaved: BTreeMap<JobId, u32>,
+    /// Attempts whose only start was sent by this daemon: refused, they have certainly not run.
+    pub first_starts: BTreeSet<Key>,
     /// Looks to be judged when the job's facts are on disk.
     pub looks: BTreeMap<Key, Seen>,
     pub acts: VecDeque<Act>,
@@ -211,6 +213,7 @@ impl World {
             pending: Batch::default(),
             inflight: None,
             unsaved: BTreeMap::new(),
+            first_starts: BTreeSet::new(),
             looks: BTreeMap::new(),
             acts: VecDeque::new(),
             wake: true,

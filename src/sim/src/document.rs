@@ -181,6 +181,7 @@ fn words(step: &Step) -> String {
         Step::Forget => "clean up".to_owned(),
         Step::Report => "report, touch nothing".to_owned(),
         Step::Record(Event::Started { .. }) => "record `Started`".to_owned(),
+        Step::Record(Event::Refused { .. }) => "record `Refused`".to_owned(),
         Step::Record(Event::Released { .. }) => "record `Released`".to_owned(),
         Step::Record(Event::Ended { result, next, .. }) => match next {
             Next::Finish { outcome } => format!("record {result}: {}", outcome.word()),
@@ -210,6 +211,7 @@ fn record(case: Case) -> Record {
         started: case.started.then_some(Instant(1_000)),
         stop: case.kill_at.map(|at| (by.clone(), Instant(at))),
         dispatched: case.sent.then_some(Instant(1_000)),
+        refused: None,
     };
     let terms = Terms {
         pool: None,

@@ -2,7 +2,7 @@
 
 use crate::commit::Fate;
 use crate::host::{Dir, Process, Script, Shim, Stage};
-use crate::wire::{Key, Request, Start};
+use crate::wire::{Key, Reply, Request, Start};
 use crate::world::World;
 use ci_runner_core::id::JobId;
 use ci_runner_core::outcome::AttemptResult;
@@ -149,18 +149,24 @@ impl World {
         let requests = &mut self.host.connections[at].to_spawner;
         if let Some(start) = requests.iter().position(|request| matches!(request, Request::Start(_))) {
             let again = requests[start].clone();
+            if let Request::Start(start) = &again {
+                self.host.doubled.insert(start.key);
+            }
             requests.insert(start, again);
             self.coverage.hit("fault: start doubled");
             return;
         }
         let replies = &mut self.host.connections[at].to_daemon;
-        let Some(from) = replies.iter().position(crate::wire::Reply::is_repeatable) else { return };
+        let Some(from) = replies.iter().position(Reply::is_repeatable) else { return };
         let lose = self.rng.percent(50);
         let text = format!("{:?}", replies[from]);
         if lose {
             replies.remove(from);
         } else {
             let reply = replies[from].clone();
+            if let Reply::RefusedStart(key, _) = &reply {
+                self.host.doubled.insert(*key);
+            }
             replies.push_back(reply);
         }
         self.coverage.hit(if lose { "fault: message lost" } else { "fault: message doubled" });

@@ -176,6 +176,8 @@ pub struct Host {
     pub connections: Vec<Connection>,
     /// The next fork fails.
     pub fork_fails: bool,
+    /// Attempts of which a start or its refusal was doubled, which no socket does: that one was refused proves nothing of them.
+    pub(crate) doubled: BTreeSet<Key>,
     /// Not yet seen by the checkers.
     pub happened: Vec<Happened>,
     /// Behaviour by job and attempt; the last one repeats.

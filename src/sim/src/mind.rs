@@ -1,6 +1,6 @@
 //! The daemon's decisions and acts: turns, looks, starts. Here sit the mutants whose bug would be in a decision.
 
-use crate::coverage::CLAIMS;
+use crate::coverage::{CLAIMS, REFUSED};
 use crate::daemon::{Act, Daemon, Listing};
 use crate::mutant::Mutant;
 use crate::wire::{Key, Reply, Request, Start};
@@ -9,7 +9,7 @@ use ci_runner_core::change::{Change, Entry};
 use ci_runner_core::id::PoolId;
 use ci_runner_core::reconcile::{Observation, Seen, Step, reconcile};
 use ci_runner_core::schedule::{Permit, schedule};
-use ci_runner_core::state::Event;
+use ci_runner_core::state::{Event, Phase};
 use ci_runner_core::time::Now;
 use std::collections::BTreeMap;
 
@@ -119,6 +119,13 @@ impl World {
         let limit = group.as_ref().and_then(|name| daemon.record.group_limit(name)).unwrap_or(u32::MAX);
         let timeout_ms = self.clients.timeouts.get(&key.job).copied().unwrap_or(60_000);
         let start = Start { key, pool, group, timeout_ms, grace_ms: 10_000, slots, limit };
+        if lease.dispatched.is_none() {
+            daemon.first_starts.insert(key);
+        } else {
+            daemon.first_starts.remove(&key);
+        }
+        let runs = self.store.rows.get(&key.job).is_some_and(|row| row.phase == Phase::Running);
+        self.truth.require(!runs, "who_is_started_does_not_run_yet", || format!("{key:?}"));
         daemon.record.dispatch(key.job);
         if let Some(listing) = &mut daemon.listing {
             listing.started.insert(key);
@@ -164,6 +171,7 @@ impl World {
             Reply::Refused => self.truth.violate("a_new_daemon_is_heard", "hello was refused".to_owned()),
             Reply::Started(key) => self.observe(daemon, key, Seen::Alive, false),
             Reply::RefusedStart(key, true) => self.observe(daemon, key, Seen::Voided, false),
+            Reply::RefusedStart(key, false) if daemon.is_open(key) => self.refused(daemon, key),
             Reply::RefusedStart(_, false) => {}
             Reply::Voided(key) => self.observe(daemon, key, Seen::Voided, false),
             Reply::Ended(key, Some(result)) => self.observe(daemon, key, Seen::Ended(result), false),
@@ -177,6 +185,15 @@ impl World {
             },
             Reply::Listed => self.listed(daemon),
         }
+    }
+
+    /// The first start of an attempt leaves it as if it had not been sent, but that the spawner knows of it.
+    fn refused(&mut self, daemon: &mut Daemon, key: Key) {
+        daemon.record.refuse(key.job);
+        if daemon.first_starts.contains(&key) && !self.host.doubled.contains(&key) {
+            daemon.record.undispatch(key.job);
+        }
+        self.coverage.hit(REFUSED);
     }
 
     fn listed(&mut self, daemon: &mut Daemon) {
@@ -216,6 +233,7 @@ impl World {
         let observation = Observation { seen, same_epoch, settled };
         let now = daemon.record.now();
         let step = reconcile(&daemon.record, key.job, key.attempt, &observation, now);
+        let step = self.misjudge(daemon, key, step);
         let known = daemon.record.last_attempt(key.job).is_some() || key.job.get() <= self.store.last_id;
         self.coverage.judged(phase, &observation, unsent, known, &step);
         self.note("judge", [key.job.get(), u64::from(key.attempt)], || format!("{key:?} {observation:?}: {step:?}"));

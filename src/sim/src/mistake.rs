@@ -7,10 +7,10 @@ use crate::wire::Key;
 use crate::world::World;
 use ci_runner_core::change::{Change, Entry, Wish};
 use ci_runner_core::group::{GroupPolicy, GroupSpec};
-use ci_runner_core::id::JobId;
+use ci_runner_core::id::{AttemptNumber, JobId};
 use ci_runner_core::outcome::{AttemptResult, By, Outcome};
 use ci_runner_core::policy::Settings;
-use ci_runner_core::reconcile::Seen;
+use ci_runner_core::reconcile::{Seen, Step};
 use ci_runner_core::record::Record;
 use ci_runner_core::retry::Backoff;
 use ci_runner_core::state::{Event, Next, Phase};
@@ -30,6 +30,19 @@ impl World {
                 (Key { attempt: open, ..key }, Seen::Ended(result))
             }
             (_, seen) => (key, seen),
+        }
+    }
+
+    /// Mutants that do something else about it.
+    pub(crate) fn misjudge(&self, daemon: &Daemon, key: Key, step: Step) -> Step {
+        let lease = daemon.record.lease(key.job);
+        let unsent = || lease.filter(|lease| lease.refused.is_some() && lease.dispatched.is_none());
+        match (self.mutant, step) {
+            (Some(Mutant::KeepCallingItRunning), Step::Record(Event::Refused { .. })) => Step::Start,
+            (Some(Mutant::ReleaseRefused), Step::Start | Step::Void) if unsent().is_some() => {
+                Step::Record(Event::Released { attempt: AttemptNumber(key.attempt) })
+            }
+            (_, step) => step,
         }
     }
 

@@ -37,6 +37,10 @@ mutants! {
     IgnoreEpoch,
     /// A claim whose `start` was sent is given back without `void`.
     SkipVoid,
+    /// A claim whose start was refused is given back without `void`: the spawner knows of it.
+    ReleaseRefused,
+    /// An attempt that did not begin after all is started again, and called running meanwhile.
+    KeepCallingItRunning,
     /// `void` leaves no mark.
     ForgetVoid,
     /// An attempt whose shim is gone is lost, although its processes live.

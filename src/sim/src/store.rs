@@ -186,6 +186,7 @@ impl Store {
                     started: None,
                     stop: None,
                     dispatched: None,
+                    refused: None,
                 };
                 row.lease = Some((lease, fact.pool.clone().unwrap_or_default()));
             }
@@ -197,6 +198,12 @@ impl Store {
                 row.phase = Phase::Running;
                 if let Some((lease, _)) = &mut row.lease {
                     lease.started = Some(fact.entry.at.engine);
+                }
+            }
+            Event::Refused { .. } => {
+                row.phase = Phase::Starting;
+                if let Some((lease, _)) = &mut row.lease {
+                    lease.started = None;
                 }
             }
             Event::Renewed { .. } => {}

@@ -57,6 +57,8 @@ const CAUGHT_BY: &[(Mutant, &str)] = &[
     (Mutant::IgnoreStartLock, "an_attempt_is_executed_at_most_once"),
     (Mutant::IgnoreEpoch, "only_what_was_struck_is_lost"),
     (Mutant::SkipVoid, "void_before_giving_back"),
+    (Mutant::ReleaseRefused, "void_before_giving_back"),
+    (Mutant::KeepCallingItRunning, "who_is_started_does_not_run_yet"),
     (Mutant::ForgetVoid, "void_before_giving_back"),
     (Mutant::LostWhileAlive, "nothing_lives_on"),
     (Mutant::IgnoreLeftovers, "nothing_lives_on"),

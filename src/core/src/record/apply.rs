@@ -123,10 +123,15 @@ impl Record {
                     started: None,
                     stop: None,
                     dispatched: None,
+                    refused: None,
                 };
                 self.take_lease(id, lease)?;
             }
-            Event::Started { .. } => self.lease_mut(id)?.started = Some(at.engine),
+            Event::Started { .. } => {
+                let lease = self.lease_mut(id)?;
+                (lease.started, lease.refused) = (Some(at.engine), None);
+            }
+            Event::Refused { .. } => self.lease_mut(id)?.started = None,
             Event::StopRequested { by, kill_at, .. } => self.lease_mut(id)?.stop = Some((by.clone(), *kill_at)),
             Event::Renewed { .. } => return Ok(()),
             Event::Released { .. } => self.give_lease(id, None),

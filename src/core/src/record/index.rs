@@ -165,7 +165,7 @@ impl Record {
             && at <= self.now.wall
         {
             self.expiries.pop_first();
-            let unsent = || self.leases.get(&id).is_some_and(|lease| lease.dispatched.is_none());
+            let unsent = || self.leases.get(&id).is_some_and(Lease::is_unsent);
             if self.jobs.get(id).is_some_and(|job| job.phase == Phase::Queued || unsent()) {
                 self.attend_to(id);
             }

@@ -74,19 +74,24 @@ impl Record {
         }
     }
 
+    /// A start of this job's attempt was refused. Not a fact of the store.
+    pub fn refuse(&mut self, id: JobId) {
+        let now = self.now.engine;
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.refused.get_or_insert(now);
+        }
+    }
+
     /// Takes [`Self::dispatch`] back: the only `start` that was sent was refused, so nothing of it can ever run. Its place is
     /// another's until its turn comes again.
     pub fn undispatch(&mut self, id: JobId) {
+        self.refuse(id);
         let Some(lease) = self.leases.get_mut(&id).filter(|lease| lease.started.is_none()) else { return };
         let Some(at) = lease.dispatched.take() else { return };
         let claimed = lease.claimed;
         if let Some(pool) = self.pools.get_mut(usize::from(lease.pool.0)) {
             pool.dispatched.remove(&(at, id));
             pool.claimed.insert((claimed, id));
-        }
-        // While it counted as sent its expiry did not matter.
-        if let Some(expires) = self.extras.get(&id).and_then(|extra| extra.expires) {
-            self.expiries.insert((expires, id));
         }
     }
 }

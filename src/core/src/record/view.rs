@@ -369,28 +369,34 @@ impl Record {
         pool.into_iter().flat_map(|pool| pool.claimed.iter().map(|(_, id)| *id))
     }
 
-    /// A claim that is better given back: not sent, and the host was paused or is busy; or made ahead, not sent, and since then either
+    /// A claim that is better given back: not sent (nor refused: that is not for the record alone), and the host was paused or is busy; or made ahead, not sent, and since then either
     /// [`AHEAD_AGE_MS_MAX`] went by or something better came.
     pub(crate) fn stale_claim(&self, open: impl Fn(PoolId) -> bool) -> Option<JobId> {
         if self.is_closed() {
-            return self.pools.iter().find_map(|pool| pool.claimed.first()).map(|(_, id)| *id);
+            return self.pools.iter().find_map(|pool| self.unsent(pool).next()).map(|(_, id)| id);
         }
         let kept = self.kept_for(&open);
         (0u16..).zip(&self.pools).find_map(|(at, pool)| {
             if pool.dispatched.len() < pool.usable() as usize {
                 return None; // its turn has come
             }
-            let (claimed, id) = pool.claimed.last()?;
-            let age = self.now.engine.since_ms(*claimed);
-            let job = self.jobs.get(*id)?;
+            let (claimed, id) = self.unsent(pool).next_back()?;
+            let age = self.now.engine.since_ms(claimed);
+            let job = self.jobs.get(id)?;
             let better = || self.head(PoolId(at), 0, &kept).is_some_and(|(order, _)| order < job.order());
-            (age >= AHEAD_AGE_MS_MAX || (age >= AHEAD_AGE_MS_MAX / 20 && better())).then_some(*id)
+            (age >= AHEAD_AGE_MS_MAX || (age >= AHEAD_AGE_MS_MAX / 20 && better())).then_some(id)
         })
     }
 
     /// When the next claim made ahead becomes stale. A claim whose turn has come never does.
     pub fn next_stale(&self) -> Option<Instant> {
         let full = self.pools.iter().filter(|pool| pool.dispatched.len() >= pool.usable() as usize);
-        full.filter_map(|pool| pool.claimed.last()).map(|(at, _)| at.plus_ms(AHEAD_AGE_MS_MAX)).min()
+        full.filter_map(|pool| self.unsent(pool).next_back()).map(|(at, _)| at.plus_ms(AHEAD_AGE_MS_MAX)).min()
+    }
+
+    /// Claims of a pool that no spawner can know of, oldest first.
+    fn unsent(&self, pool: &PoolState) -> impl DoubleEndedIterator<Item = (Instant, JobId)> {
+        let is_unsent = |(_, id): &(Instant, JobId)| self.leases.get(id).is_some_and(Lease::is_unsent);
+        pool.claimed.iter().copied().filter(is_unsent)
     }
 }

@@ -52,6 +52,9 @@ pub struct JobCounts {
     pub queued: u64,
     /// Starting, running and stopping.
     pub running: u64,
+    /// Of `running`: claimed, and not begun. While this stays, starts are refused: `why` says for what.
+    #[serde(default)]
+    pub starting: u64,
     /// Finished so.
     pub succeeded: u64,
     /// Finished so.
@@ -64,6 +67,17 @@ pub struct JobCounts {
     pub superseded: u64,
     /// Finished so.
     pub expired: u64,
+}
+
+impl JobCounts {
+    /// What has a slot, in words: what has not begun is not said to run.
+    pub fn under_way(&self) -> String {
+        let running = self.running.saturating_sub(self.starting);
+        match self.starting {
+            0 => format!("{running} running"),
+            starting => format!("{running} running, {starting} starting"),
+        }
+    }
 }
 
 /// Slots.

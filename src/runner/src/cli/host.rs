@@ -90,7 +90,7 @@ fn done(context: &Context<'_>, what: &str) -> Ended {
         true => context.print_json(&json!({ "state": status.state, "paused": status.paused })),
         false => {
             let StatusView { state, jobs, .. } = status;
-            print(&format!("{state}: {} running, {} queued\n", jobs.running, jobs.queued))
+            print(&format!("{state}: {}, {} queued\n", jobs.under_way(), jobs.queued))
         }
     };
     after(told, || format!("`{what}` is done, but that"))
@@ -154,7 +154,7 @@ pub fn status_page(status: &StatusView, look: &Look) -> String {
     field("slots", format!("{} of {} in use", status.slots.used, status.slots.total));
     let oldest =
         status.oldest_queued_seconds.map(|age| format!(", the oldest for {}", seconds(age))).unwrap_or_default();
-    field("queue", format!("{} queued{oldest}; {} running", status.jobs.queued, status.jobs.running));
+    field("queue", format!("{} queued{oldest}; {}", status.jobs.queued, status.jobs.under_way()));
     let jobs = &status.jobs;
     let ended = [
         ("succeeded", jobs.succeeded),

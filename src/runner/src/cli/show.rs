@@ -132,7 +132,9 @@ fn attempts_table(attempts: &[AttemptView], look: &Look) -> String {
 }
 
 fn attempt_row(attempt: &AttemptView, look: &Look) -> [Cell; 8] {
-    let result = attempt.result.as_deref().unwrap_or("running");
+    // Claimed, and not begun, is not running.
+    let open = if attempt.started_at.is_some() { "running" } else { "starting" };
+    let result = attempt.result.as_deref().unwrap_or(open);
     let mut text = match (result, attempt.exit_code, attempt.signal) {
         ("exited", Some(code), _) => format!("exit {code}"),
         ("signaled", _, Some(signal)) => format!("signal {signal}"),
@@ -149,7 +151,7 @@ fn attempt_row(attempt: &AttemptView, look: &Look) -> [Cell; 8] {
     }
     let style = match (result, attempt.exit_code) {
         ("exited", Some(0)) => state_style("succeeded"),
-        ("running", _) => state_style("running"),
+        ("running" | "starting", _) => state_style("running"),
         ("released", _) => dim(),
         _ => state_style("failed"),
     };

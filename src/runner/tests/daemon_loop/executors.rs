@@ -4,6 +4,7 @@ use crate::harness::{Life, Loop, new_job, wait_for};
 use crate::spawner::Spawner;
 use ci_runner::daemon::handle::{Explanation, NewJob};
 use ci_runner::store::memory::MemoryStore;
+use ci_runner_core::announce::Announcement;
 use ci_runner_core::explain::Reason;
 use ci_runner_core::id::JobId;
 use ci_runner_core::state::Phase;
@@ -131,6 +132,8 @@ async fn a_free_slot_of_a_pool_that_starts_nothing_is_none() {
 #[tokio::test]
 async fn an_attempt_whose_every_start_is_refused_does_not_run() {
     let (the_loop, mut spawner) = welcomed().await;
+    let mut news = the_loop.handle.news();
+    let before = news.latest();
     let id = submit(&the_loop, new_job()).await;
     spawner.starts();
     wait_for("it runs", || the_loop.handle.snapshot().counts["default"].running == 1).await;
@@ -139,23 +142,37 @@ async fn an_attempt_whose_every_start_is_refused_does_not_run() {
     assert!(matches!(runs.reasons[..], [Reason::Running { .. }]), "{:?}", runs.reasons);
     assert!(runs.trouble.is_empty(), "{:?}", runs.trouble);
     let key = spawner.key.clone().unwrap();
-    for _ in 0..2 {
+    for round in 0..3 {
         let why_not = "no processes left".to_owned();
-        spawner.say(&[Reply::RefusedStart { key: key.clone(), why: why_not, voided: false, closed: false }]);
-        // It is asked for again after a pause: the refusal is known by then, and counts until the attempt lives.
+        let refusal = Reply::RefusedStart { key: key.clone(), why: why_not, voided: false, closed: false };
+        // Its word at the next fork is no better than the one before.
+        let started = (round > 0).then(|| Reply::Started { key: key.clone() });
+        spawner.say(&started.into_iter().chain([refusal]).collect::<Vec<_>>());
+        // It is asked for again after a pause: the refusal is known by then, and counts until the attempt is known to live.
         hears_start_of(&mut spawner, id);
         let refused = why(&the_loop, id).await;
         assert_eq!(refused.phase, Phase::Starting);
-        assert!(matches!(refused.reasons[..], [Reason::Starting { .. }]), "{:?}", refused.reasons);
-        assert!(refused.trouble.iter().any(|text| text.contains("no processes left")), "{:?}", refused.trouble);
+        // What `list`, `show`, `status` and the figures tell.
+        assert_eq!(the_loop.handle.reader.job(id).unwrap().unwrap().phase, Phase::Starting);
+        let snapshot = the_loop.handle.fresh_snapshot().await;
+        assert_eq!((snapshot.counts["default"].starting, snapshot.counts["default"].running), (1, 0));
+        assert_eq!(snapshot.leases[0].phase, Phase::Starting);
     }
-    spawner.say(&[Reply::Started { key }]);
+    spawner.say(&[Reply::Started { key: key.clone() }]);
     let until = tokio::time::Instant::now() + Duration::from_secs(20);
     while why(&the_loop, id).await.phase != Phase::Running {
         assert!(tokio::time::Instant::now() < until, "it runs at last, and nobody says so");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(why(&the_loop, id).await.trouble.is_empty());
+    let row = || the_loop.handle.reader.job(id).unwrap().unwrap();
+    wait_for("its start is kept", || row().started.is_some()).await;
+    let told = news
+        .after(before)
+        .await
+        .into_iter()
+        .filter(|told| matches!(told, Announcement::Job(news) if news.phase == Phase::Running));
+    assert_eq!(told.count(), 2, "at the first fork, when nobody knew better, and at last");
     the_loop.stop().await;
 }
 
@@ -177,9 +194,11 @@ async fn a_claim_whose_start_was_refused_is_forgotten_when_its_job_expires() {
     loop {
         match &spawner.heard()[..] {
             [Request::Start(again)] if again.key == key => spawner.say(std::slice::from_ref(&refusal)),
-            heard => break assert_eq!(heard, [Request::Forget(key)]),
+            heard => break assert_eq!(heard, [Request::Void(key.clone())]),
         }
     }
+    spawner.say(&[Reply::Voided { key: key.clone() }]);
+    assert_eq!(spawner.heard(), [Request::Forget(key)]);
     let until = tokio::time::Instant::now() + Duration::from_secs(20);
     while the_loop.handle.explain(id).await.unwrap().is_some() {
         assert!(tokio::time::Instant::now() < until, "it stays open");

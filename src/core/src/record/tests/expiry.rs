@@ -59,6 +59,11 @@ fn what_did_not_begin_before_its_expiry_never_does() {
             let look = Observation { seen, same_epoch: true, settled: true };
             reconcile(&bench.record, job(1), 1, &look, bench.now)
         };
+        let refused = Event::Refused { attempt: AttemptNumber(1) };
+        if said_started {
+            assert_eq!(step(&bench, Seen::NotBegan), Step::Record(refused.clone()), "it is not called running");
+            bench.apply(Change::Job { id: job(1), event: refused });
+        }
         assert_eq!(step(&bench, Seen::NotBegan), Step::Start, "in time it is started again");
         bench.now = at(3_000);
         bench.record.advance(bench.now);
@@ -73,24 +78,31 @@ fn what_did_not_begin_before_its_expiry_never_does() {
 /// Its claim used to keep its slot, and the job ran when its start was let at last, long after its expiry.
 #[test]
 fn a_claim_that_was_not_sent_expires_as_well() {
-    let claim = |bench: &mut Bench| schedule(&mut bench.record, &permit(), bench.now).len();
-    for refused in [false, true] {
-        let mut bench = Bench::new(1);
-        bench.submit(expiring);
-        assert_eq!(claim(&mut bench), 1);
-        if refused {
-            bench.record.dispatch(job(1));
-        }
-        bench.now = at(3_000);
-        bench.record.advance(bench.now);
-        if refused {
-            assert_eq!(claim(&mut bench), 0, "the control: it may run");
-            bench.record.undispatch(job(1));
-            bench.record.advance(bench.now);
-        }
-        bench.submit(|_| ());
-        assert_eq!(bench.turn(), [2], "its slot is free");
-        assert_eq!(bench.record.phase(job(1)), None);
-        assert_eq!(outcome(&bench), Some(Outcome::Expired));
-    }
+    let mut bench = Bench::new(1);
+    bench.submit(expiring);
+    assert_eq!(schedule(&mut bench.record, &permit(), bench.now).len(), 1);
+    bench.now = at(3_000);
+    bench.submit(|_| ());
+    assert_eq!(bench.turn(), [2], "its slot is free");
+    assert_eq!(outcome(&bench), Some(Outcome::Expired));
+}
+
+/// It was given back as if nobody knew of it, and its spawner kept a place for it until no start was taken any more.
+#[test]
+fn a_claim_whose_start_was_refused_is_voided_when_it_expires() {
+    let mut bench = Bench::new(1);
+    bench.submit(expiring);
+    assert_eq!(bench.turn(), [1]);
+    bench.record.undispatch(job(1));
+    let step = |bench: &Bench| {
+        let look = Observation { seen: Seen::NotBegan, same_epoch: true, settled: true };
+        reconcile(&bench.record, job(1), 1, &look, bench.now)
+    };
+    assert_eq!(step(&bench), Step::Start, "the control: in time it is started again");
+    bench.now = at(3_000);
+    assert_eq!(schedule(&mut bench.record, &permit(), bench.now), []);
+    assert_eq!(step(&bench), Step::Void);
+    bench.apply(Change::Job { id: job(1), event: Event::Released { attempt: AttemptNumber(1) } });
+    bench.turn();
+    assert_eq!(outcome(&bench), Some(Outcome::Expired));
 }

@@ -76,6 +76,7 @@ fn claimed(slot: u32, stop: Option<(By, Instant)>) -> impl FnOnce(&mut OpenJob) 
             started: None,
             stop,
             dispatched: Some(Instant(i64::from(slot))),
+            refused: None,
         });
     }
 }

@@ -237,7 +237,15 @@ fn the_host_is_one_screen() {
         version: "0.1.0".to_owned(),
         state: "paused".to_owned(),
         problems: vec!["metrics: 127.0.0.1:9100 is in use".to_owned()],
-        jobs: JobCounts { queued: 3, running: 2, succeeded: 10, failed: 1, timed_out: 1, ..JobCounts::default() },
+        jobs: JobCounts {
+            queued: 3,
+            running: 2,
+            starting: 1,
+            succeeded: 10,
+            failed: 1,
+            timed_out: 1,
+            ..JobCounts::default()
+        },
         slots: SlotCounts { used: 2, total: 4 },
         oldest_queued_seconds: Some(75.0),
         paused: Some(PauseView {
@@ -272,7 +280,7 @@ ci-runner 0.1.0  paused
   busy      nothing more starts for now: the load is 9.00 for each CPU (load_max
             = 2.00)
   slots     2 of 4 in use
-  queue     3 queued, the oldest for 1m 15s; 2 running
+  queue     3 queued, the oldest for 1m 15s; 1 running, 1 starting
   finished  10 succeeded, 1 failed, 1 timed out
   daemon    up 1h 02m, process 42, start number 5
 "

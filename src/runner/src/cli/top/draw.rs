@@ -119,9 +119,13 @@ fn all_lists(snapshot: &Snapshot, paint: &Paint) -> [List; 3] {
         shown if shown < all => format!("{all}, these are {shown}"),
         shown => shown.to_string(),
     };
+    let under_way = match counts.starting {
+        0 => format!("RUNNING {}", count(snapshot.running.len(), counts.running)),
+        starting => format!("RUNNING {}, STARTING {starting}", counts.running.saturating_sub(starting)),
+    };
     [
         List {
-            title: format!("RUNNING {}", count(snapshot.running.len(), counts.running)),
+            title: under_way,
             titles: ["TIME", "CPU", "MEMORY"],
             rows: snapshot.running.iter().map(|row| running_row(row, paint)).collect(),
         },

@@ -213,6 +213,10 @@ fn an_empty_host_and_no_host_at_all() {
     let lines = text(&screen(Some(&empty()), &Ui::default(), 80, 24, false));
     assert!(lines.iter().any(|line| line.starts_with("RUNNING 0")), "{lines:#?}");
     assert!(lines.iter().any(|line| line.contains("queue 0 · 0 ok")), "{lines:#?}");
+    let mut refused = empty();
+    (refused.status.jobs.running, refused.status.jobs.starting) = (3, 2);
+    let lines = text(&screen(Some(&refused), &Ui::default(), 80, 24, false));
+    assert!(lines.iter().any(|line| line.starts_with("RUNNING 1, STARTING 2")), "{lines:#?}");
     let lines = text(&screen(None, &Ui::default(), 80, 24, false));
     assert_eq!(lines[1], "asking the daemon");
     let away = Ui { away: Some((paint(false).now_ms, "connection refused".to_owned())), ..Ui::default() };

@@ -7,6 +7,7 @@ use super::*;
 use crate::fail;
 use crate::store::Write;
 use ci_runner_core::change::{Change, Lease};
+use ci_runner_core::id::AttemptNumber;
 use ci_runner_core::outcome::{AttemptResult, LostCause, Receipt};
 use ci_runner_core::reconcile::{Observation, Step, reconcile};
 use ci_runner_core::state::{Event, Phase};
@@ -14,6 +15,10 @@ use ci_runner_spawner::protocol::Request;
 
 /// An answer of the service manager about the system's state holds so long.
 const SYSTEM_STATE_KEPT: Duration = Duration::from_secs(1);
+/// A native spawner says at the fork that an attempt runs, and what keeps it from beginning a few milliseconds later. After a refusal
+/// it is believed only when it has not taken its word back for so long: else such an attempt would run again and again.
+const BELIEVED_MS: u64 = 250;
+
 /// What this daemon knows of an open attempt.
 pub(super) struct Watch {
     pub(super) attempt: u32,
@@ -21,7 +26,7 @@ pub(super) struct Watch {
     /// False while a `start` of ours is unanswered.
     pub(super) settled: bool,
     pub(super) receipt: Option<Receipt>,
-    /// After a refused start: not before, and how long the pause was.
+    /// After a refused start: not before (once a later one was said to run, that is not believed before), and how long the pause was.
     pub(super) refused: Option<(Instant, u64)>,
     /// What it was refused for.
     pub(super) refused_why: Option<String>,
@@ -70,6 +75,8 @@ impl Engine {
         }
         let seen = self.blame_the_host(id, seen);
         let was_sent = self.was_sent_unrecorded(id, key.attempt);
+        self.believe_at_its_end(id, key.attempt, &seen);
+        let now = self.clock.now().engine;
         let watch = self.watches.entry(id).or_insert_with(|| Watch::new(key.attempt, Seen::Absent));
         if watch.attempt != key.attempt {
             *watch = Watch::new(key.attempt, Seen::Absent);
@@ -78,8 +85,20 @@ impl Engine {
         watch.settled = true;
         watch.receipt = receipt.or(watch.receipt);
         watch.signalled |= was_sent;
+        if let (Seen::Alive, Some((until, _))) = (&watch.seen, &mut watch.refused) {
+            *until = now.plus_ms(BELIEVED_MS);
+        }
         self.send_unrecorded(id);
         self.consider(id);
+    }
+
+    /// What has ended did run, although nobody believed it yet.
+    fn believe_at_its_end(&mut self, id: JobId, attempt: u32, seen: &Seen) {
+        let ran = matches!(seen, Seen::Ended(_) | Seen::Gone | Seen::Leftovers);
+        let was_said = self.watches.get(&id).is_some_and(|watch| watch.lives(attempt));
+        if self.health == Health::Good && ran && was_said && self.record.phase(id) == Some(Phase::Starting) {
+            self.record_event(id, Event::Started { attempt: AttemptNumber(attempt) });
+        }
     }
 
     /// A death by a signal that nobody here sent, while the whole system goes down, is the host's doing: a clean reboot must
@@ -177,6 +196,7 @@ impl Engine {
         let key = self.key(id, attempt);
         match step {
             Step::Leave | Step::Report => {}
+            Step::Record(Event::Started { .. }) if self.is_doubted(id, now) => {}
             Step::Record(event) => {
                 if observation.seen == Seen::Absent && same_epoch {
                     log_unknown_end(&key, &event);
@@ -193,6 +213,16 @@ impl Engine {
             }
             Step::Forget => self.sides.send(way, Request::Forget(key)),
         }
+    }
+
+    /// True while an attempt whose start was refused before is said to run, and that is not believed yet.
+    fn is_doubted(&mut self, id: JobId, now: Now) -> bool {
+        let Some(watch) = self.watches.get_mut(&id) else { return false };
+        if watch.refused.is_some_and(|(until, _)| until > now.engine) {
+            return true;
+        }
+        (watch.refused, watch.refused_why) = (None, None);
+        false
     }
 
     /// Sends a command once for each time that its attempt was listed.
@@ -238,6 +268,7 @@ impl Engine {
             Event::Ended { result, next, .. } => Some((result.clone(), next.clone())),
             _ => None,
         };
+        let began = matches!(event, Event::Started { .. });
         let released = matches!(event, Event::Released { .. });
         let begin = Begin::of(lease.claimed, self.record.submitted(id));
         let claimed = wall_of(self.record.now(), lease.claimed);
@@ -245,17 +276,15 @@ impl Engine {
             return;
         }
         let number = attempt.0;
-        if !released {
-            let about = About { id, attempt: number, claimed, pool, executor, story: self.story(id) };
-            let telling = match ended {
-                Some((result, next)) => {
-                    if let Some(receipt) = receipt {
-                        self.batch.writes.push(Write::Receipt { job: id, attempt, receipt });
-                    }
-                    Telling::Ended { about, result, next, receipt }
-                }
-                None => Telling::Began { about, begin: begin.now(&self.record, id) },
-            };
+        let about = || About { id, attempt: number, claimed, pool, executor, story: self.story(id) };
+        if let Some((result, next)) = ended {
+            let telling = Telling::Ended { about: about(), result, next, receipt };
+            if let Some(receipt) = receipt {
+                self.batch.writes.push(Write::Receipt { job: id, attempt, receipt });
+            }
+            self.batch.tell(telling);
+        } else if began {
+            let telling = Telling::Began { about: about(), begin: begin.now(&self.record, id) };
             self.batch.tell(telling);
         }
         if released || self.record.lease(id).is_none() {

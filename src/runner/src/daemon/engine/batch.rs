@@ -66,7 +66,7 @@ impl Batch {
         }
         let haste_of = |write: &Write| match write {
             Write::Entry(Entry { change: Change::Job { event, .. }, .. }) => match event {
-                Event::Started { .. } | Event::Renewed { .. } => Haste::Ride,
+                Event::Started { .. } | Event::Refused { .. } | Event::Renewed { .. } => Haste::Ride,
                 Event::Claimed { .. } | Event::Released { .. } | Event::Ended { .. } => Haste::Gather,
                 Event::StopRequested { .. } | Event::Dropped { .. } => Haste::Now,
             },
@@ -84,6 +84,13 @@ impl Batch {
     /// To be told once it is kept.
     pub fn tell(&mut self, telling: Telling) {
         self.effects.push(Effect::Tell(Box::new(telling)));
+    }
+
+    /// The beginning of an attempt, in the log and the figures, was none.
+    pub fn take_back_beginning(&mut self, job: JobId) {
+        self.effects.retain(|effect| {
+            !matches!(effect, Effect::Tell(telling) if matches!(&**telling, Telling::Began { about, .. } if about.id == job))
+        });
     }
 
     /// The commit looks at this job again although nothing of it changes.

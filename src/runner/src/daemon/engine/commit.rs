@@ -88,6 +88,8 @@ impl Engine {
                 self.batch.tell(Telling::Dropped { id, outcome: outcome.clone() });
                 self.note_finished(id, outcome);
             }
+            // What is not on disk was told to nobody: then nobody need know that it was said to run.
+            Event::Refused { .. } => self.batch.take_back_beginning(id),
             Event::Started { .. } | Event::Renewed { .. } | Event::StopRequested { .. } | Event::Ended { .. } => {}
         }
     }

@@ -127,7 +127,7 @@ impl Engine {
         let is_stuck = |view: &&LeaseView| {
             let Some(lease) = self.record.lease(view.job) else { return false };
             match view.phase {
-                Phase::Starting => lease.dispatched.is_some_and(late),
+                Phase::Starting => lease.refused.or(lease.dispatched).is_some_and(late),
                 Phase::Stopping => lease.stop.as_ref().is_some_and(|stop| late(stop.1)),
                 Phase::Queued | Phase::Running | Phase::Finished => false,
             }

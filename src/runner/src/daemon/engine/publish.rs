@@ -128,11 +128,14 @@ fn pause_after(cost: Duration, is_waited_for: bool) -> Duration {
 /// The line of `systemctl status`.
 fn status_line(snapshot: &Snapshot) -> String {
     let queued: usize = snapshot.counts.values().map(|counts| counts.queued).sum();
-    let running: usize =
-        snapshot.counts.values().map(|counts| counts.starting + counts.running + counts.stopping).sum();
+    let running: usize = snapshot.counts.values().map(|counts| counts.running + counts.stopping).sum();
+    let starting: usize = snapshot.counts.values().map(|counts| counts.starting).sum();
     let of = |word: &str| snapshot.finished.get(word).copied().unwrap_or(0);
     let judged = of("succeeded") + of("failed") + of("timed_out");
     let mut line = format!("{queued} queued, {running} running");
+    if starting > 0 {
+        line.push_str(&format!(", {starting} starting"));
+    }
     if let Some(rate) = (of("succeeded") * 100).checked_div(judged) {
         line.push_str(&format!(", {rate} % succeeded of {judged}"));
     }

@@ -6,8 +6,9 @@ use crate::daemon::job_env::{Where, specification};
 use crate::executor::native::StartOrder;
 use crate::fail;
 use crate::store::StoreError;
+use ci_runner_core::id::AttemptNumber;
 use ci_runner_core::outcome::AttemptResult;
-use ci_runner_core::state::Event;
+use ci_runner_core::state::{Event, Phase};
 use ci_runner_spawner::protocol::{Request, Start, UNIT_WORKSPACE};
 use std::io::ErrorKind;
 
@@ -46,17 +47,6 @@ impl Engine {
 
     /// Before an orderly end: what was claimed and never sent goes back to the queue. A later daemon could not tell it from
     /// what ran, and after a reboot would have to call it lost with the host.
-    /// How to forget each claim whose start was refused: a spawner keeps a place for it until it is told to, and in the end takes no
-    /// start any more.
-    pub(super) fn refused_claims(&self) -> HashMap<JobId, batch::Effect> {
-        let refused = self.watches.iter().filter(|(_, watch)| watch.refused.is_some());
-        let unsent = refused.filter_map(|(id, watch)| {
-            let lease = self.record.lease(*id)?;
-            (lease.attempt.0 == watch.attempt && lease.dispatched.is_none()).then_some((*id, lease))
-        });
-        unsent.map(|(id, lease)| (id, self.forgetting(id, lease))).collect()
-    }
-
     pub(super) fn give_back_claims(&mut self) {
         if !self.stopping || self.health != Health::Good {
             return;
@@ -232,8 +222,15 @@ impl Engine {
         watch.settled = true;
         // The refusal may have been the answer to a `void`: that is asked for again, too.
         let answers_start = !std::mem::take(&mut watch.voided);
-        if answers_start && watch.first_start {
+        let is_only_start = answers_start && watch.first_start;
+        if self.health == Health::Good && self.record.phase(id) == Some(Phase::Running) {
+            // The native spawner said at the fork that it runs.
+            self.record_event(id, Event::Refused { attempt: AttemptNumber(key.attempt) });
+        }
+        if is_only_start {
             self.record.undispatch(id);
+        } else {
+            self.record.refuse(id);
         }
         let story = self.story(id);
         log::warn!(job = id.get(), attempt = key.attempt, correlation = story.correlation.as_str();

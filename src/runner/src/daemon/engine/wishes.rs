@@ -5,7 +5,6 @@ use crate::daemon::ends::Ends;
 use crate::daemon::handle::{Acted, Deed, Explanation, IdempotencyKey, NewJob, Refusal, Submitter, Target};
 use crate::store::{KeyRow, Write};
 use ci_runner_core::change::{Change, Pause, Submission};
-use ci_runner_core::explain::Reason;
 use ci_runner_core::job::Fault;
 use ci_runner_core::record::{CLASSES_MAX, NewClasses};
 use ci_runner_core::state::Phase;
@@ -72,17 +71,8 @@ impl Engine {
     }
 
     fn explain(&self, id: JobId) -> Option<Explanation> {
-        let mut phase = self.record.phase(id)?;
+        let phase = self.record.phase(id)?;
         let mut reasons = self.record.explain_where(id, &|pool| self.is_claimed_in(pool))?;
-        if phase == Phase::Running && self.refusal_of_start(id).is_some() {
-            // The native spawner says that it has started what then turns out not to begin: the record has that word.
-            phase = Phase::Starting;
-            for reason in &mut reasons {
-                if let Reason::Running { attempt, pool, .. } = reason {
-                    *reason = Reason::Starting { attempt: *attempt, pool: pool.clone() };
-                }
-            }
-        }
         let trouble = self.troubles_of(id, phase);
         self.settle_next(id, &mut reasons, &trouble);
         let silent = [Way::Native, Way::Systemd].map(hearing::spawner_problem);
@@ -106,10 +96,10 @@ impl Engine {
         closed.into_iter().chain(refused).chain(sides).chain(self.slots_beyond()).collect()
     }
 
-    /// Why the last start of the open attempt was refused, while that is not seen to live or to have ended.
+    /// Why the last start of the open attempt was refused, while that is not known to run.
     fn refusal_of_start(&self, id: JobId) -> Option<&String> {
-        let watch = self.watches.get(&id)?;
-        watch.refused_why.as_ref().filter(|_| matches!(watch.seen, Seen::Absent | Seen::NotBegan))
+        let attempt = self.record.lease(id)?.attempt.0;
+        self.watches.get(&id).filter(|watch| watch.attempt == attempt)?.refused_why.as_ref()
     }
 
     /// All or none; the ids are given, not yet on disk.

@@ -150,6 +150,7 @@ fn job_counts(snapshot: &Snapshot) -> JobCounts {
     let open = snapshot.counts.values();
     JobCounts {
         queued: open.clone().map(|counts| counts.queued as u64).sum(),
+        starting: open.clone().map(|counts| counts.starting as u64).sum(),
         running: open.map(|counts| (counts.starting + counts.running + counts.stopping) as u64).sum(),
         succeeded: finished("succeeded"),
         failed: finished("failed"),

@@ -135,6 +135,7 @@ impl World {
         let phase = self.record.phase(id).unwrap();
         let event = match (phase, self.dice.below(8)) {
             (Phase::Starting, 0..4) => Event::Started { attempt },
+            (Phase::Running, 0..2) => Event::Refused { attempt },
             (Phase::Starting | Phase::Running | Phase::Stopping, 4) => Event::Released { attempt },
             (_, 5) => Event::Renewed { attempt },
             _ => {

@@ -224,12 +224,18 @@ fn an_open_attempt_comes_back_whole() {
             started: None,
             stop: None,
             dispatched: Some(Instant(2)),
+            refused: None,
         };
         assert_eq!(lease(subject), (Phase::Starting, 1, expected.clone()));
         subject.change(at(3), event(1, Event::Started { attempt: AttemptNumber(1) }));
         subject.change(at(3), event(1, Event::Renewed { attempt: AttemptNumber(1) }));
         expected.started = Some(Instant(3));
         assert_eq!(lease(subject), (Phase::Running, 1, expected.clone()));
+        subject.change(at(3), event(1, Event::Refused { attempt: AttemptNumber(1) }));
+        expected.started = None;
+        assert_eq!(lease(subject), (Phase::Starting, 1, expected.clone()), "it did not begin after all");
+        subject.change(at(4), event(1, Event::Started { attempt: AttemptNumber(1) }));
+        expected.started = Some(Instant(4));
         let stop = Event::StopRequested { attempt: AttemptNumber(1), by: By::Newer(id(5)), kill_at: Instant(99) };
         subject.change(at(4), event(1, stop));
         expected.stop = Some((By::Newer(id(5)), Instant(99)));

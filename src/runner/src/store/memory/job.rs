@@ -24,6 +24,7 @@ pub(super) struct Job {
     pub held_by: Option<OpenAttempt>,
     /// All attempts, the open one included.
     pub attempts: Vec<AttemptRow>,
+    /// The first start of an attempt that is over.
     pub started: Option<Now>,
     pub finished: Option<(WallTime, Outcome)>,
     /// When it finished, engine time.
@@ -36,7 +37,7 @@ pub(super) struct Job {
 pub(super) struct OpenAttempt {
     pub epoch: Epoch,
     pub claimed: Instant,
-    pub started: Option<Instant>,
+    pub started: Option<Now>,
     pub stop: Option<(By, Instant)>,
 }
 
@@ -69,14 +70,26 @@ impl Job {
 
     pub(super) fn start(&mut self, at: Now) {
         if let (Some(open), Some(row)) = (&mut self.held_by, self.attempts.last_mut()) {
-            open.started = Some(at.engine);
+            open.started = Some(at);
             row.started = Some(at.wall);
-            self.started.get_or_insert(at);
         }
+    }
+
+    /// What was said to run did not begin.
+    pub(super) fn refuse(&mut self) {
+        if let (Some(open), Some(row)) = (&mut self.held_by, self.attempts.last_mut()) {
+            open.started = None;
+            row.started = None;
+        }
+    }
+
+    fn first_start(&self) -> Option<Now> {
+        self.started.or_else(|| self.held_by.as_ref()?.started)
     }
 
     /// Ends the open attempt; without a result it was given back and counts as no try.
     pub(super) fn end(&mut self, result: Option<&AttemptResult>, at: Now) {
+        self.started = self.first_start();
         self.held_by = None;
         self.tries += u32::from(result.is_some());
         if let Some(row) = self.attempts.last_mut() {
@@ -111,9 +124,10 @@ impl Job {
             epoch: open.epoch.clone(),
             limits: row.limits,
             claimed: open.claimed,
-            started: open.started,
+            started: open.started.map(|at| at.engine),
             stop: open.stop.clone(),
             dispatched: Some(open.claimed),
+            refused: None,
         });
         OpenJob {
             id,
@@ -155,9 +169,9 @@ impl Job {
             ran_in: self.attempts.last().map(|row| row.pool.clone()),
             held,
             submitted: self.submitted.wall,
-            started: self.started.map(|at| at.wall),
+            started: self.first_start().map(|at| at.wall),
             finished: self.finished.as_ref().map(|(at, _)| *at),
-            queue_ms: self.started.map(|at| at.engine.since_ms(self.submitted.engine)),
+            queue_ms: self.first_start().map(|at| at.engine.since_ms(self.submitted.engine)),
             run_us: ended.and_then(|row| row.receipt).map(|receipt| receipt.run_us),
         }
     }
@@ -188,7 +202,7 @@ impl Job {
             outcome: Outcome::WORDS.iter().position(|word| *word == outcome.word())?,
             finished: *finished,
             tries: self.tries,
-            queue_ms: self.started.map(|at| at.engine.since_ms(self.submitted.engine)),
+            queue_ms: self.first_start().map(|at| at.engine.since_ms(self.submitted.engine)),
             run_us: last.and_then(|row| row.receipt).map(|receipt| receipt.run_us),
             cpu_us: receipts().map(|receipt| receipt.cpu_user_us + receipt.cpu_system_us).sum(),
             peak_memory_bytes: receipts().map(|receipt| receipt.peak_memory_bytes).max().unwrap_or(0),

@@ -319,6 +319,7 @@ impl State {
                 job.claim(AttemptRow::open(*attempt, pool, *slot, *limits, at.wall), epoch, at.engine);
             }
             Event::Started { .. } => job.start(at),
+            Event::Refused { .. } => job.refuse(),
             Event::Renewed { .. } => {}
             Event::StopRequested { by, kill_at, .. } => {
                 if let Some(open) = &mut job.held_by {

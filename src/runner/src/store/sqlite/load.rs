@@ -285,6 +285,7 @@ fn lease(row: &Row<'_>, pool_id: &mut dyn FnMut(&str) -> PoolId) -> Result<Optio
         started: row.get::<_, Option<i64>>(FIRST + 5)?.map(Instant),
         stop,
         dispatched: Some(claimed),
+        refused: None,
     }))
 }
 

@@ -161,6 +161,10 @@ impl<'a> Batch<'a> {
                 let sql = "UPDATE lease SET started = ?3, started_wall = ?4 WHERE job = ?1 AND attempt = ?2";
                 self.run_one(id, sql, params![job, attempt.0, at.engine.0, at.wall.0])
             }
+            Event::Refused { attempt } => {
+                let sql = "UPDATE lease SET started = NULL, started_wall = NULL WHERE job = ?1 AND attempt = ?2";
+                self.run_one(id, sql, params![job, attempt.0])
+            }
             Event::Renewed { .. } => Ok(()),
             Event::StopRequested { attempt, by, kill_at } => {
                 let sql = "UPDATE lease SET stop_by = ?3, kill_at = ?4 WHERE job = ?1 AND attempt = ?2";
