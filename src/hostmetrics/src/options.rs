@@ -1,6 +1,7 @@
 //! What is collected and from where. The defaults are node_exporter's.
 
-use crate::collectors::AskUnits;
+use crate::collectors::{self, AskUnits};
+use crate::error::Error;
 use crate::pattern::Filter;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -121,6 +122,38 @@ pub const FILTERS: [&str; 9] = [
 ];
 
 impl Options {
+    /// Everything that is wrong with them, for whoever wants to tell it all at once; [`crate::HostMetrics::new`] tells the first. A
+    /// pattern counts only where its collector runs.
+    pub fn problems(&self) -> Vec<Error> {
+        let known = collectors::names();
+        let named = self.enabled.iter().flatten().chain(&self.disabled);
+        let unknown = named.filter(|name| !known.contains(&name.as_str()));
+        let mut problems: Vec<Error> = unknown.map(|name| Error::UnknownCollector { name: name.clone() }).collect();
+        let mut options = self.clone();
+        for collector in known.into_iter().filter(|name| self.runs(name)) {
+            let before = problems.len();
+            // A pattern's name begins with its collector's.
+            let of_it = |filter: &&&str| filter.split_once('_').is_some_and(|(of, _)| of == collector);
+            for filter in FILTERS.iter().filter(of_it) {
+                problems.extend(options.filter_mut(filter).into_iter().flat_map(|filter| filter.problems()));
+            }
+            match collectors::make(collector, self) {
+                Err(error) if problems.len() == before => problems.push(error),
+                Ok(None) if self.enabled.is_some() => {
+                    problems.push(Error::NothingToAsk { name: collector.to_owned() });
+                }
+                _ => {}
+            }
+        }
+        problems
+    }
+
+    /// Whether a collector is wanted.
+    pub(crate) fn runs(&self, collector: &str) -> bool {
+        self.enabled.as_ref().is_none_or(|enabled| enabled.iter().any(|one| one == collector))
+            && !self.disabled.iter().any(|one| one == collector)
+    }
+
     /// The patterns of this name, for whoever reads them from a file.
     pub fn filter_mut(&mut self, name: &str) -> Option<&mut Filter> {
         Some(match name {

@@ -28,6 +28,13 @@ impl Filter {
         Self { include: Some(pattern.to_owned()), exclude: None }
     }
 
+    /// What is wrong with both.
+    pub(crate) fn problems(&self) -> impl Iterator<Item = Error> {
+        [Self { exclude: None, ..self.clone() }, Self { include: None, ..self.clone() }]
+            .into_iter()
+            .filter_map(|one| one.compile().err())
+    }
+
     pub(crate) fn compile(&self) -> Result<Matcher, Error> {
         let compiled = |pattern: &Option<String>| match pattern {
             None => Ok(None),

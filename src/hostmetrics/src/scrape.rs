@@ -69,8 +69,7 @@ impl HostMetrics {
         }
         let mut slots = BTreeMap::new();
         for name in known {
-            let wanted = options.enabled.as_ref().is_none_or(|enabled| enabled.iter().any(|one| one == name));
-            if !wanted || options.disabled.iter().any(|one| one == name) {
+            if !options.runs(name) {
                 continue;
             }
             match collectors::make(name, &options)? {

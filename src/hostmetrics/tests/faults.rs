@@ -212,3 +212,21 @@ fn wrong_options_are_refused_with_what_is_wrong() {
     assert!(!host.enabled().contains(&"cpu") && host.enabled().contains(&"loadavg"));
     assert!(!host.enabled().contains(&"timex"), "nobody brought the call");
 }
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once() {
+    let both = ci_runner_hostmetrics::Filter { include: Some("(".into()), exclude: Some("[".into()) };
+    let options = Options {
+        enabled: Some(["cpus", "netdev", "timex", "vmstat"].map(str::to_owned).into()),
+        disabled: vec!["disks".into(), "vmstat".into()],
+        netdev_devices: both.clone(),
+        // Of collectors that do not run.
+        vmstat_fields: both.clone(),
+        arp_devices: both,
+        ..Options::default()
+    };
+    let told: Vec<String> = options.problems().iter().map(ToString::to_string).collect();
+    let parts = ["'cpus'", "'disks'", "'('", "'['", "'timex'"];
+    assert!(told.len() == parts.len() && told.iter().zip(parts).all(|(text, part)| text.contains(part)), "{told:?}");
+    assert_eq!(Options::default().problems().len(), 0);
+}

@@ -14,7 +14,7 @@ pub fn in_words(error: clap::Error, words: &[String], tree: fn() -> Command) -> 
     let told = match error.kind() {
         ErrorKind::ValueValidation => bad_number(&error),
         ErrorKind::UnknownArgument => {
-            value_with_a_dash(&error, words, tree).or_else(|| command_without_dashes(&error, words))
+            value_with_a_dash(&error, words, tree).or_else(|| command_without_dashes(&error, words, tree))
         }
         _ => None,
     };
@@ -58,9 +58,14 @@ fn number_in_words(said: &str) -> Option<String> {
 /// `--name -3`: clap takes `-3` for an option and advises `-- -3`, which makes a command of it.
 fn value_with_a_dash(error: &clap::Error, words: &[String], tree: fn() -> Command) -> Option<String> {
     let unknown = context(error, ContextKind::InvalidArg)?;
-    let at = words.iter().position(|word| word.starts_with(unknown)).filter(|at| *at > 0)?;
+    let at = words.iter().position(|word| word.starts_with('-') && word.starts_with(unknown)).filter(|at| *at > 0)?;
     let (option, value) = (&words[at - 1], &words[at]);
-    let name = option.strip_prefix("--").filter(|name| !name.is_empty() && !name.contains('='))?;
+    is_option_with_a_value(&verb_of(words, tree), option)
+        .then(|| format!("'{value}' behind {option} begins with a dash: write {option}={value} if that is the value"))
+}
+
+/// The verb that the words call, with its arguments.
+fn verb_of(words: &[String], tree: fn() -> Command) -> Command {
     let mut command = tree();
     for word in words {
         if let Some(inner) = command.find_subcommand(word) {
@@ -68,22 +73,35 @@ fn value_with_a_dash(error: &clap::Error, words: &[String], tree: fn() -> Comman
         }
     }
     command.build();
-    let takes = command
-        .get_arguments()
-        .any(|argument| argument.get_long() == Some(name) && argument.get_action().takes_values());
-    takes.then(|| format!("'{value}' behind {option} begins with a dash: write {option}={value} if that is the value"))
+    command
+}
+
+/// `--name`, whose value is the next word.
+fn is_option_with_a_value(verb: &Command, word: &str) -> bool {
+    let name = word.strip_prefix("--").filter(|name| !name.is_empty() && !name.contains('='));
+    let short =
+        word.strip_prefix('-').and_then(|rest| rest.chars().next().filter(|letter| rest.len() == letter.len_utf8()));
+    let is_it = |argument: &&clap::Arg| match name {
+        Some(name) => argument.get_long() == Some(name),
+        None => short.is_some() && argument.get_short() == short,
+    };
+    (name.is_some() || short.is_some())
+        && verb.get_arguments().any(|argument| is_it(&argument) && argument.get_action().takes_values())
 }
 
 /// Verbs that take a command behind `--`.
 const TAKE_A_COMMAND: [&[&str]; 3] = [&["add"], &["run"], &["schedule", "add"]];
 
 /// `add make test`: the command stands behind `--`, so that its options are its own.
-fn command_without_dashes(error: &clap::Error, words: &[String]) -> Option<String> {
+fn command_without_dashes(error: &clap::Error, words: &[String], tree: fn() -> Command) -> Option<String> {
     let unknown = context(error, ContextKind::InvalidArg)?;
     let verb = TAKE_A_COMMAND
         .into_iter()
         .find(|verb| words.iter().zip(*verb).filter(|(word, of)| word == of).count() == verb.len())?;
-    let at = words.iter().skip(verb.len()).position(|word| word == unknown)? + verb.len();
+    let called = verb_of(words, tree);
+    // `add --name make make test`: the first `make` is a name.
+    let is_value = |at: usize| at > 0 && is_option_with_a_value(&called, &words[at - 1]);
+    let at = (verb.len()..words.len()).find(|at| words[*at] == unknown && !is_value(*at))?;
     if unknown.starts_with('-') || words.iter().any(|word| word == "--") {
         return None;
     }

@@ -234,6 +234,9 @@ fn slips_are_told_in_words_for_people() {
     for (line, mend) in [
         (&["add", "make", "test"][..], "put the command behind `--`: ci-runner add -- make test"),
         (&["add", "--name", "a b", "make", "-j4"], "behind `--`: ci-runner add --name 'a b' -- make -j4"),
+        // It was told that `make` begins with a dash.
+        (&["add", "--name", "make", "make", "test"], "behind `--`: ci-runner add --name make -- make test"),
+        (&["run", "-P", "2", "2"], "behind `--`: ci-runner run -P 2 -- 2"),
         (&["run", "make"], "put the command behind `--`: ci-runner run -- make"),
         (&["schedule", "add", "n", "--cron", "@daily", "make"], "ci-runner schedule add n --cron @daily -- make"),
     ] {

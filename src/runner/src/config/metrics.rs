@@ -5,7 +5,7 @@ use super::resolve::Resolver;
 use super::show::{line, list, quoted};
 use super::{Config, ExporterOverrides};
 use crate::exporter::sources;
-use ci_runner_hostmetrics::{FILTERS, HostMetrics, Options};
+use ci_runner_hostmetrics::{Error, FILTERS, Options};
 use std::path::PathBuf;
 
 /// What the exporter shows of the host, and to whom.
@@ -72,14 +72,31 @@ impl Resolver<'_> {
             sources.iter().filter_map(|dir| self.metrics_path("textfile_sources", Some(dir))).collect();
         let of_file = self.metrics_path("textfile_directory", file.textfile_directory.as_deref());
         let textfile_directory = given.textfile_directory.as_ref().map(|path| current.join(path)).or(of_file);
-        if let Err(error) = HostMetrics::new(options.clone()) {
-            self.file_problem(&["metrics"], crate::error::chain(&error));
-        }
+        self.options(&file, &options);
         ExporterConfig {
             host: file.host.unwrap_or(true),
             options,
             textfile_directory,
             protection: self.protection(&file),
+        }
+    }
+
+    /// Tells all that is wrong at once, patterns at their lines.
+    fn options(&mut self, file: &MetricsFile, options: &Options) {
+        let tables = [("include", &file.include), ("exclude", &file.exclude)];
+        let patterns =
+            tables.into_iter().flat_map(|(table, of)| of.iter().map(move |(name, text)| (table, name, text)));
+        let mut patterns: Vec<_> = patterns.collect();
+        for error in options.problems() {
+            let told = crate::error::chain(&error);
+            let place = match &error {
+                Error::Pattern { pattern, .. } => patterns.iter().position(|(_, _, text)| *text == pattern),
+                _ => None,
+            };
+            match place.map(|at| patterns.remove(at)) {
+                Some((table, name, _)) => self.file_problem(&["metrics", table, name], told),
+                None => self.file_problem(&["metrics"], told),
+            }
         }
     }
 

@@ -274,6 +274,22 @@ fn values_out_of_bounds_are_named_with_limit_and_mend() {
     }
 }
 
+/// They were told one at a time.
+#[test]
+fn problems_of_metrics_are_told_all_at_once_and_where() {
+    let text = "[metrics]\ncollectors = [\"cpus\", \"netdev\"]\nexclude_collectors = [\"disks\"]\n\
+                [metrics.include]\nnetdev_devices = \"(\"\n[metrics.exclude]\nnetdev_devices = \"(\"\n";
+    check_refused(
+        text,
+        &[
+            "metrics: no collector is called 'cpus'",
+            "metrics: no collector is called 'disks'",
+            "c.toml:5: metrics.include.netdev_devices: the pattern '(' is not a regular expression",
+            "c.toml:7: metrics.exclude.netdev_devices: the pattern '(' is not a regular expression",
+        ],
+    );
+}
+
 /// Each job would be refused for it.
 #[test]
 fn more_rules_than_a_job_may_have_are_refused() {

@@ -3,7 +3,7 @@
 use crate::api::{ReasonView, WhyView};
 use crate::daemon::gauges;
 use crate::daemon::handle::Explanation;
-use crate::quantity::{show_duration, show_local, show_relative};
+use crate::quantity::{show_duration, show_local, show_relative, zone_name};
 use ci_runner_core::change::Pause;
 use ci_runner_core::explain::{AHEAD_COUNTED_MAX, Reason};
 use ci_runner_core::id::JobId;
@@ -79,7 +79,11 @@ fn view(id: JobId, reason: &Reason, (now, ahead): (Now, usize), zone: &TimeZone)
         Reason::WaitsFor { job, on, phase } => ("waits_for", waits_for(*job, *on, *phase), vec![job.get()]),
         Reason::NotBefore(at) => {
             let relative = show_relative(at.0, now.wall.0);
-            ("not_before", format!("not before {} ({relative})", minute(at.0, zone)), Vec::new())
+            (
+                "not_before",
+                format!("not before {} {} ({relative})", minute(at.0, zone), zone_at(at.0, zone)),
+                Vec::new(),
+            )
         }
         Reason::Delayed { until, tries: 0 } => ("delayed", format!("starts in {} (`in`)", in_time(*until)), Vec::new()),
         Reason::Delayed { until, tries } => ("delayed", format!("retry {tries} in {}", in_time(*until)), Vec::new()),
@@ -132,6 +136,12 @@ fn minute(unix_ms: i64, zone: &TimeZone) -> String {
     text.strip_suffix(":00").map_or_else(|| text.clone(), str::to_owned)
 }
 
+/// `CET`, `+03`: the zone is the daemon's, and whoever reads may live in another.
+fn zone_at(unix_ms: i64, zone: &TimeZone) -> String {
+    // A host that says none has UTC.
+    if zone.is_unknown() { "UTC".to_owned() } else { zone_name(unix_ms, zone) }
+}
+
 fn waits_for(job: JobId, on: Condition, phase: Option<Phase>) -> String {
     let until = match on {
         Condition::Success => "succeed",
@@ -179,7 +189,12 @@ fn paused(pause: &Pause, now: Now, zone: &TimeZone) -> String {
     let today = show_local(now.wall.0, zone).get(..11).map(str::to_owned).unwrap_or_default();
     let shown = shown.strip_prefix(&today).unwrap_or(&shown);
     let word = if pause.drain { "drained" } else { "paused" };
-    format!("{word} by {} since {shown}{}; go on with `ci-runner resume`", pause.by, because(&pause.reason))
+    format!(
+        "{word} by {} since {shown} {}{}; go on with `ci-runner resume`",
+        pause.by,
+        zone_at(since, zone),
+        because(&pause.reason)
+    )
 }
 
 fn no_pool(pool: Option<&str>, labels: &[Label], nearest: Option<&(String, Vec<Label>)>) -> String {
@@ -306,14 +321,29 @@ mod tests {
         let reason = Reason::WaitsFor { job: id(3), on: Condition::Success, phase: Some(Phase::Running) };
         check(reason, 0, "waits_for", "waits for job 3 to succeed (it is running)");
         let at = WallTime(NOW.wall.0 + 16 * HOUR_MS);
-        check(Reason::NotBefore(at), 0, "not_before", "not before 2026-11-22 03:00 (in 16h)");
+        check(Reason::NotBefore(at), 0, "not_before", "not before 2026-11-22 03:00 UTC (in 16h)");
         let delayed = |ms, tries| Reason::Delayed { until: NOW.engine.plus_ms(ms), tries };
         check(delayed(4_000, 2), 0, "delayed", "retry 2 in 4.0s");
         check(delayed(90_000, 0), 0, "delayed", "starts in 1m 30s (`in`)");
-        let text = "paused by anna since 10:00 because disk swap; go on with `ci-runner resume`";
+        let text = "paused by anna since 10:00 UTC because disk swap; go on with `ci-runner resume`";
         check(pause(false, HOUR_MS), 0, "paused", text);
-        let text = "drained by anna since 2026-11-20 11:00 because disk swap; go on with `ci-runner resume`";
+        let text = "drained by anna since 2026-11-20 11:00 UTC because disk swap; go on with `ci-runner resume`";
         check(pause(true, 24 * HOUR_MS), 0, "paused", text);
+    }
+
+    /// They were told in the daemon's zone, without its name.
+    #[test]
+    fn times_have_the_name_of_their_zone() {
+        let berlin = TimeZone::get("Europe/Berlin").unwrap();
+        let told = |reason, zone: &TimeZone| view(id(7), &reason, (NOW, 0), zone).text;
+        let at = |hours: i64| Reason::NotBefore(WallTime(NOW.wall.0 + hours * HOUR_MS));
+        assert_eq!(told(at(16), &berlin), "not before 2026-11-22 04:00 CET (in 16h)");
+        // That of the time itself.
+        assert!(told(at(24 * 200), &berlin).contains(" 13:00 CEST (in"), "{}", told(at(24 * 200), &berlin));
+        assert!(told(pause(false, HOUR_MS), &berlin).starts_with("paused by anna since 11:00 CET because"));
+        let fixed = TimeZone::fixed(jiff::tz::offset(3));
+        assert_eq!(told(at(16), &fixed), "not before 2026-11-22 06:00 +03 (in 16h)");
+        assert_eq!(told(at(16), &TimeZone::unknown()), "not before 2026-11-22 03:00 UTC (in 16h)");
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub use duration::{DURATION_MAX, exact_duration, parse_duration, show_duration};
 pub use field::{DurationField, LimitField, SizeField};
 pub use past::{is_range, parse_past};
 pub use size::{SIZE_MAX_BYTES, exact_size, parse_size, show_size};
-pub use time::{parse_time, rfc3339_utc, show_local, show_relative};
+pub use time::{parse_time, rfc3339_utc, show_local, show_relative, zone_name};
 pub use words::WordsField;
 
 /// A text that is no duration, size or time.

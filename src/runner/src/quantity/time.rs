@@ -112,6 +112,11 @@ pub fn show_local(unix_ms: i64, zone: &TimeZone) -> String {
     timestamp(unix_ms).to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// What the zone is called at that time: `CET`, or `+03` where it has no letters.
+pub fn zone_name(unix_ms: i64, zone: &TimeZone) -> String {
+    timestamp(unix_ms).to_zoned(zone.clone()).strftime("%Z").to_string()
+}
+
 /// A time relative to `now_ms`: `now`, `3m ago`, `in 2h`, `5d ago`, `3y ago`. Rounded down.
 pub fn show_relative(unix_ms: i64, now_ms: i64) -> String {
     let distance = Duration::from_millis(unix_ms.abs_diff(now_ms));

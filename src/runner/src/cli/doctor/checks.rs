@@ -93,7 +93,12 @@ pub fn directory(check: &'static str, path: &Path, daemon_runs: bool) -> Vec<Fin
         let text = format!("{shown} can be written by others (mode {:o})", metadata.mode() & 0o7777);
         findings.push(Finding::fail(check, text, format!("chmod go-w {shown}")));
     } else {
-        findings.push(Finding::ok(check, format!("{shown} is writable and private")));
+        let mode = metadata.mode() & 0o7777;
+        let text = match mode & 0o077 {
+            0 => format!("{shown} is writable and private"),
+            _ => format!("{shown} is writable by its user alone; others may look into it (mode {mode:o})"),
+        };
+        findings.push(Finding::ok(check, text));
     }
     findings.extend(free_space(check, path));
     findings
@@ -250,6 +255,14 @@ mod tests {
     fn directories_are_judged() {
         let dir = tempfile::tempdir().unwrap();
         let grade = |path: &Path| directory("state", path, false)[0].grade;
+        // What others may enter was called private.
+        for (mode, words) in
+            [(0o700, "is writable and private"), (0o755, "by its user alone; others may look into it (mode 755)")]
+        {
+            std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            let finding = &directory("state", dir.path(), false)[0];
+            assert!(finding.grade == Grade::Ok && finding.text.ends_with(words), "{finding:?}");
+        }
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
         assert_eq!(grade(dir.path()), Grade::Ok);
         assert_eq!(grade(&dir.path().join("new/er")), Grade::Ok);

@@ -160,18 +160,25 @@ fn systemd_of(text: &str) -> Finding {
 /// Who may open the socket.
 pub fn permissions(socket: &Path) -> Option<Finding> {
     let metadata = std::fs::metadata(socket).ok()?;
+    Some(permissions_of(socket, metadata.mode(), metadata.uid(), metadata.gid()))
+}
+
+/// The file's mode lets connect, and the daemon looks at who did: root, its own user, and the group where that may write.
+fn permissions_of(socket: &Path, mode: u32, uid: u32, gid: u32) -> Finding {
     let shown = socket.display();
-    Some(match metadata.mode() & 0o007 {
-        0 => Finding::ok(
+    let group = if mode & 0o020 != 0 { format!(" and group {gid}") } else { String::new() };
+    match mode & 0o007 {
+        0 => Finding::ok("permissions", format!("{shown} is open to user {uid}{group}")),
+        _ => Finding::warn(
             "permissions",
-            format!("{shown} is open to user {} and group {}", metadata.uid(), metadata.gid()),
-        ),
-        _ => Finding::fail(
-            "permissions",
-            format!("{shown} is open to everybody (mode {:o}): anybody here can run jobs", metadata.mode() & 0o777),
+            format!(
+                "{shown} lets everybody connect (mode {:o}): the daemon answers root, user {uid}{group} alone, and refuses \
+                 whoever else connects",
+                mode & 0o777
+            ),
             format!("chmod o= {shown}"),
         ),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -192,6 +199,21 @@ mod tests {
             [systemd("systemd 257 (257.9)"), systemd("systemd 252"), systemd("")],
             [Grade::Ok, Grade::Warn, Grade::Warn]
         );
+    }
+
+    /// An open one was called open to all, who could run jobs; the daemon asks who connected.
+    #[test]
+    fn who_the_socket_serves_is_told() {
+        for (mode, grade, parts) in [
+            (0o660, Grade::Ok, ["/s is open to user 7 and group 8", ""]),
+            (0o600, Grade::Ok, ["/s is open to user 7", ""]),
+            (0o666, Grade::Warn, ["lets everybody connect (mode 666)", "answers root, user 7 and group 8 alone"]),
+            (0o606, Grade::Warn, ["lets everybody connect (mode 606)", "answers root, user 7 alone"]),
+        ] {
+            let finding = permissions_of(Path::new("/s"), mode, 7, 8);
+            assert!(finding.grade == grade && parts.iter().all(|part| finding.text.contains(part)), "{finding:?}");
+            assert_eq!(finding.text.contains("group"), mode & 0o020 != 0, "{finding:?}");
+        }
     }
 
     #[test]
