@@ -45,6 +45,17 @@ def install(options: str = "", program: str = NEW) -> dict:
     return json.loads(machine.succeed(f"{program} install --systemd --output json {options}", timeout=120))
 
 
+def interrupted(program: str, script: str, options: str = "", installer: str = NEW) -> str:
+    """An installation in which a program of the system is this script instead."""
+    machine.succeed(f"mkdir /root/fake && printf '#!/bin/sh\\n{script}\\n' >/root/fake/{program} && chmod +x /root/fake/{program}")
+    told = machine.fail(f"PATH=/root/fake:$PATH {installer} install --systemd {options} 2>&1", timeout=120)
+    machine.succeed("rm -r /root/fake")
+    return told
+
+
+KILL = "kill -9 $PPID"
+
+
 def actions(report: dict) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for file in report["files"]:
@@ -96,10 +107,29 @@ with subtest("what would be done is told, and nothing is done"):
     assert "### /etc/systemd/system/ci-runner.service\n" in text and "ExecStart=/usr/local/bin/ci-runner daemon" in text
     assert tree() == before
 
-with subtest("a service that passes its own test"):
+with subtest("one that was killed half-way is removed without a trace"):
+    interrupted("systemd-sysusers", KILL)
+    # As a kill before these came leaves it: the list is written first, a file aside.
+    machine.succeed("cd /etc/systemd/system && rm ci-runner-spawner.service ci-runner.socket && touch .ci-runner.socket.new")
+    machine.succeed(f"{NEW} install --systemd --uninstall", timeout=60)
+    assert tree() == before
+    # When its users were there.
+    interrupted("systemd-tmpfiles", KILL)
+    machine.succeed("getent passwd ci-runner")
+    machine.succeed(f"{NEW} install --systemd --uninstall", timeout=60)
+    assert tree() == before
+    assert machine.succeed(RUN_TREE) == "", machine.succeed(RUN_TREE)
+
+UNITS = ["ci-runner.socket", "ci-runner-spawner.service", "ci-runner-exporter.service", "ci-runner.service"]
+
+with subtest("one that failed half-way and is repeated is a service that passes its own test"):
+    told = interrupted("systemd-tmpfiles", "echo no room >&2; exit 1")
+    assert "no room" in told, told
+    machine.fail("systemctl is-enabled ci-runner.service")
     report = install()
-    assert set(actions(report)) == {"create"}, actions(report)
-    for unit in ["ci-runner.socket", "ci-runner-spawner.service", "ci-runner-exporter.service", "ci-runner.service"]:
+    assert set(actions(report)) == {"same"}, actions(report)
+    assert asked(report) == dict.fromkeys(UNITS, "start"), report
+    for unit in UNITS:
         machine.require_unit_state(unit)
         machine.succeed(f"systemctl is-enabled {unit}")
     machine.succeed("ci-runner selftest", timeout=120)
@@ -121,9 +151,14 @@ with subtest("an upgrade while jobs run"):
     pids = {unit: machine.get_unit_property(unit, "MainPID") for unit in ["ci-runner.service", "ci-runner-spawner.service"]}
     # Another build: the same code, other bytes.
     machine.succeed("mkdir /opt/next && cp /opt/ci/bin/* /opt/next && for f in /opt/next/*; do echo next >>$f; done")
-    report = install(program="/opt/next/ci-runner")
+    report = install("--dry-run", program="/opt/next/ci-runner")
     assert actions(report)["update"] == {f"/usr/local/bin/{name}" for name in ["ci-runner", "ci-runner-spawner", "add_job"]}, actions(report)
-    assert asked(report) == UPGRADE, report
+    # The first try brings the programs and tells nobody.
+    interrupted("systemd-sysusers", "exit 1", installer="/opt/next/ci-runner")
+    report = install(program="/opt/next/ci-runner")
+    assert set(actions(report)) == {"same"} and asked(report) == UPGRADE, report
+    report = install("--dry-run", program="/opt/next/ci-runner")
+    assert set(actions(report)) == {"same"} and asked(report) == {}, report
     machine.wait_until_succeeds("ci-runner status", timeout=30)
     assert machine.get_unit_property("ci-runner.service", "MainPID") != pids["ci-runner.service"]
     assert machine.get_unit_property("ci-runner-spawner.service", "MainPID") == pids["ci-runner-spawner.service"]
@@ -261,6 +296,32 @@ with subtest("an upgrade keeps the users, and adds some, while jobs run"):
         assert "jobs run" in told and "drain" in told, told
     finish_jobs(ids)
     machine.succeed("rm -r /opt/next")
+
+with subtest("a change of their number that failed is guarded when it is repeated"):
+    interrupted("systemd-sysusers", "exit 1", "--slot-users 3")
+    ids = start_jobs()
+    for option in ["--slot-users 3", ""]:
+        told = machine.fail(f"{NEW} install --systemd {option} 2>&1")
+        assert "jobs run" in told and "drain" in told, told
+    # Who takes it back takes nothing from anybody.
+    install("--slot-users 6 --dry-run")
+    finish_jobs(ids)
+    report = install("--slot-users 3")
+    # The programs are others, too.
+    assert set(actions(report)) == {"same"} and asked(report) == UPGRADE_SLOTS, report
+    assert asked(install()) == {}
+
+with subtest("a change of their kind that failed can be taken back"):
+    # The spawner is stopped by then, and the settings are others.
+    machine.succeed("mkdir /etc/ci-runner/.policy.json.new")
+    told = machine.fail(f"{NEW} install --systemd --slot-users 0 2>&1")
+    assert "policy.json" in told, told
+    machine.fail("systemctl is-active ci-runner-jobs.service")
+    report = install("--slot-users 3")
+    assert asked(report)["ci-runner-jobs.service"] == "start", report
+    machine.require_unit_state("ci-runner-jobs.service")
+    machine.succeed("systemctl is-enabled ci-runner-jobs.service")
+    machine.succeed("rmdir /etc/ci-runner/.policy.json.new && ci-runner selftest queue", timeout=120)
 
 with subtest("back to units, and to users again"):
     install("--slot-users 0")

@@ -7,6 +7,7 @@ use crate::api::StatusView;
 use crate::install::manifest::Manifest;
 use crate::install::plan::{Action, Changed, Content, Desired, Plan, plan};
 use crate::install::template::SLOT_USERS_MAX;
+use crate::install::unfinished::{self, Unfinished};
 use crate::install::{InstallError, Place, remove, services, write};
 use clap::Args;
 use serde_json::json;
@@ -83,8 +84,9 @@ pub fn install(context: &Context<'_>, args: InstallArgs) -> Ended {
     }
     let plan = plan(&desired, before.as_ref(), write::found(&place), args.changed)?;
     let starts = place.is_live() && !args.no_start;
-    let retires = before.is_some() && (place.slot_users == 0) != (installed == 0);
-    let loses_users = place.slot_users < installed;
+    let ran_with = unfinished::slot_users(before.as_ref());
+    let retires = ran_with.iter().any(|users| (place.slot_users == 0) != (*users == 0));
+    let loses_users = ran_with.iter().any(|users| place.slot_users < *users);
     if place.is_live() && services::is_booted() && (retires || loses_users) {
         none_runs(context)?;
     }
@@ -92,8 +94,10 @@ pub fn install(context: &Context<'_>, args: InstallArgs) -> Ended {
         let text = "systemd does not run here: --root DIR installs into an image, --no-start only writes the files";
         return Err(Failure::Error(text.to_owned()));
     }
-    let mut asked = if starts { services::ask(&place, &plan, services::now) } else { services::Asked::default() };
-    if before.is_some() && place.slot_users != installed {
+    let unfinished = Unfinished::begin(before.as_ref(), &plan, starts);
+    let untold = unfinished.untold(&plan);
+    let mut asked = if starts { services::ask(&place, &untold, services::now) } else { services::Asked::default() };
+    if ran_with.iter().any(|users| *users != place.slot_users) {
         asked.notes.extend(slots_by_hand(&plan, place.slot_users));
     }
     if !args.dry_run {
@@ -101,16 +105,17 @@ pub fn install(context: &Context<'_>, args: InstallArgs) -> Ended {
         if place.is_live() {
             write::check_prefix(&place)?;
         }
+        let mut ours = write::begin(&place, &desired, &plan, before, unfinished)?;
         if starts {
             services::retire(&plan)?;
         }
-        let mut ours = write::apply(&place, &desired, &plan, before)?;
+        write::apply(&place, &desired, &plan, &mut ours)?;
         if starts {
-            let made = services::make_users(&mut ours);
-            write::keep(&place, &ours)?;
-            made?;
+            services::make_users(&place, &mut ours)?;
             services::carry_out(&asked)?;
         }
+        ours.unfinished = ours.unfinished.and_then(|unfinished| unfinished.end(starts));
+        write::keep(&place, &ours)?;
     }
     tell(context, &plan, &asked, args.dry_run)
 }

@@ -1,5 +1,6 @@
 //! The list of what `install` wrote: path, kind, hash. It is root's, in a directory that is root's, because a removal believes it.
 
+use super::unfinished::Unfinished;
 use super::{InstallError, Place};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -32,6 +33,9 @@ pub struct Manifest {
     pub users: BTreeSet<String>,
     /// Groups that were made.
     pub groups: BTreeSet<String>,
+    /// Only while an installation is under way, or where one did not end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<Unfinished>,
 }
 
 fn is_zero(number: &u32) -> bool {

@@ -9,6 +9,8 @@
 //! 3. the rules of a switch on NixOS: the daemon is restarted for a new program or unit and reloaded for new settings, what
 //!    holds jobs executes itself anew and is never restarted.
 //!
+//! Before the first of that the list says that the installation is unfinished, and after the last that it is not: see [`unfinished`].
+//!
 //! Root trusts no path here that the daemon can write: only [`remove`] touches the state directory, by descriptors.
 
 pub mod manifest;
@@ -17,6 +19,7 @@ pub mod remove;
 pub mod repair;
 pub mod services;
 pub mod template;
+pub mod unfinished;
 pub mod write;
 
 use std::path::{Path, PathBuf};

@@ -19,6 +19,9 @@ use std::path::{Path, PathBuf};
 /// The state of the service, which stays.
 pub const STATE: &str = "/var/lib/ci-runner";
 
+/// Where units are.
+const UNITS: &str = "/etc/systemd/system";
+
 /// PID 1 makes it for the units of jobs, as the policy's default says.
 const JOBS_SLICE: &str = "ci_jobs.slice";
 
@@ -37,7 +40,7 @@ pub struct Removed {
 
 /// Units, by name, that are installed here.
 pub fn units(ours: &Manifest) -> Vec<String> {
-    let names = ours.files.keys().filter_map(|path| path.strip_prefix("/etc/systemd/system").ok()?.to_str());
+    let names = ours.files.keys().filter_map(|path| path.strip_prefix(UNITS).ok()?.to_str());
     let is_unit = |name: &&str| [".service", ".socket", ".slice", ".timer"].iter().any(|kind| name.ends_with(kind));
     let mut names: Vec<String> = names.filter(is_unit).map(str::to_owned).collect();
     names.sort_by_key(|name| !name.ends_with(".socket")); // a socket would start its service again
@@ -96,9 +99,12 @@ pub fn stop(ours: &Manifest) -> Result<(), InstallError> {
     };
     let call = |words: Vec<String>| run("systemctl", &words.iter().map(String::as_str).collect::<Vec<_>>());
     let startable: Vec<&String> = units.iter().filter(|unit| !unit.ends_with(".slice")).collect();
-    let mut disable = vec!["disable", "--now", "--quiet"];
-    disable.extend(startable.iter().map(|unit| unit.as_str()));
-    run("systemctl", &disable)?;
+    for (verb, units) in [("disable", there(&startable)), ("stop", known(&startable))] {
+        // Without a name `systemctl stop` would be an error.
+        if !units.is_empty() {
+            run("systemctl", &[&[verb, "--quiet"], units.as_slice()].concat())?;
+        }
+    }
     for job in job_units() {
         run("systemctl", &["kill", "--signal=KILL", &job]).ok(); // it may have ended meanwhile
         run("systemctl", &["stop", &job]).ok();
@@ -114,6 +120,22 @@ pub fn stop(ours: &Manifest) -> Result<(), InstallError> {
     }
     call(words(&["reset-failed"])).ok();
     Ok(())
+}
+
+/// Units whose file is there. An installation that was killed has files in its list that never came: PID 1 refuses to name these.
+fn there<'a>(units: &[&'a String]) -> Vec<&'a str> {
+    let is_there = |unit: &&str| Path::new(UNITS).join(unit).exists();
+    units.iter().map(|unit| unit.as_str()).filter(is_there).collect()
+}
+
+/// Those, and units that PID 1 has although somebody took the file away.
+fn known<'a>(units: &[&'a String]) -> Vec<&'a str> {
+    let there = there(units);
+    let is_over = |unit: &str| {
+        let state = answer("systemctl", &["is-active", unit]).unwrap_or_default();
+        matches!(state.as_str(), "inactive" | "failed" | "unknown")
+    };
+    units.iter().map(|unit| unit.as_str()).filter(|unit| there.contains(unit) || !is_over(unit)).collect()
 }
 
 /// Removes what is ours; the state directory stays.
@@ -157,6 +179,10 @@ pub fn remove(place: &Place, ours: &Manifest, stamp: &str) -> Result<Removed, In
         run("systemctl", &["daemon-reload"])?;
     }
     let list = place.at(Path::new(manifest::PATH));
+    // What a kill left half written.
+    for path in ours.files.keys().map(|path| place.at(path)).chain([list.clone()]) {
+        std::fs::remove_file(write::aside_of(&path)).ok();
+    }
     std::fs::remove_file(&list).map_err(InstallError::io("cannot remove", &list))?;
     for dir in places.made.iter().chain(&ours.directories).collect::<BTreeSet<_>>().into_iter().rev() {
         // Somebody else's files keep a directory, and are not ours to name.

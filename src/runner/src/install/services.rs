@@ -6,7 +6,7 @@
 
 use super::manifest::Manifest;
 use super::plan::{Action, Plan};
-use super::{InstallError, Place, template};
+use super::{InstallError, Place, template, write};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -38,7 +38,7 @@ pub enum Now {
     Off,
 }
 
-/// Decides it from what the plan changes. `now` tells the state of a unit.
+/// Decides it from what the plan changes, and what earlier tries changed ([`super::unfinished`]). `now` tells the state of a unit.
 pub fn ask(place: &Place, plan: &Plan, now: impl Fn(&str) -> Now) -> Asked {
     let changed = |path: &Path| plan.get(path).copied().filter(|action| !matches!(action, Action::Same | Action::Keep));
     let program = |name: &str| changed(&place.prefix.join("bin").join(name)).is_some();
@@ -54,15 +54,17 @@ pub fn ask(place: &Place, plan: &Plan, now: impl Fn(&str) -> Now) -> Asked {
         if action == Some(Action::Create) && installs {
             asked.enable.push(name.clone());
         }
+        let state = if installs { now(&name) } else { Now::Off };
         let verb = match name.rsplit_once('.').map(|(_, kind)| kind) {
             _ if !installs => None,
-            _ if action == Some(Action::Create) || now(&name) == Now::Enabled => Some("start"),
-            _ if now(&name) == Now::Off => {
+            _ if state == Now::Enabled || (state == Now::Off && action == Some(Action::Create)) => Some("start"),
+            _ if state == Now::Off => {
                 asked.notes.push(format!("{name} is off, as somebody left it: `systemctl enable --now {name}`"));
                 None
             }
             Some("service") if holds_jobs(&text) => {
-                if action.is_some() {
+                // One that is new and runs was started with this text: by the try before, which did not end.
+                if action.is_some_and(|action| action != Action::Create) {
                     asked.notes.push(format!("{name} changed and holds jobs: its new text counts after the next boot, or `systemctl restart {name}`"));
                 }
                 (program("ci-runner-spawner") || POLICIES.into_iter().any(setting)).then_some("reload")
@@ -109,16 +111,29 @@ pub fn carry_out(asked: &Asked) -> Result<(), InstallError> {
     Ok(())
 }
 
-/// Makes users, groups and directories, and remembers which were not there.
+/// Makes users, groups and directories, and remembers which were not there: before they are made, and again as it is then.
 ///
 /// # Errors
 /// A command failed. What it made before that is remembered all the same.
-pub fn make_users(ours: &mut Manifest) -> Result<(), InstallError> {
+pub fn make_users(place: &Place, ours: &mut Manifest) -> Result<(), InstallError> {
     let (users, groups) = (names("/etc/passwd"), names("/etc/group"));
+    let known = ours.clone();
+    let wanted = wanted_names(place);
+    ours.users.extend(wanted.difference(&users).cloned());
+    ours.groups.extend(wanted.difference(&groups).cloned());
+    write::keep(place, ours)?;
     let made = run_makers(ours);
+    (ours.users, ours.groups) = (known.users, known.groups);
     ours.users.extend(names("/etc/passwd").difference(&users).cloned());
     ours.groups.extend(names("/etc/group").difference(&groups).cloned());
-    made
+    made.and(write::keep(place, ours))
+}
+
+/// Names in our file for `systemd-sysusers`: each user here has a group of its own name.
+fn wanted_names(place: &Place) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(place.at(Path::new("/etc/sysusers.d/ci-runner.conf"))).unwrap_or_default();
+    let lines = text.lines().filter(|line| line.starts_with("u ") || line.starts_with("g "));
+    lines.filter_map(|line| line.split_whitespace().nth(1)).map(str::to_owned).collect()
 }
 
 fn run_makers(ours: &Manifest) -> Result<(), InstallError> {

@@ -3,6 +3,7 @@
 
 use super::manifest::{self, Manifest, THEIRS, hash};
 use super::plan::{Action, Content, Desired, Plan};
+use super::unfinished::Unfinished;
 use super::{InstallError, Place, template};
 use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
@@ -68,27 +69,36 @@ pub fn check_prefix(place: &Place) -> Result<(), InstallError> {
     Ok(())
 }
 
-/// Does what the plan says. The list of what is ours is written first, with all that is new, so that whatever ends this a removal
-/// finds it; and last as it is, after a failure too. Until a file is replaced the first list has it as it was: an installation
-/// that goes on later must not take it for a person's.
+/// Writes the list of what is ours, with all that is new and the mark of an installation that has not ended: whatever ends this, a
+/// removal finds everything. Until a file is replaced the list has it as it was: an installation that goes on later must not take it
+/// for a person's. What is returned is what is true now.
 ///
 /// # Errors
-/// A file cannot be written. What was done stays, and is in the list.
-pub fn apply(
+/// It cannot be written.
+pub fn begin(
     place: &Place,
     desired: &[Desired],
     plan: &Plan,
     before: Option<Manifest>,
+    unfinished: Unfinished,
 ) -> Result<Manifest, InstallError> {
     let mut ours = before.unwrap_or_default();
     ours.version = env!("CARGO_PKG_VERSION").to_owned();
     ours.prefix = place.prefix.clone();
     ours.slot_users = place.slot_users;
+    ours.unfinished = Some(unfinished);
     make_directories(place, Path::new(manifest::PATH).parent().unwrap_or(Path::new("/")), &mut ours)?;
     keep(place, &with_all_that_is_new(place, desired, plan, &ours))?;
-    let done = carry_out(place, desired, plan, &mut ours);
-    let kept = keep(place, &ours);
-    done.and(kept).map(|()| ours)
+    Ok(ours)
+}
+
+/// Does what the plan says, and writes the list as it is then, after a failure too.
+///
+/// # Errors
+/// A file cannot be written. What was done stays, and is in the list.
+pub fn apply(place: &Place, desired: &[Desired], plan: &Plan, ours: &mut Manifest) -> Result<(), InstallError> {
+    let done = carry_out(place, desired, plan, ours);
+    done.and(keep(place, ours))
 }
 
 fn with_all_that_is_new(place: &Place, desired: &[Desired], plan: &Plan, ours: &Manifest) -> Manifest {
@@ -153,10 +163,15 @@ fn make_directories(place: &Place, dir: &Path, ours: &mut Manifest) -> Result<()
 
 /// Aside, synced, renamed. Nothing is left aside.
 pub(super) fn write(path: &Path, content: &Content) -> Result<(), InstallError> {
-    let aside = path.with_file_name(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()));
+    let aside = aside_of(path);
     write_aside(&aside, content)
         .and_then(|()| std::fs::rename(&aside, path).map_err(InstallError::io("cannot write", path)))
         .inspect_err(|_| drop(std::fs::remove_file(&aside)))
+}
+
+/// Where a file is until it is whole. A kill leaves it there.
+pub(super) fn aside_of(path: &Path) -> PathBuf {
+    path.with_file_name(format!(".{}.new", path.file_name().unwrap_or_default().to_string_lossy()))
 }
 
 fn write_aside(aside: &Path, content: &Content) -> Result<(), InstallError> {

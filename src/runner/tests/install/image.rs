@@ -99,6 +99,8 @@ fn one_that_fails_half_way_is_removed_without_a_trace() {
     let failed = image.install(&[]);
     assert_eq!(failed.status.code(), Some(1), "{failed:?}");
     assert!(image.path(UNIT).exists(), "it came half-way");
+    // As a kill in the middle of a file leaves it.
+    std::fs::write(image.path("/etc/systemd/system/.ci-runner.service.new"), "half").expect("written");
     assert!(image.install(&["--uninstall"]).status.success());
     assert_eq!(image.tree(), before);
     // And what went on instead is whole.
@@ -108,6 +110,8 @@ fn one_that_fails_half_way_is_removed_without_a_trace() {
     assert!(rest.values().all(|action| action == "same" || action == "create"), "{rest:?}");
     assert_eq!(rest[UNIT], "same");
     assert!(image.actions(&[]).values().all(|action| action == "same"));
+    let list = std::fs::read_to_string(image.path("/etc/ci-runner/installed.json")).expect("a list");
+    assert!(!list.contains("unfinished"), "{list}");
 }
 
 #[test]
