@@ -12,7 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use ci_runner_core::id::JobId;
-use futures_util::stream::unfold;
+use futures_util::stream::{Stream, unfold};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use std::convert::Infallible;
@@ -184,12 +184,21 @@ pub(super) async fn large_json(app: &App, json: Vec<u8>) -> Result<Response, Fai
     if json.len() <= BODY_BYTES_SMALL {
         return Ok((headers, json).into_response());
     }
-    let share = share(&app.answer_kib, json.len().min(ANSWERS_BYTES_MAX), BODY_TIMEOUT).await?;
-    let pieces = unfold((Bytes::from(json), share), |(mut rest, share)| async move {
-        let piece = rest.split_to(rest.len().min(BODY_BYTES_SMALL));
-        (!piece.is_empty()).then_some((Ok::<_, Infallible>(piece), (rest, share)))
-    });
+    let pieces = pieces(&app.answer_kib, json, BODY_TIMEOUT).await?;
     Ok((headers, axum::body::Body::from_stream(pieces)).into_response())
+}
+
+/// The parts of a large answer; the last of them gives its share back, or whoever drops the rest.
+async fn pieces(
+    kib: &Arc<Semaphore>,
+    json: Vec<u8>,
+    patience: Duration,
+) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + use<>, Fail> {
+    let share = share(kib, json.len().min(ANSWERS_BYTES_MAX), patience).await?;
+    Ok(unfold((Bytes::from(json), share), |(mut rest, share)| async move {
+        let piece = rest.split_to(rest.len().min(BODY_BYTES_SMALL));
+        (!piece.is_empty()).then_some((Ok(piece), (rest, share)))
+    }))
 }
 
 fn too_large() -> Fail {
@@ -222,5 +231,40 @@ where
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => Ok(result?),
         Err(error) => Err(Fail::internal("finish the work", &error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::StreamExt as _;
+    use std::pin::pin;
+
+    /// Whoever asks and takes nothing holds as much as the answer is large; what there is room for is counted, not how many ask.
+    #[tokio::test]
+    async fn a_large_answer_holds_its_share_until_its_last_piece_is_taken() {
+        let kib = Arc::new(Semaphore::new(300));
+        let answer = || vec![b'x'; 200 * 1024];
+        let few = Duration::from_millis(1);
+        let mut first = pin!(pieces(&kib, answer(), few).await.unwrap());
+        assert_eq!(kib.available_permits(), 100);
+        let refused = pieces(&kib, answer(), few).await.err().expect("there is no room");
+        assert_eq!(refused.document().status, StatusCode::SERVICE_UNAVAILABLE.as_u16());
+        let mut taken = 0;
+        while let Some(Ok(piece)) = first.next().await {
+            assert!(piece.len() <= BODY_BYTES_SMALL && kib.available_permits() == 100, "{} bytes", piece.len());
+            taken += piece.len();
+        }
+        assert_eq!(
+            (taken, kib.available_permits()),
+            (answer().len(), 300),
+            "all of it is there, and its share is back"
+        );
+        // And with whoever goes away in the middle of it.
+        let mut second = Box::pin(pieces(&kib, answer(), few).await.unwrap());
+        second.next().await.unwrap().unwrap();
+        assert_eq!(kib.available_permits(), 100);
+        drop(second);
+        assert_eq!(kib.available_permits(), 300);
     }
 }

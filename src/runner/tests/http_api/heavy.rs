@@ -2,6 +2,7 @@
 
 use crate::client::{Answer, Connection, PATIENCE};
 use crate::harness::Server;
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -12,6 +13,11 @@ const MIB: usize = 1024 * 1024;
 fn heavy() -> Value {
     let braces = "{".repeat(50_000);
     json!([{"shell": format!("# {braces}"), "hold": true}, {"shell": format!("# {braces}"), "hold": true}])
+}
+
+/// As heavy as 60,000 jobs, and a small body.
+fn small_and_heavy() -> Value {
+    json!({"shell": format!("# {}", "{".repeat(60_000)), "hold": true})
 }
 
 async fn post(mut client: Connection, body: Value) -> Answer {
@@ -43,7 +49,10 @@ async fn what_is_made_of_bodies_is_bounded_until_it_is_answered() {
     let leaver = waiting.remove(0);
     leaver.abort();
     assert!(leaver.await.is_err());
-    assert_eq!(post(server.connect().await, heavy()).await.status, 503);
+    // Nor is there room for a small body that may hold as many jobs.
+    let (large, small) =
+        tokio::join!(post(server.connect().await, heavy()), post(server.connect().await, small_and_heavy()));
+    assert_eq!((large.status, small.status), (503, 503));
     // Small ones need no share.
     let small = tokio::spawn(post(server.connect().await, json!({"shell": "true", "hold": true})));
     assert!(!waiting[0].is_finished());
@@ -63,6 +72,17 @@ fn schedule(name: &str, job: &Value) -> Value {
     json!({"name": name, "calendar": "yearly", "timezone": "UTC", "job": job})
 }
 
+/// Eighteen as large as jobs may be, and no room for another of these: gives the job of each.
+async fn fill_with_schedules(client: &mut Connection) -> Value {
+    let word = "x".repeat(131_000);
+    let near = json!({"command": vec![word; 7]});
+    for number in 0..18 {
+        let answer = client.post("/api/v1/schedules", &schedule(&format!("s{number}"), &near)).await;
+        assert_eq!(answer.status, 201, "{number}");
+    }
+    near
+}
+
 /// Each could be as large as a body, and four ended the daemon: all were read for one, and written again at each run.
 #[tokio::test]
 async fn schedules_are_no_larger_than_their_jobs_may_be() {
@@ -80,13 +100,7 @@ async fn schedules_are_no_larger_than_their_jobs_may_be() {
     let rule = format!("exit:{}1", "0".repeat(MIB));
     let large = schedule("a", &json!({"shell": "true", "retry_on": [rule]}));
     client.post("/api/v1/schedules", &large).await.expect_problem(400, Some("job"), "at most 1048576");
-    // Together: eighteen as large as jobs may be, and what is left.
-    let word = "x".repeat(131_000);
-    let near = json!({"command": [word, word, word, word, word, word, word]});
-    for number in 0..18 {
-        let answer = client.post("/api/v1/schedules", &schedule(&format!("s{number}"), &near)).await;
-        assert_eq!(answer.status, 201, "{number}");
-    }
+    let near = fill_with_schedules(&mut client).await;
     let full = client.post("/api/v1/schedules", &schedule("more", &near)).await;
     full.expect_problem(422, None, "remove some with");
     let again = client.ask("PUT", "/api/v1/schedules/s3", &[], schedule("s3", &near).to_string()).await;
@@ -96,6 +110,38 @@ async fn schedules_are_no_larger_than_their_jobs_may_be() {
     // The list is large, and whole.
     let list = client.get("/api/v1/schedules").await;
     assert_eq!(list.json().as_array().map(Vec::len), Some(19));
+    server.stop().await;
+}
+
+/// A list of 16.5 MB was made for each who asked, and kept for as long as they did not take it: some dozens ended the daemon.
+#[tokio::test]
+async fn lists_that_nobody_takes_are_bounded() {
+    let server = Server::start().await;
+    let mut client = server.connect().await;
+    fill_with_schedules(&mut client).await;
+    let ask = async |mut client: Connection| {
+        let answer = client.open("GET", "/api/v1/schedules", &[], "").await.unwrap();
+        assert_eq!(answer.status(), 200);
+        (client, answer.into_body())
+    };
+    // So many fit into 64 MiB.
+    let begun = Instant::now();
+    let mut untaken = Vec::new();
+    for _ in 0..4 {
+        untaken.push(ask(server.connect().await).await);
+    }
+    let took = begun.elapsed();
+    let late = server.connect().await;
+    let late = tokio::spawn(async move { ask(late).await });
+    // Four were made in that time.
+    tokio::time::sleep(took).await;
+    assert!(!late.is_finished(), "a fifth was made");
+    drop(untaken.pop());
+    let (_client, body) = timeout(PATIENCE, late).await.expect("in time").unwrap();
+    let bytes = timeout(PATIENCE, body.collect()).await.expect("in time").unwrap().to_bytes();
+    let list: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(list.as_array().map(Vec::len), Some(18), "it came when one of them went, and is whole");
+    drop(untaken);
     server.stop().await;
 }
 

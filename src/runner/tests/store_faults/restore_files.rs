@@ -117,6 +117,22 @@ fn a_restore_cut_short_behind_the_new_store_is_finished_by_the_next_daemon() {
     scene.is_as_before();
 }
 
+/// The lock still named the store that was replaced: the restored one, of another host, was refused as that host's.
+#[test]
+fn a_restore_of_another_hosts_store_cut_short_at_its_end_is_finished_by_the_next_daemon() {
+    let (scene, other) = (Scene::new(), Scene::new());
+    let state = scene.store.dir.path();
+    let lock = fs::read(scene.store.path("lock")).expect("reads");
+    let report = restore(&other.backup, state, JobFiles::default()).expect("restores");
+    fs::write(scene.store.path("lock"), lock).expect("writes");
+    let refused = opened(state).err().expect("the control: without the note it is another's");
+    assert!(matches!(&refused, StoreError::Foreign { .. }), "{refused:?}");
+    scene.pending(&report.store_id);
+    opened(state).expect("it is finished");
+    assert!(!scene.store.path("restore.pending").exists());
+    opened(state).expect("and stays the store that is here");
+}
+
 /// The first start removes secrets of jobs that it does not know; the next backup may know them.
 #[test]
 fn secrets_of_jobs_that_are_not_open_in_the_backup_wait_for_one_where_they_are() {

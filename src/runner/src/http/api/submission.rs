@@ -103,3 +103,19 @@ fn parse(json: &[u8], said: Said, settings: &Settings, now: &Zoned) -> Result<Su
     let jobs = requests.into_iter().enumerate().map(made).collect::<Result<Vec<_>, _>>()?;
     Ok(Submission { jobs, key, many })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::BODY_BYTES_MAX;
+
+    /// Whoever asked for more than there is would wait in vain for ever.
+    #[test]
+    fn the_heaviest_body_is_let_in_when_it_is_alone() {
+        let heaviest = weight(&vec![b'{'; BODY_BYTES_MAX]);
+        assert!(heaviest > SUBMISSIONS_BYTES_MAX / 2 && heaviest <= SUBMISSIONS_BYTES_MAX, "{heaviest}");
+        assert_eq!(weight(b"[{},{}]") - weight(b"[0,0 ]"), 2 * JOB_BYTES + 4);
+        let hundred = format!("[{}]", vec![r#"{"shell":"make test"}"#; 100].join(","));
+        assert!(weight(hundred.as_bytes()) <= UNCOUNTED_BYTES_MAX, "a hundred small jobs wait for nobody");
+    }
+}

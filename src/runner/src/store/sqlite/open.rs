@@ -115,6 +115,12 @@ impl Lock {
         self.file.sync_data().map_err(|source| io_error("write", path, source))
     }
 
+    /// Whose text goes into this file.
+    #[cfg(test)]
+    pub fn of(file: File) -> Self {
+        Self { file, store_id: None }
+    }
+
     fn put(&mut self, path: &Path) -> Result<(), StoreError> {
         let text = format!("{}\n{}\n", std::process::id(), self.store_id.as_deref().unwrap_or_default());
         let written = self.file.rewind().and_then(|()| self.file.write_all(text.as_bytes()));

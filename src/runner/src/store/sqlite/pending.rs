@@ -172,3 +172,31 @@ fn forget(place: &Place) -> Result<(), StoreError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sqlite::SqliteStore;
+
+    /// The note went first: where there was no room for the name of the new store then, or the power was cut, the lock named the one before
+    /// for good, and a restored store of another host was refused.
+    #[test]
+    fn the_note_stays_until_the_lock_names_the_new_store() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(SqliteStore::open(dir.path()).unwrap());
+        let place = Place::new(dir.path());
+        let store_id = Lineage::read(&open::reader(&place.db).unwrap()).unwrap().store_id;
+        let (lock, note) = (dir.path().join("lock"), dir.path().join(NAME));
+        Pending::begin(&place, &store_id, &JobFiles::default()).unwrap();
+        fs::write(&lock, "1\nanother1\n").unwrap();
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let refused = settle(&place, &mut Lock::of(full)).unwrap_err();
+        assert!(matches!(refused, StoreError::Full), "{refused:?}");
+        assert!(note.exists(), "there is more to do");
+        // The control: where there is room the next one does it.
+        let mut held = Lock::take(dir.path()).unwrap();
+        settle(&place, &mut held).unwrap();
+        assert!(!note.exists());
+        assert_eq!(fs::read_to_string(&lock).unwrap().lines().nth(1), Some(store_id.as_str()));
+    }
+}
