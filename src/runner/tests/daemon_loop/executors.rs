@@ -1,6 +1,7 @@
 //! Executors that came into use after the start: whose spawner is not there runs nothing, and nobody else runs it instead.
 
-use crate::harness::{Life, Loop, new_job, wait_for};
+use crate::begin::{connected, running};
+use crate::harness::{Life, Loop, new_job, wait_for, wait_until};
 use crate::spawner::Spawner;
 use ci_runner::daemon::handle::{Explanation, NewJob};
 use ci_runner::store::memory::MemoryStore;
@@ -9,7 +10,6 @@ use ci_runner_core::explain::Reason;
 use ci_runner_core::id::JobId;
 use ci_runner_core::state::Phase;
 use ci_runner_spawner::protocol::{Reply, Request};
-use std::time::Duration;
 
 const BOXED: &str =
     "[pools.default]\nslots = 4\n[pools.boxed]\nslots = 2\nexecutor = \"systemd\"\nprofile = \"strict\"\n";
@@ -28,33 +28,20 @@ async fn why(the_loop: &Loop, id: JobId) -> Explanation {
     the_loop.handle.explain(id).await.unwrap().expect("it is open")
 }
 
-fn is_problem(the_loop: &Loop, words: &str) -> bool {
-    the_loop.handle.snapshot().problems.iter().any(|text| text.contains(words))
-}
-
 /// The next start is of this job.
 fn hears_start_of(spawner: &mut Spawner, id: JobId) {
     let heard = spawner.heard();
     assert!(matches!(&heard[..], [Request::Start(start)] if start.key.job == id.get()), "{heard:?}");
 }
 
-async fn welcomed() -> (Loop, Spawner) {
-    let spawner = Spawner::new();
-    let the_loop = Loop::start(spawner.runtime()).await;
-    let mut spawner = spawner.welcome();
-    spawner.has_nothing();
-    wait_for("the spawner is there", || the_loop.handle.snapshot().executor_up).await;
-    (the_loop, spawner)
-}
-
 /// Jobs of a sandboxed pool that a reload added used to run natively, without the sandbox, as the daemon's own user.
 #[tokio::test]
 async fn a_sandboxed_pool_that_a_reload_adds_starts_nothing_natively() {
-    let (the_loop, mut spawner) = welcomed().await;
+    let (the_loop, mut spawner) = connected().await;
     let dir = tempfile::tempdir().unwrap();
     the_loop.reload(dir.path(), BOXED).await;
     let needed = "the pool boxed until the daemon is restarted";
-    wait_for("the problem is told", || is_problem(&the_loop, needed)).await;
+    the_loop.tells(needed).await;
     let boxed = submit(&the_loop, in_pool("boxed")).await;
     let free = submit(&the_loop, new_job()).await;
     hears_start_of(&mut spawner, free);
@@ -64,14 +51,14 @@ async fn a_sandboxed_pool_that_a_reload_adds_starts_nothing_natively() {
     // The control: named native by another reload, it runs.
     the_loop.reload(dir.path(), "[pools.default]\nslots = 4\n[pools.boxed]\nslots = 2\nexecutor = \"native\"\n").await;
     hears_start_of(&mut spawner, boxed);
-    wait_for("it is mended", || !is_problem(&the_loop, needed)).await;
+    wait_for("it is mended", || !the_loop.is_problem(needed)).await;
     the_loop.stop().await;
 }
 
 /// What was claimed before the reload kept the executor that it was claimed for.
 #[tokio::test]
 async fn a_claim_for_another_executor_than_its_pool_has_by_now_is_given_back() {
-    let (the_loop, mut spawner) = welcomed().await;
+    let (the_loop, mut spawner) = connected().await;
     let id = submit(&the_loop, new_job()).await;
     let heard = spawner.heard();
     let [Request::Start(start)] = &heard[..] else { panic!("{heard:?}") };
@@ -79,7 +66,7 @@ async fn a_claim_for_another_executor_than_its_pool_has_by_now_is_given_back() {
     let dir = tempfile::tempdir().unwrap();
     the_loop.reload(dir.path(), "[pools.default]\nslots = 2\nexecutor = \"systemd\"\nprofile = \"strict\"\n").await;
     let needed = "the pool default until the daemon is restarted";
-    wait_for("the problem is told", || is_problem(&the_loop, needed)).await;
+    the_loop.tells(needed).await;
     let why_not = "no processes left".to_owned();
     spawner.say(&[Reply::RefusedStart { key: key.clone(), why: why_not, voided: false, closed: false }]);
     assert_eq!(spawner.heard(), [Request::Void(key.clone())], "not started again");
@@ -109,17 +96,17 @@ async fn a_native_pool_that_a_reload_adds_waits_and_says_for_what() {
     assert!(!why.reasons.contains(&Reason::Next), "{:?}", why.reasons);
     let needed = "the pool plain until the daemon is restarted: its executor native";
     assert!(why.trouble.iter().any(|text| text.contains(needed)), "{:?}", why.trouble);
-    wait_for("the problem is told", || is_problem(&the_loop, needed)).await;
+    the_loop.tells(needed).await;
     the_loop.stop().await;
 }
 
 /// Its free slots counted: `why` said that a job starts next which waited for a slot of the other pool.
 #[tokio::test]
 async fn a_free_slot_of_a_pool_that_starts_nothing_is_none() {
-    let (the_loop, mut spawner) = welcomed().await;
+    let (the_loop, mut spawner) = connected().await;
     let dir = tempfile::tempdir().unwrap();
     the_loop.reload(dir.path(), &BOXED.replacen("slots = 4", "slots = 1", 1)).await;
-    wait_for("the problem is told", || is_problem(&the_loop, "the pool boxed until the daemon is restarted")).await;
+    the_loop.tells("the pool boxed until the daemon is restarted").await;
     let holder = submit(&the_loop, new_job()).await;
     hears_start_of(&mut spawner, holder);
     let waits = submit(&the_loop, new_job()).await;
@@ -131,12 +118,12 @@ async fn a_free_slot_of_a_pool_that_starts_nothing_is_none() {
 /// The native spawner says `Started` at the fork, and only then that nothing began: `why` and `show` said that it runs, for ever.
 #[tokio::test]
 async fn an_attempt_whose_every_start_is_refused_does_not_run() {
-    let (the_loop, mut spawner) = welcomed().await;
+    let (the_loop, mut spawner) = connected().await;
     let mut news = the_loop.handle.news();
     let before = news.latest();
     let id = submit(&the_loop, new_job()).await;
     spawner.starts();
-    wait_for("it runs", || the_loop.handle.snapshot().counts["default"].running == 1).await;
+    wait_for("it runs", || the_loop.count_running() == 1).await;
     // The control: so far it does.
     let runs = why(&the_loop, id).await;
     assert!(matches!(runs.reasons[..], [Reason::Running { .. }]), "{:?}", runs.reasons);
@@ -159,11 +146,7 @@ async fn an_attempt_whose_every_start_is_refused_does_not_run() {
         assert_eq!(snapshot.leases[0].phase, Phase::Starting);
     }
     spawner.say(&[Reply::Started { key: key.clone() }]);
-    let until = tokio::time::Instant::now() + Duration::from_secs(20);
-    while why(&the_loop, id).await.phase != Phase::Running {
-        assert!(tokio::time::Instant::now() < until, "it runs at last, and nobody says so");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait_until("somebody says that it runs at last", async || why(&the_loop, id).await.phase == Phase::Running).await;
     assert!(why(&the_loop, id).await.trouble.is_empty());
     let row = || the_loop.handle.reader.job(id).unwrap().unwrap();
     wait_for("its start is kept", || row().started.is_some()).await;
@@ -179,7 +162,7 @@ async fn an_attempt_whose_every_start_is_refused_does_not_run() {
 /// The spawner kept a place for each, and with 5,000 of them it took no start any more.
 #[tokio::test]
 async fn a_claim_whose_start_was_refused_is_forgotten_when_its_job_expires() {
-    let (the_loop, mut spawner) = welcomed().await;
+    let (the_loop, mut spawner) = connected().await;
     let mut soon_over = new_job();
     let expires = jiff::Timestamp::now().as_millisecond() + 2_000;
     soon_over.spec.terms.expires = Some(ci_runner_core::time::WallTime(expires));
@@ -199,10 +182,6 @@ async fn a_claim_whose_start_was_refused_is_forgotten_when_its_job_expires() {
     }
     spawner.say(&[Reply::Voided { key: key.clone() }]);
     assert_eq!(spawner.heard(), [Request::Forget(key)]);
-    let until = tokio::time::Instant::now() + Duration::from_secs(20);
-    while the_loop.handle.explain(id).await.unwrap().is_some() {
-        assert!(tokio::time::Instant::now() < until, "it stays open");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait_until("it is over", async || the_loop.handle.explain(id).await.unwrap().is_none()).await;
     the_loop.stop().await;
 }

@@ -13,13 +13,13 @@ use ci_runner::store::memory::MemoryStore;
 use ci_runner::store::sqlite::SqliteStore;
 use ci_runner::store::{Claimed, CollectLimits, Loaded, Reader, Store, StoreError, Write};
 use ci_runner::systemd::{Notifier, NotifySettings};
-use ci_runner_core::change::OpenJob;
+use ci_runner_core::change::{Change, Entry, OpenJob};
 use ci_runner_core::id::{Epoch, JobId, PoolId};
 use ci_runner_core::policy::Settings;
 use ci_runner_core::time::{ClockBase, Now};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 
@@ -28,8 +28,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Polls until it is so.
 pub async fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {
+    wait_until(what, async || is_so()).await;
+}
+
+/// The same with a question that takes a while to answer.
+pub async fn wait_until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let until = tokio::time::Instant::now() + PATIENCE;
-    while !is_so() {
+    while !is_so().await {
         assert!(tokio::time::Instant::now() < until, "waited in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -40,13 +45,42 @@ pub fn new_job() -> NewJob {
     request::new_job(request, &Settings::default(), &jiff::Zoned::now()).unwrap()
 }
 
+/// What a commit holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    pub writes: usize,
+    /// New jobs.
+    pub jobs: usize,
+    /// Schedules that are written whole, with their requests.
+    pub schedules: usize,
+}
+
+impl Load {
+    fn of(batch: &[Write]) -> Self {
+        let count = |is_one: fn(&Write) -> bool| batch.iter().filter(|write| is_one(write)).count();
+        Self {
+            writes: batch.len(),
+            jobs: count(|write| matches!(write, Write::Entry(Entry { change: Change::Submitted(_), .. }))),
+            schedules: count(|write| matches!(write, Write::Schedule(_))),
+        }
+    }
+
+    fn most(self, other: Self) -> Self {
+        Self {
+            writes: self.writes.max(other.writes),
+            jobs: self.jobs.max(other.jobs),
+            schedules: self.schedules.max(other.schedules),
+        }
+    }
+}
+
 /// What a store is told by its test, and tells it.
 #[derive(Default)]
 struct Rule {
     /// So many commits fail.
     fail: AtomicU32,
-    /// How many writes the largest commit had.
-    largest: AtomicUsize,
+    /// The most that one commit had of each.
+    largest: Mutex<Load>,
     /// Whoever has this holds up all commits.
     gate: Arc<tokio::sync::Mutex<()>>,
     /// A commit is under way.
@@ -77,7 +111,9 @@ impl Store for Failing {
     }
 
     fn commit(&mut self, batch: &[Write], pools: &[String]) -> Result<(), StoreError> {
-        self.rule.largest.fetch_max(batch.len(), Ordering::SeqCst);
+        let mut largest = self.rule.largest.lock().unwrap();
+        *largest = largest.most(Load::of(batch));
+        drop(largest);
         self.rule.is_committing.store(true, Ordering::SeqCst);
         drop(self.rule.gate.blocking_lock());
         self.rule.is_committing.store(false, Ordering::SeqCst);
@@ -238,9 +274,9 @@ impl Loop {
         self.rule.is_committing.load(Ordering::SeqCst)
     }
 
-    /// Writes of the largest commit since the last call.
-    pub fn take_largest_commit(&self) -> usize {
-        self.rule.largest.swap(0, Ordering::SeqCst)
+    /// The most that one commit had of each since the last call.
+    pub fn take_largest_commit(&self) -> Load {
+        std::mem::take(&mut *self.rule.largest.lock().unwrap())
     }
 
     pub fn count_running(&self) -> usize {

@@ -1,7 +1,7 @@
 //! What cannot be enforced is refused, or waits and is a problem; what can is said to the spawner.
 
-use crate::harness::{Loop, new_job, wait_for};
-use crate::spawner::Spawner;
+use crate::begin::connected_with;
+use crate::harness::{new_job, wait_for};
 use ci_runner::daemon::handle::{NewJob, Refusal};
 use ci_runner_core::id::JobId;
 use ci_runner_core::labels::Label;
@@ -15,15 +15,6 @@ fn limited(memory_bytes: u64) -> NewJob {
     job
 }
 
-async fn connected(enforces: Enforces) -> (Loop, Spawner) {
-    let spawner = Spawner::new();
-    let the_loop = Loop::start(spawner.runtime()).await;
-    let mut spawner = spawner.welcome_with(enforces);
-    spawner.has_nothing();
-    wait_for("the spawner is there", || the_loop.handle.snapshot().executor_up).await;
-    (the_loop, spawner)
-}
-
 fn everything() -> Enforces {
     Enforces { memory: true, cpu: true, pids: true, ..Enforces::default() }
 }
@@ -31,7 +22,7 @@ fn everything() -> Enforces {
 #[tokio::test]
 async fn a_limit_that_nothing_enforces_is_refused_with_the_reason() {
     let why = "no cgroups on paper";
-    let (the_loop, _spawner) = connected(Enforces { why_not: why.to_owned(), ..Enforces::default() }).await;
+    let (the_loop, _spawner) = connected_with(Enforces { why_not: why.to_owned(), ..Enforces::default() }).await;
     let refused = the_loop.handle.submit(vec![limited(1 << 30)], None, "me".to_owned()).await;
     let Err(Refusal::Fault { index: 0, fault }) = refused else { panic!("{refused:?}") };
     assert!(fault.field == "memory" && fault.why.contains(why), "{fault}");
@@ -40,7 +31,7 @@ async fn a_limit_that_nothing_enforces_is_refused_with_the_reason() {
 
 #[tokio::test]
 async fn a_limit_that_can_be_enforced_reaches_the_spawner_without_swap_beside_it() {
-    let (the_loop, mut spawner) = connected(everything()).await;
+    let (the_loop, mut spawner) = connected_with(everything()).await;
     the_loop.handle.submit(vec![limited(1 << 30)], None, "me".to_owned()).await.unwrap();
     let heard = spawner.heard();
     let [Request::Start(start)] = &heard[..] else { panic!("{heard:?}") };
@@ -51,18 +42,17 @@ async fn a_limit_that_can_be_enforced_reaches_the_spawner_without_swap_beside_it
 /// A default of the configuration is not left out in silence where it cannot be enforced: the pool stands still until it can.
 #[tokio::test]
 async fn a_pool_whose_own_limits_cannot_be_enforced_starts_nothing_and_is_a_problem() {
-    let (the_loop, mut spawner) = connected(Enforces { memory: false, ..everything() }).await;
+    let (the_loop, mut spawner) = connected_with(Enforces { memory: false, ..everything() }).await;
     let dir = tempfile::tempdir().unwrap();
     the_loop.reload(dir.path(), "[pools.default]\nmemory = \"1G\"\n").await;
-    let is_told = || the_loop.handle.snapshot().problems.iter().any(|text| text.contains("pool default"));
-    wait_for("the problem is told", is_told).await;
+    the_loop.tells("pool default").await;
     the_loop.handle.submit(vec![new_job()], None, "me".to_owned()).await.unwrap();
     let why = the_loop.handle.explain(JobId::new(1).unwrap()).await.unwrap().unwrap();
     assert!(matches!(why.reasons[..], [ci_runner_core::explain::Reason::NoPool { .. }]), "{:?}", why.reasons);
     the_loop.reload(dir.path(), "[pools.default]\npids = 9\n").await;
     let heard = spawner.heard();
     assert!(matches!(&heard[..], [Request::Start(start)] if start.limits.pids_max == Some(9)), "{heard:?}");
-    wait_for("it is mended", || !is_told()).await;
+    wait_for("it is mended", || !the_loop.is_problem("pool default")).await;
     the_loop.stop().await;
 }
 
@@ -70,16 +60,14 @@ async fn a_pool_whose_own_limits_cannot_be_enforced_starts_nothing_and_is_a_prob
 /// ended as failed.
 #[tokio::test]
 async fn what_cannot_be_enforced_waits_over_a_failed_commit() {
-    let (the_loop, mut spawner) = connected(Enforces { memory: false, ..everything() }).await;
+    let (the_loop, mut spawner) = connected_with(Enforces { memory: false, ..everything() }).await;
     let dir = tempfile::tempdir().unwrap();
     the_loop.reload(dir.path(), "[pools.default]\nmemory = \"1G\"\n").await;
     the_loop.handle.submit(vec![new_job()], None, "me".to_owned()).await.unwrap();
-    the_loop.fail_next_commit();
-    let refused = the_loop.handle.pause(Some(("test".to_owned(), false)), "me".to_owned()).await;
-    assert!(matches!(refused, Err(Refusal::Store(_))), "{refused:?}");
+    the_loop.fails_a_commit().await;
     spawner.has_nothing();
-    wait_for("the store fails", || the_loop.handle.snapshot().store_failing).await;
-    wait_for("the store takes commits", || !the_loop.handle.snapshot().store_failing).await;
+    the_loop.store_fails().await;
+    the_loop.store_recovers().await;
     spawner.has_nothing();
     let why = the_loop.handle.explain(JobId::new(1).unwrap()).await.unwrap().unwrap();
     assert!(matches!(why.reasons[..], [ci_runner_core::explain::Reason::NoPool { .. }]), "{:?}", why.reasons);
@@ -99,7 +87,7 @@ fn labelled(number: usize) -> NewJob {
 /// One array used to step over the limit, and whoever reached it locked everybody out, plain jobs too.
 #[tokio::test]
 async fn many_sets_of_labels_lock_out_no_plain_job() {
-    let (the_loop, _spawner) = connected(everything()).await;
+    let (the_loop, _spawner) = connected_with(everything()).await;
     let submit = async |jobs: Vec<NewJob>| the_loop.handle.submit(jobs, None, "me".to_owned()).await;
     let refused = Err(Refusal::ClassesFull { limit: CLASSES_MAX });
     assert_eq!(submit((0..=CLASSES_MAX).map(labelled).collect()).await, refused, "one array over the limit");

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+mod begin;
 mod executors;
 mod former;
 mod harness;
@@ -11,6 +12,7 @@ mod refused;
 mod schedules;
 mod slices;
 mod spawner;
+mod turns;
 mod watchdog;
 
 use ci_runner::daemon::handle::{IdempotencyKey, NewJob, Refusal};
@@ -19,26 +21,18 @@ use ci_runner_core::outcome::{AttemptResult, LostCause};
 use ci_runner_spawner::protocol::{Enforces, Reply, Request, Seen};
 use harness::{Loop, new_job, wait_for};
 use spawner::Spawner;
+use std::io::BufRead as _;
 
 /// A job runs, and a commit fails: the record is read again and the spawner asked what there is, twice, for the store
 /// recovers meanwhile. Leaves at the moment where the first of the two answers is told by half.
 async fn amid_an_answer() -> (Loop, Spawner) {
-    let spawner = Spawner::new();
-    let the_loop = Loop::start(spawner.runtime()).await;
-    let mut spawner = spawner.welcome();
-    spawner.has_nothing();
-    the_loop.handle.submit(vec![new_job()], None, "me".to_owned()).await.unwrap();
-    spawner.starts();
-    wait_for("it runs", || the_loop.count_running() == 1).await;
-
-    the_loop.fail_next_commit();
-    let refused = the_loop.handle.pause(Some(("test".to_owned(), false)), "me".to_owned()).await;
-    assert!(matches!(refused, Err(Refusal::Store(_))), "{refused:?}");
+    let (the_loop, mut spawner) = begin::running().await;
+    the_loop.fails_a_commit().await;
     assert_eq!(spawner.heard(), [Request::List], "after the record was read again");
     // Told, and forgotten again when the store has recovered: then another list is wanted.
-    wait_for("the store fails", || the_loop.handle.snapshot().store_failing).await;
+    the_loop.store_fails().await;
     spawner.say(&[spawner.attempt(Seen::Alive)]);
-    wait_for("the store takes commits", || !the_loop.handle.snapshot().store_failing).await;
+    the_loop.store_recovers().await;
     (the_loop, spawner)
 }
 
@@ -71,10 +65,7 @@ async fn a_list_without_a_job_that_runs_would_be_acted_on() {
 /// secrets were kept in one place and looked for in another.
 #[tokio::test]
 async fn a_reload_that_names_other_directories_changes_none() {
-    let spawner = Spawner::new();
-    let the_loop = Loop::start(spawner.runtime()).await;
-    let mut spawner = spawner.welcome();
-    spawner.has_nothing();
+    let (the_loop, mut spawner) = begin::connected().await;
     let elsewhere = tempfile::tempdir().unwrap();
     the_loop.reload(elsewhere.path(), "[pools.default]\nslots = 7\n").await;
     wait_for("the rest of it holds", || the_loop.handle.snapshot().pools[0].slots == 7).await;
@@ -98,10 +89,13 @@ async fn a_spawner_that_puts_logs_elsewhere_and_cannot_be_told_is_a_problem() {
     let spawner = Spawner::new();
     let the_loop = Loop::start(spawner.runtime()).await;
     let mut process = std::process::Command::new("sh")
-        .args(["-c", "read x; exit", "sh", "--log-dir", "/of/another/store"])
+        .args(["-c", "echo; read x; exit", "sh", "--log-dir", "/of/another/store"])
         .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
+    // `spawn` returns before the kernel shows the words of the new program: until it has said something they may be missing.
+    std::io::BufReader::new(process.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
     let mut spawner = spawner.welcome_as(process.id(), Enforces::default());
     assert_eq!(spawner.heard(), [Request::List], "no word that it does not know");
     spawner.say(&[Reply::Listed]);

@@ -1,6 +1,7 @@
 //! A commit fails under an action on many jobs: nothing of it is kept, but what runs is told to end when that was asked for.
 
-use crate::harness::{Loop, new_job, wait_for};
+use crate::begin::running;
+use crate::harness::{Loop, new_job};
 use crate::spawner::Spawner;
 use ci_runner::daemon::handle::{Action, Refusal, Target};
 use ci_runner_core::id::JobId;
@@ -15,13 +16,7 @@ fn id(number: u64) -> JobId {
 
 /// One job runs, the first, and so many are on hold; a commit that follows fails.
 async fn about_to_fail() -> (Loop, Spawner) {
-    let spawner = Spawner::new();
-    let the_loop = Loop::start(spawner.runtime()).await;
-    let mut spawner = spawner.welcome();
-    spawner.has_nothing();
-    the_loop.handle.submit(vec![new_job()], None, "me".to_owned()).await.unwrap();
-    spawner.starts();
-    wait_for("it runs", || the_loop.count_running() == 1).await;
+    let (the_loop, spawner) = running().await;
     let mut held = new_job();
     held.spec.terms.hold = true;
     for _ in 0..JOBS / 2_000 {

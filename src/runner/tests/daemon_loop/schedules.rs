@@ -1,5 +1,6 @@
 //! What the configuration declares, while the store fails.
 
+use crate::begin::schedule;
 use crate::harness::{Life, Loop, new_job, wait_for};
 use crate::spawner::Spawner;
 use ci_runner::daemon::handle::{Refusal, Submitter};
@@ -49,27 +50,11 @@ async fn a_schedule_declared_while_commits_fail_comes_with_the_first_that_succee
     the_loop.stop().await;
 }
 
-fn yearly(name: &str) -> ScheduleRow {
-    ScheduleRow {
-        name: name.into(),
-        calendar: "yearly".into(),
-        timezone: "UTC".into(),
-        overlap: "skip".into(),
-        missed: "skip".into(),
-        request: r#"{"command":["true"]}"#.into(),
-        by: "me".into(),
-        paused: None,
-        after: WallTime(i64::MAX / 4),
-        last_job: None,
-        refused: None,
-    }
-}
-
 /// Whoever ran it was told that there is none, while lists showed it; nor could it be removed.
 #[tokio::test]
 async fn a_schedule_that_means_nothing_here_any_more_is_told_and_can_go() {
     let (mut store, reader) = MemoryStore::new();
-    let stored_row = |name| Write::Schedule(ScheduleRow { timezone: "Mars/Base".into(), ..yearly(name) });
+    let stored_row = |name| Write::Schedule(ScheduleRow { timezone: "Mars/Base".into(), ..schedule(name) });
     store.commit(&["kept", "gone"].map(stored_row), &[]).unwrap();
     let spawner = Spawner::new();
     let the_loop = Loop::start_on(Box::new(store), reader, spawner.runtime(), Life::default()).await;
@@ -78,12 +63,11 @@ async fn a_schedule_that_means_nothing_here_any_more_is_told_and_can_go() {
     let is_told = |why: &str| why.contains("\"Mars/Base\" is not a time zone");
     assert!(matches!(&refused, Err(Refusal::ScheduleUnread { why, .. }) if is_told(why)), "{refused:?}");
     assert_eq!(run("nope").await, Err(Refusal::NoSchedule("nope".to_owned())), "the control");
-    let is_told = || the_loop.handle.snapshot().problems.iter().any(|text| text.contains("\"kept\" is not run"));
-    wait_for("the status names it", is_told).await;
+    the_loop.tells("\"kept\" is not run").await;
     // Its name is taken until it is replaced or removed.
-    let added = the_loop.handle.schedule(yearly("kept"), false).await;
+    let added = the_loop.handle.schedule(schedule("kept"), false).await;
     assert_eq!(added, Err(Refusal::ScheduleExists("kept".to_owned())));
-    the_loop.handle.schedule(yearly("kept"), true).await.unwrap();
+    the_loop.handle.schedule(schedule("kept"), true).await.unwrap();
     assert_eq!(run("kept").await.map(|ids| ids.len()), Ok(1));
     the_loop.handle.unschedule("gone".to_owned()).await.unwrap();
     assert_eq!(stored(&the_loop), ["kept"]);
@@ -104,27 +88,23 @@ async fn schedules_that_cannot_be_read_again_are_not_forgotten() {
     let state = tempfile::tempdir().unwrap();
     let spawner = Spawner::new();
     let the_loop = Loop::start_on_disk(state.path(), spawner.runtime(), Life::default()).await;
-    the_loop.handle.schedule(yearly("mine"), false).await.unwrap();
-    the_loop.fail_next_commit();
+    the_loop.handle.schedule(schedule("mine"), false).await.unwrap();
     hide_schedules(state.path(), true);
-    let refused = the_loop.handle.pause(Some(("test".to_owned(), false)), "me".to_owned()).await;
-    assert!(matches!(refused, Err(Refusal::Store(_))), "{refused:?}");
-    wait_for("the store fails", || the_loop.handle.snapshot().store_failing).await;
-    let is_told = || the_loop.handle.snapshot().problems.iter().any(|text| text.contains("no such table"));
-    wait_for("a try in vain", is_told).await;
+    the_loop.fails_a_commit().await;
+    the_loop.tells("no such table").await;
     hide_schedules(state.path(), false);
-    wait_for("the store takes commits", || !the_loop.handle.snapshot().store_failing).await;
-    let again = the_loop.handle.schedule(yearly("mine"), false).await;
+    the_loop.store_recovers().await;
+    let again = the_loop.handle.schedule(schedule("mine"), false).await;
     assert_eq!(again, Err(Refusal::ScheduleExists("mine".to_owned())));
     the_loop.stop().await;
     // And so at a start.
     hide_schedules(state.path(), true);
     let spawner = Spawner::new();
     let the_loop = Loop::start_on_disk(state.path(), spawner.runtime(), Life::default()).await;
-    wait_for("nothing is taken in", || the_loop.handle.snapshot().store_failing).await;
+    the_loop.store_fails().await;
     hide_schedules(state.path(), false);
-    wait_for("the store takes commits", || !the_loop.handle.snapshot().store_failing).await;
-    let again = the_loop.handle.schedule(yearly("mine"), false).await;
+    the_loop.store_recovers().await;
+    let again = the_loop.handle.schedule(schedule("mine"), false).await;
     assert_eq!(again, Err(Refusal::ScheduleExists("mine".to_owned())));
     the_loop.stop().await;
 }
@@ -137,7 +117,7 @@ fn due(name: &str, pool: &str) -> ScheduleRow {
         missed: "once".into(),
         request: format!(r#"{{"command":["true"],"pool":"{pool}"}}"#),
         after: WallTime(0),
-        ..yearly(name)
+        ..schedule(name)
     }
 }
 
@@ -167,17 +147,17 @@ async fn a_pause_does_not_bring_a_removed_schedule_back() {
     let spawner = Spawner::new();
     let the_loop = Loop::start(spawner.runtime()).await;
     let handle = &the_loop.handle;
-    handle.schedule(yearly("mine"), false).await.unwrap();
+    handle.schedule(schedule("mine"), false).await.unwrap();
     assert_eq!(
         handle.pause_schedule("mine".to_owned(), "ada".to_owned()).await.unwrap().paused.as_deref(),
         Some("ada")
     );
     let again = handle.pause_schedule("mine".to_owned(), "bob".to_owned()).await.unwrap();
     assert_eq!(again.paused.as_deref(), Some("ada"), "the first pause stays");
-    let replaced = handle.schedule(yearly("mine"), true).await.unwrap();
+    let replaced = handle.schedule(schedule("mine"), true).await.unwrap();
     assert_eq!(replaced.paused.as_deref(), Some("ada"), "and stays where it is replaced");
     let resumed = handle.resume_schedule("mine".to_owned()).await.unwrap();
-    assert!(resumed.paused.is_none() && resumed.after < yearly("mine").after, "what was missed stays missed");
+    assert!(resumed.paused.is_none() && resumed.after < schedule("mine").after, "what was missed stays missed");
     let (removed, paused, resumed) = tokio::join!(
         handle.unschedule("mine".to_owned()),
         handle.pause_schedule("mine".to_owned(), "ada".to_owned()),

@@ -1,5 +1,6 @@
 //! What many jobs or schedules ask for at once goes to the disk in pieces: whoever else waits for a commit waits for a short one.
 
+use crate::begin::schedule;
 use crate::harness::{Life, Loop, new_job, wait_for};
 use crate::spawner::Spawner;
 use ci_runner::daemon::engine::SCHEDULES_MAX;
@@ -41,7 +42,7 @@ async fn actions_on_many_jobs_make_no_large_commit() {
     let one = one.unwrap();
     assert_eq!((one.done.len() + one.finished.len(), few.unwrap().done.len()), (JOBS, 1));
     assert_eq!(other.unwrap().done.len(), JOBS);
-    let largest = the_loop.take_largest_commit();
+    let largest = the_loop.take_largest_commit().writes;
     assert!((1_000..=WRITES_MAX).contains(&largest), "{largest}");
     wait_for("all are gone", || the_loop.handle.snapshot().counts["default"].queued == 0).await;
     the_loop.stop().await;
@@ -59,27 +60,21 @@ async fn an_end_that_many_waited_for_makes_no_large_commit() {
     the_loop.handle.act(Target::Ids(vec![first]), Action::Cancel, "me".to_owned()).await.unwrap();
     let gone = || the_loop.handle.snapshot().finished.get("cancelled").copied() == Some(JOBS as u64 + 1);
     wait_for("all are gone", gone).await;
-    let largest = the_loop.take_largest_commit();
+    let largest = the_loop.take_largest_commit().writes;
     assert!((1_000..=WRITES_MAX).contains(&largest), "{largest}");
     the_loop.stop().await;
 }
 
 /// One that had a run a minute ago, while no daemon was there.
-fn missed(name: String) -> ScheduleRow {
+fn missed(name: &str) -> ScheduleRow {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let after = WallTime(i64::try_from(now.as_millis()).unwrap() - 90_000);
     ScheduleRow {
-        name,
-        calendar: "* * * * *".into(),
-        timezone: "UTC".into(),
-        overlap: "skip".into(),
+        calendar: "minutely".into(),
         missed: "once".into(),
         request: r#"{"command":["true"],"hold":true}"#.into(),
-        by: "me".into(),
-        paused: None,
         after,
-        last_job: None,
-        refused: None,
+        ..schedule(name)
     }
 }
 
@@ -87,15 +82,40 @@ fn missed(name: String) -> ScheduleRow {
 #[tokio::test]
 async fn schedules_have_a_limit_and_run_in_pieces() {
     let (mut store, reader) = MemoryStore::new();
-    let rows = (0..SCHEDULES_MAX).map(|number| Write::Schedule(missed(format!("s{number}"))));
+    let rows = (0..SCHEDULES_MAX).map(|number| Write::Schedule(missed(&format!("s{number}"))));
     store.commit(&rows.collect::<Vec<_>>(), &[]).unwrap();
     let the_loop = Loop::start_on(Box::new(store), reader, Spawner::new().runtime(), Life::default()).await;
     let queued = || the_loop.handle.snapshot().counts["default"].queued;
     wait_for("a run of each", || queued() == SCHEDULES_MAX).await;
-    let largest = the_loop.take_largest_commit();
+    let largest = the_loop.take_largest_commit().writes;
     assert!((200..=WRITES_MAX).contains(&largest), "{largest}");
-    let add = |number: usize, replace| the_loop.handle.schedule(missed(format!("s{number}")), replace);
+    let add = |number: usize, replace| the_loop.handle.schedule(missed(&format!("s{number}")), replace);
     assert_eq!(add(SCHEDULES_MAX, false).await, Err(Refusal::SchedulesFull { limit: SCHEDULES_MAX }));
     assert_eq!(add(7, true).await.map(drop), Ok(()), "the control: one that is there is replaced");
+    the_loop.stop().await;
+}
+
+/// Each may ask for a megabyte: all that were due went to the disk in one commit, and each run wrote its schedule again.
+#[tokio::test]
+async fn schedules_that_ask_for_much_run_in_small_commits() {
+    const SCHEDULES: usize = 12;
+    /// So many of these have more than 4 MiB.
+    const JOBS_MAX: usize = 5;
+    let word = "x".repeat(131_000);
+    let request = serde_json::json!({"command": vec![word; 7], "hold": true}).to_string();
+    let (mut store, reader) = MemoryStore::new();
+    let row = |number| ScheduleRow { request: request.clone(), ..missed(&format!("s{number}")) };
+    let rows = (0..SCHEDULES).map(|number| Write::Schedule(row(number)));
+    store.commit(&rows.collect::<Vec<_>>(), &[]).unwrap();
+    let the_loop = Loop::start_on(Box::new(store), reader, Spawner::new().runtime(), Life::default()).await;
+    wait_for("a run of each", || the_loop.handle.snapshot().counts["default"].queued == SCHEDULES).await;
+    // All of that is on disk once this is.
+    the_loop.handle.pause(None, "me".to_owned()).await.unwrap();
+    let largest = the_loop.take_largest_commit();
+    assert!((2..=JOBS_MAX).contains(&largest.jobs), "{largest:?}");
+    assert_eq!(largest.schedules, 0, "a run writes what it changes");
+    // The control: who adds one writes it.
+    the_loop.handle.schedule(schedule("mine"), false).await.unwrap();
+    assert_eq!(the_loop.take_largest_commit().schedules, 1);
     the_loop.stop().await;
 }
