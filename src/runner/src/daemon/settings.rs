@@ -184,6 +184,7 @@ fn schedule_row(name: &str, schedule: &ScheduleConfig) -> Option<ScheduleRow> {
         paused: None,
         after: WallTime(0),
         last_job: None,
+        timed_job: None,
         refused: None,
     })
 }

@@ -24,10 +24,21 @@ pub struct ScheduleRow {
     pub paused: Option<String>,
     /// Runs are due after this.
     pub after: WallTime,
-    /// Latest job it made.
+    /// Latest job it made, at one of its times or by hand.
     pub last_job: Option<JobId>,
+    /// Latest job that it made at one of its times.
+    pub timed_job: Option<JobId>,
     /// Its last run, when that could not be queued.
     pub refused: Option<RefusedRun>,
+}
+
+impl ScheduleRow {
+    /// What its runs have left of it.
+    pub fn ran(&self) -> ScheduleRan {
+        let Self { name, after, last_job, timed_job, refused, .. } = self;
+        let (name, refused) = (name.clone(), refused.clone());
+        ScheduleRan { name, after: *after, last_job: *last_job, timed_job: *timed_job, refused }
+    }
 }
 
 /// A run of a schedule that could not be queued.
@@ -46,8 +57,10 @@ pub struct ScheduleRan {
     pub name: String,
     /// Runs are due after this.
     pub after: WallTime,
-    /// Latest job it made.
+    /// Latest job it made, at one of its times or by hand.
     pub last_job: Option<JobId>,
+    /// Latest job that it made at one of its times.
+    pub timed_job: Option<JobId>,
     /// The run, when it could not be queued.
     pub refused: Option<RefusedRun>,
 }

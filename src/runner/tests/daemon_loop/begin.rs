@@ -44,6 +44,7 @@ pub fn schedule(name: &str) -> ScheduleRow {
         paused: None,
         after: WallTime(i64::MAX / 4),
         last_job: None,
+        timed_job: None,
         refused: None,
     }
 }

@@ -3,7 +3,7 @@
 use crate::begin::schedule;
 use crate::harness::{Life, Loop, new_job, wait_for};
 use crate::spawner::Spawner;
-use ci_runner::daemon::handle::{Refusal, Submitter};
+use ci_runner::daemon::handle::{Action, Refusal, Submitter, Target};
 use ci_runner::store::memory::MemoryStore;
 use ci_runner::store::{ScheduleRow, Store, Write};
 use ci_runner_core::group::{GroupPolicy, GroupSpec};
@@ -138,6 +138,45 @@ async fn a_run_that_is_refused_cancels_nothing() {
     the_loop.handle.schedule(due("mine", "default"), true).await.unwrap();
     wait_for("its second run", || row().last_job != Some(first)).await;
     assert!(the_loop.handle.explain(first).await.unwrap().is_none(), "it was dropped");
+    the_loop.stop().await;
+}
+
+/// A run by hand took the place of the last run in the memory: the next time began beside a job of the time before, or left it running.
+#[tokio::test]
+async fn a_run_by_hand_does_not_hide_the_last_run_of_its_times() {
+    let spawner = Spawner::new();
+    let the_loop = Loop::start(spawner.runtime()).await;
+    let handle = &the_loop.handle;
+    let row = || handle.reader.schedules().unwrap().pop().unwrap();
+    let is_open = async |id| handle.explain(id).await.unwrap().is_some();
+    let is_due_again = async |overlap: &str| {
+        handle.schedule(ScheduleRow { overlap: overlap.into(), ..due("mine", "default") }, true).await.unwrap();
+    };
+    handle.pause(Some(("test".to_owned(), false)), "me".to_owned()).await.unwrap();
+    is_due_again("skip").await;
+    wait_for("its first run", || row().timed_job.is_some()).await;
+    let timed = row().timed_job.unwrap();
+    let run = async || handle.run_schedule("mine".to_owned(), None, "me".to_owned().into()).await.unwrap()[0];
+    let by_hand = run().await;
+    assert_eq!((row().last_job, row().timed_job), (Some(by_hand), Some(timed)));
+    // While one of the two is open no other begins.
+    for over in [by_hand, timed] {
+        is_due_again("skip").await;
+        wait_for("a time that is left out", || row().after > WallTime(0)).await;
+        assert_eq!((row().last_job, row().timed_job), (Some(by_hand), Some(timed)));
+        handle.act(Target::Ids(vec![over]), Action::Cancel, "me".to_owned()).await.unwrap();
+    }
+    // The control: both are over.
+    is_due_again("skip").await;
+    wait_for("its second run", || row().timed_job != Some(timed)).await;
+    assert_eq!(row().last_job, row().timed_job);
+    // And both are cancelled for the next.
+    let timed = row().timed_job.unwrap();
+    let by_hand = run().await;
+    is_due_again("cancel").await;
+    wait_for("its third run", || row().timed_job != Some(timed)).await;
+    assert_eq!((is_open(timed).await, is_open(by_hand).await), (false, false));
+    assert!(is_open(row().timed_job.unwrap()).await);
     the_loop.stop().await;
 }
 

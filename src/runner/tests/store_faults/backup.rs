@@ -53,6 +53,7 @@ fn schedule(name: &str, paused: Option<&str>) -> Write {
         paused: paused.map(str::to_owned),
         after: WallTime(0),
         last_job: None,
+        timed_job: None,
         refused: None,
     })
 }

@@ -12,7 +12,7 @@ use crate::cron::{self, CronSchedule, Missed, Overlap, ScheduleState};
 use crate::daemon::handle::{Refusal, Submitter};
 use crate::daemon::schedule_deeds::ScheduleDeed;
 use crate::request::new_job;
-use crate::store::{RefusedRun, ScheduleRan, ScheduleRow, StoreError, Write};
+use crate::store::{RefusedRun, ScheduleRow, StoreError, Write};
 use ci_runner_core::change::{self, Change};
 use ci_runner_core::outcome::By;
 use ci_runner_core::time::WallTime;
@@ -149,9 +149,7 @@ impl Live {
 
     /// What a run leaves in the store.
     fn ran(&self) -> Write {
-        let ScheduleRow { name, after, last_job, refused, .. } = &self.row;
-        let (name, refused) = (name.clone(), refused.clone());
-        Write::ScheduleRan(ScheduleRan { name, after: *after, last_job: *last_job, refused })
+        Write::ScheduleRan(self.row.ran())
     }
 
     /// Whether it has to be looked at.
@@ -249,6 +247,7 @@ impl Engine {
             }
             // Whoever replaces it says what it is to do, not what it has done nor whether it is paused.
             row.last_job = present.last_job.max(row.last_job);
+            row.timed_job = present.timed_job.max(row.timed_job);
             row.paused = present.paused.clone();
         } else if self.schedules.rows().count() >= SCHEDULES_MAX {
             return Err(Refusal::SchedulesFull { limit: SCHEDULES_MAX });
@@ -330,8 +329,11 @@ impl Engine {
     /// Err: why it is refused.
     fn queue_scheduled(&mut self, live: &mut Live) -> Result<Run, String> {
         let name = &live.row.name;
-        let open = live.row.last_job.filter(|last| self.record.phase(*last).is_some());
-        if let Some(last) = open {
+        // A run by hand is looked at beside the last of its times.
+        let mut open: Vec<JobId> = [live.row.timed_job, live.row.last_job].into_iter().flatten().collect();
+        open.dedup();
+        open.retain(|last| self.record.phase(*last).is_some());
+        if let Some(last) = open.first() {
             match live.overlap {
                 Overlap::Skip => {
                     log::info!("schedule {name:?}: job {last} is not over, this run is left out");
@@ -349,11 +351,12 @@ impl Engine {
         let ends = self.reader.ended_among(&after).map_err(|error| chain(&error))?;
         let ids = self.submit(vec![job], ends, None, &submitter).map_err(|refusal| refusal.to_string())?;
         // Only for a run that was taken, and in the same batch: one that is refused leaves what runs alone.
-        if let Some(last) = open.filter(|_| live.overlap == Overlap::CancelRunning) {
-            let by = By::User(submitter.name);
-            self.record_change(Change::Wished { id: last, wish: change::Wish::Cancel { by } });
+        for id in open.into_iter().filter(|_| live.overlap == Overlap::CancelRunning) {
+            let by = By::User(submitter.name.clone());
+            self.record_change(Change::Wished { id, wish: change::Wish::Cancel { by } });
         }
         live.row.last_job = ids.first().copied();
+        live.row.timed_job = live.row.last_job;
         Ok(Run::Queued)
     }
 }
@@ -379,6 +382,7 @@ mod tests {
             paused: None,
             after: then,
             last_job: None,
+            timed_job: None,
             refused: None,
         };
         let mut live = Live::new(row).unwrap();

@@ -79,6 +79,7 @@ fn row_of(request: ScheduleRequest, by: String, app: &App) -> Result<ScheduleRow
         paused: None,
         after: wall_now(),
         last_job: None,
+        timed_job: None,
         refused: None,
     })
 }

@@ -258,12 +258,13 @@ fn schedules_are_added_changed_and_removed() {
             paused: None,
             after: at(0).wall,
             last_job: None,
+            timed_job: None,
             refused: None,
         };
         subject.commit(&[Write::Schedule(row("b")), Write::Schedule(row("a"))]);
         let refused = Some(RefusedRun { at: at(8).wall, why: "the queue is full".into() });
-        let (paused, last_job) = (Some("root".into()), Some(id(4)));
-        let changed = ScheduleRow { paused, last_job, after: at(9).wall, refused, ..row("b") };
+        let (paused, last_job, timed_job) = (Some("root".into()), Some(id(4)), Some(id(3)));
+        let changed = ScheduleRow { paused, last_job, timed_job, after: at(9).wall, refused, ..row("b") };
         subject.commit(&[Write::Schedule(changed.clone())]);
         subject.reopen();
         assert_eq!(subject.reader.schedules().unwrap(), [row("a"), changed.clone()]);
@@ -274,13 +275,14 @@ fn schedules_are_added_changed_and_removed() {
         assert_eq!(subject.reader.schedules().unwrap(), std::slice::from_ref(&well));
         // A run leaves the rest as it is, and makes no schedule of one that is gone.
         let ran = |name: &str, refused| {
-            let (after, last_job) = (at(12).wall, Some(id(9)));
-            Write::ScheduleRan(ScheduleRan { name: name.into(), after, last_job, refused })
+            let (after, last_job, timed_job) = (at(12).wall, Some(id(9)), Some(id(8)));
+            Write::ScheduleRan(ScheduleRan { name: name.into(), after, last_job, timed_job, refused })
         };
         let refused = Some(RefusedRun { at: at(12).wall, why: "no such pool".into() });
         subject.commit(&[ran("b", refused.clone()), ran("a", None)]);
         subject.reopen();
-        let expected = ScheduleRow { after: at(12).wall, last_job: Some(id(9)), refused, ..well };
+        let (last_job, timed_job) = (Some(id(9)), Some(id(8)));
+        let expected = ScheduleRow { after: at(12).wall, last_job, timed_job, refused, ..well };
         assert_eq!(subject.reader.schedules().unwrap(), std::slice::from_ref(&expected));
         assert_eq!(subject.reader.schedule("b").unwrap(), Some(expected));
         assert_eq!(subject.reader.schedule("a").unwrap(), None);

@@ -169,7 +169,8 @@ impl State {
             }
             Write::ScheduleRan(ran) => {
                 if let Some(row) = self.schedules.get_mut(&ran.name) {
-                    (row.after, row.last_job, row.refused) = (ran.after, ran.last_job, ran.refused.clone());
+                    (row.after, row.refused) = (ran.after, ran.refused.clone());
+                    (row.last_job, row.timed_job) = (ran.last_job, ran.timed_job);
                 }
             }
             Write::ScheduleRemoved { name } => {

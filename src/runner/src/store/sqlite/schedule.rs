@@ -10,28 +10,24 @@ use rusqlite::{Connection, Row, params};
 
 /// The columns of [`row_of`].
 const SELECT: &str = "SELECT name, calendar, timezone, overlap, missed, request, by, paused, after_wall, last_job, \
-    refused_wall, refused_why FROM schedule";
+    timed_job, refused_wall, refused_why FROM schedule";
 
 impl Batch<'_> {
     pub(super) fn schedule(&self, row: &ScheduleRow) -> Result<(), Fault> {
-        let ScheduleRow { name, calendar, timezone, overlap, missed, request, by, paused, after, last_job, refused } =
-            row;
-        let sql = "INSERT OR REPLACE INTO schedule (name, calendar, timezone, overlap, missed, request, by, paused, \
-            after_wall, last_job, refused_wall, refused_why) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
-        let (last_job, refused, why) = run_columns(*last_job, refused.as_ref());
-        self.run(
-            sql,
-            params![name, calendar, timezone, overlap, missed, request, by, paused, after.0, last_job, refused, why],
-        )?;
-        Ok(())
+        let ScheduleRow { name, calendar, timezone, overlap, missed, request, by, paused, .. } = row;
+        let sql = "INSERT OR REPLACE INTO schedule (name, calendar, timezone, overlap, missed, request, by, paused, after_wall) \
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+        self.run(sql, params![name, calendar, timezone, overlap, missed, request, by, paused, row.after.0])?;
+        self.schedule_ran(&row.ran())
     }
 
     pub(super) fn schedule_ran(&self, ran: &ScheduleRan) -> Result<(), Fault> {
-        let ScheduleRan { name, after, last_job, refused } = ran;
-        let sql =
-            "UPDATE schedule SET after_wall = ?2, last_job = ?3, refused_wall = ?4, refused_why = ?5 WHERE name = ?1";
-        let (last_job, refused, why) = run_columns(*last_job, refused.as_ref());
-        self.run(sql, params![name, after.0, last_job, refused, why])?;
+        let ScheduleRan { name, after, last_job, timed_job, refused } = ran;
+        let sql = "UPDATE schedule SET after_wall = ?2, last_job = ?3, timed_job = ?4, refused_wall = ?5, refused_why = ?6 \
+            WHERE name = ?1";
+        let [last_job, timed_job] = [last_job, timed_job].map(|id| id.map(|id| codec::int(id.get())));
+        let (refused, why) = refused.as_ref().map(|refused| (refused.at.0, &refused.why)).unzip();
+        self.run(sql, params![name, after.0, last_job, timed_job, refused, why])?;
         Ok(())
     }
 
@@ -39,11 +35,6 @@ impl Batch<'_> {
         self.run("DELETE FROM schedule WHERE name = ?1", [name])?;
         Ok(())
     }
-}
-
-fn run_columns(last_job: Option<JobId>, refused: Option<&RefusedRun>) -> (Option<i64>, Option<i64>, Option<&String>) {
-    let (refused, why) = refused.map(|refused| (refused.at.0, &refused.why)).unzip();
-    (last_job.map(|id| codec::int(id.get())), refused, why)
 }
 
 /// All, by name.
@@ -65,6 +56,9 @@ pub(super) fn one(conn: &Connection, name: &str) -> Result<Option<ScheduleRow>, 
 }
 
 fn row_of(row: &Row<'_>) -> Result<ScheduleRow, Fault> {
+    let job = |column| -> Result<Option<JobId>, Fault> {
+        Ok(row.get::<_, Option<i64>>(column)?.map(codec::job_id).transpose()?)
+    };
     Ok(ScheduleRow {
         name: row.get(0)?,
         calendar: row.get(1)?,
@@ -75,9 +69,10 @@ fn row_of(row: &Row<'_>) -> Result<ScheduleRow, Fault> {
         by: row.get(6)?,
         paused: row.get(7)?,
         after: WallTime(row.get(8)?),
-        last_job: row.get::<_, Option<i64>>(9)?.map(codec::job_id).transpose()?,
-        refused: match row.get::<_, Option<i64>>(10)? {
-            Some(at) => Some(RefusedRun { at: WallTime(at), why: row.get(11)? }),
+        last_job: job(9)?,
+        timed_job: job(10)?,
+        refused: match row.get::<_, Option<i64>>(11)? {
+            Some(at) => Some(RefusedRun { at: WallTime(at), why: row.get(12)? }),
             None => None,
         },
     })

@@ -1,4 +1,5 @@
-//! A run of a schedule that somebody asks for, beside its times: the same job, and the last one from then on.
+//! A run of a schedule that somebody asks for, beside its times: the same job, and the last one from then on. The last job of
+//! its times stays known: overlap policies look at both.
 
 use super::*;
 use crate::daemon::handle::IdempotencyKey;

@@ -64,6 +64,7 @@ fn merged(declared: ScheduleRow, present: Option<&ScheduleRow>, now: WallTime) -
     ScheduleRow {
         paused: present.paused.clone(),
         last_job: present.last_job,
+        timed_job: present.timed_job,
         refused: present.refused.clone(),
         after: if same_times { present.after } else { now },
         ..declared
@@ -87,6 +88,7 @@ mod tests {
             paused: None,
             after: WallTime(0),
             last_job: None,
+            timed_job: None,
             refused: None,
         };
         let (now, before) = (WallTime(9000), WallTime(5000));
