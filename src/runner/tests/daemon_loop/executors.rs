@@ -1,6 +1,6 @@
 //! Executors that came into use after the start: whose spawner is not there runs nothing, and nobody else runs it instead.
 
-use crate::begin::{connected, running};
+use crate::begin::connected;
 use crate::harness::{Life, Loop, new_job, wait_for, wait_until};
 use crate::spawner::Spawner;
 use ci_runner::daemon::handle::{Explanation, NewJob};
