@@ -34,6 +34,7 @@ mod procs;
 pub mod protocol;
 mod record;
 mod remains;
+mod same_mount;
 mod server;
 mod service;
 mod shim;

@@ -1,13 +1,16 @@
 //! What a user's processes leave outside of their directory: processes, queues and shared memory, keyrings, files where
 //! everybody may write. Only for users that have nothing but jobs.
 //!
-//! It is done by a child that has become that user: it can touch nothing that is not theirs, whatever they left there. A user
-//! of whom something stays must not be given to a job.
+//! Root removes what would start processes of the user's later and ends those there are. The rest is done by a child that has
+//! become that user: it can touch nothing that is not theirs, whatever they left there. A user of whom something stays must
+//! not be given to a job.
 
 mod entries;
 mod files;
 #[cfg(test)]
-mod hostile;
+pub(crate) mod hostile;
+mod processes;
+mod timers;
 
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
@@ -24,6 +27,8 @@ const WHY_BYTES_MAX: usize = 1024;
 
 /// Ends and removes it all. Err: it could not be done; something may be left.
 pub(crate) fn remove(user: &User) -> io::Result<()> {
+    timers::remove(user).map_err(io::Error::other)?;
+    processes::end_all(user)?;
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
     let parent = rustix::process::getpid();
     let Some(pid) = sys::fork()? else { become_and_remove(user, parent, &writer) };

@@ -53,11 +53,19 @@ in
           logDir
           "-/tmp"
           "-/var/tmp"
+          # Root removes from these what would start processes of a slot's user later; jobs may write there as little as elsewhere.
+          "-/var/lib/systemd/linger"
+          "-/var/spool/cron"
+          "-/var/cron"
+          "-/var/spool/at"
+          "-/var/spool/atjobs"
         ];
         ProtectProc = mkDefault "invisible";
         ProtectKernelModules = mkDefault true;
         ProtectControlGroups = false; # it makes and removes those of the attempts; they are root's
         RestrictRealtime = mkDefault true;
+        # A person who runs a setuid program of a slot's, or keeps it open, is that slot's user for as long as she likes.
+        RestrictSUIDSGID = mkDefault true;
         KeyringMode = "private";
         # Keyrings: a user's outlives its processes, so one job would reach into the next. ENOSYS, as of a kernel without them, is
         # what programs know how to do without.
@@ -69,9 +77,34 @@ in
           "AF_INET6"
           "AF_NETLINK"
         ];
-        InaccessiblePaths = [ "-/var/lib/ci-runner" ];
+        # Through the bus a job would have PID 1 start a `systemd --user` of its user's, outside of this unit. The bus' whole
+        # directory: a socket in it that is made anew stays closed. Sockets that look up names stay open, and `notify`, for us.
+        InaccessiblePaths = [
+          "-/var/lib/ci-runner"
+          "-/run/dbus"
+          "-/run/systemd/private"
+        ]
+        ++ map (name: "-/run/systemd/${name}") [
+          "machine"
+          "io.systemd.AskPassword"
+          "io.systemd.BootControl"
+          "io.systemd.Credentials"
+          "io.systemd.FactoryReset"
+          "io.systemd.Home"
+          "io.systemd.Hostname"
+          "io.systemd.Import"
+          "io.systemd.Login"
+          "io.systemd.Machine"
+          "io.systemd.MachineImage"
+          "io.systemd.Manager"
+          "io.systemd.MountFileSystem"
+          "io.systemd.NamespaceResource"
+          "io.systemd.Repart"
+          "io.systemd.Unit"
+          "io.systemd.sysext"
+        ];
 
-        # Left as they are for the jobs' sake: what the end of daemon.nix says of native jobs inside.
+        # Left as they are for the jobs' sake: what the end of daemon.nix says of native jobs inside, but for RestrictSUIDSGID.
         # PrivateTmp: it goes with the service, and jobs go on; what a user left there is removed after each job.
         # OOMScoreAdjust: jobs would inherit it.
         # PrivateUsers: slots' users are the host's.

@@ -55,7 +55,7 @@ pub(super) fn open_of_another(parent: impl AsFd, name: &CStr) -> Result<OwnedFd,
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     match rustix::fs::openat2(&parent, name, flags, Mode::empty(), resolve) {
-        Err(Errno::NOSYS) => rustix::fs::openat(parent, name, flags, Mode::empty()),
+        Err(Errno::NOSYS) => crate::same_mount::open(parent, name, flags),
         opened => opened,
     }
 }

@@ -201,7 +201,7 @@ fn file_systems_below_shared_directories_are_not_looked_into() {
 }
 
 /// Mounts a file system in memory that nobody else sees.
-fn mount_for_this_thread(at: &Path) -> bool {
+pub(crate) fn mount_for_this_thread(at: &Path) -> bool {
     let at = CString::new(at.as_os_str().as_bytes()).expect("no zero in it");
     let (tmpfs, root, none) = (c"tmpfs".as_ptr(), c"/".as_ptr(), std::ptr::null());
     let private = libc::MS_REC | libc::MS_PRIVATE;
