@@ -92,6 +92,12 @@ let
       maxParallelJobs = 1;
     };
   };
+
+  # And with both, as on the machines of the tests that have both: one slot again.
+  installBoth = render "@prefix@" {
+    imports = [ ./common/both-executors.nix ];
+    services.ci-runner.settings.pools.native.slots = 1;
+  };
   # The systems that a machine can switch to. Another package has another place.
   specialisations =
     configuration:
@@ -131,6 +137,7 @@ in
   }
   // under "install" install
   // under "install-slots" installSlots
+  // under "install-both" installBoth
   // lib.concatMapAttrs (
     name: _: under name (render "/opt/ci" (machine name) // specialisations (machine name))
   ) (lib.genAttrs (import ./scripts.nix) (_: null));

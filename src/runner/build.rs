@@ -1,5 +1,5 @@
-//! Makes the lists of the files that `ci-runner install` carries: everything below `nix/rendered/install` and
-//! `nix/rendered/install-slots`, which `scripts/check-nix --write` renders from the NixOS module. A new unit of the module is in
+//! Makes the lists of the files that `ci-runner install` carries: everything below `nix/rendered/install`,
+//! `nix/rendered/install-slots` and `nix/rendered/install-both`, which `scripts/check-nix --write` renders from the NixOS module. A new unit of the module is in
 //! the list by being there. And says how the programs are linked.
 
 use std::path::{Path, PathBuf};
@@ -35,7 +35,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
     list("install", "templates.rs")?;
-    list("install-slots", "templates-slots.rs")
+    list("install-slots", "templates-slots.rs")?;
+    list("install-both", "templates-both.rs")
 }
 
 fn list(rendered: &str, to: &str) -> Result<(), Box<dyn std::error::Error>> {

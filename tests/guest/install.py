@@ -353,3 +353,46 @@ with subtest("nothing of native jobs stays where jobs were units last"):
     machine.succeed("ci-runner install --systemd --uninstall", timeout=60)
     assert tree() == before
     assert machine.succeed(RUN_TREE).split() == [], machine.succeed(RUN_TREE)
+
+with subtest("units and native jobs at once"):
+    machine.succeed(f"rm -r {STATE}")
+    install()
+    ids = start_jobs()
+    pid = machine.get_unit_property("ci-runner-spawner.service", "MainPID")
+    # Nothing is taken from the units that run, and jobs that wait for them get new slots.
+    report = install("--slot-users 2 --units yes")
+    want = {"ci-runner-jobs.service": "start", "ci-runner-exporter.service": "restart", "ci-runner.service": "restart"}
+    assert asked(report) == want, report
+    assert machine.get_unit_property("ci-runner-spawner.service", "MainPID") == pid
+    machine.require_unit_state("ci-runner-jobs.service")
+    machine.wait_until_succeeds("test $(ci-runner list --state running --output json | grep -o '\"id\"' | wc -l) -eq 6", timeout=30)
+    for option in ["--slot-users 1", "--units no", "--slot-users 0"]:
+        told = machine.fail(f"{NEW} install --systemd {option} 2>&1")
+        assert "jobs run" in told and "drain" in told, (option, told)
+    finish_jobs(ids)
+    report = install()
+    assert set(actions(report)) == {"same"} and asked(report) == {}, report
+
+with subtest("each in its pool, under its own user"):
+    for pool, native in [("default", False), ("native", True)]:
+        job = machine.succeed(f"ci-runner add --pool {pool} -- id -un").strip()
+        machine.succeed(f"ci-runner wait --timeout 60s {job}", timeout=70)
+        user = machine.succeed(f"ci-runner logs {job}").strip()
+        assert user.startswith("ci-runner-job-native-") == native, (pool, user)
+        assert user != "ci-runner", pool
+    machine.succeed("ci-runner selftest", timeout=120)
+    told = machine.succeed("cd /etc/systemd/system && systemd-analyze verify --man=no ci-runner* 2>&1")
+    assert told.strip() == "", told
+    machine.succeed("rm /etc/ci-runner/jobs.json /etc/ci-runner/policy.json && ci-runner doctor --repair >/dev/null || true")
+    machine.succeed("grep -q ci-runner-job-native-1 /etc/ci-runner/jobs.json && test -s /etc/ci-runner/policy.json")
+
+with subtest("a removal takes both, with their jobs by force"):
+    for pool in ["default", "native"]:
+        machine.succeed(f"ci-runner add --pool {pool} -- sleep 7777 >/dev/null")
+    machine.wait_until_succeeds("test $(pgrep -cx sleep) -eq 2", timeout=30)
+    told = machine.fail("ci-runner install --systemd --uninstall 2>&1", timeout=60)
+    assert "2 jobs run" in told, told
+    machine.succeed("ci-runner install --systemd --uninstall --force", timeout=60)
+    machine.fail("pgrep -x 'sleep|ci-shim|ci-runner.*'")
+    assert tree() == before
+    assert machine.succeed(RUN_TREE).split() == [], machine.succeed(RUN_TREE)

@@ -8,7 +8,7 @@ use crate::install::manifest::Manifest;
 use crate::install::plan::{Action, Changed, Content, Desired, Plan, plan};
 use crate::install::template::SLOT_USERS_MAX;
 use crate::install::unfinished::{self, Unfinished};
-use crate::install::{InstallError, Place, remove, services, write};
+use crate::install::{InstallError, Jobs, Place, remove, services, write};
 use clap::Args;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,9 @@ pub struct InstallArgs {
     /// at first as units]
     #[arg(long, value_name = "N", conflicts_with = "uninstall", value_parser = clap::value_parser!(u32).range(..=i64::from(SLOT_USERS_MAX)))]
     slot_users: Option<u32>,
+    /// With slot users: jobs as units, too. Native ones then have the pool `native` [default: as it is installed, at first no]
+    #[arg(long, value_name = "WHETHER", value_enum, conflicts_with = "uninstall")]
+    units: Option<Whether>,
     /// Say what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
@@ -52,6 +55,15 @@ pub struct InstallArgs {
     force: bool,
 }
 
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Whether {
+    /// It is
+    Yes,
+    /// It is not
+    No,
+}
+
 impl From<InstallError> for Failure {
     fn from(error: InstallError) -> Failure {
         Failure::Error(error.to_string())
@@ -67,10 +79,9 @@ pub fn install(context: &Context<'_>, args: InstallArgs) -> Ended {
     if args.uninstall {
         return uninstall(context, &args, root);
     }
-    let mut place = Place { root, prefix: prefix(&args)?, slot_users: 0 };
+    let mut place = Place { root, prefix: prefix(&args)?, jobs: Jobs::Units };
     let before = Manifest::read(&place)?;
-    let installed = before.as_ref().map_or(0, |before| before.slot_users);
-    place.slot_users = args.slot_users.unwrap_or(installed);
+    place.jobs = jobs(&args, before.as_ref().map(Manifest::jobs).unwrap_or_default())?;
     let desired = write::desired(&place, generate::installed_pages()?)?;
     if args.print {
         return print_files(&desired);
@@ -84,10 +95,8 @@ pub fn install(context: &Context<'_>, args: InstallArgs) -> Ended {
     }
     let plan = plan(&desired, before.as_ref(), write::found(&place), args.changed)?;
     let starts = place.is_live() && !args.no_start;
-    let ran_with = unfinished::slot_users(before.as_ref());
-    let retires = ran_with.iter().any(|users| (place.slot_users == 0) != (*users == 0));
-    let loses_users = ran_with.iter().any(|users| place.slot_users < *users);
-    if place.is_live() && services::is_booted() && (retires || loses_users) {
+    let ran = unfinished::jobs(before.as_ref());
+    if place.is_live() && services::is_booted() && ran.iter().any(|jobs| jobs.loses_with(place.jobs)) {
         none_runs(context)?;
     }
     if starts && !services::is_booted() {
@@ -97,8 +106,8 @@ pub fn install(context: &Context<'_>, args: InstallArgs) -> Ended {
     let unfinished = Unfinished::begin(before.as_ref(), &plan, starts);
     let untold = unfinished.untold(&plan);
     let mut asked = if starts { services::ask(&place, &untold, services::now) } else { services::Asked::default() };
-    if ran_with.iter().any(|users| *users != place.slot_users) {
-        asked.notes.extend(slots_by_hand(&plan, place.slot_users));
+    if ran.iter().any(|jobs| *jobs != place.jobs) {
+        asked.notes.extend(slots_by_hand(&plan, place.jobs));
     }
     if !args.dry_run {
         needs_root(&place)?;
@@ -120,13 +129,28 @@ pub fn install(context: &Context<'_>, args: InstallArgs) -> Ended {
     tell(context, &plan, &asked, args.dry_run)
 }
 
+/// How jobs shall run: as asked for, else as they do.
+fn jobs(args: &InstallArgs, installed: Jobs) -> Result<Jobs, Failure> {
+    let users = args.slot_users.unwrap_or(installed.slot_users());
+    let units = args.units.map_or(matches!(installed, Jobs::Both(_)), |units| units == Whether::Yes);
+    match (users, units) {
+        (0, _) if args.units == Some(Whether::No) => {
+            Err(Failure::Usage("--units no: then jobs run under slot users; say how many with --slot-users".to_owned()))
+        }
+        (0, _) => Ok(Jobs::Units),
+        (users, true) => Ok(Jobs::Both(users)),
+        (users, false) => Ok(Jobs::Native(users)),
+    }
+}
+
 /// Where a person's settings stay, they say how jobs run.
-fn slots_by_hand(plan: &Plan, slots: u32) -> Option<String> {
+fn slots_by_hand(plan: &Plan, jobs: Jobs) -> Option<String> {
     let kept = plan.get(Path::new(CONFIG)) == Some(&Action::Keep);
     kept.then(|| {
         format!(
-            "{CONFIG} is yours and was left: write max_parallel_jobs, executor and jobs_socket into it as `ci-runner install \
-             --systemd --slot-users {slots} --print` shows them; until then jobs do not run as asked"
+            "{CONFIG} is yours and was left: write max_parallel_jobs, executor, jobs_socket and pools into it as `ci-runner install \
+             --systemd {} --print` shows them; until then jobs do not run as asked",
+            jobs.options()
         )
     })
 }
@@ -213,13 +237,13 @@ fn tell(context: &Context<'_>, plan: &Plan, asked: &services::Asked, dry: bool) 
 }
 
 fn uninstall(context: &Context<'_>, args: &InstallArgs, root: PathBuf) -> Ended {
-    let mut place = Place { root, prefix: PathBuf::new(), slot_users: 0 };
+    let mut place = Place { root, prefix: PathBuf::new(), jobs: Jobs::Units };
     let Some(ours) = Manifest::read(&place)? else {
         let text = "nothing was installed here by `ci-runner install` (a package is removed by its package manager)";
         return Err(Failure::Error(text.to_owned()));
     };
     place.prefix = ours.prefix.clone();
-    place.slot_users = ours.slot_users;
+    place.jobs = ours.jobs();
     let is_live = place.is_live() && services::is_booted();
     let running = if is_live { running(context) } else { 0 };
     if running > 0 && !args.force {

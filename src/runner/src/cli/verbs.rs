@@ -224,6 +224,7 @@ static VERBS: &[Verb] = &[
         "ci-runner install --systemd --dry-run\n\
          ci-runner install --systemd            again with a newer program: an upgrade, running jobs go on\n\
          ci-runner install --systemd --slot-users 8   native jobs, each under a user of its own\n\
+         ci-runner install --systemd --slot-users 8 --units yes   and units, too: the pools native and default\n\
          ci-runner install --systemd --root build/image --prefix /usr\n\
          ci-runner install --systemd --uninstall",
         leaf!(install::InstallArgs, install::install),

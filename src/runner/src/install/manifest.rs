@@ -1,7 +1,7 @@
 //! The list of what `install` wrote: path, kind, hash. It is root's, in a directory that is root's, because a removal believes it.
 
 use super::unfinished::Unfinished;
-use super::{InstallError, Place};
+use super::{InstallError, Jobs, Place};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +27,9 @@ pub struct Manifest {
     /// How many slots of native jobs have users; 0: jobs are units.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub slot_users: u32,
+    /// With slots that have users: jobs may be units, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub units_too: bool,
     /// Directories that were made.
     pub directories: BTreeSet<PathBuf>,
     /// Users that were made.
@@ -66,6 +69,21 @@ impl Manifest {
             return Err(wrong("others can write it".to_owned()));
         }
         serde_json::from_str(&text).map(Some).map_err(|error| wrong(error.to_string()))
+    }
+
+    /// How jobs run.
+    pub fn jobs(&self) -> Jobs {
+        match (self.slot_users, self.units_too) {
+            (0, _) => Jobs::Units,
+            (users, false) => Jobs::Native(users),
+            (users, true) => Jobs::Both(users),
+        }
+    }
+
+    /// Notes how jobs run.
+    pub fn set_jobs(&mut self, jobs: Jobs) {
+        self.slot_users = jobs.slot_users();
+        self.units_too = matches!(jobs, Jobs::Both(_));
     }
 
     /// As it is kept.

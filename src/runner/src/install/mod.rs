@@ -22,6 +22,8 @@ pub mod template;
 pub mod unfinished;
 pub mod write;
 
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Why something could not be installed or removed. The text says what to do next.
@@ -74,8 +76,54 @@ pub struct Place {
     pub root: PathBuf,
     /// Below it, where programs and their pages go: `/usr/local`.
     pub prefix: PathBuf,
-    /// How many native jobs run at once, each under a user of its own; 0: jobs are units.
-    pub slot_users: u32,
+    /// How jobs run.
+    pub jobs: Jobs,
+}
+
+/// How jobs run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Jobs {
+    /// As units.
+    #[default]
+    Units,
+    /// Natively, so many at once, each under a user of its own.
+    Native(u32),
+    /// As units in the pool `default`, and so many at once natively in the pool `native`.
+    Both(u32),
+}
+
+impl Jobs {
+    /// How many slots of native jobs have users.
+    pub fn slot_users(self) -> u32 {
+        match self {
+            Jobs::Units => 0,
+            Jobs::Native(users) | Jobs::Both(users) => users,
+        }
+    }
+
+    /// Whether jobs can be units.
+    pub fn has_units(self) -> bool {
+        matches!(self, Jobs::Units | Jobs::Both(_))
+    }
+
+    /// The name of each slot's user.
+    pub fn users(self) -> impl Iterator<Item = String> {
+        let pool = if self.has_units() { "native-" } else { "" };
+        (0..self.slot_users()).map(move |number| format!("ci-runner-job-{pool}{number}"))
+    }
+
+    /// Whether jobs that run so may lose their spawner or their user when they shall run as `next`.
+    pub fn loses_with(self, next: Jobs) -> bool {
+        let users: BTreeSet<String> = next.users().collect();
+        (self.has_units() && !next.has_units()) || self.users().any(|user| !users.contains(&user))
+    }
+
+    /// The options of `install` that say it.
+    pub fn options(self) -> String {
+        let units = if matches!(self, Jobs::Both(_)) { " --units yes" } else { "" };
+        format!("--slot-users {}{units}", self.slot_users())
+    }
 }
 
 impl Place {

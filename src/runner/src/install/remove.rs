@@ -10,7 +10,7 @@
 
 use super::manifest::{self, Manifest};
 use super::services::{answer, run};
-use super::{InstallError, Place, template, write};
+use super::{InstallError, Jobs, Place, template, write};
 use rustix::fs::{AtFlags, Mode, OFlags};
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -199,8 +199,9 @@ struct Directories {
 }
 
 fn directories(place: &Place) -> Directories {
-    // Of both kinds: it may have been the other one before.
-    let files = [0, place.slot_users.max(1)].into_iter().flat_map(|slots| template::files(&place.prefix, slots));
+    // Of all kinds: it may have been another one before.
+    let kinds = [Jobs::Units, Jobs::Native(1), Jobs::Both(1)];
+    let files = kinds.into_iter().flat_map(|jobs| template::files(&place.prefix, jobs));
     let files: Vec<_> = files.collect();
     let texts = files.iter().map(|file| (&file.path, String::from_utf8_lossy(&file.content.bytes).into_owned()));
     let mut found = Directories { logs: Vec::new(), made: Vec::new(), runtime: Vec::new() };
@@ -216,7 +217,7 @@ fn directories(place: &Place) -> Directories {
             text.lines().filter(|_| is_tmpfiles).filter_map(|line| line.strip_prefix("d ")?.split_whitespace().next());
         for dir in made.map(PathBuf::from).filter(|dir| !dir.starts_with(STATE)) {
             let is_inner = found.made.iter().any(|above| dir.starts_with(above));
-            // Both kinds have it: once.
+            // Every kind has it: once.
             if dir.starts_with("/var/log") && !is_inner {
                 found.logs.push(dir.clone());
             }

@@ -39,7 +39,7 @@ pub fn service(place: &Place, ours: &Manifest) -> Result<Vec<Repair>, InstallErr
 /// Texts that are gone are written again, and modes are set right. Programs come by an installation only.
 fn files(place: &Place, ours: &Manifest) -> Result<Vec<Repair>, InstallError> {
     let mut repairs = Vec::new();
-    let known: Vec<_> = template::files(&place.prefix, place.slot_users)
+    let known: Vec<_> = template::files(&place.prefix, place.jobs)
         .into_iter()
         .filter(|file| ours.files.contains_key(&file.path))
         .collect();
@@ -99,7 +99,7 @@ fn wrong_directory(line: &str) -> Option<String> {
 fn sockets(place: &Place) -> Vec<Repair> {
     let mut repairs = Vec::new();
     for (unit, text) in
-        template::units(&place.prefix, place.slot_users).into_iter().filter(|(unit, _)| unit.ends_with(".socket"))
+        template::units(&place.prefix, place.jobs).into_iter().filter(|(unit, _)| unit.ends_with(".socket"))
     {
         let Some(path) = text.lines().find_map(|line| line.strip_prefix("ListenStream=/")) else { continue };
         let path = Path::new("/").join(path);
@@ -120,7 +120,7 @@ fn sockets(place: &Place) -> Vec<Repair> {
 /// Units that do not start at boot, or have failed.
 fn units(place: &Place) -> Vec<Repair> {
     let mut repairs = Vec::new();
-    let mut units = template::units(&place.prefix, place.slot_users);
+    let mut units = template::units(&place.prefix, place.jobs);
     units.sort_by_key(|(name, _)| !name.ends_with(".socket"));
     for (unit, _) in units.iter().filter(|(_, text)| text.contains("[Install]")) {
         match answer("systemctl", &["is-enabled", unit]).unwrap_or_default().as_str() {

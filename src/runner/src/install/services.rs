@@ -44,7 +44,7 @@ pub fn ask(place: &Place, plan: &Plan, now: impl Fn(&str) -> Now) -> Asked {
     let program = |name: &str| changed(&place.prefix.join("bin").join(name)).is_some();
     let setting = |name: &str| changed(&Path::new("/etc/ci-runner").join(name)).is_some();
     let mut asked = Asked::default();
-    let mut units = template::units(&place.prefix, place.slot_users);
+    let mut units = template::units(&place.prefix, place.jobs);
     // Sockets, what holds jobs, and then the daemon, which wants both.
     units.sort_by_key(|(name, text)| (!name.ends_with(".socket"), !holds_jobs(text), name.clone()));
     for (name, text) in units {
@@ -67,7 +67,9 @@ pub fn ask(place: &Place, plan: &Plan, now: impl Fn(&str) -> Now) -> Asked {
                 if action.is_some_and(|action| action != Action::Create) {
                     asked.notes.push(format!("{name} changed and holds jobs: its new text counts after the next boot, or `systemctl restart {name}`"));
                 }
-                (program("ci-runner-spawner") || POLICIES.into_iter().any(setting)).then_some("reload")
+                let own = |policy: &str| text.contains(&format!("/etc/ci-runner/{policy}"));
+                (program("ci-runner-spawner") || POLICIES.into_iter().any(|policy| own(policy) && setting(policy)))
+                    .then_some("reload")
             }
             Some("service") if action.is_some() || program("ci-runner") => Some("restart"),
             Some("service") => setting("config.toml").then_some(if can_reload(&text) { "reload" } else { "restart" }),

@@ -2,6 +2,7 @@
 //! distribution. Every difference is made here and has its reason beside it; a test compares the result with the units that
 //! the NixOS tests' machines get.
 
+use super::Jobs;
 use super::plan::Desired;
 use std::path::Path;
 
@@ -12,26 +13,28 @@ static UNITS: Templates = include!(concat!(env!("OUT_DIR"), "/templates.rs"));
 /// The same where native jobs have a user each, for one slot.
 static SLOTS: Templates = include!(concat!(env!("OUT_DIR"), "/templates-slots.rs"));
 
+/// The same with units and native jobs, for one slot of the pool `native`.
+static BOTH: Templates = include!(concat!(env!("OUT_DIR"), "/templates-both.rs"));
+
 /// How many slots have users: at most so many, as in the NixOS module. System users have numbers below 1000, all services together.
 pub const SLOT_USERS_MAX: u32 = 400;
-/// The user of the slot that the templates have.
-const SLOT_USER: &str = "ci-runner-job-0";
-/// The number of slots in their settings.
-const SLOTS_LINE: &str = "max_parallel_jobs = 1";
 
 /// Stands in the templates for the directory that has `bin`.
 const PREFIX: &str = "@prefix@";
 /// The comment that the renderer puts above each text ends with an empty line.
 const HEADER: &str = "# Generated from nix/modules";
 
-/// Those for so many slots with users; 0: jobs are units.
-fn templates(slot_users: u32) -> Templates {
-    if slot_users == 0 { UNITS } else { SLOTS }
+fn templates(jobs: Jobs) -> Templates {
+    match jobs {
+        Jobs::Units => UNITS,
+        Jobs::Native(_) => SLOTS,
+        Jobs::Both(_) => BOTH,
+    }
 }
 
 /// The units among the templates, by name, with their installed text.
-pub fn units(prefix: &Path, slot_users: u32) -> Vec<(String, String)> {
-    let files = templates(slot_users).iter().filter_map(|(path, raw)| {
+pub fn units(prefix: &Path, jobs: Jobs) -> Vec<(String, String)> {
+    let files = templates(jobs).iter().filter_map(|(path, raw)| {
         let name = path.strip_prefix("/etc/systemd/system/")?;
         Some((name.to_owned(), text(path, raw, prefix)))
     });
@@ -39,26 +42,31 @@ pub fn units(prefix: &Path, slot_users: u32) -> Vec<(String, String)> {
 }
 
 /// All files but programs and their pages.
-pub fn files(prefix: &Path, slot_users: u32) -> Vec<Desired> {
-    let file = |(path, raw): &(&str, &str)| {
-        Desired::text(&installed_path(path), slots(path, text(path, raw, prefix), slot_users))
-    };
-    templates(slot_users).iter().map(file).collect()
+pub fn files(prefix: &Path, jobs: Jobs) -> Vec<Desired> {
+    let file =
+        |(path, raw): &(&str, &str)| Desired::text(&installed_path(path), slots(path, text(path, raw, prefix), jobs));
+    templates(jobs).iter().map(file).collect()
 }
 
 /// What the templates say of one slot, for so many.
-fn slots(path: &str, text: String, slot_users: u32) -> String {
-    let users = || (0..slot_users).map(|number| format!("ci-runner-job-{number}"));
+fn slots(path: &str, text: String, jobs: Jobs) -> String {
+    let (one, number_of) = match jobs {
+        Jobs::Units => return text,
+        Jobs::Native(_) => (Jobs::Native(1), "max_parallel_jobs = "),
+        Jobs::Both(_) => (Jobs::Both(1), ", slots = "),
+    };
+    let one: String = one.users().collect();
     match path {
-        _ if slot_users == 0 => text,
-        "/etc/ci-runner/config.toml" => text.replace(SLOTS_LINE, &format!("max_parallel_jobs = {slot_users}")),
+        "/etc/ci-runner/config.toml" => {
+            text.replace(&format!("{number_of}1"), &format!("{number_of}{}", jobs.slot_users()))
+        }
         "/etc/ci-runner/jobs.json" => {
-            let quoted: Vec<String> = users().map(|name| format!("\"{name}\"")).collect();
-            text.replace(&format!("\"{SLOT_USER}\""), &quoted.join(","))
+            let quoted: Vec<String> = jobs.users().map(|name| format!("\"{name}\"")).collect();
+            text.replace(&format!("\"{one}\""), &quoted.join(","))
         }
         "/etc/sysusers.d/nixos.conf" => {
-            let lines = text.lines().flat_map(|line| match line.contains(SLOT_USER) {
-                true => users().map(|name| line.replace(SLOT_USER, &name)).collect(),
+            let lines = text.lines().flat_map(|line| match line.contains(&one) {
+                true => jobs.users().map(|name| line.replace(&one, &name)).collect(),
                 false => vec![line.to_owned()],
             });
             lines.map(|line| format!("{line}\n")).collect()

@@ -5,6 +5,7 @@
 //! what was to be changed, which the repeat asks of the service manager as if it changed it itself, and how jobs ran before, who
 //! may still run so.
 
+use super::Jobs;
 use super::manifest::Manifest;
 use super::plan::{Action, Plan};
 use serde::{Deserialize, Serialize};
@@ -16,8 +17,8 @@ use std::collections::BTreeSet;
 pub struct Unfinished {
     /// Files that were not as they should be, since the last installation that ended: what the service manager was not told.
     pub changes: Plan,
-    /// [`Manifest::slot_users`] of the installation that ended last, and of the tries since.
-    pub slot_users: BTreeSet<u32>,
+    /// [`Manifest::jobs`] of the installation that ended last, and of the tries since.
+    pub jobs: BTreeSet<Jobs>,
 }
 
 impl Unfinished {
@@ -30,7 +31,7 @@ impl Unfinished {
             true => earlier.untold(plan).into_iter().filter(|(_, action)| is_change(action)).collect(),
             false => earlier.changes,
         };
-        Unfinished { changes, slot_users: slot_users(before) }
+        Unfinished { changes, jobs: jobs(before) }
     }
 
     /// The plan, with what earlier tries did, or left half done, as still to be done.
@@ -55,8 +56,8 @@ impl Unfinished {
     }
 }
 
-/// How many slots of native jobs had users, at the end of the last installation and in the tries since; jobs may run so.
-pub fn slot_users(before: Option<&Manifest>) -> BTreeSet<u32> {
-    let tries = before.and_then(|before| before.unfinished.as_ref()).map(|unfinished| &unfinished.slot_users);
-    tries.into_iter().flatten().copied().chain(before.map(|before| before.slot_users)).collect()
+/// How jobs ran at the end of the last installation and in the tries since; they may still.
+pub fn jobs(before: Option<&Manifest>) -> BTreeSet<Jobs> {
+    let tries = before.and_then(|before| before.unfinished.as_ref()).map(|unfinished| &unfinished.jobs);
+    tries.into_iter().flatten().copied().chain(before.map(Manifest::jobs)).collect()
 }

@@ -18,7 +18,7 @@ pub const PROGRAMS: [&str; 3] = ["ci-runner", "ci-runner-spawner", "add_job"];
 /// # Errors
 /// A program of this build is not beside this one, or cannot be read.
 pub fn desired(place: &Place, pages: Vec<(String, String)>) -> Result<Vec<Desired>, InstallError> {
-    let mut files = template::files(&place.prefix, place.slot_users);
+    let mut files = template::files(&place.prefix, place.jobs);
     let bin = place.prefix.join("bin");
     let own = std::env::current_exe().map_err(InstallError::io("cannot look at", Path::new("/proc/self/exe")))?;
     let beside = own.parent().unwrap_or(Path::new("/"));
@@ -85,7 +85,7 @@ pub fn begin(
     let mut ours = before.unwrap_or_default();
     ours.version = env!("CARGO_PKG_VERSION").to_owned();
     ours.prefix = place.prefix.clone();
-    ours.slot_users = place.slot_users;
+    ours.set_jobs(place.jobs);
     ours.unfinished = Some(unfinished);
     make_directories(place, Path::new(manifest::PATH).parent().unwrap_or(Path::new("/")), &mut ours)?;
     keep(place, &with_all_that_is_new(place, desired, plan, &ours))?;

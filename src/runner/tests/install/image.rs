@@ -206,6 +206,25 @@ fn a_state_directory_with_a_trap_is_not_followed() {
 }
 
 #[test]
+fn units_and_native_jobs_can_be_asked_for_at_once() {
+    const POLICIES: [&str; 2] = ["/etc/ci-runner/policy.json", "/etc/ci-runner/jobs.json"];
+    let image = Image::new();
+    let refused = image.install(&["--units", "no"]);
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--slot-users"));
+    let both = image.actions(&["--slot-users", "2", "--units", "yes"]);
+    assert!(POLICIES.iter().all(|path| both[*path] == "create"), "{both:?}");
+    // Kept, until somebody says otherwise.
+    assert!(image.actions(&[]).values().all(|action| action == "same"));
+    let more = image.actions(&["--dry-run", "--slot-users", "3"]);
+    assert_eq!(POLICIES.map(|path| more[path].as_str()), ["same", "update"]);
+    let native = image.actions(&["--dry-run", "--units", "no"]);
+    assert_eq!(POLICIES.map(|path| native[path].as_str()), ["remove", "update"]);
+    let units = image.actions(&["--dry-run", "--slot-users", "0"]);
+    assert_eq!(POLICIES.map(|path| units[path].as_str()), ["same", "remove"]);
+}
+
+#[test]
 fn prefixes_that_units_could_not_use_are_refused() {
     let image = Image::new();
     for prefix in ["relative", "/opt/a b", "/opt/%n", "/home/x", "/tmp/x"] {

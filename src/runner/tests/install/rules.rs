@@ -1,19 +1,19 @@
 //! What the service manager is asked, as a table of what changed: the rules of a switch.
 
-use ci_runner::install::Place;
 use ci_runner::install::manifest::Manifest;
 use ci_runner::install::plan::{Action, Plan};
 use ci_runner::install::services::{Asked, Now, ask};
 use ci_runner::install::unfinished::Unfinished;
+use ci_runner::install::{Jobs, Place};
 
 const UNITS: &str = "/etc/systemd/system/";
 
 fn asked(changed: &[(&str, Action)], now: Now) -> Asked {
-    asked_with(0, changed, now)
+    asked_with(Jobs::Units, changed, now)
 }
 
-fn asked_with(slot_users: u32, changed: &[(&str, Action)], now: Now) -> Asked {
-    let place = Place { root: "/".into(), prefix: "/usr/local".into(), slot_users };
+fn asked_with(jobs: Jobs, changed: &[(&str, Action)], now: Now) -> Asked {
+    let place = Place { root: "/".into(), prefix: "/usr/local".into(), jobs };
     let plan: Plan = changed.iter().map(|(path, action)| (path.into(), *action)).collect();
     ask(&place, &plan, |_| now)
 }
@@ -76,7 +76,7 @@ fn one_that_is_repeated_asks_for_what_the_try_before_did_not() {
     let spawner = format!("{UNITS}ci-runner-spawner.service");
     let same: Plan = [&unit, &spawner].iter().map(|path| (path.into(), Action::Same)).collect();
     let ask_of = |unfinished: &Unfinished, plan: &Plan, now: Now| {
-        let place = Place { root: "/".into(), prefix: "/usr/local".into(), slot_users: 0 };
+        let place = Place { root: "/".into(), prefix: "/usr/local".into(), jobs: Jobs::Units };
         ask(&place, &unfinished.untold(plan), |_| now)
     };
     // The first installation: enabled and started, whether PID 1 has been told of the file or not.
@@ -107,9 +107,9 @@ fn one_that_is_repeated_asks_for_what_the_try_before_did_not() {
 fn the_mark_holds_what_waits_until_it_is_told() {
     let unit = format!("{UNITS}ci-runner.service");
     let plan = |action| -> Plan { [(unit.as_str().into(), action)].into() };
-    let before = |changes: &[(&str, Action)], slot_users: &[u32]| Manifest {
+    let before = |changes: &[(&str, Action)], jobs: &[Jobs]| Manifest {
         slot_users: 2,
-        unfinished: Some(Unfinished { slot_users: slot_users.iter().copied().collect(), ..unfinished(changes) }),
+        unfinished: Some(Unfinished { jobs: jobs.iter().copied().collect(), ..unfinished(changes) }),
         ..Manifest::default()
     };
     assert_eq!(Unfinished::begin(None, &plan(Action::Create), true), unfinished(&[(&unit, Action::Create)]));
@@ -125,8 +125,9 @@ fn the_mark_holds_what_waits_until_it_is_told() {
         assert_eq!(begun.changes.get(std::path::Path::new(&unit)).copied(), now, "{was:?} {action:?}");
     }
     // How jobs ran, at every try.
-    let begun = Unfinished::begin(Some(&before(&[], &[4, 0])), &plan(Action::Same), true);
-    assert_eq!((begun.slot_users.into_iter().collect::<Vec<_>>(), begun.changes), (vec![0, 2, 4], Plan::new()));
+    let begun = Unfinished::begin(Some(&before(&[], &[Jobs::Native(4), Jobs::Units])), &plan(Action::Same), true);
+    let ran = [Jobs::Units, Jobs::Native(2), Jobs::Native(4)];
+    assert_eq!((begun.jobs, begun.changes), (ran.into(), Plan::new()));
     // One that starts nothing adds nothing, and ends nothing that waits.
     let waits = before(&[(&unit, Action::Create)], &[]);
     let quiet = Unfinished::begin(Some(&waits), &plan(Action::Update), false);
@@ -149,7 +150,29 @@ fn sockets_come_first_and_the_daemon_after_what_holds_jobs() {
 #[test]
 fn more_users_are_read_anew_by_the_spawner_that_has_the_jobs() {
     let changed = [("/etc/ci-runner/jobs.json", Action::Update), ("/etc/ci-runner/config.toml", Action::Update)];
-    let asked = asked_with(3, &changed, Now::Active);
+    let asked = asked_with(Jobs::Native(3), &changed, Now::Active);
     let want = ["reload ci-runner-jobs.service", "restart ci-runner-exporter.service", "reload ci-runner.service"];
     assert_eq!(words(&asked), want);
+    // Each has its own policy, where both are.
+    assert_eq!(words(&asked_with(Jobs::Both(3), &changed, Now::Active)), want);
+}
+
+#[test]
+fn what_takes_a_spawner_or_a_user_away_is_known() {
+    for (was, next, loses) in [
+        (Jobs::Units, Jobs::Units, false),
+        (Jobs::Units, Jobs::Both(2), false),
+        (Jobs::Units, Jobs::Native(2), true),
+        (Jobs::Native(2), Jobs::Native(3), false),
+        (Jobs::Native(3), Jobs::Native(2), true),
+        (Jobs::Native(2), Jobs::Units, true),
+        // Users of the pool `native` are others.
+        (Jobs::Native(2), Jobs::Both(2), true),
+        (Jobs::Both(2), Jobs::Both(3), false),
+        (Jobs::Both(3), Jobs::Both(2), true),
+        (Jobs::Both(2), Jobs::Units, true),
+        (Jobs::Both(2), Jobs::Native(2), true),
+    ] {
+        assert_eq!(was.loses_with(next), loses, "{was:?} to {next:?}");
+    }
 }

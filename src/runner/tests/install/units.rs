@@ -1,7 +1,8 @@
 //! The units of `install` compared with those of a machine of the NixOS tests, directive by directive. Each difference is
 //! listed with its reason; one that is no longer there has to leave the list.
 
-use ci_runner::install::{manifest, template};
+use ci_runner::config::Executor;
+use ci_runner::install::{Jobs, manifest, template};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -39,14 +40,15 @@ fn rendered(machine: &str) -> BTreeMap<String, String> {
 
 #[test]
 fn units_say_what_the_nixos_module_says() {
-    for (slot_users, machine) in [(0, "install"), (7, "install-slots")] {
-        say_what_the_module_says(slot_users, machine);
+    for (jobs, machine) in
+        [(Jobs::Units, "install"), (Jobs::Native(7), "install-slots"), (Jobs::Both(7), "install-both")]
+    {
+        say_what_the_module_says(jobs, machine);
     }
 }
 
-fn say_what_the_module_says(slot_users: u32, machine: &str) {
-    let installed: BTreeMap<String, String> =
-        template::units(Path::new("/usr/local"), slot_users).into_iter().collect();
+fn say_what_the_module_says(jobs: Jobs, machine: &str) {
+    let installed: BTreeMap<String, String> = template::units(Path::new("/usr/local"), jobs).into_iter().collect();
     let module = rendered(machine);
     assert_eq!(installed.keys().collect::<Vec<_>>(), module.keys().collect::<Vec<_>>());
     let (mut wrong, mut seen) = (Vec::new(), BTreeSet::new());
@@ -71,7 +73,7 @@ fn say_what_the_module_says(slot_users: u32, machine: &str) {
 #[test]
 fn a_machine_of_the_tests_has_the_same_units() {
     // Settings of a test's machine change no unit: what guests prove holds for what is installed.
-    let installed: BTreeMap<String, String> = template::units(Path::new("/opt/ci"), 0).into_iter().collect();
+    let installed: BTreeMap<String, String> = template::units(Path::new("/opt/ci"), Jobs::Units).into_iter().collect();
     // The daemon from one without native pools, the spawner from one without pools of people.
     let of =
         |system, daemon| rendered(system).into_iter().filter(move |(name, _)| (name == "ci-runner.service") == daemon);
@@ -87,7 +89,8 @@ fn a_machine_of_the_tests_has_the_same_units() {
 
 #[test]
 fn nothing_of_nixos_is_left_in_the_texts() {
-    for file in [0, 3].into_iter().flat_map(|slot_users| template::files(Path::new("/usr/local"), slot_users)) {
+    let kinds = [Jobs::Units, Jobs::Native(3), Jobs::Both(3)];
+    for file in kinds.into_iter().flat_map(|jobs| template::files(Path::new("/usr/local"), jobs)) {
         let ci_runner::install::plan::Content { bytes, mode } = &file.content;
         let text = std::str::from_utf8(bytes).expect("texts");
         for word in ["/nix/", "/run/current-system", "@prefix@", "nixos"] {
@@ -95,53 +98,58 @@ fn nothing_of_nixos_is_left_in_the_texts() {
         }
         assert_eq!((*mode, text.starts_with("# Written by `ci-runner install --systemd`.")), (0o644, true), "{text}");
     }
-    assert!(template::files(Path::new("/usr"), 0).iter().all(|file| file.path != Path::new(manifest::PATH)));
+    assert!(template::files(Path::new("/usr"), Jobs::Units).iter().all(|file| file.path != Path::new(manifest::PATH)));
 }
 
 /// The text of a file, for so many slots with users.
-fn text(slot_users: u32, path: &str) -> String {
-    let files = template::files(Path::new("/usr/local"), slot_users);
+fn text(jobs: Jobs, path: &str) -> String {
+    let files = template::files(Path::new("/usr/local"), jobs);
     let file = files.iter().find(|file| file.path == Path::new(path)).expect("it is among the files");
     String::from_utf8(file.content.bytes.clone()).expect("a text")
 }
 
-fn policy(slot_users: u32, path: &str) -> serde_json::Value {
-    let text = text(slot_users, path);
+fn policy(jobs: Jobs, path: &str) -> serde_json::Value {
+    let text = text(jobs, path);
     let text: String = text.lines().filter(|line| !line.starts_with('#')).collect();
     serde_json::from_str(&text).expect("JSON below the comment")
 }
 
-fn config(slot_users: u32) -> ci_runner::config::Config {
+fn config(jobs: Jobs) -> ci_runner::config::Config {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("config.toml");
-    std::fs::write(&path, text(slot_users, "/etc/ci-runner/config.toml")).expect("written");
+    std::fs::write(&path, text(jobs, "/etc/ci-runner/config.toml")).expect("written");
     let config = ci_runner::config::Config::load(Some(&path), &ci_runner::config::ConfigOverrides::default());
     config.expect("good settings")
 }
 
 #[test]
 fn the_settings_and_the_policy_are_good() {
-    assert_eq!(config(0).jobs_socket, None);
-    assert_eq!(policy(0, "/etc/ci-runner/policy.json")["program"], "/usr/local/bin/ci-runner-spawner");
+    assert_eq!(config(Jobs::Units).jobs_socket, None);
+    assert_eq!(policy(Jobs::Units, "/etc/ci-runner/policy.json")["program"], "/usr/local/bin/ci-runner-spawner");
 }
 
 #[test]
 fn every_slot_has_a_user() {
-    let config = config(12);
-    assert_eq!(config.jobs_socket.as_deref(), Some(Path::new("/run/ci-runner-jobs/socket")));
-    assert_eq!(config.max_parallel_jobs, 12);
-    let policy = policy(12, "/etc/ci-runner/jobs.json");
-    assert_eq!(policy["program"], "/usr/local/bin/ci-runner-spawner");
-    let users = policy["pools"]["default"]["users"].as_array().expect("a list").clone();
-    assert_eq!(
-        (users.len(), users[0].as_str(), users[11].as_str()),
-        (12, Some("ci-runner-job-0"), Some("ci-runner-job-11"))
-    );
-    let made = text(12, "/etc/sysusers.d/ci-runner.conf");
-    for user in users {
-        let user = user.as_str().expect("a name");
-        assert!(made.contains(&format!("\ng {user} -\n")), "{made}");
-        assert!(made.contains(&format!("\nu {user} -:{user} ")), "{made}");
+    for (jobs, pool, prefix) in
+        [(Jobs::Native(12), "default", "ci-runner-job-"), (Jobs::Both(12), "native", "ci-runner-job-native-")]
+    {
+        let config = config(jobs);
+        assert_eq!(config.jobs_socket.as_deref(), Some(Path::new("/run/ci-runner-jobs/socket")));
+        assert_eq!((config.pools[pool].slots, config.pools[pool].executor), (12, Executor::Native), "{jobs:?}");
+        let policy = policy(jobs, "/etc/ci-runner/jobs.json");
+        assert_eq!(policy["program"], "/usr/local/bin/ci-runner-spawner");
+        let users = policy["pools"][pool]["users"].as_array().expect("a list").clone();
+        let named: Vec<&str> = users.iter().filter_map(serde_json::Value::as_str).collect();
+        assert_eq!(named, (0..12).map(|number| format!("{prefix}{number}")).collect::<Vec<_>>());
+        let made = text(jobs, "/etc/sysusers.d/ci-runner.conf");
+        for user in named {
+            assert!(made.contains(&format!("\ng {user} -\n")), "{made}");
+            assert!(made.contains(&format!("\nu {user} -:{user} ")), "{made}");
+        }
+        assert_eq!(made.matches("ci-runner-job-").count(), 3 * 12, "{made}");
     }
-    assert_eq!(made.matches("ci-runner-job-").count(), 3 * 12, "{made}");
+    assert_eq!(
+        policy(Jobs::Both(2), "/etc/ci-runner/policy.json")["pools"],
+        policy(Jobs::Units, "/etc/ci-runner/policy.json")["pools"]
+    );
 }

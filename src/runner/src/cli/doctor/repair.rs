@@ -5,7 +5,7 @@ use super::Grade;
 use crate::config::Config;
 use crate::install::manifest::Manifest;
 use crate::install::repair::{self, Repair};
-use crate::install::{Place, services};
+use crate::install::{Jobs, Place, services};
 use std::path::PathBuf;
 
 /// Repairs the installed service where there is one and we are root, and the directories of our own.
@@ -16,11 +16,11 @@ pub(super) fn repair(config: Option<&Config>) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     if rustix::process::geteuid().is_root() && services::is_booted() {
-        let mut place = Place { root: PathBuf::from("/"), prefix: PathBuf::new(), slot_users: 0 };
+        let mut place = Place { root: PathBuf::from("/"), prefix: PathBuf::new(), jobs: Jobs::Units };
         match Manifest::read(&place) {
             Ok(Some(ours)) => {
                 place.prefix = ours.prefix.clone();
-                place.slot_users = ours.slot_users;
+                place.jobs = ours.jobs();
                 match repair::service(&place, &ours) {
                     Ok(done) => repairs.extend(done),
                     Err(error) => findings.push(failed("the installed service", &error.to_string())),
