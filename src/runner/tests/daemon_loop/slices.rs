@@ -70,7 +70,7 @@ fn missed(name: &str) -> ScheduleRow {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let after = WallTime(i64::try_from(now.as_millis()).unwrap() - 90_000);
     ScheduleRow {
-        calendar: "minutely".into(),
+        calendar: "* * * * *".into(),
         missed: "once".into(),
         request: r#"{"command":["true"],"hold":true}"#.into(),
         after,
