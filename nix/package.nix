@@ -23,6 +23,8 @@ rustPlatform.buildRustPackage {
       ../src
       # What `install` carries.
       ../nix/rendered/install
+      ../nix/rendered/install-both
+      ../nix/rendered/install-slots
       ../monitoring
       # Written by the code and compared in its tests, or read by them.
       (lib.fileset.maybeMissing ../docs/state-machine.md)
