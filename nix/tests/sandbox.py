@@ -30,7 +30,7 @@ EXPECTED = """
 | attempts of other jobs | yes | - | - | - | - |
 | health routes of the runner on TCP | yes | yes | yes | yes | - |
 | start of a unit over D-Bus | - | - | - | - | - |
-| system bus | yes | yes | yes | - | - |
+| system bus | yes | - | yes | - | - |
 | notify socket of PID 1 | yes | yes | yes | - | - |
 | socket of the journal | yes | yes | yes | - | - |
 | own user namespace | yes | yes | yes | - | - |
@@ -43,7 +43,7 @@ EXPECTED = """
 | raw socket | - | - | - | - | - |
 | packet socket | - | - | - | - | - |
 | netlink socket | yes | yes | yes | yes | - |
-| setuid file | yes | yes | - | - | - |
+| setuid file | yes | - | - | - | - |
 | become root | - | - | - | - | - |
 | device node | - | - | - | - | - |
 | real-time scheduling | - | - | - | - | - |

@@ -181,6 +181,93 @@ with subtest("a user of whom something stays gets no job, and the log says why")
     machine.succeed(f"ci-runner show {job} --output json | grep '\"attempt_count\":1'")
     succeeded(add("true", "--pool small"))
 
+with subtest("a job makes no setuid files and reaches neither the system bus nor the service manager"):
+    connect = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    bus = "/run/dbus/system_bus_socket"
+    for text in [
+        "cp /bin/sh shell && chmod 4755 shell",
+        "touch shell && chmod 2755 shell",
+        "mkdir -m 2755 directory",
+        f"python3 -c '{connect}' {bus}",
+        f"python3 -c '{connect}' /run/systemd/private",
+        "ls /run/dbus",
+    ]:
+        shown = finished(add(text, "--pool small"))
+        assert shown["outcome"] == "failed" and shown["attempts"][0]["result"] == "exited", (text, shown)
+    # The controls: each can be done, and by that user too where it is outside of the service.
+    succeeded(add("cp /bin/sh shell && chmod 755 shell && mkdir -m 755 directory && ls /run/systemd", "--pool small"))
+    machine.succeed(f"runuser -u ci-runner-job-small-0 -- python3 -c '{connect}' {bus}")
+
+SURVIVOR = """
+import os, sys, time
+
+# Saved user: the person. Effective and for files: the slot's.
+os.setresuid(-1, -1, os.getuid())
+open(sys.argv[1], "w").write(" ".join(map(str, os.getresuid())))
+time.sleep(7777)
+"""
+HOLDER = """
+import os, sys, time
+
+held = os.open(sys.argv[1], os.O_RDONLY)
+open("/srv/hers/held", "w").close()
+while not os.path.exists("/srv/hers/go"):
+    time.sleep(0.05)
+os.execve(held, ["program", "/srv/survivor.py", "/srv/hers/later"], os.environ)
+"""
+PERSON = 61900
+# Where root lets jobs make setuid files, as before a person could keep them.
+drop_in = "/run/systemd/system/ci-runner-jobs.service.d/setuid.conf"
+machine.succeed(f"mkdir -p $(dirname {drop_in}); printf '[Service]\\nRestrictSUIDSGID=no\\n' >{drop_in}; systemctl daemon-reload; systemctl restart ci-runner-jobs")
+with subtest("a person's process that has a slot's user as its effective one alone ends with the job, or before the next one"):
+    machine.succeed(f"rm -f {GO}; mkdir -m 1777 /srv/hers")
+    for name, text in [("survivor", SURVIVOR), ("holder", HOLDER)]:
+        machine.succeed(f"echo {base64.b64encode(text.encode()).decode()} | base64 -d >/srv/{name}.py")
+    make = "cp $(readlink -f $(command -v python3)) program; chmod 4755 program; chmod 755 .; id -u; pwd"
+    job = add(f"{make}; {WAITER}", "--pool small", "job 0")
+    machine.wait_until_succeeds(f"ci-runner logs {job} | grep 'start of'", timeout=20)
+    uid, directory, *_ = log_of(job).splitlines()
+    as_person = f"setpriv --reuid {PERSON} --regid {PERSON} --clear-groups"
+    machine.succeed(f"{as_person} {directory}/program /srv/survivor.py /srv/hers/now >/dev/null 2>&1 &")
+    machine.succeed(f"{as_person} python3 /srv/holder.py {directory}/program >/dev/null 2>&1 &")
+    mixed = f"{PERSON} {uid} {PERSON}"
+    machine.wait_until_succeeds(f"test -e /srv/hers/held && grep -x '{mixed}' /srv/hers/now", timeout=20)
+    machine.succeed(f"touch {GO}")
+    succeeded(job)
+    machine.fail("pgrep -f '/srv/hers/no[w]'")
+    # The file is gone, but she has it open.
+    machine.succeed("touch /srv/hers/go")
+    machine.wait_until_succeeds(f"grep -x '{mixed}' /srv/hers/later && pgrep -f '/srv/hers/late[r]'", timeout=20)
+    machine.succeed(f"rm {GO}")
+    jobs = [add(f"id -u; {WAITER}", "--pool small", "job 0") for _ in range(2)]
+    for job in jobs:
+        machine.wait_until_succeeds(f"ci-runner logs {job} | grep 'start of'", timeout=20)
+    machine.fail("pgrep -f '/srv/hers/late[r]'")
+    machine.succeed(f"touch {GO}")
+    assert uid in [succeeded(job).splitlines()[0] for job in jobs]
+    # The control: hers are left alone.
+    machine.succeed(f"{as_person} sleep 7776 >/dev/null 2>&1 &")
+    succeeded(add("true", "--pool small"))
+    machine.succeed("pkill -f 'sleep 777[6]'; rm -r /srv/hers")
+    nothing_is_left()
+
+with subtest("what starts processes of a slot's user later goes before its job, and who keeps it gets none"):
+    linger, crontabs = "/var/lib/systemd/linger", "/var/spool/cron/crontabs"
+    users = ["ci-runner-job-small-0", "ci-runner-job-small-1"]
+    machine.succeed(f"mkdir -p {linger} {crontabs}; touch {linger}/other {crontabs}/other")
+    machine.succeed(f"rm {drop_in}; systemctl daemon-reload; systemctl restart ci-runner-jobs")
+    for user in users:
+        machine.succeed(f"touch {linger}/{user} {crontabs}/{user}; mount --bind {crontabs}/{user} {crontabs}/{user}")
+    job = add("id -un", "--pool small")
+    said = f"job {job} could not be started, .*: {crontabs}/ci-runner-job-small-.* starts processes of"
+    machine.wait_until_succeeds(f"journalctl -u ci-runner -o cat | grep '{said}'", timeout=20)
+    machine.succeed(f"umount {crontabs}/ci-runner-job-small-0")
+    assert succeeded(job) == "ci-runner-job-small-0\n"
+    machine.fail(f"ls {linger}/ci-runner-job-small-0 {crontabs}/ci-runner-job-small-0 2>/dev/null | grep .")
+    machine.succeed(f"umount {crontabs}/ci-runner-job-small-1; ls {linger}/other {crontabs}/other")
+    machine.succeed(f"rm -f {linger}/* {crontabs}/*")
+    succeeded(add("true", "--pool small"))
+
 with subtest("a job cannot reach its shim, the spawner or the daemon"):
     for text in [
         "kill -9 $PPID",
