@@ -7,6 +7,7 @@ mod executors;
 mod former;
 mod harness;
 mod limits;
+mod missed;
 mod put_back;
 mod refused;
 mod schedules;

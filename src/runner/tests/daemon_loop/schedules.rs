@@ -9,6 +9,7 @@ use ci_runner::store::{ScheduleRow, Store, Write};
 use ci_runner_core::group::{GroupPolicy, GroupSpec};
 use ci_runner_core::time::WallTime;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const TICK: &str = "[schedules.tick]\ncalendar = \"yearly\"\nshell = \"true\"\n";
 
@@ -109,10 +110,13 @@ async fn schedules_that_cannot_be_read_again_are_not_forgotten() {
     the_loop.stop().await;
 }
 
-/// Due at once: its last time is a minute old at most, and none was run yet.
+/// Due at once, also where it replaces another: its last time is a minute old at most, and its calendar is written as no other, so that
+/// none of its times was run yet.
 fn due(name: &str, pool: &str) -> ScheduleRow {
+    static WRITTEN: AtomicUsize = AtomicUsize::new(1);
+    let spaces = " ".repeat(WRITTEN.fetch_add(1, Ordering::Relaxed));
     ScheduleRow {
-        calendar: "minutely".into(),
+        calendar: format!("* * * *{spaces}*"),
         overlap: "cancel".into(),
         missed: "once".into(),
         request: format!(r#"{{"command":["true"],"pool":"{pool}"}}"#),
@@ -177,6 +181,28 @@ async fn a_run_by_hand_does_not_hide_the_last_run_of_its_times() {
     wait_for("its third run", || row().timed_job != Some(timed)).await;
     assert_eq!((is_open(timed).await, is_open(by_hand).await), (false, false));
     assert!(is_open(row().timed_job.unwrap()).await);
+    the_loop.stop().await;
+}
+
+/// The time from which its runs are due was read by whoever asked, before the loop ran the time that had come meanwhile: that one ran twice.
+#[tokio::test]
+async fn a_time_that_came_while_its_schedule_was_replaced_runs_once() {
+    let spawner = Spawner::new();
+    let the_loop = Loop::start(spawner.runtime()).await;
+    let row = || the_loop.handle.reader.schedules().unwrap().pop().unwrap();
+    the_loop.handle.pause(Some(("test".to_owned(), false)), "me".to_owned()).await.unwrap();
+    let asked = due("mine", "default");
+    the_loop.handle.schedule(asked.clone(), false).await.unwrap();
+    wait_for("its run", || row().last_job.is_some()).await;
+    let ran = row();
+    assert!(ran.after > asked.after);
+    let replaced = the_loop.handle.schedule(asked, true).await.unwrap();
+    assert_eq!((replaced.after, replaced.last_job), (ran.after, ran.last_job), "what was run stays run");
+    // The control: the times of another calendar are due from when it says.
+    let other = due("mine", "default");
+    let replaced = the_loop.handle.schedule(other.clone(), true).await.unwrap();
+    assert_eq!(replaced.after, other.after);
+    wait_for("its second run", || row().last_job != ran.last_job).await;
     the_loop.stop().await;
 }
 

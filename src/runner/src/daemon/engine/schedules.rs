@@ -2,10 +2,12 @@
 
 mod by_hand;
 mod declared;
+mod paused;
+mod runs;
+mod weight;
 
 pub use declared::DECLARED;
 
-use super::telling::Telling;
 use super::*;
 use crate::api::{GroupField, GroupParts, JobRequest};
 use crate::cron::{self, CronSchedule, Missed, Overlap, ScheduleState};
@@ -25,10 +27,6 @@ pub const SCHEDULES_MAX: usize = 4_000;
 /// What the requests of all schedules may have together, beside which nobody may add another one: all are read at a start, and a list
 /// shows them all.
 pub const REQUESTS_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Schedules whose requests have more than this run in more than one commit.
-const RUN_BYTES_PER_COMMIT: usize = 4 * 1024 * 1024;
-/// Schedules that are run in one turn, so that submissions, starts and ends do not wait for all that are due at a full hour.
-const RUNS_PER_TURN: usize = 100;
 /// Whoever writes the configuration decides who may submit where: schedules in it count as root's.
 const ROOT: u32 = 0;
 
@@ -42,6 +40,8 @@ struct Live {
     state: ScheduleState,
     looked: Option<Instant>,
     next: Option<WallTime>,
+    /// What each of its runs takes, in bytes.
+    weight: usize,
 }
 
 /// One that is stored and cannot be run: its texts mean nothing on this host, which has lost a time zone, say.
@@ -128,6 +128,7 @@ impl Live {
             state: ScheduleState { until_ms: row.after.0 },
             looked: None,
             next: None,
+            weight: weight::weight(&row.request),
             cron,
             row,
         };
@@ -206,37 +207,6 @@ impl Engine {
         }
     }
 
-    /// Pauses or resumes; runs that were missed meanwhile stay missed.
-    fn pause_schedule(&mut self, name: &str, by: Option<String>) -> Result<ScheduleRow, Refusal> {
-        let now = self.clock.now().wall;
-        let Some(live) = self.schedules.live.get_mut(name) else { return self.pause_unread(name, by) };
-        if live.row.paused.is_some() == by.is_some() {
-            return Ok(live.row.clone());
-        }
-        if by.is_none() {
-            live.row.after = now;
-            live.state = ScheduleState { until_ms: now.0 };
-        }
-        live.row.paused = by;
-        live.find_next();
-        let row = live.row.clone();
-        self.batch.writes.push(Write::Schedule(row.clone()));
-        Ok(row)
-    }
-
-    /// The same of one that means nothing on this host.
-    fn pause_unread(&mut self, name: &str, by: Option<String>) -> Result<ScheduleRow, Refusal> {
-        let unread = self.schedules.unread.get_mut(name).ok_or_else(|| Refusal::NoSchedule(name.to_owned()))?;
-        if unread.row.paused.is_some() != by.is_some() {
-            if by.is_none() {
-                unread.row.after = self.clock.now().wall;
-            }
-            unread.row.paused = by;
-            self.batch.writes.push(Write::Schedule(unread.row.clone()));
-        }
-        Ok(unread.row.clone())
-    }
-
     fn add_schedule(&mut self, mut row: ScheduleRow, replace: bool) -> Result<ScheduleRow, Refusal> {
         if let Some(present) = self.schedules.row(&row.name) {
             if present.by == DECLARED && row.by != DECLARED {
@@ -248,6 +218,10 @@ impl Engine {
             // Whoever replaces it says what it is to do, not what it has done nor whether it is paused.
             row.last_job = present.last_job.max(row.last_job);
             row.timed_job = present.timed_job.max(row.timed_job);
+            // And a time that came while it was under way is not run again.
+            if (&row.calendar, &row.timezone) == (&present.calendar, &present.timezone) {
+                row.after = row.after.max(present.after);
+            }
             row.paused = present.paused.clone();
         } else if self.schedules.rows().count() >= SCHEDULES_MAX {
             return Err(Refusal::SchedulesFull { limit: SCHEDULES_MAX });
@@ -274,56 +248,6 @@ impl Engine {
         self.schedules.remove(name);
         self.batch.writes.push(Write::ScheduleRemoved { name: name.to_owned() });
         Ok(row)
-    }
-
-    /// Queues the jobs of what is due, the longest due first, as far as one turn and the batch have room; the rest in the next turns.
-    pub(super) fn run_schedules(&mut self, now: Now) {
-        let due = self.schedules.live.iter().filter(|(_, live)| live.is_due(now.wall));
-        let mut due: Vec<(Option<WallTime>, String)> = due.map(|(name, live)| (live.next, name.clone())).collect();
-        due.sort_unstable();
-        for (_, name) in due.into_iter().take(RUNS_PER_TURN) {
-            if !self.has_room_for_runs() {
-                return;
-            }
-            if let Some(mut live) = self.schedules.live.remove(&name) {
-                self.run_schedule(&mut live, now);
-                self.schedules.live.insert(name, live);
-            }
-        }
-    }
-
-    /// False while the batch is as large as a commit should be.
-    pub(super) fn has_room_for_runs(&self) -> bool {
-        self.room_in_batch() > 0 && self.batch.run_bytes < RUN_BYTES_PER_COMMIT
-    }
-
-    fn run_schedule(&mut self, live: &mut Live, now: Now) {
-        let elapsed_ms = live.looked.map(|looked| now.engine.since_ms(looked));
-        let clock = cron::Clock { wall_ms: now.wall.0, elapsed_ms };
-        let due = cron::due(&live.cron, live.missed, live.state, clock);
-        live.state = due.state;
-        live.looked = Some(now.engine);
-        live.find_next();
-        let name = live.row.name.clone();
-        if due.skipped > 0 {
-            log::info!("schedule {name:?}: {} missed runs are left out", due.skipped);
-        }
-        if due.times.is_empty() && !due.jumped {
-            return;
-        }
-        for _ in due.times {
-            match self.queue_scheduled(live) {
-                Ok(Run::LeftOut) => {}
-                Ok(Run::Queued) => live.row.refused = None,
-                Err(why) => {
-                    self.batch.tell(Telling::Refused { schedule: name.clone(), why: why.clone() });
-                    live.row.refused = Some(RefusedRun { at: now.wall, why });
-                }
-            }
-        }
-        live.row.after = WallTime(live.state.until_ms);
-        self.batch.run_bytes += live.row.request.len();
-        self.batch.writes.push(live.ran());
     }
 
     /// Err: why it is refused.
