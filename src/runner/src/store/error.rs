@@ -24,6 +24,17 @@ pub enum StoreError {
         /// Whose it is.
         uid: u32,
     },
+    /// Root would work where others can put links.
+    #[error(
+        "{path} can be written by others (its mode is {mode:o}): root would follow their links in it; `chmod go-w` it, or restore as the \
+         user of the daemon"
+    )]
+    OpenToOthers {
+        /// The directory.
+        path: String,
+        /// Its mode.
+        mode: u32,
+    },
     /// Somebody put a database where another was.
     #[error(
         "{path} is of store {found}, and the logs and secrets here are of store {locked}, which it does not come from: move it elsewhere \

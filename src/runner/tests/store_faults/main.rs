@@ -10,6 +10,7 @@ mod full;
 mod kill;
 mod restore_files;
 mod restore_kill;
+mod restore_place;
 #[path = "../../../skipped.rs"]
 mod skipped;
 

@@ -7,7 +7,7 @@ use super::place::{Place, damaged, io_error};
 use crate::store::{BackupFile, StoreError};
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// Below the state directory: the files that the last restored backup held.
 const FILES_DIR: &str = "restored";
 
-/// Refuses root in another user's directory: it would follow that user's links with root's rights, and leave files that the daemon
+/// Refuses root where another user could put links: it would follow them with root's rights, and leave files that the daemon
 /// cannot open. Of a directory that is still to be made the one above it counts.
 pub fn refuse_root_in_anothers(dir: &Path) -> Result<(), StoreError> {
     if !rustix::process::geteuid().is_root() {
@@ -25,7 +25,13 @@ pub fn refuse_root_in_anothers(dir: &Path) -> Result<(), StoreError> {
     let absolute = std::path::absolute(dir).map_err(|source| io_error("look at", dir, source))?;
     for above in absolute.ancestors() {
         match std::fs::metadata(above) {
-            Ok(found) if found.uid() == 0 => return refuse_others_on_the_way(&absolute),
+            Ok(found) if found.uid() == 0 => {
+                refuse_others_on_the_way(&absolute)?;
+                // What a link leads to has a way of its own.
+                let reached = std::fs::canonicalize(above).map_err(|source| io_error("look at", above, source))?;
+                refuse_others_on_the_way(&reached)?;
+                return if above == absolute { refuse_open(&reached, &found) } else { Ok(()) };
+            }
             Ok(found) => {
                 return Err(StoreError::Anothers { path: above.display().to_string(), uid: found.uid() });
             }
@@ -43,6 +49,16 @@ fn refuse_others_on_the_way(path: &Path) -> Result<(), StoreError> {
         if found.uid() != 0 {
             return Err(StoreError::Anothers { path: above.display().to_string(), uid: found.uid() });
         }
+    }
+    Ok(())
+}
+
+/// A sticky bit does not keep others from making links.
+fn refuse_open(dir: &Path, found: &Metadata) -> Result<(), StoreError> {
+    let by_group = found.mode() & 0o020 != 0 && found.gid() != 0;
+    if by_group || found.mode() & 0o002 != 0 {
+        let (path, mode) = (dir.display().to_string(), found.mode() & 0o7777);
+        return Err(StoreError::OpenToOthers { path, mode });
     }
     Ok(())
 }

@@ -48,7 +48,9 @@ impl Pending {
             logs: files.logs.iter().map(|path| absolute(path)).collect::<Result<_, _>>()?,
         };
         let (path, new) = (place.dir.join(NAME), place.dir.join(format!("{NAME}.new")));
-        let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new);
+        // Whatever has the name: nothing is written through a link.
+        drop(fs::remove_file(&new));
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new);
         let written = made.and_then(|mut file| file.write_all(&pending.to_bytes()).and_then(|()| file.sync_all()));
         written.map_err(|source| io_error("write", &new, source))?;
         fail::point(RESTORE_STEP);
@@ -118,7 +120,9 @@ impl Pending {
             drop(own_logs(self.logs.iter().map(PathBuf::as_path), store_id));
             self.logs.iter().try_for_each(|dir| aside::logs_back(dir, store_id))?;
         }
-        forget(place)
+        forget(place)?;
+        remove_copy(place);
+        Ok(())
     }
 }
 
@@ -142,7 +146,10 @@ pub(super) fn is_open(conn: &Connection, id: u64) -> Result<bool, Fault> {
 pub(super) fn settle(place: &Place, lock: &mut Lock) -> Result<(), StoreError> {
     let path = place.dir.join(NAME);
     let bytes = match fs::read(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            remove_copy(place);
+            return Ok(());
+        }
         read => read.map_err(|source| io_error("read", &path, source))?,
     };
     let Some(pending) = Pending::from_bytes(&bytes) else {
@@ -157,6 +164,19 @@ pub(super) fn settle(place: &Place, lock: &mut Lock) -> Result<(), StoreError> {
             Err(place.error("look for a restore", fault))
         }
         Ok(_) | Err(_) => pending.undo(place, lock.store_id.as_deref()),
+    }
+}
+
+/// Where the copy of the backup is made that becomes the store.
+pub(super) fn copy(place: &Place) -> PathBuf {
+    beside(&place.db, ".restore")
+}
+
+/// Gives back the room that the copy takes, when it will not become the store. Whoever cannot says so when there is none.
+pub(super) fn remove_copy(place: &Place) {
+    let copy = copy(place);
+    for path in [beside(&copy, "-journal"), copy] {
+        drop(fs::remove_file(path));
     }
 }
 

@@ -125,7 +125,9 @@ impl Place {
 
 fn write_probe(path: &Path) -> io::Result<()> {
     use std::io::Write as _;
-    let mut file = std::fs::File::create(path)?;
+    // Whatever has the name: nothing is written through a link.
+    drop(std::fs::remove_file(path));
+    let mut file = std::fs::File::create_new(path)?;
     file.write_all(&[0; 64 * 1024])?;
     file.sync_all()
 }

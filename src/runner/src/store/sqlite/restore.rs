@@ -101,12 +101,9 @@ pub fn restore(from: &Path, state_dir: &Path, files_of_jobs: JobFiles<'_>) -> Re
             Some(_) => (false, None),
         },
     };
-    let new = beside(&place.db, ".restore");
-    let (report, files) = adopt(from, &new, &place, given)?;
-    fail::point(RESTORE_STEP);
-    let files = put_files(&place, &files)?;
-    fail::point(RESTORE_STEP);
-    let pending = Pending::begin(&place, &report.store_id, &files_of_jobs)?;
+    let new = pending::copy(&place);
+    let (report, files, pending) =
+        prepare(from, &place, given, &files_of_jobs).inspect_err(|_| pending::remove_copy(&place))?;
     let swap = Swap {
         place: &place,
         new: &new,
@@ -126,6 +123,21 @@ pub fn restore(from: &Path, state_dir: &Path, files_of_jobs: JobFiles<'_>) -> Re
             Err(error)
         }
     }
+}
+
+/// The steps before anything is moved.
+fn prepare(
+    from: &Path,
+    place: &Place,
+    given: Given,
+    files_of_jobs: &JobFiles<'_>,
+) -> Result<(RestoreReport, Vec<PathBuf>, Pending), StoreError> {
+    let (report, files) = adopt(from, &pending::copy(place), place, given)?;
+    fail::point(RESTORE_STEP);
+    let files = put_files(place, &files)?;
+    fail::point(RESTORE_STEP);
+    let pending = Pending::begin(place, &report.store_id, files_of_jobs)?;
+    Ok((report, files, pending))
 }
 
 /// The steps that move files, of which [`Pending`] tells.
