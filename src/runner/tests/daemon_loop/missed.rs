@@ -89,6 +89,7 @@ async fn what_one_schedule_missed_comes_in_small_commits_and_others_come_between
         paused: None,
         after: WallTime(after),
         last_job: None,
+        timed_job: None,
         refused: None,
     };
     let (mut store, reader) = MemoryStore::new();
