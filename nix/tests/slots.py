@@ -223,13 +223,14 @@ with subtest("a person's process that has a slot's user as its effective one alo
     machine.succeed(f"rm -f {GO}; mkdir -m 1777 /srv/hers")
     for name, text in [("survivor", SURVIVOR), ("holder", HOLDER)]:
         machine.succeed(f"echo {base64.b64encode(text.encode()).decode()} | base64 -d >/srv/{name}.py")
-    make = "cp $(readlink -f $(command -v python3)) program; chmod 4755 program; chmod 755 .; id -u; pwd"
+    program = "/var/tmp/slots-program"
+    make = f"cp $(readlink -f $(command -v python3)) {program}; chmod 4755 {program}; id -u"
     job = add(f"{make}; {WAITER}", "--pool small", "job 0")
     machine.wait_until_succeeds(f"ci-runner logs {job} | grep 'start of'", timeout=20)
-    uid, directory, *_ = log_of(job).splitlines()
+    uid = log_of(job).splitlines()[0]
     as_person = f"setpriv --reuid {PERSON} --regid {PERSON} --clear-groups"
-    machine.succeed(f"{as_person} {directory}/program /srv/survivor.py /srv/hers/now >/dev/null 2>&1 &")
-    machine.succeed(f"{as_person} python3 /srv/holder.py {directory}/program >/dev/null 2>&1 &")
+    machine.succeed(f"{as_person} {program} /srv/survivor.py /srv/hers/now >/dev/null 2>&1 &")
+    machine.succeed(f"{as_person} python3 /srv/holder.py {program} >/dev/null 2>&1 &")
     mixed = f"{PERSON} {uid} {PERSON}"
     machine.wait_until_succeeds(f"test -e /srv/hers/held && grep -x '{mixed}' /srv/hers/now", timeout=20)
     machine.succeed(f"touch {GO}")
