@@ -1,7 +1,9 @@
 //! Reading requests: every part that is wrong becomes a problem document that names it.
 
+use super::pieces::pieces;
 use super::{
-    ANSWERS_BYTES_MAX, App, BODY_BYTES_MAX, BODY_BYTES_SMALL, BODY_TIMEOUT, Fail, Peer, REQUEST_TIMEOUT, Role,
+    ANSWER_TIMEOUT, ANSWERS_BYTES_MAX, App, BODY_BYTES_MAX, BODY_BYTES_SMALL, BODY_TIMEOUT, Fail, OWN_PART, Peer,
+    REQUEST_TIMEOUT, Role, SHARE_PATIENCE,
 };
 use crate::daemon::handle::Submitter;
 use crate::request::read;
@@ -12,10 +14,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use ci_runner_core::id::JobId;
-use futures_util::stream::{Stream, unfold};
+use futures_util::StreamExt as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -119,10 +120,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     }
 }
 
-/// A whole body. While a large one is in use, it counts.
+/// A whole body. While a large one is in use, it counts: of what is everybody's, and of what is the sender's.
 pub(super) struct Body {
     pub bytes: Bytes,
-    _share: Option<OwnedSemaphorePermit>,
+    _share: Option<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)>,
 }
 
 impl Body {
@@ -148,21 +149,42 @@ impl FromRequest<App> for Body {
         if expected > BODY_BYTES_MAX {
             return Err(too_large());
         }
-        let share = match expected {
-            0..=BODY_BYTES_SMALL => None,
-            _ => Some(share(&app.body_kib, expected, BODY_TIMEOUT).await?),
-        };
-        let body = Limited::new(request.into_body(), BODY_BYTES_MAX);
-        match timeout(BODY_TIMEOUT, body.collect()).await {
-            Ok(Ok(collected)) => Ok(Self { bytes: collected.to_bytes(), _share: share }),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-            Ok(Err(error)) => Err(Fail::new(StatusCode::BAD_REQUEST, "body", format!("the body broke off: {error}"))),
-            Err(_) => {
-                let why = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
-                Err(Fail::new(StatusCode::REQUEST_TIMEOUT, "body", why))
+        let peer = request.extensions().get::<Peer>().cloned();
+        let mut body = Limited::new(request.into_body(), BODY_BYTES_MAX);
+        let mut bytes = Vec::new();
+        // Only who has sent more than a small body gets a share: whoever is silent must not hold what others wait for.
+        if arrive(&mut body, &mut bytes, BODY_BYTES_SMALL).await? {
+            return Ok(Self { bytes: bytes.into(), _share: None });
+        }
+        let own = app.own_bodies.take(peer.as_ref(), expected, SHARE_PATIENCE).await?;
+        let share = share(&app.body_kib, expected, SHARE_PATIENCE).await?;
+        bytes.reserve_exact(expected.saturating_sub(bytes.len()));
+        arrive(&mut body, &mut bytes, BODY_BYTES_MAX).await?;
+        Ok(Self { bytes: bytes.into(), _share: Some((share, own)) })
+    }
+}
+
+/// Reads until there are more than so many bytes, or until the end: true.
+async fn arrive(body: &mut Limited<axum::body::Body>, bytes: &mut Vec<u8>, most: usize) -> Result<bool, Fail> {
+    let frames = async {
+        while bytes.len() <= most {
+            match body.frame().await {
+                None => return Ok(true),
+                // Trailers say nothing here.
+                Some(Ok(frame)) => bytes.extend_from_slice(&frame.into_data().unwrap_or_default()),
+                Some(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
+                Some(Err(error)) => {
+                    let why = format!("the body broke off: {error}");
+                    return Err(Fail::new(StatusCode::BAD_REQUEST, "body", why));
+                }
             }
         }
-    }
+        Ok(false)
+    };
+    timeout(BODY_TIMEOUT, frames).await.unwrap_or_else(|_| {
+        let why = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+        Err(Fail::new(StatusCode::REQUEST_TIMEOUT, "body", why))
+    })
 }
 
 /// So many bytes of what many requests share; given back when dropped.
@@ -178,27 +200,24 @@ pub(super) async fn share(
     }
 }
 
+/// A client's own part of large answers, to be taken before one is made.
+pub(super) async fn own_answer(app: &App, caller: &Caller) -> Result<Option<OwnedSemaphorePermit>, Fail> {
+    app.own_answers.take(Some(&caller.0), ANSWERS_BYTES_MAX / OWN_PART, SHARE_PATIENCE).await
+}
+
 /// An answer that may be large: until the client has taken it, it counts. It goes out in pieces, and the share goes with the last.
-pub(super) async fn large_json(app: &App, json: Vec<u8>) -> Result<Response, Fail> {
+pub(super) async fn large_json(app: &App, json: Vec<u8>, own: Option<OwnedSemaphorePermit>) -> Result<Response, Fail> {
     let headers = [(header::CONTENT_TYPE, "application/json")];
     if json.len() <= BODY_BYTES_SMALL {
         return Ok((headers, json).into_response());
     }
-    let pieces = pieces(&app.answer_kib, json, BODY_TIMEOUT).await?;
+    let share = share(&app.answer_kib, json.len().min(ANSWERS_BYTES_MAX), SHARE_PATIENCE).await?;
+    let pieces = pieces(share, json, ANSWER_TIMEOUT);
+    // One that was cut stays the client's own until its connection goes.
+    let pieces = pieces.inspect(move |_| {
+        let _own = &own;
+    });
     Ok((headers, axum::body::Body::from_stream(pieces)).into_response())
-}
-
-/// The parts of a large answer; the last of them gives its share back, or whoever drops the rest.
-async fn pieces(
-    kib: &Arc<Semaphore>,
-    json: Vec<u8>,
-    patience: Duration,
-) -> Result<impl Stream<Item = Result<Bytes, Infallible>> + use<>, Fail> {
-    let share = share(kib, json.len().min(ANSWERS_BYTES_MAX), patience).await?;
-    Ok(unfold((Bytes::from(json), share), |(mut rest, share)| async move {
-        let piece = rest.split_to(rest.len().min(BODY_BYTES_SMALL));
-        (!piece.is_empty()).then_some((Ok(piece), (rest, share)))
-    }))
 }
 
 fn too_large() -> Fail {
@@ -231,40 +250,5 @@ where
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => Ok(result?),
         Err(error) => Err(Fail::internal("finish the work", &error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use futures_util::StreamExt as _;
-    use std::pin::pin;
-
-    /// Whoever asks and takes nothing holds as much as the answer is large; what there is room for is counted, not how many ask.
-    #[tokio::test]
-    async fn a_large_answer_holds_its_share_until_its_last_piece_is_taken() {
-        let kib = Arc::new(Semaphore::new(300));
-        let answer = || vec![b'x'; 200 * 1024];
-        let few = Duration::from_millis(1);
-        let mut first = pin!(pieces(&kib, answer(), few).await.unwrap());
-        assert_eq!(kib.available_permits(), 100);
-        let refused = pieces(&kib, answer(), few).await.err().expect("there is no room");
-        assert_eq!(refused.document().status, StatusCode::SERVICE_UNAVAILABLE.as_u16());
-        let mut taken = 0;
-        while let Some(Ok(piece)) = first.next().await {
-            assert!(piece.len() <= BODY_BYTES_SMALL && kib.available_permits() == 100, "{} bytes", piece.len());
-            taken += piece.len();
-        }
-        assert_eq!(
-            (taken, kib.available_permits()),
-            (answer().len(), 300),
-            "all of it is there, and its share is back"
-        );
-        // And with whoever goes away in the middle of it.
-        let mut second = Box::pin(pieces(&kib, answer(), few).await.unwrap());
-        second.next().await.unwrap().unwrap();
-        assert_eq!(kib.available_permits(), 100);
-        drop(second);
-        assert_eq!(kib.available_permits(), 300);
     }
 }

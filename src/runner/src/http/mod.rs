@@ -4,9 +4,10 @@
 //! 201 leaves only after the loop has said that the job is on disk.
 //!
 //! - `serve.rs`: connections, their limits, the graceful end. `unasked.rs`: what is no request. `socket.rs`: the socket's file, `door.rs`: the one that counts.
-//!   `peer.rs`: who may do what, `quota.rs`: how many connections one user may hold, `places.rs`: how many there are, and who
-//!   yields.
-//! - `guard.rs`: what TCP refuses. `problem.rs`: errors, `answers.rs`: how the document describes them. `extract.rs`: reading requests.
+//!   `peer.rs`: who may do what, `quota.rs`: how many connections one user may hold, `shares.rs`: how much of larger bodies and answers,
+//!   `places.rs`: how many there are, and who yields.
+//! - `guard.rs`: what TCP refuses. `problem.rs`: errors, `answers.rs`: how the document describes them. `extract.rs`: reading requests,
+//!   `pieces.rs`: large answers.
 //! - `api/`: the routes; `health.rs`: those of supervisors. `view.rs`, `explain.rs`: what they show.
 //!
 //! `docs/reference/http-api.md` tells the same for people, `/api/v1/openapi.json` for programs.
@@ -21,10 +22,12 @@ mod guard;
 mod health;
 mod metrics;
 mod peer;
+mod pieces;
 mod places;
 mod problem;
 mod quota;
 mod serve;
+mod shares;
 mod socket;
 mod stall;
 mod turns;
@@ -71,8 +74,14 @@ pub const BODIES_BYTES_MAX: usize = 128 * 1024 * 1024;
 const SUBMISSIONS_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Lists of schedules that are on their way to clients, together. More of them wait.
 const ANSWERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What one user may hold of either, or one that is larger: it takes several to hold it all.
+const OWN_PART: usize = 4;
 /// A body arrives within this: 64 MiB at 2 MiB/s over a local socket, and a sender that dawdles is let go.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Whoever waits for a share sees the dawdlers before it go.
+const SHARE_PATIENCE: Duration = Duration::from_secs(45);
+/// A large answer is taken within this, or is cut.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// An answer that is no stream leaves within this: a commit may take up to 60 s before the watchdog acts, and a queue of
 /// wishes before it.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
@@ -115,10 +124,14 @@ struct Shared {
     access: Access,
     /// Kibibytes of larger bodies that may still come in.
     body_kib: Arc<Semaphore>,
+    /// What each user may have of them.
+    own_bodies: shares::OwnParts,
     /// Kibibytes that the jobs of larger submissions may still take.
     submission_kib: Arc<Semaphore>,
     /// Kibibytes of larger answers that may still go out.
     answer_kib: Arc<Semaphore>,
+    /// What each user may have of them.
+    own_answers: shares::OwnParts,
     /// Places of event streams and followed logs.
     streams: Arc<Semaphore>,
     /// Places of searches in logs.
@@ -154,8 +167,10 @@ impl Shared {
             context,
             access,
             body_kib,
+            own_bodies: shares::OwnParts::of(BODIES_BYTES_MAX / OWN_PART),
             submission_kib,
             answer_kib,
+            own_answers: shares::OwnParts::of(ANSWERS_BYTES_MAX / OWN_PART),
             streams,
             searches,
             figures,

@@ -16,11 +16,13 @@ mod host;
 mod jobs;
 mod limits;
 mod log;
+mod member;
 mod readers;
 mod refused;
 mod rules;
 mod schema;
 mod search;
+mod silent;
 #[path = "../../../skipped.rs"]
 mod skipped;
 mod tcp;

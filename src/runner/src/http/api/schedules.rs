@@ -8,7 +8,7 @@ use crate::config::{schedule_job_fault, schedule_name_fault};
 use crate::cron::{CronSchedule, Missed, Overlap};
 use crate::daemon::engine::DECLARED;
 use crate::http::answers::{Committed, Declared, Invalid, KeyReused, NoSchedule, PROBLEM, Read, SchedulesFull, Sent};
-use crate::http::extract::{Body, Caller, Name, blocking, in_time, large_json};
+use crate::http::extract::{Body, Caller, Name, blocking, in_time, large_json, own_answer};
 use crate::http::{App, Fail};
 use crate::quantity::rfc3339_utc;
 use crate::request::{new_job, read_schedule};
@@ -143,7 +143,9 @@ async fn keep(app: &App, row: ScheduleRow, replace: bool) -> Result<ScheduleRow,
 /// All schedules, by name.
 #[utoipa::path(get, path = "/schedules", tag = "schedules", operation_id = "list_schedules",
     responses(Read, (status = 200, body = Vec<ScheduleView>, description = "All schedules")))]
-pub(crate) async fn list(State(app): State<App>) -> Result<Response, Fail> {
+pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Response, Fail> {
+    // First, while nothing is held that others wait for: whoever does not read their lists waits here.
+    let own = own_answer(&app, &caller).await?;
     let reader = app.context.handle.reader.clone();
     let turn = app.schedule_lists.take().await?;
     let made = move || {
@@ -152,8 +154,9 @@ pub(crate) async fn list(State(app): State<App>) -> Result<Response, Fail> {
         let json = serde_json::to_vec(&views).map_err(|error| Fail::internal("show the schedules", &error))?;
         Ok::<_, Fail>((json, turn))
     };
+    // The turn lasts until the list has its share: there is one list only that counts nowhere.
     let (json, _turn) = in_time(blocking(made)).await?;
-    large_json(&app, json).await
+    large_json(&app, json, own).await
 }
 
 /// Adds a schedule.
