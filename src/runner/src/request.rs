@@ -9,6 +9,7 @@ mod limits;
 mod new;
 mod read;
 mod reserved;
+mod shape;
 #[cfg(test)]
 mod tests;
 mod words;
@@ -18,6 +19,7 @@ pub use limits::milli_cores;
 pub use new::{IdempotencyKey, NewJob};
 pub use read::{ReadFault, read, read_job, read_jobs, read_schedule};
 pub use reserved::{RESERVED, is_reserved};
+pub use shape::{Shape, shape};
 pub use words::{parse_rules, rule_words, signal_name, signal_number};
 
 use crate::api::{AfterField, GroupField, JobRequest, SecretText};

@@ -9,10 +9,10 @@ use tokio::time::{Instant, timeout};
 
 const MIB: usize = 1024 * 1024;
 
-/// Weighs as much as 50,000 jobs, for each brace could begin one: two fit, a third does not.
+/// Weighs as much as 100,000 jobs, for each object could be one: two fit, a third does not. Only a hundred are, which wait for the first.
 fn heavy() -> Value {
-    let braces = "{".repeat(50_000);
-    json!([{"shell": format!("# {braces}"), "hold": true}, {"shell": format!("# {braces}"), "hold": true}])
+    let after = vec![json!({"id": 1}); 1_000];
+    json!(vec![json!({"shell": "true", "after": after, "hold": true}); 100])
 }
 
 /// As heavy as 60,000 jobs, and a small body.
@@ -28,6 +28,7 @@ async fn post(mut client: Connection, body: Value) -> Answer {
 #[tokio::test]
 async fn what_is_made_of_bodies_is_bounded_until_it_is_answered() {
     let server = Server::start().await;
+    assert_eq!(server.connect().await.submit(&json!({"shell": "true", "hold": true})).await, 1);
     let held = server.hold_commits().await;
     let mut posts: Vec<_> = Vec::new();
     for _ in 0..4 {
@@ -55,6 +56,9 @@ async fn what_is_made_of_bodies_is_bounded_until_it_is_answered() {
     assert_eq!((large.status, small.status), (503, 503));
     // Small ones need no share.
     let small = tokio::spawn(post(server.connect().await, json!({"shell": "true", "hold": true})));
+    // Nor does a script with many braces, none of which begins a job: what is wrong with its job is told at once.
+    let script = json!({"shell": format!("# {}", "{".repeat(60_000)), "priority": 101});
+    post(server.connect().await, script).await.expect_problem(400, Some("priority"), "101");
     assert!(!waiting[0].is_finished());
     drop(held);
     for one in waiting.into_iter().chain([small]) {
@@ -64,7 +68,8 @@ async fn what_is_made_of_bodies_is_bounded_until_it_is_answered() {
     // And what was held is given back.
     assert_eq!(post(server.connect().await, heavy()).await.status, 201);
     let mut client = server.connect().await;
-    assert_eq!(client.get("/api/v1/jobs").await.json()["jobs"].as_array().unwrap().len(), 7);
+    let jobs = client.get("/api/v1/jobs?limit=1000").await;
+    assert_eq!(jobs.json()["jobs"].as_array().unwrap().len(), 302);
     server.stop().await;
 }
 

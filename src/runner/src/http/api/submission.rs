@@ -6,7 +6,7 @@ use crate::api::JobRequest;
 use crate::daemon::handle::{IdempotencyKey, NewJob, Submitter};
 use crate::http::extract::{Body, blocking, in_time, share};
 use crate::http::{App, BODY_BYTES_SMALL, Fail, JOBS_MAX, SUBMISSIONS_BYTES_MAX};
-use crate::request::{ReadFault, body_hash, new_job_of, read_job, read_jobs};
+use crate::request::{ReadFault, body_hash, new_job_of, read_job, read_jobs, shape};
 use crate::trace;
 use axum::http::{HeaderMap, HeaderValue};
 use ci_runner_core::id::JobId;
@@ -67,10 +67,10 @@ async fn submit(app: &App, submission: Submission, submitter: Submitter) -> Resu
     Ok(Queued { ids, correlation, many })
 }
 
-/// At most what a submission takes until it is answered: each job is an object, and not each `{` begins one; a short word takes
+/// At most what a submission takes until it is answered: each job is an object, and not each object is one; a short word takes
 /// several times its own length.
 fn weight(json: &[u8]) -> usize {
-    json.len() * 4 + json.iter().filter(|byte| **byte == b'{').count().min(JOBS_MAX) * JOB_BYTES
+    json.len() * 4 + shape(json).objects.min(JOBS_MAX) * JOB_BYTES
 }
 
 /// What the request's headers say of its jobs.
