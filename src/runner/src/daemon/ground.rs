@@ -38,13 +38,13 @@ impl Ground {
             SqliteStore::open(&config.state_dir).map_err(|error| with_advice(error, config, host))?;
         make_dirs(config, host)?;
         log_dir::note(&config.state_dir, &host.log_dir);
-        let (mut record, mut loaded) = load(&mut store, settings)?;
+        let (mut record, mut loaded) = load(&mut store, settings).map_err(|error| if_full(error, config, host))?;
         log_dir::own(&host.log_dir, &loaded.store_id);
         let clock = Clock::resume(loaded.clock.as_ref(), loaded.last);
         let whereabouts = Whereabouts::find(config, &record)?;
         let traces = put_back::Traces::find(config, &whereabouts.runtime_dir.dir, &host.log_dir, &loaded);
         if let Some(seen) = traces.starts {
-            loaded.generation = store.outnumber(seen)?;
+            loaded.generation = store.outnumber(seen).map_err(|error| if_full(error, config, host))?;
         }
         traces.tell_and_heed(&mut record);
         let spawners = Spawners::new(whereabouts, config, host, &record, &loaded)?;
@@ -53,7 +53,7 @@ impl Ground {
 }
 
 /// Job by job: a list of a million would take half a gigabyte beside the record.
-fn load(store: &mut SqliteStore, settings: Settings) -> Result<(Record, Loaded)> {
+fn load(store: &mut SqliteStore, settings: Settings) -> Result<(Record, Loaded), StoreError> {
     let record = RefCell::new(Record::new(settings));
     let pool_id = &mut |name: &str| record.borrow_mut().ensure_pool(name);
     let loaded = store.load(pool_id, &mut |job| engine::load_job(&mut record.borrow_mut(), &job))?;
@@ -108,4 +108,12 @@ fn with_advice(error: StoreError, config: &Config, host: &HostSettings) -> anyho
         "no room in {state}: remove something there, logs of finished jobs in {logs} for one, and start again; nothing is lost meanwhile"
     );
     anyhow::Error::new(StoreError::Full).context(advice)
+}
+
+/// As [`with_advice`] for a store that is open already: its directory can be used, but the disk may be full.
+fn if_full(error: StoreError, config: &Config, host: &HostSettings) -> anyhow::Error {
+    match error {
+        StoreError::Full => with_advice(StoreError::Full, config, host),
+        other => other.into(),
+    }
 }

@@ -20,7 +20,7 @@ use crate::metrics::{Figures, Keeper};
 use crate::store::{Reader, StoreError};
 use crate::systemd::{Notifier, NotifySettings};
 use crate::telemetry::output::{CURSORS_NAME, JOURNAL_SOCKET, Options as OutputOptions, Output};
-use crate::telemetry::{Destination, Telemetry};
+use crate::telemetry::{Destination, Format, Telemetry};
 use crate::usage;
 use anyhow::{Context, Result};
 use std::io::{IsTerminal, Write};
@@ -73,7 +73,10 @@ pub fn run(origin: Origin) -> ExitCode {
     let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log::error!("{error:#}");
+            // A record is one line, and a configuration may have several problems.
+            for line in format!("{error:#}").lines() {
+                log::error!("{line}");
+            }
             exit_code(&error)
         }
     };
@@ -309,8 +312,13 @@ fn announce_ready(config: &Config, tcp: Option<&TcpListener>, metrics: Option<So
         // Nobody may be reading; the log says the same.
         std::io::stdout().lock().write_all(line.as_bytes()).ok();
     }
-    // On one terminal it would stand there twice.
-    if !(log == Destination::TerminalStderr && std::io::stdout().is_terminal()) {
+    // On one terminal, or in one file, it would stand there twice.
+    let once = match log {
+        Destination::Journal => false,
+        Destination::TerminalStderr => std::io::stdout().is_terminal(),
+        Destination::PrefixedStderr => config.log_format == Format::Text && crate::telemetry::stdout_is_stderr(),
+    };
+    if !once {
         log::info!("{}", line.trim_end());
     }
 }

@@ -1,7 +1,7 @@
 //! The daemon's own log: the `log` facade, a bounded queue, one writing thread, one destination.
 //!
 //! The destination is journald where `$JOURNAL_STREAM` says that our standard error is connected to it, else
-//! standard error itself: `<N>`-prefixed lines in a pipe, coloured lines with the time on a terminal.
+//! standard error itself: `<N>`-prefixed lines with date and level in a pipe or a file, coloured lines with the time on a terminal.
 //!
 //! Invariant: a call of `log::info!` never waits for the destination. journald's socket and a pipe can both
 //! block for as long as the other side likes; what does not fit the queue meanwhile is counted and dropped,
@@ -33,7 +33,7 @@ use sink::{EitherSink, JournalSink, LineStyle, Sink, StderrSink};
 pub enum Destination {
     /// journald's native socket, with fields.
     Journal,
-    /// `<N>`-prefixed lines on standard error.
+    /// `<N>`-prefixed lines with date and level on standard error.
     PrefixedStderr,
     /// Coloured lines with the time on standard error.
     TerminalStderr,
@@ -173,6 +173,12 @@ fn open_destination() -> std::io::Result<(Destination, Box<dyn Sink>)> {
 /// Whether standard output ends in the journal: what the log says need not be said there a second time.
 pub fn stdout_is_journal() -> bool {
     std::env::var("JOURNAL_STREAM").is_ok_and(|stream| is_journal_stream(&stream, std::io::stdout().as_fd()))
+}
+
+/// Whether standard output and standard error end in the same place, as with `> log 2>&1`.
+pub fn stdout_is_stderr() -> bool {
+    let place = |descriptor: BorrowedFd<'_>| rustix::fs::fstat(descriptor).map(|stat| (stat.st_dev, stat.st_ino)).ok();
+    place(std::io::stdout().as_fd()).is_some_and(|out| place(std::io::stderr().as_fd()) == Some(out))
 }
 
 /// Whether `$JOURNAL_STREAM` (`device:inode`, decimal) names the file behind this descriptor. The variable is

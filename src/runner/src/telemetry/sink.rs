@@ -56,7 +56,8 @@ impl Sink for JournalSink {
 
 /// How lines on standard error look.
 pub(super) enum LineStyle {
-    /// `<6>message key=value`, as service managers understand it.
+    /// `<6>2026-11-22T12:00:00.000Z INFO message key=value`: service managers understand the beginning, and whoever keeps the
+    /// lines in a file finds the time.
     Prefixed,
     /// `12:00:00 INFO message key=value` for people.
     Terminal { colour: bool, zone: TimeZone },
@@ -101,7 +102,7 @@ pub(super) fn line(record: &OwnedRecord, style: &LineStyle) -> String {
     let (dim, reset) = match style {
         LineStyle::Json => return json(record),
         LineStyle::Prefixed => {
-            push(&mut text, format_args!("<{}>", record.priority()));
+            push(&mut text, format_args!("<{}>{} {} ", record.priority(), time(record), record.level));
             (String::new(), "")
         }
         LineStyle::Terminal { colour, zone } => {
@@ -136,12 +137,11 @@ pub(super) fn line(record: &OwnedRecord, style: &LineStyle) -> String {
 /// `{"time":…,"level":"info","PRIORITY":"6","MESSAGE":…,"TARGET":…,"CI_RUNNER_JOB_ID":"7"}`; all values are texts, as where the
 /// journal itself writes JSON.
 fn json(record: &OwnedRecord) -> String {
-    let time = jiff::Timestamp::try_from(record.time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
     let mut object = serde_json::Map::new();
     for (key, value) in &record.fields {
         object.insert(journal_field(key), value.as_str().into());
     }
-    object.insert("time".to_owned(), crate::quantity::rfc3339_utc(time.as_millisecond()).into());
+    object.insert("time".to_owned(), time(record).into());
     object.insert("level".to_owned(), record.level.as_str().to_ascii_lowercase().into());
     object.insert("PRIORITY".to_owned(), record.priority().to_string().into());
     object.insert("MESSAGE".to_owned(), record.message.as_str().into());
@@ -149,6 +149,12 @@ fn json(record: &OwnedRecord) -> String {
     let mut text = serde_json::Value::Object(object).to_string();
     text.push('\n');
     text
+}
+
+/// RFC 3339, UTC.
+fn time(record: &OwnedRecord) -> String {
+    let time = jiff::Timestamp::try_from(record.time).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    crate::quantity::rfc3339_utc(time.as_millisecond())
 }
 
 fn level(level: Level) -> (&'static str, Style) {

@@ -30,7 +30,10 @@ fn record(level: Level, message: &str) -> OwnedRecord {
 #[test]
 fn lines_look_as_documented() {
     let prefixed = |level| line(&record(level, "job 7 started"), &LineStyle::Prefixed);
-    assert_eq!(prefixed(Level::Info), "<6>job 7 started job=7 pool=default why=\"a b\"\n");
+    assert_eq!(
+        prefixed(Level::Info),
+        "<6>1970-01-01T00:00:00.000Z INFO job 7 started job=7 pool=default why=\"a b\"\n"
+    );
     for (level, start) in [(Level::Error, "<3>"), (Level::Warn, "<4>"), (Level::Debug, "<7>"), (Level::Trace, "<7>")] {
         assert!(prefixed(level).starts_with(start));
     }
@@ -121,7 +124,11 @@ fn a_pipe_that_nobody_reads_never_stops_the_caller() {
     assert!(queue.flush(Duration::from_secs(30)), "all is written once somebody reads");
     let wait = Duration::from_secs(30);
     let report = std::iter::from_fn(|| lines.recv_timeout(wait).ok()).find(|line| line.contains("were dropped"));
-    assert!(report.unwrap().starts_with(&format!("<4>{} log records", queue.dropped())));
+    let report = report.unwrap();
+    assert!(
+        report.starts_with("<4>") && report.contains(&format!(" WARN {} log records", queue.dropped())),
+        "{report}"
+    );
     drop(lines);
     queue.push(record(Level::Info, "the collector ends with this"));
     collector.join().unwrap();
@@ -204,7 +211,16 @@ fn a_process_logs_to_its_pipe_with_prefixes_and_levels() {
     let output = child_test(NAME, &[]).env("JOURNAL_STREAM", "1:1").output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("<6>job 7 started job=7 attempt=1 pool=default\n<7>shown\n<4>shown too\n"), "{text}");
+    // `<6>DATE INFO …`, the tests' own lines before and behind left out.
+    let dated = |line: &str| {
+        let (start, rest) = line.split_once('>')?;
+        let (date, rest) = rest.split_once(' ')?;
+        date.parse::<jiff::Timestamp>().ok()?;
+        Some(format!("{start}>{rest}"))
+    };
+    let lines: Vec<String> = text.lines().filter_map(dated).collect();
+    let expected = ["<6>INFO job 7 started job=7 attempt=1 pool=default", "<7>DEBUG shown", "<4>WARN shown too"];
+    assert_eq!(lines, expected, "{text}");
     assert!(!text.contains("hidden"), "{text}");
 }
 

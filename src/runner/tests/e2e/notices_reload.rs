@@ -62,6 +62,12 @@ fn limits_of_watches_change_under_running_jobs() {
     let refused = |log: String| log.contains("the configuration was not reloaded") && log.contains("stuck_after");
     wait_for("the refusal", || refused(host.daemon_log()).then_some(()));
     assert!(notifier(&host, "ops").is_some(), "what was before holds");
+    // And stays told, until a reload is taken: the next start would fail.
+    let problems = || host.get("/api/v1/status")["problems"].to_string();
+    let told = |text: &str| text.contains("stuck_after") && text.contains("a restart would fail");
+    wait_for("the problem", || told(&problems()).then_some(()));
+    reload(&host, &format!("{head}{notifiers}"));
+    wait_for("no problem", || (!told(&problems())).then_some(()));
     fs::write(&gate, "").unwrap();
     host.finish(id);
 }

@@ -9,7 +9,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// A job that waits at a gate; returns when it runs.
@@ -18,6 +18,43 @@ pub fn waiting_job(host: &Host, gate: &str) -> u64 {
     let id = host.add(&host.shell(&script));
     host.wait_state(id, "running");
     id
+}
+
+/// `daemon > log 2>&1` said twice that it is ready, and nowhere when.
+#[test]
+fn a_log_in_one_file_tells_the_time_and_once_that_it_is_ready() {
+    let host = Host::new();
+    let path = host.path("all.log");
+    let log = fs::File::create(&path).unwrap();
+    let mut command = host.command();
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    let mut daemon = command.spawn().unwrap();
+    let text = || fs::read_to_string(&path).unwrap();
+    // No assertion before the daemon is gone: nobody else would end it.
+    let within = |done: &mut dyn FnMut() -> bool| {
+        let until = Instant::now() + Duration::from_secs(60);
+        while !done() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        done()
+    };
+    let ready = within(&mut || text().contains("is ready"));
+    kill(daemon.id() as i32, "TERM");
+    let ended = within(&mut || daemon.try_wait().unwrap().is_some());
+    if !ended {
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+    }
+    let text = text();
+    assert!(ready && ended, "{text}");
+    assert_eq!(text.matches("is ready").count(), 1, "{text}");
+    let is_dated = |line: &&str| {
+        let date = line.split_once('>').and_then(|(_, rest)| rest.split(' ').next());
+        date.is_some_and(|date| date.parse::<jiff::Timestamp>().is_ok())
+    };
+    let (dated, others): (Vec<&str>, Vec<&str>) = text.lines().partition(is_dated);
+    assert!(dated.iter().any(|line| line.contains(" INFO stopping: ")), "{text}");
+    assert!(matches!(&others[..], [ready] if ready.contains("is ready")), "{text}");
 }
 
 #[test]

@@ -8,12 +8,15 @@ use crate::daemon::gc::{self, Trimmed};
 use crate::daemon::job_env;
 use crate::daemon::secrets;
 use crate::store::{CollectLimits, FormerStore, ScheduleRow, StoreError};
+use ci_runner_core::time::WallTime;
 use ci_runner_spawner::joblog::earlier_dirs_of;
 
 /// Old jobs are looked for this often.
 const COLLECT_EVERY_MS: u64 = 10 * 60 * 1000;
 /// Jobs removed in one go, so that a commit behind it waits little.
 const COLLECT_MOST: usize = 1_000;
+/// A configuration that was refused when it was read again.
+const RELOAD_PROBLEM: &str = "configuration";
 
 /// What a removal of old things did.
 #[derive(Clone, Debug)]
@@ -129,6 +132,14 @@ pub enum Control {
     Collect(oneshot::Sender<Collected>),
 }
 
+/// A refused reload for `status`: all goes on as before, and the next start is what fails.
+fn refused_reload(why: &str, at: WallTime) -> String {
+    let more = why.lines().count().saturating_sub(1);
+    let more = if more > 0 { format!(" (and {more} more)") } else { String::new() };
+    let (first, at) = (why.lines().next().unwrap_or_default(), crate::quantity::rfc3339_utc(at.0));
+    format!("configuration: {first}{more}; refused at {at}, a restart would fail")
+}
+
 impl Engine {
     pub(super) fn control(&mut self, control: Control) {
         self.changed = true;
@@ -159,12 +170,16 @@ impl Engine {
                 self.tell_executors();
                 // Of pools that were not known until now the record was not told.
                 self.shut_slots();
+                self.problems.remove(RELOAD_PROBLEM);
                 log::info!("configuration reloaded");
                 self.notifier.ready();
             }
             Control::ReloadFailed(why) => {
                 self.notifier.reloading();
-                log::error!("the configuration was not reloaded, the old one stays: {why}");
+                for line in why.lines() {
+                    log::error!("the configuration was not reloaded, the old one stays: {line}");
+                }
+                self.problems.insert(RELOAD_PROBLEM, refused_reload(&why, self.clock.now().wall));
                 self.notifier.ready();
             }
             Control::Problem(name, Some(text)) => drop(self.problems.insert(name, text)),
@@ -264,5 +279,21 @@ impl Engine {
         if let Err(error) = swept {
             log::warn!("old secrets could not be looked for in {}: {error}", self.host.secrets_dir.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_reload_names_its_first_problem_and_counts_the_others() {
+        let at = WallTime(1_795_348_260_000);
+        let told = refused_reload("n.toml:13: grace: 1x", at);
+        assert_eq!(
+            told,
+            "configuration: n.toml:13: grace: 1x; refused at 2026-11-22T11:51:00.000Z, a restart would fail"
+        );
+        assert!(refused_reload("a\nb\nc", at).starts_with("configuration: a (and 2 more); refused"));
     }
 }
