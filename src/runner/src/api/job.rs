@@ -80,7 +80,7 @@ pub struct JobView {
     pub submitted_at: String,
     /// When its first attempt started; in lists and events as it was noted, some milliseconds later than in `show`.
     pub started_at: Option<String>,
-    /// When it got its outcome; in lists and events as it was noted, some milliseconds later than in `show`.
+    /// When it got its outcome: when its last attempt ended, where that ended it, however late the daemon heard of it.
     pub finished_at: Option<String>,
     /// From submission to the first start, or until now.
     pub queue_seconds: f64,

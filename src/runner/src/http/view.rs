@@ -76,7 +76,7 @@ pub fn job_view(row: JobRow, since: Option<WallTime>, now: WallTime) -> JobView 
         held_by: row.held.map(|(by, _)| by),
         submitted_at: rfc3339_utc(row.submitted.0),
         started_at: row.started.map(|at| rfc3339_utc(at.0)),
-        finished_at: row.finished.map(|at| rfc3339_utc(at.0)),
+        finished_at: row.own_end.or(row.finished).map(|at| rfc3339_utc(at.0)),
         queue_seconds: seconds(row.queue_ms).unwrap_or_else(|| between(row.submitted, queue_end)),
         run_seconds: since.map(|since| between(since, now)).or(row.run_us.map(|us| us as f64 / 1e6)),
         reason: None,
@@ -239,6 +239,7 @@ mod tests {
             finished: Some(WallTime(3_000)),
             queue_ms: None,
             run_us: None,
+            own_end: None,
         };
         let seven = AttemptResult::Exited { code: 7 };
         let failed = |tries| cause(&row(Outcome::of_failure(&seven), Some(seven.clone()), tries)).unwrap();
@@ -246,5 +247,34 @@ mod tests {
         assert_eq!(failed(3), "exit code 7", "no try was left");
         let never = cause(&row(Outcome::Expired, None, 0));
         assert_eq!(never.as_deref(), Some("had not started when it expired"));
+    }
+
+    /// It showed one time in `show` and another in `list` and `why`: when the daemon, started again, had heard of the end.
+    #[test]
+    fn a_job_has_ended_when_its_attempt_has() {
+        let request = read_job(br#"{"command":["x"]}"#).unwrap();
+        let spec = new_job(request, &Settings::default(), &jiff::Zoned::now()).unwrap().spec;
+        let row = |own_end| JobRow {
+            id: JobId::MIN,
+            spec: spec.clone(),
+            group_limit: None,
+            submitter: "me".to_owned(),
+            phase: Phase::Finished,
+            outcome: Some(Outcome::Succeeded),
+            result: Some(AttemptResult::Exited { code: 0 }),
+            attempt: 1,
+            tries: 1,
+            ran_in: None,
+            held: None,
+            submitted: WallTime(0),
+            started: Some(WallTime(1_000)),
+            finished: Some(WallTime(20_000)),
+            queue_ms: None,
+            run_us: Some(1_000_000),
+            own_end,
+        };
+        let finished = |own_end| job_view(row(own_end), None, WallTime(30_000)).finished_at.unwrap();
+        assert_eq!(finished(Some(WallTime(2_000))), "1970-01-01T00:00:02.000Z");
+        assert_eq!(finished(None), "1970-01-01T00:00:20.000Z", "cancelled before its next try, for one");
     }
 }

@@ -284,6 +284,8 @@ pub struct JobRow {
     pub queue_ms: Option<u64>,
     /// Run time of the last ended attempt, microseconds.
     pub run_us: Option<u64>,
+    /// When it ended by the account of its last attempt, where that ended it: the daemon may have heard of it much later.
+    pub own_end: Option<WallTime>,
 }
 
 /// An attempt as people see it.

@@ -8,7 +8,6 @@ use crate::http::answers::{Committed, Invalid, KeyReused, NoJob, Read, Sent};
 use crate::http::extract::{Body, Caller, Id, Numbers, Params, blocking, in_time};
 use crate::http::view::{JobTimes, job_view, running_since, show_attempts};
 use crate::http::{App, Fail, explain};
-use crate::quantity::rfc3339_utc;
 use crate::request::check_key;
 use crate::store::{JobFilter, JobRow, Reader, StoreError};
 use crate::suggest::did_you_mean;
@@ -329,9 +328,9 @@ pub(crate) async fn why(State(app): State<App>, Id(id): Id) -> Result<Json<WhyVi
         }
         let row = row_of(&app, id).await?;
         let outcome = row.outcome.as_ref().map_or("finished", Outcome::word);
-        let at = row.finished.map(|at| format!(" at {}", rfc3339_utc(at.0))).unwrap_or_default();
-        let cause = job_view(row.clone(), None, wall_now()).cause;
-        let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+        let view = job_view(row.clone(), None, wall_now());
+        let at = view.finished_at.map(|at| format!(" at {at}")).unwrap_or_default();
+        let cause = view.cause.map(|cause| format!(": {cause}")).unwrap_or_default();
         let reason = ReasonView { kind: "finished".into(), text: format!("{outcome}{at}{cause}"), jobs: Vec::new() };
         Ok(Json(WhyView { id: id.get(), state: row.phase.word().to_owned(), reasons: vec![reason] }))
     })

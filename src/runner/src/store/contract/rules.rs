@@ -53,6 +53,7 @@ fn a_job_is_told_as_it_was() {
             finished: None,
             queue_ms: None,
             run_us: None,
+            own_end: None,
         };
         assert_eq!(subject.reader.job(id(1)).unwrap().unwrap(), expected);
 

@@ -69,3 +69,19 @@ fn a_batch_that_cannot_be_kept_leaves_nothing() {
     subject.change(at(1), submitted(1, spec()));
     assert_eq!(subject.load().1.len(), 1, "and the store goes on");
 }
+
+/// The daemon may hear of an end long after it; the attempt itself knows when it was.
+#[test]
+fn a_job_knows_when_its_last_attempt_ended() {
+    check(|subject| {
+        subject.load();
+        subject.change(at(100), submitted(1, rich_spec()));
+        subject.change(at(200), claimed(1, 1));
+        subject.change(at(300), event(1, Event::Started { attempt: AttemptNumber(1) }));
+        let receipt = Receipt { started: at(290).wall, ended: at(390).wall, ..Receipt::default() };
+        let end = entry(at(20_000), ended(1, 1, 0, succeeded()));
+        subject.commit(&[Write::Receipt { job: id(1), attempt: AttemptNumber(1), receipt }, end]);
+        let row = subject.reader.job(id(1)).unwrap().unwrap();
+        assert_eq!((row.finished, row.own_end), (Some(at(20_000).wall), Some(at(390).wall)));
+    });
+}

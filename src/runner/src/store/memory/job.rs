@@ -173,6 +173,10 @@ impl Job {
             finished: self.finished.as_ref().map(|(at, _)| *at),
             queue_ms: self.first_start().map(|at| at.engine.since_ms(self.submitted.engine)),
             run_us: ended.and_then(|row| row.receipt).map(|receipt| receipt.run_us),
+            own_end: ended
+                .filter(|row| row.ended.is_some() && row.ended == self.finished.as_ref().map(|(at, _)| *at))
+                .and_then(|row| row.receipt)
+                .map(|receipt| receipt.ended),
         }
     }
 

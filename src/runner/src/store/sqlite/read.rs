@@ -55,7 +55,8 @@ const JOB: &str = concat!(
      coalesce(l.pool, o.ran_in, f.ran_in), o.wish, o.wish_by, o.wish_reason, \
      coalesce(o.started_wall, f.started_wall, l.started_wall), \
      coalesce(o.queue_ms, f.queue_ms, max(0, l.started - j.submitted)), \
-     f.outcome, f.detail, f.finished_wall, a.result, a.code, a.cause, a.run_us \
+     f.outcome, f.detail, f.finished_wall, a.result, a.code, a.cause, a.run_us, \
+     CASE WHEN a.ended_wall = f.finished_wall THEN a.run_ended_wall END \
      FROM job AS j LEFT JOIN open AS o ON o.id = j.id LEFT JOIN lease AS l ON l.job = j.id \
      LEFT JOIN finished AS f ON f.id = j.id LEFT JOIN attempt AS a ON a.job = j.id AND a.number = \
      (SELECT number FROM attempt WHERE job = j.id AND result IS NOT NULL ORDER BY number DESC LIMIT 1) WHERE j.id = ?1"
@@ -288,6 +289,7 @@ fn job_row(row: &Row<'_>) -> Result<JobRow, Fault> {
         finished: number(17)?.map(WallTime),
         queue_ms: number(14)?.map(|ms| codec::uint(ms, "queue time")).transpose()?,
         run_us: number(21)?.map(|us| codec::uint(us, "run time")).transpose()?,
+        own_end: number(22)?.map(WallTime),
         spec,
     })
 }
