@@ -148,6 +148,8 @@ pub fn readings(figures: &Figures, rules: &Rules) -> Vec<Reading> {
 pub struct Alarm {
     /// The reading that started it; the highest since, while it lasts.
     pub reading: Reading,
+    /// The figure of the last look that had one; the same as in the reading where that is not known.
+    pub latest: u64,
     /// Since when.
     pub since: Instant,
     /// Since when its reading is low enough.
@@ -195,6 +197,7 @@ impl Alarms {
             let high = reading.is_some_and(|reading| !is_low(reading));
             if let Some(reading) = reading {
                 alarm.reading.limit = reading.limit;
+                alarm.latest = reading.measured;
                 alarm.reading.measured = alarm.reading.measured.max(reading.measured);
             }
             let calm_since = *alarm.calm_since.get_or_insert(now);
@@ -208,7 +211,7 @@ impl Alarms {
         for (key, reading) in by_key {
             let is_new = reading.measured > reading.limit && !self.active.contains_key(&key) && !over.contains(&key);
             if is_new && self.count(key.0) < ALARMS_MAX {
-                let alarm = Alarm { reading: reading.clone(), since: now, calm_since: None };
+                let alarm = Alarm { reading: reading.clone(), latest: reading.measured, since: now, calm_since: None };
                 turns.push(Turn::Started(alarm.clone()));
                 self.active.insert(key, alarm);
             }

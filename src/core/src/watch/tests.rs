@@ -67,6 +67,9 @@ fn a_failure_rate_that_swings_around_its_limit_is_one_alarm() {
         turns.extend(alarms.look(&[reading(Watch::FailureRate, "", measured, 2_000)], CALM_MS, Instant(step * 60_000)));
     }
     assert_eq!(turns.len(), 1, "{turns:?}");
+    let shown =
+        |alarms: &Alarms| alarms.active().map(|alarm| (alarm.latest, alarm.reading.measured)).collect::<Vec<_>>();
+    assert_eq!(shown(&alarms), [(1_900, 2_100)], "how it is, and how it was at worst");
     let low = [reading(Watch::FailureRate, "", 1_600, 2_000)];
     assert!(alarms.look(&low, CALM_MS, Instant(6_000_000)).is_empty(), "low, but not for long");
     assert!(matches!(alarms.look(&low, CALM_MS, Instant(6_060_000))[..], [Turn::Ended(_)]));

@@ -377,7 +377,7 @@ fn kept_alarm(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<KeptAlarm>> {
     let reading = Reading { watch, subject: row.get(2)?, measured: count(6)?, limit: count(7)? };
     Ok(Some(KeptAlarm {
         id: row.get(0)?,
-        alarm: Alarm { reading, since: Instant(row.get(3)?), calm_since: None },
+        alarm: Alarm { latest: reading.measured, reading, since: Instant(row.get(3)?), calm_since: None },
         since_ms: row.get(4)?,
         ended_ms: row.get(5)?,
         details: serde_json::from_str(&row.get::<_, String>(8)?).unwrap_or_default(),

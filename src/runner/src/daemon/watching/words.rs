@@ -41,7 +41,12 @@ pub(super) fn view(kept: &KeptAlarm) -> AlarmView {
     AlarmView {
         id: kept.id.clone(),
         watch: reading.watch.word().to_owned(),
-        text: sentence(reading, number("job"), text("name").as_deref()),
+        text: sentence(
+            reading,
+            kept.ended_ms.is_none().then_some(kept.alarm.latest),
+            number("job"),
+            text("name").as_deref(),
+        ),
         started_at: rfc3339_utc(kept.since_ms),
         ended_at: kept.ended_ms.map(rfc3339_utc),
         measured: reading.measured as f64 / divisor,
@@ -55,7 +60,8 @@ pub(super) fn view(kept: &KeptAlarm) -> AlarmView {
     }
 }
 
-fn sentence(reading: &Reading, job: Option<u64>, name: Option<&str>) -> String {
+/// `latest`: how it is now; None for what is over.
+fn sentence(reading: &Reading, latest: Option<u64>, job: Option<u64>, name: Option<&str>) -> String {
     let time = |ms: u64| show_duration(Duration::from_millis(ms));
     let percent = |hundredths: u64| format!("{}.{} %", hundredths / 100, hundredths % 100 / 10);
     let Reading { watch, measured, limit, .. } = reading;
@@ -64,7 +70,16 @@ fn sentence(reading: &Reading, job: Option<u64>, name: Option<&str>) -> String {
     match watch {
         Watch::StuckJob => format!("{job} runs for {}; beyond {} it counts as stuck", time(*measured), time(*limit)),
         Watch::SlowJob => format!("{job} runs for {}; more than {} is slow for it", time(*measured), time(*limit)),
-        Watch::FailureRate => format!("{} of jobs fail; the limit is {}", percent(*measured), percent(*limit)),
+        Watch::FailureRate => {
+            let (worst, limit) = (percent(*measured), percent(*limit));
+            match latest {
+                None => format!("{worst} of jobs failed at worst; the limit is {limit}"),
+                Some(now) if now < *measured => {
+                    format!("{} of jobs fail ({worst} at worst); the limit is {limit}", percent(now))
+                }
+                Some(_) => format!("{worst} of jobs fail; the limit is {limit}"),
+            }
+        }
         Watch::QueueAge => format!("a job that could run waits for {}; the limit is {}", time(*measured), time(*limit)),
         Watch::Flapping => {
             format!("jobs{name} changed {measured} times between success and failure; the limit is {limit}")
@@ -115,4 +130,19 @@ pub(super) fn end_event(view: JobView, at_ms: i64, store_id: &str, host: &str) -
         run_seconds: view.run_seconds,
     };
     Event { id, kind: "job.ended".to_owned(), at_ms, title, data: serde_json::to_value(data).unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It told the worst figure as if it were the present one.
+    #[test]
+    fn a_failure_rate_is_told_as_it_is_and_as_it_was_at_worst() {
+        let reading = Reading { watch: Watch::FailureRate, subject: String::new(), measured: 5_330, limit: 2_000 };
+        let told = |latest| sentence(&reading, latest, None, None);
+        assert_eq!(told(Some(5_330)), "53.3 % of jobs fail; the limit is 20.0 %");
+        assert_eq!(told(Some(2_860)), "28.6 % of jobs fail (53.3 % at worst); the limit is 20.0 %");
+        assert_eq!(told(None), "53.3 % of jobs failed at worst; the limit is 20.0 %");
+    }
 }

@@ -57,7 +57,7 @@ fn alarms_are_resumed_and_another_store_begins_anew() {
     let dir = tempfile::tempdir().unwrap();
     let outbox = Outbox::open(dir.path(), "s").unwrap();
     let reading = Reading { watch: Watch::StuckJob, subject: "7/1".into(), measured: 9, limit: 5 };
-    let alarm = Alarm { reading, since: Instant(3), calm_since: None };
+    let alarm = Alarm { latest: reading.measured, reading, since: Instant(3), calm_since: None };
     let kept = KeptAlarm { id: "x".into(), alarm, since_ms: 4, ended_ms: None, details: json!({"job": 7}) };
     outbox.commit(&Batch { alarms: vec![kept.clone()], ..Batch::default() }, &|_| 1, 0).unwrap();
     drop(outbox);
