@@ -77,9 +77,24 @@ pub fn cancel(context: &Context<'_>, args: CancelArgs) -> Ended {
         return Err(Failure::Usage("name the jobs to cancel, or give --all".to_owned()));
     }
     let body = if args.all { json!({ "all": true }) } else { json!({ "ids": args.ids }) };
-    let acted: ActedView = context.client.post("/api/v1/jobs/cancel", &body)?;
+    let acted: ActedView =
+        context.client.post("/api/v1/jobs/cancel", &body).map_err(|error| none_of(&args.ids, error))?;
+    if args.all && acted.ids.is_empty() && !context.is_json() {
+        context.note("no job was open");
+    }
     // They have ended, which is what was wished.
     tell(context, "cancelled", acted, EXIT_DONE)
+}
+
+/// What is wrong with one of several jobs: the others were not cancelled either, which is said.
+fn none_of(ids: &[u64], error: ClientError) -> Failure {
+    let refused = matches!(error, ClientError::Refused { .. });
+    match Failure::from(error) {
+        Failure::Error(text) if refused && ids.len() > 1 => {
+            Failure::Error(format!("{text}; none of them was cancelled"))
+        }
+        other => other,
+    }
 }
 
 /// Keeps queued jobs from starting.
@@ -143,7 +158,13 @@ fn keep_going(context: &Context<'_>, id: u64, error: ClientError, first: &mut Op
         return Err(error.into());
     }
     match first {
-        Some(_) => context.note(&format!("ci-runner: job {id}: {error}")),
+        Some(_) => {
+            let told = error.to_string();
+            // Most say themselves which job they are about.
+            let names_it = told.starts_with(&format!("job {id} ")) || told.ends_with(&format!("no job {id}"));
+            let which = if names_it { String::new() } else { format!("job {id}: ") };
+            context.note(&format!("ci-runner: {which}{told}"));
+        }
         None => *first = Some(error.into()),
     }
     Ok(())
@@ -167,9 +188,6 @@ fn tell(context: &Context<'_>, done: &str, acted: ActedView, when_finished: Exit
     }
     let text: String = acted.ids.iter().map(|id| format!("{done} {id}\n")).collect();
     after(print(&text), what)?;
-    if acted.ids.is_empty() && acted.finished.is_empty() {
-        context.note("no job was open");
-    }
     for id in &acted.running {
         context.note(&format!("job {id} has an attempt under way, which goes on: this counts for its next one"));
     }

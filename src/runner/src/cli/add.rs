@@ -198,6 +198,7 @@ pub fn add_job(words: &[String]) -> Ended {
         `ci-runner add --help`.\n\nExamples:\n  add_job 'make -j4 test'\n";
     match words {
         [word] if word == "--help" || word == "-h" => print(USAGE),
+        [word] if word == "--version" || word == "-V" => print(concat!("add_job ", env!("CARGO_PKG_VERSION"), "\n")),
         [text] => {
             let request = JobRequest { shell: Some(text.clone()), ..JobRequest::default() };
             let mend = "go to another one, or name one: `ci-runner add --dir DIR --shell 'COMMAND'`";

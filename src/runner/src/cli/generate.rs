@@ -26,9 +26,18 @@ pub struct ManArgs {
 
 /// Prints completions.
 pub fn completions(_: &Context<'_>, args: CompletionsArgs) -> Ended {
+    print(&completion(args.shell))
+}
+
+fn completion(shell: Shell) -> String {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut command(), "ci-runner", &mut text);
-    print(&String::from_utf8_lossy(&text))
+    clap_complete::generate(shell, &mut command(), "ci-runner", &mut text);
+    let text = String::from_utf8_lossy(&text).into_owned();
+    match shell {
+        // clap_complete (4.6) sets one name and asks for another where the program's own has a dash: only verbs would be known.
+        Shell::Bash => text.replace("ci__subcmd__runner", "ci__runner"),
+        _ => text,
+    }
 }
 
 /// Prints or writes manual pages.
@@ -56,9 +65,7 @@ pub fn installed_pages() -> Result<Vec<(String, String)>, Failure> {
     ];
     let mut pages = Vec::new();
     for (shell, path) in shells {
-        let mut text = Vec::new();
-        clap_complete::generate(shell, &mut command(), "ci-runner", &mut text);
-        pages.push((path.to_owned(), String::from_utf8_lossy(&text).into_owned()));
+        pages.push((path.to_owned(), completion(shell)));
     }
     let mut tree = command();
     tree.build();
@@ -104,4 +111,25 @@ pub fn openapi(context: &Context<'_>, _: NoArgs) -> Ended {
         text.push('\n');
     }
     print(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The function first finds out which verb is called (`cmd="X"`) and then offers what that takes (`X)`).
+    #[test]
+    fn bash_offers_something_behind_every_verb() {
+        let text = completion(Shell::Bash);
+        let set: Vec<&str> =
+            text.lines().filter_map(|line| line.trim().strip_prefix("cmd=\"")?.strip_suffix('"')).collect();
+        let cases: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_suffix(')')).collect();
+        let named: Vec<&str> = set.iter().copied().filter(|name| !name.is_empty()).collect();
+        assert!(named.len() > 40, "{}", named.len());
+        for name in named {
+            assert!(cases.contains(&name), "nothing is offered behind {name}");
+        }
+        let installed = installed_pages().unwrap();
+        assert!(installed.iter().any(|(path, page)| path.contains("bash-completion") && *page == text));
+    }
 }

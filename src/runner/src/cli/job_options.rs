@@ -38,22 +38,24 @@ pub struct JobOptions {
     /// Working directory [default: the current one where the daemon or the pool runs as you, else an empty workspace]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<String>,
-    /// End each attempt after so long
+    /// End each attempt after so long [default: 6h unless configured]
     #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
     pub timeout: Option<DurationField>,
     /// Warn in the log after so long
     #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
     pub soft_timeout: Option<DurationField>,
-    /// Tries after the first one that failed
+    /// Tries after the first one that failed [default: 3 unless configured]
     #[arg(long, value_name = "N", value_parser = retries, allow_negative_numbers = true)]
     pub retry: Option<u32>,
-    /// Pause before the next try
+    /// Pause before the next try [default: 5s unless configured]
     #[arg(long, value_name = "TIME", value_parser = duration, allow_hyphen_values = true)]
     pub retry_delay: Option<DurationField>,
     /// How the pause grows
     #[arg(long, value_name = "HOW", value_parser = ["fixed", "exponential"])]
     pub backoff: Option<String>,
-    /// What is tried again: exit[:CODE], signal[:NAME], lost, timeout, oom, start; `!` before one forbids. First match wins
+    /// What is tried again: exit (but codes 3 and 64), exit:CODE, signal[:NAME], lost, timeout, oom, start; `!` before one forbids.
+    /// First match wins
+    /// [default: exit,signal,lost unless configured]
     #[arg(long, value_name = "RULE,…", value_delimiter = ',')]
     pub retry_on: Option<Vec<String>>,
     /// Higher goes first [default: 0]
@@ -99,7 +101,7 @@ pub struct JobOptions {
     /// After an attempt that was out of memory give the next one so many times its limit; with `--retry-on oom`
     #[arg(long, value_name = "FACTOR", value_parser = factor, allow_negative_numbers = true)]
     pub oom_memory_factor: Option<f64>,
-    /// Keep at most so much of its output
+    /// Keep at most so much of its output [default: 64M unless configured]
     #[arg(long, value_name = "SIZE", value_parser = size, allow_hyphen_values = true)]
     pub log_max: Option<SizeField>,
     /// Tell this notifier of the daemon's configuration when the job ends, however it does; may be repeated

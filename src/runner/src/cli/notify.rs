@@ -67,15 +67,20 @@ pub fn list(context: &Context<'_>, _: NoArgs) -> Ended {
     if context.is_json() {
         return context.print_json(&notifiers);
     }
-    let look = context.look();
+    print(&notifiers_page(&notifiers, &context.look()))
+}
+
+/// Notifiers for people.
+pub fn notifiers_page(notifiers: &[NotifierView], look: &Look) -> String {
+    // Whoever asks wants to know what goes wrong: that it was lost, and why, stays to the last.
     let columns = [
         Column::left("NOTIFIER"),
-        Column::left("KIND"),
-        Column::right("WAITING"),
-        Column::right("DELIVERED"),
-        Column::right("GIVEN UP").importance(2),
-        Column::right("DROPPED").importance(2),
-        Column::left("LAST ERROR").importance(3).shrinks_to(12),
+        Column::left("KIND").importance(1),
+        Column::right("WAITING").importance(2),
+        Column::right("DELIVERED").importance(1),
+        Column::right("GIVEN UP").importance(3),
+        Column::right("DROPPED").importance(3),
+        Column::left("LAST ERROR").shrinks_to(12),
     ];
     let row = |notifier: &NotifierView| {
         let count = |result: &str| notifier.counts.get(result).copied().unwrap_or(0).to_string();
@@ -90,7 +95,7 @@ pub fn list(context: &Context<'_>, _: NoArgs) -> Ended {
         ]
     };
     let none = "there is no notifier; add a table [notifiers.NAME] to the daemon's configuration";
-    print(&table(columns, notifiers.iter().map(row).collect(), &look, none))
+    table(columns, notifiers.iter().map(row).collect(), look, none)
 }
 
 /// Tries one now; exit 1 when it does not take the event.

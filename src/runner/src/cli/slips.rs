@@ -16,6 +16,7 @@ pub fn in_words(error: clap::Error, words: &[String], tree: fn() -> Command) -> 
         ErrorKind::UnknownArgument => {
             value_with_a_dash(&error, words, tree).or_else(|| command_without_dashes(&error, words, tree))
         }
+        ErrorKind::InvalidSubcommand => verb_of_others(&error, words, tree),
         _ => None,
     };
     told.map_or_else(|| error.into(), Failure::Usage)
@@ -26,6 +27,28 @@ fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
         ContextValue::String(text) => Some(text),
         _ => None,
     }
+}
+
+/// Verbs that other programs have for what ours does.
+const OF_OTHERS: [(&str, &str); 8] = [
+    ("kill", "`ci-runner cancel ID` ends a job"),
+    ("stop", "`ci-runner cancel ID` ends a job, `ci-runner drain` lets no more start"),
+    ("rm", "`ci-runner cancel ID` ends a job; finished ones go by age, or now with `ci-runner gc`"),
+    ("clean", "`ci-runner gc` removes old finished jobs and logs now"),
+    ("ps", "`ci-runner list` lists jobs, `ci-runner list --state running` those that run"),
+    ("jobs", "`ci-runner list` lists jobs"),
+    ("tail", "`ci-runner logs -f ID` follows a job's output"),
+    ("submit", "`ci-runner add -- COMMAND` queues a job"),
+];
+
+/// clap looks for words that are spelled alike: for `ps` it finds none, or the wrong one.
+fn verb_of_others(error: &clap::Error, words: &[String], tree: fn() -> Command) -> Option<String> {
+    let unknown = context(error, ContextKind::InvalidSubcommand)?;
+    let (_, ours) = OF_OTHERS.iter().find(|(word, _)| *word == unknown)?;
+    let tree = tree();
+    // Behind a verb it is one of that family.
+    let in_family = words.iter().take_while(|word| *word != unknown).any(|word| tree.find_subcommand(word).is_some());
+    (!in_family).then(|| format!("there is no verb '{unknown}': {ours}"))
 }
 
 fn bad_number(error: &clap::Error) -> Option<String> {

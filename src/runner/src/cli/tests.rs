@@ -54,6 +54,34 @@ fn every_verb_has_help_with_an_example() {
     }
 }
 
+/// The figures are those of the settings, so that none is told that is not so.
+#[test]
+fn options_of_jobs_tell_their_defaults() {
+    let mut tree = command();
+    tree.build();
+    let help = |verb: &str, option: &str| {
+        let verb = tree.find_subcommand(verb).unwrap();
+        let argument = verb.get_arguments().find(|argument| argument.get_long() == Some(option)).unwrap();
+        argument.get_help().unwrap().to_string()
+    };
+    let settings = ci_runner_core::policy::Settings::default();
+    let rules = crate::request::parse_rules(&["exit", "signal", "lost"]).unwrap();
+    assert_eq!(rules, settings.retry.rules);
+    for (option, default) in [
+        ("timeout", format!("{}h", settings.default_timeout_ms.unwrap() / 3_600_000)),
+        ("retry", settings.retry.retries.to_string()),
+        ("retry-delay", format!("{}s", settings.retry.delay_ms / 1_000)),
+        ("retry-on", "exit,signal,lost".to_owned()),
+        ("log-max", format!("{}M", settings.log_bytes_max >> 20)),
+    ] {
+        let told = help("add", option);
+        assert!(told.ends_with(&format!("[default: {default} unless configured]")), "--{option}: {told}");
+    }
+    // `run` has no configuration, and other defaults.
+    assert!(help("run", "timeout").ends_with("[default: never]"));
+    assert!(help("run", "retry").ends_with("[default: 0]"));
+}
+
 #[test]
 fn all_verbs_of_the_interface_are_there() {
     let tree = command();

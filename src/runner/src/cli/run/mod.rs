@@ -52,9 +52,11 @@ pub struct RunArgs {
 /// Options of jobs that mean nothing here. They are refused with the reason, in the lines of a file as well.
 const REFUSED: [&str; 5] = ["hold", "key", "after", "notify", "label"];
 
-/// Leaves what is refused anyhow out of the help.
+/// Leaves what is refused anyhow out of the help, and tells the defaults that are other ones than the daemon's.
 pub fn hide_refused(command: Command) -> Command {
     hide(command, &REFUSED)
+        .mut_arg("timeout", |argument| argument.help("End each attempt after so long [default: never]"))
+        .mut_arg("retry", |argument| argument.help("Tries after the first one that failed [default: 0]"))
 }
 
 /// Leaves these options out of the help.

@@ -1,14 +1,14 @@
 //! What people see, for fixed jobs at a fixed time, at several widths.
 
 use crate::api::{
-    AfterParts, AlarmView, AttemptView, ComponentView, GroupParts, JobCounts, JobView, PauseView, SlotCounts,
-    StatusView, WatchesView,
+    AfterParts, AlarmView, AttemptView, ComponentView, GroupParts, JobCounts, JobView, NotifierView, PauseView,
+    SlotCounts, StatusView, WatchesView,
 };
 use crate::cli::doctor::{Finding, Grade};
 use crate::cli::host::status_page;
 use crate::cli::list::lines;
 use crate::cli::look::Look;
-use crate::cli::notify::watches_page;
+use crate::cli::notify::{notifiers_page, watches_page};
 use crate::cli::show::page;
 use crate::style::Output;
 
@@ -329,4 +329,24 @@ warn  watches       job 7 (build) runs for 1h;
                       `ci-runner cancel ID`
 "
     );
+}
+
+#[test]
+fn what_goes_wrong_with_notifiers_is_told_where_it_is_narrow() {
+    let notifier = NotifierView {
+        name: "ops".to_owned(),
+        kind: "command".to_owned(),
+        watches: Vec::new(),
+        outcomes: Vec::new(),
+        waiting: 3,
+        counts: [("given_up".to_owned(), 4), ("dropped".to_owned(), 5)].into(),
+        last_error: Some("exit code 1".to_owned()),
+        last_delivered_at: None,
+    };
+    let narrow = notifiers_page(std::slice::from_ref(&notifier), &look(50));
+    let head = narrow.lines().next().unwrap();
+    assert!(["GIVEN UP", "DROPPED", "LAST ERROR"].iter().all(|column| head.contains(column)), "{narrow}");
+    assert!(narrow.contains("exit code 1") && !head.contains("DELIVERED"), "{narrow}");
+    let wide = notifiers_page(&[notifier], &look(120));
+    assert!(wide.contains("DELIVERED") && wide.contains("KIND"), "{wide}");
 }

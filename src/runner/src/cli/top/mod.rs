@@ -21,7 +21,7 @@ use super::fail::{EXIT_DONE, Ended, Failure};
 use super::logs::tail::{Begin, Tail, Told};
 use crate::api::{ActedView, LineView, WhyView};
 use crate::quantity::parse_duration;
-use crate::style::visible;
+use crate::style::{visible, width};
 use ci_runner_spawner::joblog::{Defuse, defuse};
 use clap::Args;
 use data::{Snapshot, Source};
@@ -130,7 +130,16 @@ fn page(snapshot: &Snapshot, ui: &Ui, paint: &Paint, columns: u16) -> String {
     let area = Rect::new(0, 0, columns.max(1), ONCE_ROWS);
     let mut buffer = Buffer::empty(area);
     draw(area, &mut buffer, Some(snapshot), ui, paint);
-    let row = |row: u16| (0..area.width).map(|column| buffer[(column, row)].symbol()).collect::<String>();
+    let row = |row: u16| {
+        let (mut line, mut column) = (String::new(), 0);
+        while column < area.width {
+            let symbol = buffer[(column, row)].symbol();
+            line.push_str(symbol);
+            // Behind a wide character stands an empty cell that is part of it.
+            column += u16::try_from(width(symbol)).unwrap_or(1).max(1);
+        }
+        line
+    };
     let mut lines: Vec<String> = (0..area.height - 1).map(|at| row(at).trim_end().to_owned()).collect();
     while lines.last().is_some_and(String::is_empty) {
         lines.pop();

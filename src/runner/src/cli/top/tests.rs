@@ -358,4 +358,6 @@ fn one_look_is_plain_text() {
     assert!(!text.contains('\x1b'), "{text}");
     assert!(text.contains("RUNNING 3") && text.contains("build-linux") && text.contains("4 timed out"), "{text}");
     assert!(!text.contains("? help"), "{text}");
+    // A wide character is followed by the next one, not by the half of its own place.
+    assert!(text.contains("构建一个非常长"), "{text}");
 }

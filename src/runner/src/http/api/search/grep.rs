@@ -23,6 +23,17 @@ pub(super) struct Grep {
     regex: Regex,
 }
 
+/// What is wrong with an expression, and where; the library draws it over several lines.
+fn in_one_line(error: &regex_syntax::Error) -> String {
+    let (what, at) = match error {
+        regex_syntax::Error::Parse(error) => (error.kind().to_string(), error.span().start),
+        regex_syntax::Error::Translate(error) => (error.kind().to_string(), error.span().start),
+        other => return other.to_string().replace('\n', " "),
+    };
+    let line = if at.line > 1 { format!(" of line {}", at.line) } else { String::new() };
+    format!("{what} (at character {}{line})", at.column)
+}
+
 /// Who is told what is found in a log.
 pub(super) trait Finder {
     /// Asked before each piece; false: stop.
@@ -42,7 +53,7 @@ impl Grep {
         let pattern = if fixed { regex::escape(pattern) } else { pattern.to_owned() };
         let mut parser = regex_syntax::ParserBuilder::new();
         let parsed = parser.multi_line(true).case_insensitive(ignore_case).utf8(false).build().parse(&pattern);
-        let asked = parsed.map_err(|error| error.to_string().replace('\n', " "))?;
+        let asked = parsed.map_err(|error| in_one_line(&error))?;
         let within_lines = without_newlines(&asked);
         let text = if within_lines == asked { pattern } else { within_lines.to_string() };
         if text.len() > PATTERN_TEXT_BYTES_MAX {
