@@ -3,7 +3,7 @@
 //!
 //! `CI_RUNNER_TEST_FLOOD_MB` is the size of the flood: 1000, that is 1 GB, a line of 200 MB, and a million short lines.
 
-use crate::support::{Host, count_of, wait_for};
+use crate::support::{Gate, Host, count_of, wait_for};
 use serde_json::json;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -63,9 +63,9 @@ impl Ticking {
     }
 
     /// Ends it; lines and the longest delay.
-    fn end(mut self, gate: &mut fs::File, host: &Host) -> (u64, Duration) {
+    fn end(mut self, gate: &mut Gate, host: &Host) -> (u64, Duration) {
         use std::io::Write;
-        gate.write_all(b"end\n").unwrap();
+        gate.0.write_all(b"end\n").unwrap();
         assert_eq!(host.finish(self.job)["outcome"], "succeeded");
         assert!(self.follower.wait().unwrap().success());
         self.reader.join().unwrap();

@@ -318,12 +318,12 @@ impl Host {
         format!("until [ -e {} ]; do sleep 0.02; done", self.path(name).display())
     }
 
-    /// A named pipe that jobs read: they wait until the returned file is dropped.
-    pub fn gate(&self, name: &str) -> fs::File {
+    /// A named pipe that jobs read a line from: they wait until what is returned is dropped.
+    pub fn gate(&self, name: &str) -> Gate {
         let path = self.path(name);
         let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
-        fs::OpenOptions::new().read(true).write(true).open(path).unwrap()
+        Gate(fs::OpenOptions::new().read(true).write(true).open(path).unwrap())
     }
 
     /// Waits until a file has so many lines and gives them.
@@ -340,6 +340,17 @@ impl Host {
     pub fn wait_file(&self, name: &str) -> String {
         let path = self.path(name);
         wait_for(&path.display().to_string(), || fs::read_to_string(&path).ok().filter(|text| !text.is_empty()))
+    }
+}
+
+/// See [`Host::gate`].
+pub struct Gate(pub fs::File);
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        // A job that comes late has a line too: where nobody has the pipe open for writing it would wait for ever.
+        self.0.write_all(&[b'\n'; 4096]).unwrap();
+        std::mem::forget(self.0.try_clone().unwrap());
     }
 }
 
