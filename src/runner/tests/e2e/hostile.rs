@@ -163,7 +163,7 @@ fn a_job_whose_shim_was_killed_is_lost_and_its_processes_end() {
 /// Three jobs that run, and then their runtime directory is emptied.
 fn emptied(host: &Host) -> (Vec<u64>, i32) {
     let script = format!(
-        "echo $CI_RUNNER_JOB_ID $CI_RUNNER_ATTEMPT >>{}; read x <{}",
+        "echo $CI_RUNNER_JOB_ID $CI_RUNNER_ATTEMPT >>{}; read x <{}; exit 1",
         host.path("ran").display(),
         host.path("gate").display()
     );
