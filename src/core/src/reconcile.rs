@@ -126,6 +126,8 @@ fn judge(record: &Record, id: JobId, lease: &Lease, observation: &Observation, n
         // It ran by the record, yet its directory is gone: not ours to guess, and never to run again.
         Seen::Absent if lease.started.is_some() => ended(AttemptResult::Lost { cause: LostCause::Executor }),
         Seen::Absent | Seen::NotBegan if has_place(record, lease) => Step::Start,
+        // Only a claim made ahead has its place just now: given back, it would be claimed again at once, and again.
+        Seen::Absent | Seen::NotBegan if lease.dispatched.is_none() && record.waits_for_place(lease) => Step::Leave,
         // Paused, or its slot may be another's: it never ran, and void makes sure that it never will.
         Seen::Absent | Seen::NotBegan => Step::Void,
     }

@@ -17,12 +17,13 @@ pub(crate) fn open(dir: impl AsFd, name: &CStr, flags: OFlags) -> Result<OwnedFd
     same(rustix::fs::openat(&dir, name, flags, Mode::empty())?)
 }
 
-/// The mount's number, with that of its device: kernels before 5.8 tell only this.
+/// The mount's number; that of its device where the kernel (before 5.8) does not tell it: subvolumes of one mount have
+/// devices of their own.
 fn mount_of(file: impl AsFd) -> Result<(u64, u32, u32), Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let stat = rustix::fs::statx(file, c"", flags, StatxFlags::MNT_ID)?;
     let known = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
-    Ok((if known { stat.stx_mnt_id } else { 0 }, stat.stx_dev_major, stat.stx_dev_minor))
+    Ok(if known { (stat.stx_mnt_id, 0, 0) } else { (0, stat.stx_dev_major, stat.stx_dev_minor) })
 }
 
 #[cfg(test)]

@@ -58,6 +58,13 @@ impl SlotDir {
         Ok(Self { root, name: name.to_owned(), path, is_closed: false, dir })
     }
 
+    /// The same with a new directory, after all processes of the user were ended: one of them may have put something into the
+    /// one before.
+    pub(crate) fn renewed(self, user: &User) -> io::Result<Self> {
+        let dir = closed::made(self.root.as_fd(), user)?;
+        Ok(Self { dir, ..self })
+    }
+
     /// Its absolute path.
     pub(crate) fn path(&self) -> &Path {
         &self.path

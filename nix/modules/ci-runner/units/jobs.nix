@@ -32,7 +32,7 @@ in
         RuntimeDirectory = "ci-runner-jobs";
         RuntimeDirectoryMode = "0711";
         RuntimeDirectoryPreserve = "yes";
-        StateDirectory = "ci-runner-jobs"; # slots' directories: each is its user's, to be passed through
+        StateDirectory = "ci-runner-jobs"; # slots' directories, to be passed through
         StateDirectoryMode = "0711";
 
         # One cgroup per attempt below its own.

@@ -358,6 +358,12 @@ impl Record {
         !self.is_closed() && pool.is_some_and(|pool| pool.dispatched.len() <= pool.usable() as usize)
     }
 
+    /// True where a claim may start as soon as one that was sent ends.
+    pub(crate) fn waits_for_place(&self, lease: &Lease) -> bool {
+        let pool = self.pools.get(usize::from(lease.pool.0));
+        !self.is_closed() && pool.is_some_and(|pool| pool.usable() > 0)
+    }
+
     /// Ids of all pools.
     pub fn pool_ids(&self) -> impl Iterator<Item = PoolId> + use<> {
         (0..u16::try_from(self.pools.len()).unwrap_or(u16::MAX)).map(PoolId)

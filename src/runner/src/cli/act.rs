@@ -88,9 +88,9 @@ pub fn cancel(context: &Context<'_>, args: CancelArgs) -> Ended {
 
 /// What is wrong with one of several jobs: the others were not cancelled either, which is said.
 fn none_of(ids: &[u64], error: ClientError) -> Failure {
-    let refused = matches!(error, ClientError::Refused { .. });
+    let is_unknown = matches!(&error, ClientError::Refused { problem, .. } if problem.status == 404);
     match Failure::from(error) {
-        Failure::Error(text) if refused && ids.len() > 1 => {
+        Failure::Error(text) if is_unknown && ids.len() > 1 => {
             Failure::Error(format!("{text}; none of them was cancelled"))
         }
         other => other,

@@ -2,7 +2,7 @@
 //! with it write there until they end. And the store may be another one than the last daemon's: jobs of that one do not write among
 //! the logs of this one.
 
-use ci_runner_spawner::joblog::{come_after, others_path, set_owner};
+use ci_runner_spawner::joblog::{come_after, disown, others_path, set_owner};
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -57,10 +57,17 @@ pub(super) fn own(log_dir: &Path, store: &str) {
             log_dir.display(),
             log_dir.join(others_path(&other)).display()
         ),
-        Err(error) => log::warn!(
-            "cannot note in {} that its logs are those of store {store}: {error}; jobs that run on from before a restore may write \
-             into them",
-            log_dir.display()
-        ),
+        Err(error) => {
+            // Better nobody's than another's: logs of our own jobs would go where nobody looks.
+            let disowned = disown(log_dir);
+            log::warn!(
+                "cannot note in {} that its logs are those of store {store}: {error}; {}",
+                log_dir.display(),
+                match disowned {
+                    Ok(()) => "jobs that run on from before a restore may write into them".to_owned(),
+                    Err(error) => format!("it names another store, and that cannot be removed: {error}"),
+                }
+            );
+        }
     }
 }

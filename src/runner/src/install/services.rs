@@ -94,10 +94,11 @@ fn can_reload(text: &str) -> bool {
     text.lines().any(|line| line == "Type=notify-reload" || line.starts_with("ExecReload="))
 }
 
-/// Asks for it. A unit that a person disabled or masked is left as it is: only new ones are enabled.
+/// Asks for it. A unit that a person disabled or masked is left as it is: only new ones are enabled. One unit that does not
+/// start keeps no other from it.
 ///
 /// # Errors
-/// A command failed.
+/// A command failed; the first that did.
 pub fn carry_out(asked: &Asked) -> Result<(), InstallError> {
     if asked.reload_manager {
         run("systemctl", &["daemon-reload"])?;
@@ -107,10 +108,8 @@ pub fn carry_out(asked: &Asked) -> Result<(), InstallError> {
             ["enable", "--quiet"].into_iter().chain(asked.enable.iter().map(String::as_str)).collect();
         run("systemctl", &words)?;
     }
-    for (verb, unit) in &asked.units {
-        run("systemctl", &[verb, unit])?;
-    }
-    Ok(())
+    let done: Vec<_> = asked.units.iter().map(|(verb, unit)| run("systemctl", &[verb, unit])).collect();
+    done.into_iter().collect()
 }
 
 /// Makes users, groups and directories, and remembers which were not there: before they are made, and again as it is then.

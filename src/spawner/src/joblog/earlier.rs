@@ -10,9 +10,12 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
+use super::files::replace;
+
 /// The file: paths, the newest first, a NUL behind each.
 const NAME: &str = "earlier-log-dirs";
-const ASIDE: &str = "earlier-log-dirs.tmp";
+/// Those who read logs are told of them.
+const MODE: u32 = 0o644;
 /// So many are looked through.
 const MOST: usize = 16;
 const BYTES_MAX: usize = MOST * 4096;
@@ -56,8 +59,7 @@ pub fn come_after(before: &Path, now: &Path) -> io::Result<()> {
         }
     }
     let text: Vec<u8> = dirs.iter().flat_map(|dir| dir.as_os_str().as_bytes().iter().copied().chain([0])).collect();
-    std::fs::write(now.join(ASIDE), text)?;
-    std::fs::rename(now.join(ASIDE), now.join(NAME))
+    replace(&open_dir(now)?, NAME, &text, MODE)
 }
 
 pub(super) fn open_dir(dir: &Path) -> io::Result<OwnedFd> {

@@ -3,11 +3,11 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, fstat, mkdirat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
 use super::owner::others_place;
@@ -64,6 +64,21 @@ pub(crate) fn make_way(dir: impl AsFd, job: u64, attempt: u32) {
     for name in [format!("{log}{ARCHIVED}"), Kind::Times.file_name(job, attempt), log] {
         let _ = unlinkat(&dir, name.as_str(), AtFlags::empty());
     }
+}
+
+/// Puts a file into the log directory in the place of what has its name, whole or not at all. Who may write there may have put
+/// a link or a pipe where it is written first: that is removed, and never opened.
+pub(super) fn replace(dir: &OwnedFd, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let aside = format!("{name}.tmp");
+    match unlinkat(dir, aside.as_str(), AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file = File::from(openat(dir, aside.as_str(), flags, Mode::RUSR | Mode::WUSR)?);
+    file.write_all(bytes)?;
+    fchmod(&file, Mode::from_raw_mode(mode))?;
+    Ok(renameat(dir, aside.as_str(), dir, name)?)
 }
 
 /// The log directory and which attempt's files in it are meant.

@@ -50,7 +50,7 @@ pub use earlier::{come_after, earlier_dirs, earlier_dirs_of};
 pub(crate) use files::make_way;
 pub use files::{ARCHIVED, log_path, times_path};
 pub use masker::{Masker, SECRET_BYTES_MIN, SECRETS_BYTES_MAX, SecretError, check_secrets};
-pub use owner::{change_owner, others_path, set_owner};
+pub use owner::{change_owner, disown, others_path, set_owner};
 pub use reader::{Earlier, LINE_PART_BYTES_MAX, Line, LogReader, Partial};
 pub use times::TICK_MS;
 pub use writer::{LogOptions, LogTotals, LogWriter};

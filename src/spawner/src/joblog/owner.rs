@@ -4,21 +4,18 @@
 //! may be other jobs' by then. So whoever is about to make a log looks here first, and logs of another store go where
 //! nobody looks for them.
 
-use std::fs::Permissions;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::earlier::open_dir;
-use super::files::{make_directory, open_directory, regular};
+use super::files::{make_directory, open_directory, regular, replace};
 
 /// The file: the id, and a newline.
 const NAME: &str = "store-id";
-const ASIDE: &str = "store-id.tmp";
 /// No id is longer.
 const BYTES_MAX: usize = 64;
 /// Whoever writes logs here reads it, also one who is neither owner nor of the group.
@@ -33,10 +30,19 @@ pub fn set_owner(dir: &Path, store: &str) -> io::Result<Option<String>> {
     if before.as_deref() == Some(store) {
         return Ok(None);
     }
-    std::fs::write(dir.join(ASIDE), format!("{store}\n"))?;
-    std::fs::set_permissions(dir.join(ASIDE), Permissions::from_mode(MODE))?;
-    std::fs::rename(dir.join(ASIDE), dir.join(NAME))?;
+    replace(&open_dir(dir)?, NAME, format!("{store}\n").as_bytes(), MODE)?;
     Ok(before)
+}
+
+/// Nobody can say whose the logs are from now on; this needs no room.
+///
+/// # Errors
+/// The file cannot be removed.
+pub fn disown(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_file(dir.join(NAME)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 /// The same, where the directory took logs of some store before. Elsewhere nobody asks.

@@ -64,8 +64,9 @@ fn remove_from(dir: &Path, uid: u32, is_named: impl Fn(&OsStr) -> bool) -> Resul
         }
         let removed = if metadata.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         match removed {
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err((path, error)),
-            _ => say!("removed {}, which would have started processes of a slot's user", path.display()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err((path, error)),
+            Ok(()) => say!("removed {}, which would have started processes of a slot's user", path.display()),
         }
     }
     Ok(())

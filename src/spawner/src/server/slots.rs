@@ -106,7 +106,7 @@ impl Server {
         Some(User { name: format!("user {uid}"), uid, gid, home: "/".into() })
     }
 
-    /// Only root makes directories there, and gives each to the user of its job.
+    /// Only root makes directories there; an earlier version gave each to the user of its job.
     fn owner_of_directory(&self, identity: &Identity) -> Option<Owner> {
         let (root, name) = slot_place(&self.shared.dirs.tmp_dir, &identity.slot);
         let stat = rustix::fs::statat(CWD, root.join(name), AtFlags::SYMLINK_NOFOLLOW).ok()?;

@@ -115,9 +115,12 @@ fn attempt(shared: &Shared, order: Order) -> Result<(), String> {
     let signals = sys::signal_fd(&[libc::SIGCHLD, sys::signal_stop(), sys::signal_kill()])
         .map_err(|error| format!("cannot receive signals: {error}"))?;
     let user = order.user.as_ref();
-    let slot = open_slot(shared, &order.identity.slot, user)?;
-    // An earlier job's end may not have come to it: a power cut, or something that could not be removed then.
-    user.map_or(Ok(()), remains::remove).map_err(|error| error.to_string())?;
+    let mut slot = open_slot(shared, &order.identity.slot, user)?;
+    if let Some(user) = user {
+        // An earlier job's end may not have come to it: a power cut, or something that could not be removed then.
+        remains::remove(user).map_err(|error| error.to_string())?;
+        slot = slot.renewed(user).map_err(|error| format!("cannot make TMPDIR anew: {error}"))?;
+    }
     let loaded = spec::load(&order.spec, order.secrets.as_ref(), slot.path());
     let loaded = match loaded.map(|loaded| loaded.for_user(user, slot.path())) {
         Ok(loaded) => loaded,

@@ -23,18 +23,24 @@ const PASSAGE: u32 = 0o710;
 /// # Errors
 /// Another job still uses it; something in it can be neither removed nor set aside; a directory cannot be made.
 pub(super) fn prepare(root: BorrowedFd<'_>, name: &str, user: &User) -> io::Result<(OwnedFd, OwnedFd)> {
-    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    let gid = Gid::from_raw(user.gid);
     let outer = outer(root, name)?;
     let stat = rustix::fs::fstat(&outer)?;
     if (stat.st_gid, stat.st_mode & 0o7777) != (user.gid, PASSAGE) {
         rustix::fs::fchown(&outer, None, Some(gid))?;
         rustix::fs::fchmod(&outer, Mode::from_raw_mode(PASSAGE))?;
     }
-    cleared(outer.as_fd(), INNER)?;
-    rustix::fs::mkdirat(&outer, INNER, Mode::RWXU)?;
-    let inner = open_below(outer.as_fd(), c"tmp")?;
-    rustix::fs::fchown(&inner, Some(uid), Some(gid))?;
+    let inner = made(outer.as_fd(), user)?;
     Ok((outer, inner))
+}
+
+/// The directory for a job of this user in the slot's, empty and new.
+pub(super) fn made(outer: BorrowedFd<'_>, user: &User) -> io::Result<OwnedFd> {
+    cleared(outer, INNER)?;
+    rustix::fs::mkdirat(outer, INNER, Mode::RWXU)?;
+    let inner = open_below(outer, c"tmp")?;
+    rustix::fs::fchown(&inner, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))?;
+    Ok(inner)
 }
 
 /// Opens the slot's, locked. One of an earlier version, which gave it to the job, goes first.
@@ -131,6 +137,16 @@ mod tests {
         drop(next);
         let after = prepared(&root, dir.path()).expect("prepared");
         assert_eq!(std::fs::read_dir(after.path()).expect("readable").count(), 0);
+    }
+
+    #[test]
+    fn what_was_put_there_before_its_processes_ended_does_not_stay() {
+        let Some((dir, root)) = root("what_was_put_there_before_its_processes_ended_does_not_stay") else { return };
+        let slot = prepared(&root, dir.path()).expect("prepared");
+        let planted = slot.path().join(".bashrc");
+        std::fs::write(&planted, "steal").expect("written");
+        let slot = slot.renewed(&user()).expect("renewed");
+        assert!(!planted.exists() && slot.path().is_dir());
     }
 
     #[test]

@@ -30,6 +30,37 @@ fn short_runs_let_claims_be_made_ahead_and_long_ones_give_them_back() {
     assert!(bench.record.leases().count() <= 2, "nobody waits claimed behind a long job");
 }
 
+/// A claim made ahead took its place while it waited to be tried again: given back, it was claimed again at once, several times a second.
+#[test]
+fn a_refused_claim_waits_for_its_place_while_another_has_it() {
+    let mut bench = Bench::new(2);
+    for _ in 0..120 {
+        bench.submit(|_| ());
+    }
+    for step in 1..60 {
+        bench.now = at(step);
+        schedule(&mut bench.record, &permit(), bench.now);
+        bench.dispatch_all();
+        let running = bench.record.leases().find(|(_, lease)| lease.dispatched.is_some()).map(|(id, _)| id);
+        bench.end(running.expect("something runs").get(), 0);
+    }
+    bench.dispatch_all();
+    let look = Observation { seen: Seen::NotBegan, same_epoch: true, settled: true };
+    let step = |bench: &Bench, id| {
+        let attempt = bench.record.lease(id).expect("it has one").attempt.0;
+        reconcile(&bench.record, id, attempt, &look, bench.now)
+    };
+    let (refused, _) = bench.record.leases().find(|(_, lease)| lease.dispatched.is_some()).expect("something runs");
+    let pool = bench.record.lease(refused).expect("it has one").pool;
+    let ahead = bench.record.undispatched(pool).next().expect("claims are made ahead");
+    bench.record.undispatch(refused);
+    assert_eq!(step(&bench, refused), Step::Start, "the control: its place is free");
+    bench.record.dispatch(ahead);
+    assert_eq!(step(&bench, refused), Step::Leave);
+    bench.apply(Change::Paused(Some(Pause { by: "me".into(), reason: String::new(), since: bench.now, drain: false })));
+    assert_eq!(step(&bench, refused), Step::Void, "nothing shall start");
+}
+
 /// A loop that sleeps until `next_stale` used to spin while a claim waited for its commit, or behind a younger one.
 #[test]
 fn a_claim_that_cannot_be_given_back_wakes_nobody() {

@@ -54,7 +54,9 @@ impl Engine {
         for pool in self.record.pool_ids() {
             let never_sent: Vec<JobId> = self.record.undispatched(pool).collect();
             for id in never_sent {
-                if let Some(attempt) = self.record.lease(id).map(|lease| lease.attempt) {
+                // One that was refused may be known to a spawner: the next daemon hears that it did not begin.
+                let unsent = self.record.lease(id).filter(|lease| lease.is_unsent());
+                if let Some(attempt) = unsent.map(|lease| lease.attempt) {
                     self.record_event(id, Event::Released { attempt });
                 }
             }

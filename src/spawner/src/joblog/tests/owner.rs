@@ -1,7 +1,7 @@
 //! Logs of jobs whose store is here no more.
 
 use super::*;
-use crate::joblog::{change_owner, others_path, set_owner};
+use crate::joblog::{change_owner, come_after, others_path, set_owner};
 use std::os::unix::fs::PermissionsExt;
 
 const OTHER: &str = "99887766";
@@ -80,4 +80,28 @@ fn what_is_no_file_says_nothing() {
     writer.write(0, b"mine");
     writer.finish(0);
     assert_eq!(logs.log_text(), "mine");
+}
+
+/// Whoever may write there could have any file of the daemon's user overwritten, or keep the daemon from starting.
+#[test]
+fn nothing_that_others_put_there_is_written_through_or_waited_for() {
+    use rustix::fs::{CWD, FileType, Mode};
+    let logs = Logs::new();
+    let victim = logs.0.path().join("victim");
+    std::fs::write(&victim, "precious").unwrap();
+    let aside = |name: &str| logs.0.path().join(format!("{name}.tmp"));
+    for name in ["store-id", "earlier-log-dirs"] {
+        std::os::unix::fs::symlink(&victim, aside(name)).unwrap();
+    }
+    let write = |store| {
+        set_owner(logs.0.path(), store).unwrap();
+        come_after(std::path::Path::new("/"), logs.0.path()).unwrap();
+    };
+    write(OTHER);
+    for name in ["store-id", "earlier-log-dirs"] {
+        rustix::fs::mknodat(CWD, aside(name), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    }
+    write("0123abcd");
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+    assert_eq!(std::fs::read_to_string(logs.0.path().join("store-id")).unwrap(), "0123abcd\n");
 }
