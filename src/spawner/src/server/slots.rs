@@ -12,6 +12,7 @@ use crate::dirs::{Dirs, slot_place};
 use crate::policy_file::User;
 use crate::protocol::{AttemptKey, Start, names};
 use crate::sys;
+use crate::tmpdir;
 
 impl Server {
     /// The slot of a start and, for a service of root, its user.
@@ -106,11 +107,12 @@ impl Server {
         Some(User { name: format!("user {uid}"), uid, gid, home: "/".into() })
     }
 
-    /// Only root makes directories there; an earlier version gave each to the user of its job.
+    /// Only root makes directories there, and gives the one in it to the user of its job; an earlier version gave the slot's.
     fn owner_of_directory(&self, identity: &Identity) -> Option<Owner> {
         let (root, name) = slot_place(&self.shared.dirs.tmp_dir, &identity.slot);
-        let stat = rustix::fs::statat(CWD, root.join(name), AtFlags::SYMLINK_NOFOLLOW).ok()?;
-        (stat.st_uid != 0).then_some(Owner { uid: stat.st_uid, gid: stat.st_gid })
+        let stats = tmpdir::paths(&root.join(name));
+        let stats = stats.iter().filter_map(|path| rustix::fs::statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW).ok());
+        stats.map(|stat| Owner { uid: stat.st_uid, gid: stat.st_gid }).find(|owner| owner.uid != 0)
     }
 }
 
