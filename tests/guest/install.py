@@ -283,7 +283,7 @@ with subtest("an upgrade keeps the users, and adds some, while jobs run"):
     pid = machine.get_unit_property("ci-runner-jobs.service", "MainPID")
     machine.succeed("mkdir /opt/next && cp /opt/ci/bin/* /opt/next && for f in /opt/next/*; do echo next >>$f; done")
     report = install(program="/opt/next/ci-runner")
-    assert actions(report)["update"] == {"/usr/local/bin/ci-runner", "/usr/local/bin/ci-runner-spawner"}, actions(report)
+    assert actions(report)["update"] == {f"/usr/local/bin/{name}" for name in ["ci-runner", "ci-runner-spawner", "add_job"]}, actions(report)
     assert asked(report) == UPGRADE_SLOTS, report
     machine.wait_until_succeeds("ci-runner status", timeout=30)
     report = install("--slot-users 6", program="/opt/next/ci-runner")
