@@ -162,25 +162,6 @@ fn the_dead_count_for_nothing_and_who_cannot_be_ended_is_named() {
     assert!(end_all(&user(0)).is_err(), "root would be all");
 }
 
-/// Each job costs two looks, and a look some five microseconds for each process of the host's, optimized.
-#[test]
-#[ignore = "a measurement"]
-fn what_a_look_costs() {
-    let mut look = Look::new(1_900_000_050).expect("a look");
-    let processes = numbers(&look.proc).expect("a look").len();
-    // Of this thread alone: others may use the processor.
-    let now =
-        || Duration::try_from(rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime)).expect("positive");
-    let mut took: Vec<Duration> = Vec::new();
-    for _ in 0..50 {
-        let before = now();
-        assert!(look.all().expect("a look").is_empty());
-        took.push(now() - before);
-    }
-    took.sort();
-    eprintln!("{processes} processes: {:?} median, {:?} most", took[25], took[49]);
-}
-
 #[test]
 fn a_status_is_read_however_long_it_is() {
     let text = b"Name:\tUid:\\n\nUmask:\t0022\nState:\tS (sleeping)\nUid:\t1\t2\t3\t4\nGid:\t9\t9\t9\t9\nThreads:\t1\n";
